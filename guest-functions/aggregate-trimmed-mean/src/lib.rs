@@ -1,0 +1,15 @@
+//! Coordinate-wise trimmed mean: tolerates as many liars as the job's `faults` says.
+
+use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
+use aggregate::{Error, Guest, Report, by_window};
+use skein_kernels::order::trimmed_mean;
+
+struct TrimmedMean;
+
+impl Guest for TrimmedMean {
+    fn aggregate(contributions: Vec<Contribution>, faults: u32, out: &Sink) -> Result<Report, Error> {
+        by_window(&contributions, out, |rows, out| trimmed_mean(rows, faults as usize, out))
+    }
+}
+
+aggregate::export!(TrimmedMean);

@@ -1,0 +1,59 @@
+//! What the built-in aggregation functions share: the bindings and the walk over windows of coordinates.
+//!
+//! A rule that works on each coordinate by itself needs to see only a window of every contribution at a time,
+//! so a function aggregates models of any size in the same few megabytes.
+
+/// Bindings of the world `aggregate`.
+pub mod bindings {
+    #![expect(missing_docs, reason = "generated; the documentation is in wit/")]
+    wit_bindgen::generate!({ path: "../../wit", world: "aggregate", pub_export_macro: true });
+}
+
+use bindings::skein::train::contributions::{Contribution, Sink};
+use skein_kernels::Error as KernelError;
+
+pub use bindings::exports::skein::train::aggregation::{Error, Guest, Report};
+pub use bindings::skein::train::settings;
+
+/// Values in all rows of a window together: one megabyte, which stays in the second-level cache.
+const WINDOW_VALUES: usize = 1 << 18;
+
+/// Runs `rule` on every window: it gets the rows, in the order of the contributions, and the output to fill.
+///
+/// # Errors
+/// What the rule refuses, in the words of the interface.
+pub fn by_window(
+    contributions: &[Contribution],
+    out: &Sink,
+    rule: impl Fn(&[&[f32]], &mut [f32]) -> Result<(), KernelError>,
+) -> Result<Report, Error> {
+    let len = contributions.first().ok_or(Error::TooFew(1))?.len();
+    let window = (WINDOW_VALUES / contributions.len()).max(1) as u64;
+    let mut offset = 0;
+    while offset < len {
+        let width = window.min(len - offset) as u32;
+        let rows: Vec<Vec<f32>> = contributions.iter().map(|contribution| contribution.read(offset, width)).collect();
+        let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+        let mut values = vec![0.0; width as usize];
+        rule(&rows, &mut values).map_err(refusal)?;
+        out.write(offset, &values);
+        offset += u64::from(width);
+    }
+    Ok(Report { rejected: Vec::new() })
+}
+
+fn refusal(error: KernelError) -> Error {
+    match error {
+        KernelError::TooFew { needed, .. } => Error::TooFew(needed as u32),
+        other => Error::Other(other.to_string()),
+    }
+}
+
+/// Exports a type that implements [`Guest`] as the component's aggregation function.
+#[macro_export]
+macro_rules! export {
+    ($rule:ident) => {
+        #[cfg(target_arch = "wasm32")]
+        $crate::bindings::export!($rule with_types_in $crate::bindings);
+    };
+}

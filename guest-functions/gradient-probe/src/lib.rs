@@ -1,0 +1,110 @@
+//! A gradient function that does whatever its setting `behaviour` asks for: nothing, or harm.
+//!
+//! No function of the product: benchmarks call it to do nothing, tests to see that a host survives it.
+
+#[cfg(target_arch = "wasm32")]
+mod component {
+    #![expect(unsafe_code, reason = "the export that wit-bindgen generates")]
+
+    mod bindings {
+        wit_bindgen::generate!({ path: "../../wit", world: "gradient", generate_all });
+    }
+
+    use bindings::exports::skein::train::gradients::{Batch, Error, Gradient, Guest, Metrics, Tensor};
+    use bindings::skein::train::{parameters, settings};
+    use bindings::wasi::nn::tensor::TensorType;
+
+    struct Probe;
+
+    impl Guest for Probe {
+        fn compute(batch: Batch) -> Result<Gradient, Error> {
+            let behaviour = settings::get("behaviour").unwrap_or_default();
+            let mut gradient = Gradient { loss: 0.5, samples: batch.samples, tensors: Vec::new() };
+            match behaviour.as_str() {
+                "" => return Ok(gradient),
+                "loop" => spin(),
+                "allocate" => hoard(),
+                "trap" => panic!("asked to trap"),
+                "recurse" => gradient.samples = recurse(batch.samples),
+                "refuse" => return Err(Error::InvalidBatch("asked to refuse".into())),
+                "shout" => return Err(Error::Other("a".repeat(1 << 20))),
+                "handles" => hold_handles(),
+                "bytes" => drop(Tensor::new(&[1 << 28], TensorType::U8, &vec![0; 1 << 28])),
+                "short-tensor" => drop(Tensor::new(&[2, 2], TensorType::Fp32, &[0; 15])),
+                "many-samples" => gradient.samples += 1,
+                "no-samples" => gradient.samples = 0,
+                "nan-loss" => gradient.loss = f32::NAN,
+                _ => {}
+            }
+            gradient.tensors = zeros(&behaviour);
+            Ok(gradient)
+        }
+
+        fn evaluate(batch: Batch) -> Result<Metrics, Error> {
+            let samples = batch.samples;
+            match settings::get("behaviour").as_deref() {
+                Some("nan-loss") => Ok(Metrics { loss: f32::NAN, samples, correct: None }),
+                Some("too-correct") => Ok(Metrics { loss: 0.5, samples, correct: Some(samples + 1) }),
+                _ => Ok(Metrics { loss: 0.5, samples, correct: None }),
+            }
+        }
+    }
+
+    /// A gradient of zeros, spoilt as `behaviour` says.
+    fn zeros(behaviour: &str) -> Vec<(String, Tensor)> {
+        let mut tensors: Vec<_> = parameters::describe()
+            .into_iter()
+            .map(|parameter| {
+                let mut shape = parameter.shape.clone();
+                let mut data = vec![0u8; shape.iter().product::<u32>() as usize * 4];
+                let ty = if behaviour == "wrong-type" { TensorType::I32 } else { TensorType::Fp32 };
+                match behaviour {
+                    "wrong-shape" => {
+                        shape.push(1);
+                    }
+                    "nan" => data[..4].copy_from_slice(&f32::NAN.to_le_bytes()),
+                    _ => {}
+                }
+                let name = if behaviour == "wrong-name" { format!("{}?", parameter.name) } else { parameter.name };
+                (name, Tensor::new(&shape, ty, &data))
+            })
+            .collect();
+        match behaviour {
+            "missing" => drop(tensors.pop()),
+            "twice" => {
+                let (name, tensor) = &tensors[0];
+                let copy = (name.clone(), Tensor::new(&tensor.dimensions(), tensor.ty(), &tensor.data()));
+                tensors.push(copy);
+            }
+            _ => {}
+        }
+        tensors
+    }
+
+    fn spin() {
+        let mut count = 0u64;
+        while std::hint::black_box(count) != u64::MAX {
+            count = count.wrapping_add(2);
+        }
+    }
+
+    fn hoard() {
+        let mut blocks = Vec::new();
+        loop {
+            blocks.push(std::hint::black_box(vec![1u8; 1 << 20]));
+        }
+    }
+
+    fn hold_handles() {
+        let mut handles = Vec::new();
+        loop {
+            handles.push(Tensor::new(&[1], TensorType::U8, &[0]));
+        }
+    }
+
+    fn recurse(depth: u32) -> u32 {
+        std::hint::black_box(recurse(std::hint::black_box(depth) + 1)) + 1
+    }
+
+    bindings::export!(Probe with_types_in bindings);
+}

@@ -1,0 +1,41 @@
+//! Deterministic kernels on plain `f32` slices: means, robust rules, optimizers, clipping.
+//!
+//! Peers stay bit for bit in step because every kernel gives the same bits wherever it runs: inside the
+//! host, inside a database, or compiled to WebAssembly. Three rules make that so. The order of every
+//! reduction is fixed by index ([`tree`]), never by arrival or by the number of threads. Nothing is fused:
+//! Rust never contracts `a * b + c`, and no intrinsic is used. Nothing is transcendental: only `+ - * /`,
+//! comparison and `sqrt`, which IEEE 754 defines exactly. Loops are shaped so that the compiler vectorises
+//! them for whatever target it has.
+//!
+//! Non-finite input is refused, never averaged, so the bits of a NaN can not matter.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`tree`] | the fixed reduction tree, at once or as leaves arrive |
+//! | [`mean`] | mean and weighted mean |
+//! | [`order`] | coordinate-wise median and trimmed mean |
+//! | [`optimizer`] | SGD, momentum, Nesterov, Adam, AdamW |
+//! | [`norm`] | finiteness, norms, clipping |
+//! | [`layout`] | names and shapes of the parameters inside a flat vector |
+//!
+//! ```
+//! use skein_kernels::order::trimmed_mean;
+//!
+//! let (honest, liar) = ([1.0f32, 2.0], [1e9f32, -1e9]);
+//! let rows = [&honest[..], &honest[..], &liar[..]];
+//! let mut out = [0.0; 2];
+//! trimmed_mean(&rows, 1, &mut out)?;
+//! assert_eq!(out, honest);
+//! # Ok::<(), skein_kernels::Error>(())
+//! ```
+
+pub mod layout;
+pub mod mean;
+pub mod norm;
+pub mod optimizer;
+pub mod order;
+pub mod tree;
+
+mod error;
+
+pub use error::Error;

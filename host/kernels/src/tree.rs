@@ -1,0 +1,202 @@
+//! The one reduction tree: leaves by index, neighbours joined level by level.
+//!
+//! A leaf without a neighbour moves up unchanged, so the sum of `n` leaves splits at the largest power of two
+//! below `n`. [`sum_rows`] walks it at once; [`Tree`] builds it while leaves arrive, in any order, and joins
+//! two siblings as soon as both are there. Both give the same bits.
+
+use std::collections::BTreeMap;
+
+/// Values that one pass works on, so that partial sums stay in the first-level cache.
+const CHUNK: usize = 1024;
+
+/// `out = Σ weight(i) · rows[i]` in tree order; without weights the rows are taken as they are.
+///
+/// The caller has checked that `rows` is not empty and that all lengths agree.
+pub(crate) fn sum_rows(rows: &[&[f32]], weights: Option<&[f32]>, out: &mut [f32]) {
+    let depth = rows.len().next_power_of_two().trailing_zeros() as usize;
+    let mut scratch = vec![0.0; depth * CHUNK.min(out.len())];
+    for (index, chunk) in out.chunks_mut(CHUNK).enumerate() {
+        let leaves = Leaves { rows, weights, start: index * CHUNK };
+        leaves.sum(0, rows.len(), chunk, &mut scratch);
+    }
+}
+
+/// The rows seen through a window of at most [`CHUNK`] values.
+struct Leaves<'a> {
+    rows: &'a [&'a [f32]],
+    weights: Option<&'a [f32]>,
+    start: usize,
+}
+
+impl Leaves<'_> {
+    fn sum(&self, first: usize, count: usize, out: &mut [f32], scratch: &mut [f32]) {
+        if count == 1 {
+            let leaf = &self.rows[first][self.start..][..out.len()];
+            match self.weights {
+                Some(weights) => scale_into(out, leaf, weights[first]),
+                None => out.copy_from_slice(leaf),
+            }
+            return;
+        }
+        let left = count.next_power_of_two() / 2;
+        self.sum(first, left, out, scratch);
+        let (right, rest) = scratch.split_at_mut(out.len());
+        self.sum(first + left, count - left, right, rest);
+        add(out, right);
+    }
+}
+
+/// `into[i] += values[i]`
+pub fn add(into: &mut [f32], values: &[f32]) {
+    for (sum, value) in into.iter_mut().zip(values) {
+        *sum += value;
+    }
+}
+
+/// `into[i] = values[i] * factor`
+pub fn scale_into(into: &mut [f32], values: &[f32], factor: f32) {
+    for (scaled, value) in into.iter_mut().zip(values) {
+        *scaled = value * factor;
+    }
+}
+
+/// A place in the tree: `level` 0 holds the leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    level: u32,
+    index: u32,
+}
+
+impl Position {
+    /// The place of leaf `index`.
+    pub fn leaf(index: u32) -> Position {
+        Position { level: 0, index }
+    }
+}
+
+/// What became of values that were placed in a [`Tree`].
+#[derive(Debug, PartialEq)]
+pub enum Placed {
+    /// They wait for their sibling.
+    Waits,
+    /// Both siblings are there: add `right` to `left` and place the sum at `parent`.
+    Join {
+        /// Where the sum belongs.
+        parent: Position,
+        /// Values of the sibling with the lower index.
+        left: Vec<f32>,
+        /// Values of the sibling with the higher index.
+        right: Vec<f32>,
+    },
+    /// They are the sum of all leaves; [`Tree::take`] gives it.
+    Root,
+}
+
+/// The reduction tree while its leaves arrive.
+///
+/// It never adds by itself: [`Tree::place`] hands out the pair to join, so that the owner can keep the tree
+/// behind a lock and add outside of it.
+#[derive(Debug)]
+pub struct Tree {
+    seen: Vec<bool>,
+    waiting: BTreeMap<Position, Vec<f32>>,
+    root: Option<Vec<f32>>,
+}
+
+impl Tree {
+    /// A tree that waits for `leaves` leaves.
+    pub fn new(leaves: u32) -> Tree {
+        Tree { seen: vec![false; leaves as usize], waiting: BTreeMap::new(), root: None }
+    }
+
+    /// Number of leaves the tree waits for in all.
+    pub fn leaves(&self) -> u32 {
+        self.seen.len() as u32
+    }
+
+    /// Notes that leaf `index` has come. `false`: it came before, or is none of this tree; drop it.
+    pub fn claim(&mut self, index: u32) -> bool {
+        match self.seen.get_mut(index as usize) {
+            Some(seen) => !std::mem::replace(seen, true),
+            None => false,
+        }
+    }
+
+    /// Puts values at their place. Leaves are [claimed](Tree::claim) first.
+    pub fn place(&mut self, mut at: Position, values: Vec<f32>) -> Placed {
+        loop {
+            let width = self.leaves().div_ceil(1 << at.level);
+            if width == 1 {
+                self.root = Some(values);
+                return Placed::Root;
+            }
+            let sibling = Position { index: at.index ^ 1, ..at };
+            let parent = Position { level: at.level + 1, index: at.index / 2 };
+            if sibling.index >= width {
+                at = parent;
+                continue;
+            }
+            let Some(other) = self.waiting.remove(&sibling) else {
+                self.waiting.insert(at, values);
+                return Placed::Waits;
+            };
+            let (left, right) = if at.index < sibling.index { (values, other) } else { (other, values) };
+            return Placed::Join { parent, left, right };
+        }
+    }
+
+    /// The sum of all leaves, once every one has come.
+    pub fn take(&mut self) -> Option<Vec<f32>> {
+        self.root.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn on_arrival(leaves: &[Vec<f32>], order: &[usize]) -> Vec<f32> {
+        let mut tree = Tree::new(leaves.len() as u32);
+        for &index in order {
+            assert!(tree.claim(index as u32));
+            let (mut at, mut values) = (Position::leaf(index as u32), leaves[index].clone());
+            while let Placed::Join { parent, mut left, right } = tree.place(at, values) {
+                add(&mut left, &right);
+                (at, values) = (parent, left);
+            }
+        }
+        tree.take().expect("all leaves came")
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_arrival_changes_no_bit(
+            (leaves, order) in (1usize..40).prop_flat_map(|n| (
+                prop::collection::vec(prop::collection::vec(-1e3f32..1e3, 3), n),
+                Just((0..n).collect::<Vec<_>>()).prop_shuffle(),
+            )),
+        ) {
+            let rows: Vec<&[f32]> = leaves.iter().map(Vec::as_slice).collect();
+            let mut at_once = vec![0.0; 3];
+            sum_rows(&rows, None, &mut at_once);
+            prop_assert_eq!(on_arrival(&leaves, &order), at_once);
+        }
+    }
+
+    #[test]
+    fn a_leaf_counts_once() {
+        let mut tree = Tree::new(2);
+        assert!(tree.claim(1));
+        assert!(!tree.claim(1), "a second arrival");
+        assert!(!tree.claim(2), "a leaf of another tree");
+    }
+
+    #[test]
+    fn the_sum_spans_chunks() {
+        let row: Vec<f32> = (0..3 * CHUNK + 7).map(|i| i as f32).collect();
+        let mut out = vec![0.0; row.len()];
+        sum_rows(&[&row, &row, &row], Some(&[1.0, 2.0, 4.0]), &mut out);
+        assert!(out.iter().zip(&row).all(|(sum, x)| *sum == 7.0 * x));
+    }
+}

@@ -1,0 +1,126 @@
+//! Functions of the world `aggregate`: the contributions of a round in, one finite vector out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skein_kernels::norm::all_finite;
+use wasmtime::Store;
+use wasmtime::component::Resource;
+
+use crate::admission::{admit, chain};
+use crate::capability::bindings::{AggregatePre, aggregation};
+use crate::capability::{HostContribution, HostSink, Parameters, State};
+use crate::engine::{Origin, Runtime, World};
+use crate::error::{CallError, LoadError};
+use crate::invoke::{Call, Loaded};
+use crate::options::Function;
+
+/// One peer's contribution. Cloning shares the values.
+#[derive(Debug, Clone)]
+pub struct Contribution {
+    /// The peer's public key in hexadecimal digits.
+    pub peer: String,
+    /// Samples that the peer says it averaged over.
+    pub samples: u64,
+    /// The averaged gradient.
+    pub values: Arc<Vec<f32>>,
+}
+
+/// What an aggregation function made of a round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Aggregated {
+    /// The aggregate, as long as every contribution, all finite.
+    pub values: Vec<f32>,
+    /// Peers that the rule left out as a whole.
+    pub rejected: Vec<String>,
+}
+
+/// An aggregation function, ready to be called from many tasks at once. Cloning shares it.
+#[derive(Clone)]
+pub struct AggregateFunction {
+    loaded: Arc<Loaded>,
+    pre: AggregatePre<State>,
+}
+
+impl Runtime {
+    /// Compiles a component, or takes it from the cache, and checks that it is an aggregation function.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the bytes are not admitted, or are of another world.
+    pub async fn aggregate_function(&self, function: Function, bytes: &[u8]) -> Result<AggregateFunction, LoadError> {
+        let shared = self.shared();
+        let admitted = admit(shared, &function.name, World::Aggregate, bytes).await?;
+        let pre = AggregatePre::new(admitted.pre.clone()).map_err(|error| LoadError::WrongWorld {
+            function: function.name.clone(),
+            expected: World::Aggregate,
+            reason: chain(&error),
+        })?;
+        Ok(AggregateFunction { loaded: Arc::new(Loaded::new(shared.clone(), function, &admitted)), pre })
+    }
+}
+
+impl AggregateFunction {
+    /// Aggregates contributions of one length, in the order of their peers' keys, of which up to `faults` may be
+    /// arbitrary.
+    ///
+    /// # Panics
+    /// When the contributions differ in length: the caller has checked what it received.
+    pub async fn aggregate(&self, contributions: Vec<Contribution>, faults: u32) -> Call<Aggregated> {
+        let present = contributions.len();
+        let len = contributions.first().map_or(0, |contribution| contribution.values.len());
+        assert!(
+            contributions.iter().all(|contribution| contribution.values.len() == len),
+            "contributions of one length"
+        );
+        let guest = async |store: &mut Store<State>| {
+            let table = &mut store.data_mut().table;
+            let sink = table.push(HostSink { values: vec![f32::NAN; len] })?;
+            let handles = contributions
+                .into_iter()
+                .map(|Contribution { peer, samples, values }| {
+                    Ok(table.push(HostContribution { peer, samples, values })?)
+                })
+                .collect::<wasmtime::Result<Vec<_>>>()?;
+            let instance = self.pre.instantiate_async(&mut *store).await?;
+            let borrowed = Resource::new_borrow(sink.rep());
+            let functions = instance.skein_train_aggregation();
+            let report = functions.call_aggregate(&mut *store, &handles, faults, borrowed).await?;
+            Ok((report, store.data_mut().table.delete(sink)?.values))
+        };
+        let check = |_: &mut State, (report, values): (Result<aggregation::Report, aggregation::Error>, Vec<f32>)| {
+            let report = report.map_err(|error| self.refusal(error, present))?;
+            if !all_finite(&values) {
+                let first = values.iter().position(|value| !value.is_finite()).unwrap_or_default();
+                return Err(self
+                    .loaded
+                    .bad_output(format!("value {first} of the aggregate was not written or is not finite")));
+            }
+            Ok(Aggregated { values, rejected: report.rejected })
+        };
+        self.loaded.invoke(Parameters::default(), guest, check).await
+    }
+
+    /// Name in the job.
+    pub fn name(&self) -> &str {
+        &self.loaded.name
+    }
+
+    /// SHA-256 of the component, in hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.loaded.digest
+    }
+
+    /// Whether the function was compiled at load, and how long loading took.
+    pub fn loading(&self) -> (Origin, Duration) {
+        (self.loaded.origin, self.loaded.load_duration)
+    }
+
+    fn refusal(&self, error: aggregation::Error, present: usize) -> CallError {
+        match error {
+            aggregation::Error::TooFew(needed) => {
+                CallError::TooFew { function: self.loaded.name.clone(), needed, present }
+            }
+            aggregation::Error::Other(reason) => self.loaded.refused(&reason),
+        }
+    }
+}

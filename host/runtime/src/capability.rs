@@ -1,0 +1,92 @@
+//! What guests may ask of the host: one file per WIT interface, and the state of a call behind them.
+
+pub(crate) mod bindings;
+
+mod contributions;
+mod nn;
+mod parameters;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use skein_kernels::layout::Layout;
+use wasmtime::Engine;
+use wasmtime::component::{HasSelf, Linker, ResourceTable, ResourceTableError};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::engine::World;
+use crate::error::Limit;
+use crate::meter::Meter;
+
+#[expect(unreachable_pub, reason = "the generated bindings re-export them")]
+pub use contributions::{HostContribution, HostSink};
+
+/// A model's parameters as one call sees them. Cloning shares the values.
+#[derive(Debug, Clone, Default)]
+pub struct Parameters {
+    /// Names and shapes.
+    pub layout: Arc<Layout>,
+    /// The values of all parameters, as long as the layout says.
+    pub values: Arc<Vec<f32>>,
+}
+
+/// The state of one call.
+pub(crate) struct State {
+    pub(crate) table: ResourceTable,
+    pub(crate) meter: Meter,
+    settings: Arc<BTreeMap<String, String>>,
+    parameters: Parameters,
+    /// Made when a guest first asks for something of WASI, which the built-in ones never do.
+    wasi: Option<WasiCtx>,
+}
+
+impl State {
+    pub(crate) fn new(meter: Meter, settings: Arc<BTreeMap<String, String>>, parameters: Parameters) -> State {
+        State { table: ResourceTable::new(), meter, settings, parameters, wasi: None }
+    }
+
+    /// Turns a full table into the limit that it stands for.
+    fn held<T>(&mut self, pushed: Result<T, ResourceTableError>) -> wasmtime::Result<T> {
+        pushed.map_err(|error| {
+            if matches!(error, ResourceTableError::Full) {
+                self.meter.note(Limit::Handles);
+            }
+            error.into()
+        })
+    }
+}
+
+impl WasiView for State {
+    /// WASI with nothing in it: no files, no environment, no network, no standard streams. Clocks and random
+    /// numbers are there because every language's start-up asks for them.
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let ctx = self.wasi.get_or_insert_with(|| WasiCtx::builder().max_random_size(1 << 16).build());
+        WasiCtxView { ctx, table: &mut self.table }
+    }
+}
+
+/// Everything each world may import.
+pub(crate) struct Linkers {
+    gradient: Linker<State>,
+    aggregate: Linker<State>,
+}
+
+impl Linkers {
+    pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Linkers> {
+        let mut gradient = Linker::new(engine);
+        bindings::GradientWorld::add_to_linker::<_, HasSelf<State>>(&mut gradient, |state| state)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut gradient)?;
+        let mut aggregate = Linker::new(engine);
+        bindings::AggregateWorld::add_to_linker::<_, HasSelf<State>>(&mut aggregate, |state| state)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut aggregate)?;
+        Ok(Linkers { gradient, aggregate })
+    }
+
+    pub(crate) fn of(&self, world: World) -> &Linker<State> {
+        match world {
+            World::Gradient => &self.gradient,
+            World::Aggregate => &self.aggregate,
+        }
+    }
+}

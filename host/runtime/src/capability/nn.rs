@@ -1,0 +1,39 @@
+//! `wasi:nn/tensor`: tensors that live in the host. What guests make counts into their memory.
+
+use wasmtime::bail;
+use wasmtime::component::Resource;
+
+use super::State;
+use super::bindings::tensor::{Host, HostTensor, TensorType};
+use crate::tensor::Tensor;
+
+impl Host for State {}
+
+impl HostTensor for State {
+    fn new(&mut self, dimensions: Vec<u32>, ty: TensorType, data: Vec<u8>) -> wasmtime::Result<Resource<Tensor>> {
+        let tensor = Tensor::from_bytes(dimensions, ty, data)?;
+        if !self.meter.take(tensor.guest_bytes()) {
+            bail!("the tensor does not fit the memory limit");
+        }
+        let pushed = self.table.push(tensor);
+        self.held(pushed)
+    }
+
+    fn dimensions(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u32>> {
+        Ok(self.table.get(&tensor)?.dimensions().to_vec())
+    }
+
+    fn ty(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<TensorType> {
+        Ok(self.table.get(&tensor)?.ty())
+    }
+
+    fn data(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u8>> {
+        Ok(self.table.get(&tensor)?.bytes().to_vec())
+    }
+
+    fn drop(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<()> {
+        let tensor = self.table.delete(tensor)?;
+        self.meter.give(tensor.guest_bytes());
+        Ok(())
+    }
+}

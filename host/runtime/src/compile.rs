@@ -1,0 +1,129 @@
+//! Compiles components where it can be stopped: in a child process with limits of its own.
+//!
+//! The compiler takes time and memory that grow with its input, and a thread can not be killed. So a host runs
+//! itself again with [`compile_as_child`] as its whole purpose: the component goes in through standard input,
+//! the artifact comes back through standard output.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use wasmtime::Engine;
+
+use crate::engine::new_engine;
+
+/// Memory that a compiling child may write to. Compiling Python's interpreter takes a quarter of it.
+const CHILD_DATA_BYTES_MAX: u64 = 2 << 30;
+/// Artifacts are some ten times larger than components, at most.
+const ARTIFACT_BYTES_MAX: u64 = 1 << 30;
+/// Exit status of a child whose input was no valid component.
+const EXIT_INVALID: i32 = 65;
+/// Most of a child's words that an error repeats.
+const MESSAGE_BYTES_MAX: u64 = 4096;
+
+/// Who compiles components.
+#[derive(Debug, Clone)]
+pub enum Compiler {
+    /// This process. For trusted components only: nothing bounds the time and memory it takes.
+    InProcess,
+    /// A child process, killed when it takes too long: `program argument`, which has to call
+    /// [`compile_as_child`].
+    Child {
+        /// The program.
+        program: PathBuf,
+        /// Its only argument.
+        argument: &'static str,
+    },
+}
+
+pub(crate) enum CompileError {
+    Invalid(Box<dyn std::error::Error + Send + Sync>),
+    Time,
+    Compiler(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<io::Error> for CompileError {
+    fn from(error: io::Error) -> CompileError {
+        CompileError::Compiler(error.into())
+    }
+}
+
+impl Compiler {
+    pub(crate) async fn compile(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        limit: Duration,
+    ) -> Result<Vec<u8>, CompileError> {
+        match self {
+            Compiler::InProcess => {
+                engine.precompile_component(bytes).map_err(|error| CompileError::Invalid(error.into()))
+            }
+            Compiler::Child { program, argument } => {
+                let mut child = Command::new(program)
+                    .arg(argument)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .kill_on_drop(true)
+                    .spawn()?;
+                // Leaving this scope drops the child, which kills it.
+                tokio::time::timeout(limit, converse(&mut child, bytes)).await.map_err(|_| CompileError::Time)?
+            }
+        }
+    }
+}
+
+async fn converse(child: &mut Child, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
+    let mut stdin = child.stdin.take().expect("standard input is piped");
+    let mut stdout = child.stdout.take().expect("standard output is piped").take(ARTIFACT_BYTES_MAX);
+    let mut stderr = child.stderr.take().expect("standard error is piped").take(MESSAGE_BYTES_MAX);
+    let (mut artifact, mut message) = (Vec::new(), String::new());
+    let send = async {
+        // A child that fails closes its input early; its status says more than the broken pipe.
+        let _ = stdin.write_all(bytes).await;
+        drop(stdin);
+        Ok(0)
+    };
+    tokio::try_join!(send, stdout.read_to_end(&mut artifact), stderr.read_to_string(&mut message))?;
+    let status = child.wait().await?;
+    match status.code() {
+        Some(0) => Ok(artifact),
+        Some(EXIT_INVALID) => Err(CompileError::Invalid(message.trim().into())),
+        _ => Err(CompileError::Compiler(format!("the compiler ended with {status}: {}", message.trim()).into())),
+    }
+}
+
+/// The whole life of a compiling child process: limits itself, reads a component, writes the artifact.
+///
+/// Gives the process's exit status.
+pub fn compile_as_child() -> i32 {
+    match compile_stdin() {
+        Ok(()) => 0,
+        Err(CompileError::Invalid(error)) => {
+            eprintln!("{error:#}");
+            EXIT_INVALID
+        }
+        Err(CompileError::Compiler(error)) => {
+            eprintln!("{error:#}");
+            1
+        }
+        Err(CompileError::Time) => 1,
+    }
+}
+
+fn compile_stdin() -> Result<(), CompileError> {
+    // Address space is no measure: the engine reserves terabytes of it and touches little.
+    setrlimit(Resource::Data, Rlimit { current: Some(CHILD_DATA_BYTES_MAX), maximum: Some(CHILD_DATA_BYTES_MAX) })
+        .map_err(io::Error::from)?;
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes)?;
+    let engine = new_engine(1).map_err(|error| CompileError::Compiler(error.into()))?;
+    let artifact = engine.precompile_component(&bytes).map_err(|error| CompileError::Invalid(error.into()))?;
+    io::stdout().lock().write_all(&artifact)?;
+    Ok(())
+}

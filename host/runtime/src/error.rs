@@ -1,0 +1,84 @@
+//! Why a function could not be loaded or called, and who is to blame.
+
+use std::time::Duration;
+
+use crate::engine::World;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// A component that is not admitted. Loading the same bytes again gives the same answer, but for
+/// [`LoadError::Compiler`].
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it; `function` is always the job's name of the function")]
+pub enum LoadError {
+    #[error("function `{function}` is not WebAssembly: it does not begin with `\\0asm`")]
+    NotWasm { function: String },
+    #[error(
+        "function `{function}` is a core module, not a component: build it for `wasm32-wasip2`, or wrap it with \
+         `wasm-tools component new`"
+    )]
+    CoreModule { function: String },
+    #[error("function `{function}` is compiled already: native code is not accepted, hand over the component itself")]
+    Precompiled { function: String },
+    #[error("function `{function}` has {bytes} bytes where at most {bytes_max} are accepted")]
+    TooLarge { function: String, bytes: usize, bytes_max: usize },
+    #[error("function `{function}` is no valid component, it may be truncated")]
+    Invalid { function: String, source: Source },
+    #[error("function `{function}` does not implement the world `{expected}`: {reason}")]
+    WrongWorld { function: String, expected: World, reason: String },
+    #[error("function `{function}` did not compile within {limit:?}")]
+    CompileTime { function: String, limit: Duration },
+    #[error("failed to compile function `{function}`")]
+    Compiler { function: String, source: Source },
+}
+
+/// A limit that a call can hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Memories, tables and held tensors in all; [`Limits::memory_mib`](crate::Limits::memory_mib).
+    Memory,
+    /// Processor time; [`Limits::cpu`](crate::Limits::cpu).
+    Cpu,
+    /// Time from start to end; [`Limits::wall`](crate::Limits::wall).
+    Wall,
+    /// Handles held at the same time; [`Limits::handles`](crate::Limits::handles).
+    Handles,
+    /// Data that one call into the host carries; [`Limits::hostcall_mib`](crate::Limits::hostcall_mib).
+    Hostcall,
+    /// Instances, memories or tables of one call, which no setting raises.
+    Instances,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Limit::Memory => "memory_mib",
+            Limit::Cpu => "cpu",
+            Limit::Wall => "wall",
+            Limit::Handles => "handles",
+            Limit::Hostcall => "hostcall_mib",
+            Limit::Instances => "instances",
+        })
+    }
+}
+
+/// A call that gave no result.
+///
+/// All but [`CallError::Host`] are the guest's doing; calling again with the same input is of no use, except after
+/// a limit that a busy machine may have caused.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it; `function` is always the job's name of the function")]
+pub enum CallError {
+    #[error("function `{function}` trapped: {reason}")]
+    Trap { function: String, reason: String },
+    #[error("function `{function}` hit its limit `{limit}`")]
+    Limit { function: String, limit: Limit },
+    #[error("function `{function}` refused its input: {reason}")]
+    Refused { function: String, reason: String },
+    #[error("function `{function}` needs at least {needed} contributions, {present} are there")]
+    TooFew { function: String, needed: u32, present: usize },
+    #[error("function `{function}` returned a bad result: {reason}")]
+    BadOutput { function: String, reason: String },
+    #[error("the host failed to run function `{function}`")]
+    Host { function: String, source: Source },
+}

@@ -1,0 +1,188 @@
+//! Functions of the world `gradient`: one batch in, a checked gradient or metrics out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skein_kernels::layout::Layout;
+use skein_kernels::norm::all_finite;
+use wasmtime::Store;
+use wasmtime::component::Resource;
+
+use crate::admission::{admit, chain};
+use crate::capability::State;
+use crate::capability::bindings::{GradientPre, gradients};
+use crate::engine::{Origin, Runtime, World};
+use crate::error::{CallError, LoadError};
+use crate::invoke::{Call, Loaded};
+use crate::options::Function;
+use crate::tensor::{Tensor, TensorType};
+
+pub use crate::capability::Parameters;
+
+/// Samples to compute on. Cloning shares the tensors.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Number of samples, at least 1.
+    pub samples: u32,
+    /// Named tensors whose first dimension is the sample.
+    pub tensors: Vec<(String, Tensor)>,
+}
+
+/// A gradient that was checked: finite, and of the parameters' names, shapes and type.
+#[derive(Debug, Clone)]
+pub struct Gradient {
+    /// Mean loss over the samples.
+    pub loss: f32,
+    /// Samples that it is the mean of, at least 1.
+    pub samples: u32,
+    /// One FP32 tensor for each parameter, in the layout's order.
+    pub tensors: Vec<Tensor>,
+}
+
+/// How well parameters do on a batch; the loss is finite.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Metrics {
+    /// Mean loss over the samples.
+    pub loss: f32,
+    /// Samples evaluated, at least 1.
+    pub samples: u32,
+    /// Samples classified right, if the task is a classification.
+    pub correct: Option<u32>,
+}
+
+/// A gradient function, ready to be called from many tasks at once. Cloning shares it.
+#[derive(Clone)]
+pub struct GradientFunction {
+    loaded: Arc<Loaded>,
+    pre: GradientPre<State>,
+}
+
+impl Runtime {
+    /// Compiles a component, or takes it from the cache, and checks that it is a gradient function.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the bytes are not admitted, or are of another world.
+    pub async fn gradient_function(&self, function: Function, bytes: &[u8]) -> Result<GradientFunction, LoadError> {
+        let shared = self.shared();
+        let admitted = admit(shared, &function.name, World::Gradient, bytes).await?;
+        let pre = GradientPre::new(admitted.pre.clone()).map_err(|error| LoadError::WrongWorld {
+            function: function.name.clone(),
+            expected: World::Gradient,
+            reason: chain(&error),
+        })?;
+        Ok(GradientFunction { loaded: Arc::new(Loaded::new(shared.clone(), function, &admitted)), pre })
+    }
+}
+
+impl GradientFunction {
+    /// The loss and gradient of `batch`, at `parameters`.
+    pub async fn compute(&self, parameters: Parameters, batch: Batch) -> Call<Gradient> {
+        let layout = parameters.layout.clone();
+        let samples = batch.samples;
+        let guest = async |store: &mut Store<State>| {
+            let batch = lower(store, batch)?;
+            let instance = self.pre.instantiate_async(&mut *store).await?;
+            instance.skein_train_gradients().call_compute(store, &batch).await
+        };
+        self.loaded.invoke(parameters, guest, |state, output| self.check(state, output, &layout, samples)).await
+    }
+
+    /// The loss and metrics of `batch`, at `parameters`.
+    pub async fn evaluate(&self, parameters: Parameters, batch: Batch) -> Call<Metrics> {
+        let samples = batch.samples;
+        let guest = async |store: &mut Store<State>| {
+            let batch = lower(store, batch)?;
+            let instance = self.pre.instantiate_async(&mut *store).await?;
+            instance.skein_train_gradients().call_evaluate(store, &batch).await
+        };
+        let check = |_: &mut State, output: Result<gradients::Metrics, gradients::Error>| {
+            let gradients::Metrics { loss, samples: counted, correct } = output.map_err(|e| self.refusal(&e))?;
+            self.check_loss(loss, counted, samples)?;
+            if correct.is_some_and(|correct| correct > counted) {
+                return Err(self.loaded.bad_output(format!("{correct:?} of {counted} samples are right")));
+            }
+            Ok(Metrics { loss, samples: counted, correct })
+        };
+        self.loaded.invoke(parameters, guest, check).await
+    }
+
+    /// Name in the job.
+    pub fn name(&self) -> &str {
+        &self.loaded.name
+    }
+
+    /// SHA-256 of the component, in hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.loaded.digest
+    }
+
+    /// Whether the function was compiled at load, and how long loading took.
+    pub fn loading(&self) -> (Origin, Duration) {
+        (self.loaded.origin, self.loaded.load_duration)
+    }
+
+    fn check(
+        &self,
+        state: &mut State,
+        output: Result<gradients::Gradient, gradients::Error>,
+        layout: &Layout,
+        samples: u32,
+    ) -> Result<Gradient, CallError> {
+        let gradients::Gradient { loss, samples: counted, tensors } = output.map_err(|error| self.refusal(&error))?;
+        self.check_loss(loss, counted, samples)?;
+        let mut named = BTreeMap::new();
+        for (name, handle) in tensors {
+            let tensor = state.table.delete(handle).map_err(|error| self.loaded.bad_output(error.to_string()))?;
+            if layout.find(&name).is_none() {
+                return Err(self.loaded.bad_output(format!("`{name}` is no parameter of the model")));
+            }
+            if named.insert(name.clone(), tensor).is_some() {
+                return Err(self.loaded.bad_output(format!("`{name}` is returned twice")));
+            }
+        }
+        let ordered = layout.parameters().iter().map(|parameter| {
+            let tensor = named.remove(&parameter.name);
+            let tensor = tensor.ok_or_else(|| format!("the gradient of `{}` is missing", parameter.name))?;
+            let (name, expected, actual) = (&parameter.name, &parameter.shape, tensor.dimensions());
+            if expected != actual {
+                return Err(format!("the gradient of `{name}` has shape {actual:?} where {expected:?} is expected"));
+            }
+            let Some(values) = tensor.floats() else {
+                let (actual, expected) = (tensor.ty(), TensorType::Fp32);
+                return Err(format!("the gradient of `{name}` has type {actual:?} where {expected:?} is expected"));
+            };
+            if !all_finite(&values) {
+                return Err(format!("the gradient of `{name}` is not finite"));
+            }
+            drop(values);
+            Ok(tensor)
+        });
+        let tensors = ordered.collect::<Result<_, String>>().map_err(|reason| self.loaded.bad_output(reason))?;
+        Ok(Gradient { loss, samples: counted, tensors })
+    }
+
+    fn check_loss(&self, loss: f32, counted: u32, samples: u32) -> Result<(), CallError> {
+        if !loss.is_finite() {
+            return Err(self.loaded.bad_output(format!("the loss is {loss}")));
+        }
+        if !(1..=samples).contains(&counted) {
+            return Err(self.loaded.bad_output(format!("it counts {counted} samples of a batch of {samples}")));
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, error: &gradients::Error) -> CallError {
+        let (gradients::Error::InvalidBatch(reason)
+        | gradients::Error::InvalidParameters(reason)
+        | gradients::Error::Other(reason)) = error;
+        self.loaded.refused(reason)
+    }
+}
+
+fn lower(store: &mut Store<State>, batch: Batch) -> wasmtime::Result<gradients::Batch> {
+    let table = &mut store.data_mut().table;
+    let push = |(name, tensor)| -> wasmtime::Result<(String, Resource<Tensor>)> { Ok((name, table.push(tensor)?)) };
+    let tensors = batch.tensors.into_iter().map(push).collect::<wasmtime::Result<_>>()?;
+    Ok(gradients::Batch { samples: batch.samples, tensors })
+}

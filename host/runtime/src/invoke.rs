@@ -1,0 +1,166 @@
+//! One call of a guest: a fresh instance, limits around it, an account of what it used.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use wasmtime::component::ResourceTableError;
+use wasmtime::{Store, Trap, UpdateDeadline};
+
+use crate::admission::Admitted;
+use crate::capability::{Parameters, State};
+use crate::engine::{Origin, Shared};
+use crate::error::{CallError, Limit};
+use crate::meter::Meter;
+use crate::options::{Function, Limits};
+
+/// Longest text of a guest that an error repeats.
+const REASON_CHARS_MAX: usize = 300;
+
+/// What a call used.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Usage {
+    /// From the start of the call, once it was let in, to its end.
+    pub duration: Duration,
+    /// Most bytes that the guest held: memories, tables and tensors.
+    pub memory_bytes_peak: usize,
+    /// Whether this was the function's first call since it was loaded.
+    pub cold: bool,
+}
+
+impl Usage {
+    /// Peak memory times duration, in gigabytes (10⁹ bytes) times seconds.
+    pub fn gb_seconds(&self) -> f64 {
+        self.memory_bytes_peak as f64 / 1e9 * self.duration.as_secs_f64()
+    }
+}
+
+/// What a call gave, and what it used either way.
+#[derive(Debug)]
+pub struct Call<T> {
+    /// The checked result.
+    pub result: Result<T, CallError>,
+    /// The account, kept for failed calls too.
+    pub usage: Usage,
+}
+
+/// What is common to functions of all worlds.
+pub(crate) struct Loaded {
+    pub(crate) name: String,
+    pub(crate) digest: String,
+    pub(crate) origin: Origin,
+    pub(crate) load_duration: Duration,
+    limits: Limits,
+    settings: Arc<BTreeMap<String, String>>,
+    called: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+impl Loaded {
+    pub(crate) fn new(shared: Arc<Shared>, function: Function, admitted: &Admitted) -> Loaded {
+        Loaded {
+            name: function.name,
+            digest: admitted.digest.clone(),
+            origin: admitted.origin,
+            load_duration: admitted.duration,
+            limits: function.limits,
+            settings: Arc::new(function.settings),
+            called: AtomicBool::new(false),
+            shared,
+        }
+    }
+
+    /// Runs `guest` in a fresh store, then `check` on what it gave.
+    ///
+    /// The wall clock runs from the moment the call asks to be let in, so that a call can not wait for ever.
+    pub(crate) async fn invoke<T, R>(
+        &self,
+        parameters: Parameters,
+        guest: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+        check: impl FnOnce(&mut State, T) -> Result<R, CallError>,
+    ) -> Call<R> {
+        let deadline = tokio::time::Instant::now() + self.limits.wall;
+        let permit = tokio::time::timeout_at(deadline, self.shared.permits.acquire()).await;
+        let Ok(Ok(_permit)) = permit else {
+            return Call { result: Err(self.limit(Limit::Wall)), usage: Usage::default() };
+        };
+        let cold = !self.called.swap(true, Ordering::Relaxed);
+        let start = Instant::now();
+        let mut store = self.store(parameters);
+        let output = tokio::time::timeout_at(deadline, guest(&mut store)).await;
+        let duration = start.elapsed();
+        let state = store.data_mut();
+        let result = match output {
+            Err(_) => Err(self.limit(Limit::Wall)),
+            Ok(Err(error)) => Err(self.blame(state, error)),
+            Ok(Ok(output)) => check(state, output),
+        };
+        let usage = Usage { duration, memory_bytes_peak: state.meter.bytes_peak(), cold };
+        tracing::debug!(function = self.name, ?usage, error = result.as_ref().err().map(tracing::field::display));
+        Call { result, usage }
+    }
+
+    fn store(&self, parameters: Parameters) -> Store<State> {
+        let meter = Meter::new(self.limits);
+        let mut store = Store::new(&self.shared.engine, State::new(meter, self.settings.clone(), parameters));
+        store.data_mut().table.set_max_capacity(self.limits.handles as usize);
+        store.set_max_component_handles(self.limits.handles as usize);
+        store.set_hostcall_fuel(self.limits.hostcall_bytes());
+        store.limiter(|state| &mut state.meter);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut store| {
+            Ok(match store.data_mut().meter.tick() {
+                true => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
+                false => UpdateDeadline::Interrupt,
+            })
+        });
+        store
+    }
+
+    /// Tells whose fault a failed call was.
+    fn blame(&self, state: &State, error: wasmtime::Error) -> CallError {
+        let function = self.name.clone();
+        if let Some(limit) = state.meter.hit() {
+            return CallError::Limit { function, limit };
+        }
+        if let Some(limit) = limit_of(&error) {
+            return CallError::Limit { function, limit };
+        }
+        // A trap, or an import that refused what the guest handed it: both carry wasm frames.
+        let is_guest = error.downcast_ref::<Trap>().is_some()
+            || error.downcast_ref::<ResourceTableError>().is_some()
+            || error.downcast_ref::<crate::tensor::SizeError>().is_some();
+        match is_guest || error.downcast_ref::<wasmtime::WasmBacktrace>().is_some() {
+            true => CallError::Trap { function, reason: bounded(&error.root_cause().to_string()) },
+            false => CallError::Host { function, source: error.into() },
+        }
+    }
+
+    pub(crate) fn limit(&self, limit: Limit) -> CallError {
+        CallError::Limit { function: self.name.clone(), limit }
+    }
+
+    pub(crate) fn refused(&self, reason: &str) -> CallError {
+        CallError::Refused { function: self.name.clone(), reason: bounded(reason) }
+    }
+
+    pub(crate) fn bad_output(&self, reason: impl Into<String>) -> CallError {
+        CallError::BadOutput { function: self.name.clone(), reason: bounded(&reason.into()) }
+    }
+}
+
+/// Limits of which wasmtime itself keeps count, which it tells apart only in words.
+fn limit_of(error: &wasmtime::Error) -> Option<Limit> {
+    let text = error.root_cause().to_string();
+    [("fuel allocated for hostcalls", Limit::Hostcall), ("limit on the number of component handles", Limit::Handles)]
+        .into_iter()
+        .chain([("resource limit exceeded", Limit::Instances)])
+        .find_map(|(words, limit)| text.contains(words).then_some(limit))
+}
+
+/// Text of a guest, cut to what an error may repeat and without control characters.
+fn bounded(text: &str) -> String {
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().take(REASON_CHARS_MAX).map(printable).collect()
+}

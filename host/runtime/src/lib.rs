@@ -1,0 +1,39 @@
+//! Runs functions: WebAssembly components of the worlds in `wit/`, sandboxed, limited and metered.
+//!
+//! A [`Runtime`] compiles a component once ([`Runtime::gradient_function`], [`Runtime::aggregate_function`]) and
+//! instantiates it anew for every call, which costs microseconds and leaves nothing behind. The only crate that
+//! knows wasmtime.
+//!
+//! What a guest can not do, and which module sees to it:
+//!
+//! | harm | bound | module |
+//! |---|---|---|
+//! | compile for ever, or to gigabytes | size cap, a child process with limits that is killed | `compile` |
+//! | smuggle in native code | precompiled artifacts are refused, cached ones are authenticated | `admission`, `cache` |
+//! | loop | processor time by epochs, wall time from outside | `invoke` |
+//! | eat memory | one total over memories and tables, held tensors included | `meter` |
+//! | flood the host with data or handles | bytes per host call, handles per call | `invoke` |
+//! | return rubbish | names, shapes, types and finiteness are checked | [`gradient`], [`aggregate`] |
+//!
+//! Calls run on whatever tokio runtime polls them. Guests that are busy yield at every tick, but keep a control
+//! plane on another runtime all the same.
+
+pub mod aggregate;
+pub mod gradient;
+pub mod tensor;
+
+mod admission;
+mod cache;
+mod capability;
+mod compile;
+mod engine;
+mod error;
+mod invoke;
+mod meter;
+mod options;
+
+pub use compile::{Compiler, compile_as_child};
+pub use engine::{Origin, Runtime, StartError, World};
+pub use error::{CallError, Limit, LoadError};
+pub use invoke::{Call, Usage};
+pub use options::{Function, Limits, Options};

@@ -1,0 +1,88 @@
+//! What an operator and a job may set: the runtime's own options and the limits of each function.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::compile::Compiler;
+
+/// Options of a [`Runtime`](crate::Runtime).
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Calls that run at the same time; further ones wait. At least 1.
+    pub concurrency: usize,
+    /// Where compiled artifacts are kept; none: every start compiles anew.
+    pub cache_dir: Option<PathBuf>,
+    /// Who compiles.
+    pub compiler: Compiler,
+    /// Largest component that is accepted, in bytes. 64 MiB holds Python's whole interpreter several times.
+    pub component_bytes_max: usize,
+    /// Longest time to compile one component.
+    pub compile_time_max: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            concurrency: std::thread::available_parallelism().map_or(1, usize::from),
+            cache_dir: None,
+            compiler: Compiler::InProcess,
+            component_bytes_max: 64 << 20,
+            compile_time_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a single call of a function may use.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory in MiB: all linear memories, tables and held tensors of a call together.
+    pub memory_mib: u32,
+    /// Processor time.
+    #[serde(with = "humantime_serde")]
+    pub cpu: Duration,
+    /// Time from the start of the call to its end, waiting included.
+    #[serde(with = "humantime_serde")]
+    pub wall: Duration,
+    /// Data in MiB that one call into the host may carry.
+    pub hostcall_mib: u32,
+    /// Handles (tensors, contributions and the like) held at the same time.
+    pub handles: u32,
+}
+
+impl Default for Limits {
+    /// Enough for the built-in functions and a Python guest, little enough to notice one that misbehaves.
+    fn default() -> Limits {
+        Limits {
+            memory_mib: 256,
+            cpu: Duration::from_secs(10),
+            wall: Duration::from_secs(30),
+            hostcall_mib: 64,
+            handles: 10_000,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_mib as usize * (1 << 20)
+    }
+
+    pub(crate) fn hostcall_bytes(&self) -> usize {
+        self.hostcall_mib as usize * (1 << 20)
+    }
+}
+
+/// A function to load: what the job calls it and what it may do.
+#[derive(Debug, Clone, Default)]
+pub struct Function {
+    /// Name in the job; errors and metrics carry it.
+    pub name: String,
+    /// Limits of each call.
+    pub limits: Limits,
+    /// Settings that the guest reads through `skein:train/settings`.
+    pub settings: BTreeMap<String, String>,
+}

@@ -1,0 +1,322 @@
+//! Real guests against the runtime: what is admitted, what a hostile guest achieves, what a good one gives.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skein_kernels::layout::{Layout, Parameter};
+use skein_kernels::{mean, order};
+use skein_runtime::aggregate::Contribution;
+use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
+use skein_runtime::tensor::Tensor;
+use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime};
+
+fn component(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-functions/dist").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn runtime() -> Runtime {
+    Runtime::start(Options { concurrency: 2, ..Options::default() }).expect("the engine starts")
+}
+
+/// Limits small enough that a test of each ends at once.
+fn tight() -> Limits {
+    Limits { memory_mib: 16, cpu: Duration::from_millis(50), hostcall_mib: 8, handles: 100, ..Limits::default() }
+}
+
+async fn probe(behaviour: &str, limits: Limits) -> GradientFunction {
+    let settings = BTreeMap::from([("behaviour".to_owned(), behaviour.to_owned())]);
+    let function = Function { name: "probe".into(), limits, settings };
+    runtime().gradient_function(function, &component("gradient-probe.wasm")).await.expect("the probe loads")
+}
+
+fn function(name: &str) -> Function {
+    Function { name: name.into(), ..Function::default() }
+}
+
+/// A layer that takes two values and gives three.
+fn parameters() -> Parameters {
+    let weight = Parameter { name: "layers.0.weight".into(), shape: vec![3, 2] };
+    let bias = Parameter { name: "layers.0.bias".into(), shape: vec![3] };
+    let layout = Arc::new(Layout::new(vec![weight, bias]));
+    let values = Arc::new(vec![0.1, -0.2, 0.3, 0.4, -0.5, 0.6, 0.0, 0.1, -0.1]);
+    Parameters { layout, values }
+}
+
+fn batch(labels: &[i64]) -> Batch {
+    let samples = labels.len() as u32;
+    let values = Arc::new((0..samples * 2).map(|i| i as f32 * 0.25 - 0.5).collect::<Vec<_>>());
+    let len = values.len();
+    let input = Tensor::from_floats(vec![samples, 2], values, 0..len).expect("two values a sample");
+    let labels = Tensor::from_integers(labels.to_vec());
+    Batch { samples, tensors: vec![("input".into(), input), ("labels".into(), labels)] }
+}
+
+/// What a probe's call came to: the error's kind, and a word of its message.
+fn verdict(error: &CallError) -> String {
+    match error {
+        CallError::Limit { limit, .. } => format!("limit {limit}"),
+        CallError::Trap { .. } => "trap".into(),
+        CallError::Refused { reason, .. } => format!("refused {}", reason.len()),
+        CallError::BadOutput { reason, .. } => format!("bad output: {reason}"),
+        CallError::TooFew { .. } => "too few".into(),
+        CallError::Host { source, .. } => format!("host: {source}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hostile_guest_gets_a_typed_error_and_harms_nothing() {
+    for (behaviour, expected) in [
+        ("loop", "limit cpu"),
+        ("allocate", "limit memory_mib"),
+        ("handles", "limit handles"),
+        ("bytes", "limit memory_mib"),
+        ("trap", "trap"),
+        ("recurse", "trap"),
+        ("short-tensor", "trap"),
+        ("refuse", "refused 15"),
+        ("shout", "refused 300"),
+        ("nan-loss", "bad output: the loss is NaN"),
+        ("no-samples", "bad output: it counts 0 samples of a batch of 2"),
+        ("many-samples", "bad output: it counts 3 samples of a batch of 2"),
+        ("missing", "bad output: the gradient of `layers.0.bias` is missing"),
+        ("twice", "bad output: `layers.0.weight` is returned twice"),
+        ("wrong-name", "bad output: `layers.0.weight?` is no parameter of the model"),
+        ("wrong-shape", "bad output: the gradient of `layers.0.weight` has shape [3, 2, 1] where [3, 2] is expected"),
+        (
+            "wrong-type",
+            "bad output: the gradient of `layers.0.weight` has type TensorType::I32 where TensorType::Fp32 is expected",
+        ),
+        ("nan", "bad output: the gradient of `layers.0.weight` is not finite"),
+    ] {
+        let probe = probe(behaviour, tight()).await;
+        let call = probe.compute(parameters(), batch(&[0, 1])).await;
+        let error = call.result.expect_err(behaviour);
+        assert_eq!(verdict(&error), expected, "{behaviour}");
+        assert!(error.to_string().contains("`probe`"), "{error} names the function");
+        assert!(call.usage.memory_bytes_peak <= 16 << 20, "{behaviour} used {}", call.usage.memory_bytes_peak);
+    }
+    let call = probe("zeros", tight()).await.compute(parameters(), batch(&[0, 1])).await;
+    assert_eq!(call.result.expect("a harmless behaviour").tensors.len(), 2);
+}
+
+#[tokio::test]
+async fn the_data_of_one_host_call_is_bounded() {
+    let limits = Limits { memory_mib: 1024, hostcall_mib: 8, ..Limits::default() };
+    let call = probe("bytes", limits).await.compute(parameters(), batch(&[0])).await;
+    assert_eq!(verdict(&call.result.expect_err("256 MiB at once")), "limit hostcall_mib");
+}
+
+#[tokio::test]
+async fn rubbish_metrics_are_refused() {
+    for (behaviour, expected) in
+        [("nan-loss", "bad output: the loss is NaN"), ("too-correct", "bad output: Some(3) of 2 samples are right")]
+    {
+        let call = probe(behaviour, tight()).await.evaluate(parameters(), batch(&[0, 1])).await;
+        assert_eq!(verdict(&call.result.expect_err(behaviour)), expected);
+    }
+}
+
+/// A busy guest on the only worker thread: if it did not yield, the timer would never fire and neither would the
+/// wall clock outside of the guest (as in spin#3278).
+#[tokio::test(flavor = "current_thread")]
+async fn a_busy_guest_starves_nobody() {
+    let limits = Limits { cpu: Duration::from_secs(3600), wall: Duration::from_millis(300), ..Limits::default() };
+    let probe = probe("loop", limits).await;
+    let busy = tokio::spawn(async move { probe.compute(parameters(), batch(&[0])).await });
+    let mut timer = tokio::time::interval(Duration::from_millis(20));
+    for _ in 0..5 {
+        timer.tick().await;
+        assert!(!busy.is_finished(), "the guest is still spinning");
+    }
+    let error = busy.await.expect("the call ends").result.expect_err("it never returns by itself");
+    assert_eq!(verdict(&error), "limit wall");
+}
+
+#[tokio::test]
+async fn what_is_no_function_of_the_world_is_not_admitted() {
+    let mlp = component("gradient-mlp.wasm");
+    let aggregate = component("aggregate-mean.wasm");
+    let native = wasmtime::Engine::default().precompile_component(&mlp).expect("the component compiles");
+    let halves = [&mlp[..mlp.len() / 2], &mlp[..9], &mlp[..4]];
+    let runtime = runtime();
+    let load = async |bytes: &[u8]| {
+        let error = runtime.gradient_function(function("mine"), bytes).await.err().expect("not admitted");
+        assert!(error.to_string().contains("`mine`"), "{error} names the function");
+        error
+    };
+    assert!(matches!(load(&component("kernel-digest.wasm")).await, LoadError::CoreModule { .. }));
+    assert!(matches!(load(&native).await, LoadError::Precompiled { .. }));
+    assert!(matches!(load(b"").await, LoadError::NotWasm { .. }));
+    assert!(matches!(load(b"#!/bin/sh").await, LoadError::NotWasm { .. }));
+    assert!(matches!(load(&vec![0; (64 << 20) + 1]).await, LoadError::TooLarge { .. }));
+    for half in halves {
+        assert!(matches!(load(half).await, LoadError::Invalid { .. }), "{} bytes", half.len());
+    }
+    let LoadError::WrongWorld { reason, .. } = load(&aggregate).await else { panic!("an aggregation function") };
+    assert!(reason.contains("skein:train/gradients@0.1.0"), "{reason} names the interface");
+    let error = runtime.aggregate_function(function("mine"), &mlp).await.err().expect("a gradient function");
+    assert!(matches!(error, LoadError::WrongWorld { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn artifacts_are_cached_and_only_authentic_ones_are_used() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = || Options { cache_dir: Some(dir.path().to_owned()), concurrency: 1, ..Options::default() };
+    let load = async || {
+        let runtime = Runtime::start(options()).expect("the engine starts");
+        let loaded = runtime.aggregate_function(function("mean"), &component("aggregate-mean.wasm")).await;
+        loaded.expect("the component loads").loading().0
+    };
+    let artifact = || {
+        let files = std::fs::read_dir(dir.path()).expect("the cache").map(|entry| entry.expect("an entry").path());
+        files.filter(|path| path.extension().is_some_and(|e| e == "cwasm")).next().expect("an artifact")
+    };
+    assert_eq!(load().await, Origin::Compiled);
+    assert_eq!(load().await, Origin::Cached);
+
+    let path = artifact();
+    let good = std::fs::read(&path).expect("the artifact");
+    let mut altered = good.clone();
+    altered[good.len() / 2] ^= 1;
+    let foreign = wasmtime::Engine::default().precompile_component(&component("gradient-mlp.wasm"));
+    for (what, bytes) in
+        [("altered", altered), ("truncated", good[..100].to_vec()), ("foreign", foreign.expect("compiles"))]
+    {
+        std::fs::write(&path, bytes).expect("the cache is writable");
+        assert_eq!(load().await, Origin::Compiled, "{what}");
+        assert_eq!(load().await, Origin::Cached, "after {what}");
+    }
+    use std::os::unix::fs::PermissionsExt;
+    for path in [dir.path().join("key"), path] {
+        assert_eq!(std::fs::metadata(path).expect("a file").permissions().mode() & 0o777, 0o600);
+    }
+}
+
+/// A child that never answers is killed, and one that dies is reported.
+#[tokio::test]
+async fn compiling_is_bounded() {
+    let child = |program: &str, argument| Compiler::Child { program: program.into(), argument };
+    let load = async |compiler| {
+        let compile_time_max = Duration::from_millis(200);
+        let options = Options { compiler, compile_time_max, ..Options::default() };
+        let runtime = Runtime::start(options).expect("the engine starts");
+        runtime.gradient_function(function("slow"), &component("gradient-mlp.wasm")).await.err().expect("no artifact")
+    };
+    assert!(matches!(load(child("sleep", "1000")).await, LoadError::CompileTime { .. }));
+    assert!(matches!(load(child("false", "")).await, LoadError::Compiler { .. }));
+    assert!(matches!(load(child("/nonexistent", "")).await, LoadError::Compiler { .. }));
+}
+
+#[tokio::test]
+async fn calls_are_metered() {
+    let runtime = runtime();
+    let mlp = runtime.gradient_function(function("mlp"), &component("gradient-mlp.wasm")).await.expect("it loads");
+    let cold = mlp.compute(parameters(), batch(&[0, 2])).await.usage;
+    let warm = mlp.compute(parameters(), batch(&[0, 2])).await.usage;
+    assert!(cold.cold && !warm.cold);
+    assert!(warm.memory_bytes_peak > 1 << 16 && warm.memory_bytes_peak < 16 << 20, "{warm:?}");
+    assert!(warm.duration > Duration::ZERO && warm.gb_seconds() > 0.0);
+}
+
+#[tokio::test]
+async fn the_perceptron_computes_the_gradient_of_its_loss() {
+    let runtime = runtime();
+    let mlp = runtime.gradient_function(function("mlp"), &component("gradient-mlp.wasm")).await.expect("it loads");
+    let batch = batch(&[0, 2, 1, 1]);
+    let gradient = mlp.compute(parameters(), batch.clone()).await.result.expect("a gradient");
+    assert_eq!(gradient.samples, 4);
+    let flat: Vec<f32> = gradient.tensors.iter().flat_map(|t| t.floats().expect("FP32").into_owned()).collect();
+    let loss_at = async |index: usize, offset: f32| {
+        let Parameters { layout, values } = parameters();
+        let mut values = values.to_vec();
+        values[index] += offset;
+        let call = mlp.evaluate(Parameters { layout, values: Arc::new(values) }, batch.clone()).await;
+        call.result.expect("metrics").loss
+    };
+    for (index, analytic) in flat.into_iter().enumerate() {
+        let numeric = (loss_at(index, 1e-2).await - loss_at(index, -1e-2).await) / 2e-2;
+        assert!((numeric - analytic).abs() < 1e-3, "parameter {index}: {numeric} {analytic}");
+    }
+    let refused = mlp.compute(parameters(), batch_with_label(3)).await.result.expect_err("a label out of range");
+    assert!(refused.to_string().contains("label 3 of sample 0 is none of the 3 classes"), "{refused}");
+}
+
+fn batch_with_label(label: i64) -> Batch {
+    batch(&[label])
+}
+
+type Rule = fn(&[&[f32]], &mut [f32]);
+
+/// Invariant 1: the same bits, whether the rule ran natively or as Wasm; over several windows and odd sizes.
+#[tokio::test]
+async fn rules_give_the_same_bits_natively_and_in_wasm() {
+    let runtime = runtime();
+    let rules: [(&str, Rule); 3] = [
+        ("aggregate-mean", |rows, out| mean::mean(rows, out).expect("valid rows")),
+        ("aggregate-median", |rows, out| order::median(rows, out).expect("valid rows")),
+        ("aggregate-trimmed-mean", |rows, out| order::trimmed_mean(rows, 1, out).expect("enough rows")),
+    ];
+    for (name, native) in rules {
+        let wasm = component(&format!("{name}.wasm"));
+        let wasm = runtime.aggregate_function(function(name), &wasm).await.expect("it loads");
+        for (peers, len) in [(3, 1), (4, 1000), (5, 300_001), (8, 70_007)] {
+            let contributions = contributions(peers, len);
+            let rows: Vec<&[f32]> = contributions.iter().map(|c| c.values.as_slice()).collect();
+            let mut expected = vec![0.0; len];
+            native(&rows, &mut expected);
+            let actual = wasm.aggregate(contributions.clone(), 1).await.result.expect("an aggregate").values;
+            let same = actual.iter().zip(&expected).all(|(a, e)| a.to_bits() == e.to_bits());
+            assert!(same, "{name} of {peers} x {len}");
+        }
+        let few = wasm.aggregate(contributions(2, 5), 1).await.result;
+        match (name, few) {
+            ("aggregate-mean", few) => assert!(few.is_ok(), "the mean knows no faults"),
+            (_, few) => assert!(matches!(few, Err(CallError::TooFew { needed: 3, present: 2, .. })), "{few:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_mean_weighs_by_samples_when_asked() {
+    let runtime = runtime();
+    let run = async |setting: &str| {
+        let settings = BTreeMap::from([("weighted".to_owned(), setting.to_owned())]);
+        let function = Function { name: "mean".into(), settings, ..Function::default() };
+        let mean = runtime.aggregate_function(function, &component("aggregate-mean.wasm")).await.expect("it loads");
+        let contribution =
+            |samples, value| Contribution { peer: "peer".into(), samples, values: Arc::new(vec![value]) };
+        mean.aggregate(vec![contribution(3, 0.0), contribution(1, 4.0)], 0).await.result.map(|a| a.values)
+    };
+    assert_eq!(run("false").await.expect("a mean"), [2.0]);
+    assert_eq!(run("true").await.expect("a mean"), [1.0]);
+    assert!(matches!(run("maybe").await, Err(CallError::Refused { .. })));
+}
+
+fn contributions(peers: usize, len: usize) -> Vec<Contribution> {
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 20) as f32 - 8.0
+    };
+    (0..peers)
+        .map(|peer| Contribution {
+            peer: format!("{peer:064x}"),
+            samples: 1,
+            values: Arc::new((0..len).map(|_| noise()).collect()),
+        })
+        .collect()
+}
+
+/// Invariant 1 for every kernel, optimizers included: one digest over all their results.
+#[test]
+fn kernels_give_the_same_bits_natively_and_in_wasm() {
+    let engine = wasmtime::Engine::default();
+    let module = wasmtime::Module::new(&engine, component("kernel-digest.wasm")).expect("a core module");
+    let mut store = wasmtime::Store::new(&engine, ());
+    let instance = wasmtime::Instance::new(&mut store, &module, &[]).expect("it imports nothing");
+    let digest = instance.get_typed_func::<(), u64>(&mut store, "digest").expect("its only export");
+    assert_eq!(digest.call(&mut store, ()).expect("no trap"), kernel_digest::digest());
+}

@@ -1,0 +1,125 @@
+//! Builds the guest functions into `guest-functions/dist`, so that nobody else needs a Wasm target.
+//!
+//! The components are compared byte for byte, so one toolchain builds them: the one of Debian's packages
+//! `rustc-web`, `cargo-web` and `rust-web-src`, which brings the sources of the standard library. Paths of the
+//! machine are mapped away.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail, ensure};
+use wit_component::ComponentEncoder;
+
+const TARGET: &str = "wasm32-unknown-unknown";
+const CARGO: &str = "/usr/bin/cargo";
+const RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_PACKAGES: &str = "rustc-web cargo-web rust-web-src";
+
+/// What is built of a guest.
+enum Output {
+    /// A component of one of the worlds in `wit/`.
+    Component,
+    /// A plain core module that a test runs.
+    Module,
+}
+
+const GUESTS: [(&str, Output); 6] = [
+    ("gradient-mlp", Output::Component),
+    ("aggregate-mean", Output::Component),
+    ("aggregate-trimmed-mean", Output::Component),
+    ("aggregate-median", Output::Component),
+    ("gradient-probe", Output::Component),
+    ("kernel-digest", Output::Module),
+];
+
+/// Builds every guest and writes it to `dist`, or with `check` compares it with what is there.
+pub(crate) fn run(check: bool) -> Result<()> {
+    ensure!(
+        Path::new(CARGO).exists() && Path::new(RUSTC).exists(),
+        "`{CARGO}` or `{RUSTC}` is missing: `apt-get install {DEBIAN_PACKAGES}` brings both"
+    );
+    let root = workspace_root();
+    let dist = root.join("guest-functions/dist");
+    let mut differing = Vec::new();
+    for (name, output) in GUESTS {
+        let module = compile(&root, name)?;
+        let bytes = match output {
+            Output::Component => componentize(&module).with_context(|| format!("failed to componentize `{name}`"))?,
+            Output::Module => module,
+        };
+        let path = dist.join(format!("{name}.wasm"));
+        let same = fs::read(&path).is_ok_and(|present| present == bytes);
+        println!("{name}: {} bytes, {}", bytes.len(), if same { "unchanged" } else { "differs" });
+        if !same && check {
+            differing.push(name);
+        } else if !same {
+            fs::create_dir_all(&dist)?;
+            fs::write(&path, &bytes).with_context(|| format!("failed to write `{}`", path.display()))?;
+        }
+    }
+    if !differing.is_empty() {
+        bail!("`guest-functions/dist` is stale for {differing:?}: run `cargo xtask guests` and commit the result");
+    }
+    Ok(())
+}
+
+/// Compiles one guest to a core module.
+fn compile(root: &Path, name: &str) -> Result<Vec<u8>> {
+    let target_dir = root.join("target/guests");
+    let mut command = Command::new(CARGO);
+    // The variables that the outer cargo and rustup set would lead back to their toolchain.
+    for (key, _) in env::vars_os().filter(|(key, _)| {
+        let key = key.to_string_lossy();
+        key.starts_with("CARGO") && key != "CARGO_HOME" || key.starts_with("RUST")
+    }) {
+        command.env_remove(key);
+    }
+    command
+        .current_dir(root)
+        .env("RUSTC", RUSTC)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(root)?.join("\u{1f}"))
+        .args(["rustc", "--locked", "--profile", "guest", "--lib", "--crate-type", "cdylib"])
+        .args(["-Z", "build-std=std,panic_abort", "--target", TARGET, "--package", name, "--target-dir"])
+        .arg(&target_dir);
+    let status = command.status().with_context(|| format!("failed to run `{CARGO}`"))?;
+    ensure!(status.success(), "`{name}` does not compile for `{TARGET}`");
+    let file = format!("{}.wasm", name.replace('-', "_"));
+    let path = target_dir.join(TARGET).join("guest").join(file);
+    fs::read(&path).with_context(|| format!("failed to read `{}`", path.display()))
+}
+
+/// Fixed-width SIMD is deterministic; relaxed SIMD is not and stays off.
+fn rust_flags(root: &Path) -> Result<Vec<String>> {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
+        .context("neither `CARGO_HOME` nor a home directory is set")?;
+    Ok(vec![
+        "-Ctarget-feature=+simd128".into(),
+        format!("-Clinker={}", linker()?.display()),
+        "-Zlocation-detail=none".into(),
+        format!("--remap-path-prefix={}=/skein", root.display()),
+        format!("--remap-path-prefix={}=/cargo", home.display()),
+    ])
+}
+
+/// `rust-lld` comes with every rustup toolchain and not with Debian's.
+fn linker() -> Result<PathBuf> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).args(["--print", "target-libdir"]).output().context("failed to run `rustc`")?;
+    let libdir = PathBuf::from(String::from_utf8(output.stdout)?.trim());
+    let linker = libdir.with_file_name("bin").join("rust-lld");
+    ensure!(linker.exists(), "`{}` is missing: the toolchain of rustup has it", linker.display());
+    Ok(linker)
+}
+
+fn componentize(module: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = ComponentEncoder::default().validate(true).module(module).map_err(anyhow::Error::from)?;
+    encoder.encode().map_err(anyhow::Error::from)
+}
+
+fn workspace_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
