@@ -16,6 +16,7 @@
 //! | [`order`] | coordinate-wise median and trimmed mean |
 //! | [`optimizer`] | SGD, momentum, Nesterov, Adam, AdamW |
 //! | [`norm`] | finiteness, norms, clipping |
+//! | [`digest`] | what records, tensors and states are known by |
 //! | [`layout`] | names and shapes of the parameters inside a flat vector |
 //!
 //! ```
@@ -29,6 +30,7 @@
 //! # Ok::<(), skein_kernels::Error>(())
 //! ```
 
+pub mod digest;
 pub mod layout;
 pub mod mean;
 pub mod norm;
@@ -38,4 +40,5 @@ pub mod tree;
 
 mod error;
 
+pub use digest::Digest;
 pub use error::Error;

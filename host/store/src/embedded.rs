@@ -1,0 +1,233 @@
+//! The store inside the process: immutable buffers behind one lock that is never held while computing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use skein_kernels::mean::divide;
+use skein_kernels::norm::{clip_by_norm, clip_by_value};
+use skein_kernels::tree::{Placed, Position, Tree, add};
+use tokio::sync::watch;
+
+use crate::{Accumulated, Average, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values, hash_values};
+
+/// Records that are kept for others to read. A round has three, so a peer may fall a thousand rounds behind.
+const RECORDS_MAX: usize = 4096;
+
+/// A store in this process; what has to outlive it is written by the job as a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    inner: Arc<Mutex<Inner>>,
+    /// Number of the last record, to wake readers.
+    published: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Option<State>,
+    sums: BTreeMap<u64, Sum>,
+    contributions: BTreeMap<(u64, PeerKey), Values>,
+    records: VecDeque<(u64, Vec<u8>)>,
+}
+
+/// The batches of a round while they arrive.
+#[derive(Debug)]
+struct Sum {
+    tree: Tree,
+    /// Samples and mean loss of each batch, by its index.
+    batches: Vec<(u32, f32)>,
+    average: Option<Average>,
+}
+
+impl Default for Embedded {
+    fn default() -> Embedded {
+        Embedded { inner: Arc::default(), published: watch::Sender::new(0) }
+    }
+}
+
+impl Embedded {
+    /// The data is whole at every moment, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` where blocking is allowed.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Embedded) -> T + Send + 'static) -> T {
+        let store = self.clone();
+        match tokio::task::spawn_blocking(move || work(store)).await {
+            Ok(result) => result,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn add(&self, round: u64, leaf: Leaf, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+        {
+            let mut inner = self.lock();
+            let state = inner.state.as_ref().ok_or(StoreError::NoState)?;
+            let expected = state.parameters().len();
+            if gradient.len() != expected {
+                return Err(StoreError::Length { expected, actual: gradient.len() });
+            }
+            if round <= state.round() {
+                return Ok(Accumulated::Duplicate);
+            }
+            let sum = inner.sums.entry(round).or_insert_with(|| Sum::new(leaf.leaves));
+            if leaf.leaves != sum.tree.leaves() || leaf.index >= leaf.leaves {
+                return Err(StoreError::Leaf { round, index: leaf.index, leaves: leaf.leaves });
+            }
+            if !sum.tree.claim(leaf.index) {
+                return Ok(Accumulated::Duplicate);
+            }
+            sum.batches[leaf.index as usize] = (leaf.samples, leaf.loss);
+        }
+        let weight = leaf.samples as f32;
+        gradient.iter_mut().for_each(|value| *value *= weight);
+        let (mut at, mut values) = (Position::leaf(leaf.index), gradient);
+        while let Some((parent, mut left, right)) = self.place(round, at, values) {
+            add(&mut left, &right);
+            (at, values) = (parent, left);
+        }
+        Ok(Accumulated::Counted)
+    }
+
+    /// Places a partial sum; gives the pair to join, if its sibling was there.
+    fn place(&self, round: u64, at: Position, values: Vec<f32>) -> Option<(Position, Vec<f32>, Vec<f32>)> {
+        // A round that was forgotten meanwhile has no use for the values.
+        match self.lock().sums.get_mut(&round)?.tree.place(at, values) {
+            Placed::Join { parent, left, right } => Some((parent, left, right)),
+            Placed::Waits | Placed::Root => None,
+        }
+    }
+
+    fn close(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
+        let (mut values, batches) = {
+            let mut inner = self.lock();
+            let sum = inner.sums.get_mut(&round).ok_or(StoreError::Incomplete { round })?;
+            if let Some(average) = sum.average {
+                return Ok(average);
+            }
+            (sum.tree.take().ok_or(StoreError::Incomplete { round })?, sum.batches.clone())
+        };
+        let samples: u64 = batches.iter().map(|(samples, _)| u64::from(*samples)).sum();
+        let loss: f64 = batches.iter().map(|(samples, loss)| f64::from(*samples) * f64::from(*loss)).sum();
+        divide(&mut values, samples as f32);
+        let average = Average { hash: hash_values(&values), samples, loss: loss / samples as f64 };
+        let mut inner = self.lock();
+        if let Some(sum) = inner.sums.get_mut(&round) {
+            sum.average = Some(average);
+        }
+        inner.contributions.insert((round, peer), Arc::new(values));
+        Ok(average)
+    }
+
+    fn update(&self, update: &Update) -> Result<State, StoreError> {
+        let before = self.lock().state.clone().ok_or(StoreError::NoState)?;
+        if before.round() == update.round {
+            return Ok(before);
+        }
+        let out_of_order = |state: u64| StoreError::OutOfOrder { round: update.round, state };
+        if before.round() + 1 != update.round {
+            return Err(out_of_order(before.round()));
+        }
+        let expected = before.parameters().len();
+        if update.gradient.len() != expected {
+            return Err(StoreError::Length { expected, actual: update.gradient.len() });
+        }
+        let after = next_state(&before, update);
+        let mut inner = self.lock();
+        match inner.state.as_ref().map(State::round) {
+            Some(round) if round == before.round() => {
+                inner.state = Some(after.clone());
+                Ok(after)
+            }
+            // Somebody else applied the same round meanwhile, to the same bits.
+            Some(round) if round == update.round => inner.state.clone().ok_or(StoreError::NoState),
+            round => Err(out_of_order(round.unwrap_or_default())),
+        }
+    }
+}
+
+impl Sum {
+    fn new(leaves: u32) -> Sum {
+        Sum { tree: Tree::new(leaves), batches: vec![(0, 0.0); leaves as usize], average: None }
+    }
+}
+
+fn next_state(before: &State, update: &Update) -> State {
+    let mut parameters = before.parameters().to_vec();
+    let mut slots: Vec<Vec<f32>> = before.slots().iter().map(|slot| slot.to_vec()).collect();
+    let mut gradient = std::borrow::Cow::Borrowed(&**update.gradient);
+    if let Some(norm_max) = update.clip_norm {
+        clip_by_norm(gradient.to_mut(), norm_max);
+    }
+    if let Some(value_max) = update.clip_value {
+        clip_by_value(gradient.to_mut(), value_max);
+    }
+    update.optimizer.step(update.step, &gradient, &mut parameters, &mut slots);
+    State::new(update.round, Arc::new(parameters), slots.into_iter().map(Arc::new).collect())
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn state(&self) -> Result<State, StoreError> {
+        self.lock().state.clone().ok_or(StoreError::NoState)
+    }
+
+    async fn set_state(&self, state: State) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        inner.state = Some(state);
+        inner.sums.clear();
+        inner.contributions.clear();
+        Ok(())
+    }
+
+    async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+        self.blocking(move |store| store.add(round, leaf, gradient)).await
+    }
+
+    async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
+        self.blocking(move |store| store.close(round, peer)).await
+    }
+
+    async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError> {
+        let seen = values.clone();
+        let statistics = self.blocking(move |_| Statistics::of(&seen)).await;
+        self.lock().contributions.insert((round, peer), values);
+        Ok(statistics)
+    }
+
+    async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
+        Ok(self.lock().contributions.get(&(round, peer)).cloned())
+    }
+
+    async fn apply(&self, update: Update) -> Result<State, StoreError> {
+        self.blocking(move |store| store.update(&update)).await
+    }
+
+    async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        let number = *self.published.borrow() + 1;
+        if inner.records.len() == RECORDS_MAX {
+            inner.records.pop_front();
+        }
+        inner.records.push_back((number, record));
+        self.published.send_replace(number);
+        Ok(())
+    }
+
+    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let mut published = self.published.subscribe();
+        // Running out of time is an answer too: there is no record.
+        let _ = tokio::time::timeout(wait, published.wait_for(|number| *number > after)).await;
+        let inner = self.lock();
+        Ok(inner.records.iter().filter(|(number, _)| *number > after).cloned().collect())
+    }
+
+    async fn forget(&self, round: u64) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        inner.sums = inner.sums.split_off(&round);
+        inner.contributions = inner.contributions.split_off(&(round, [0; 32]));
+        Ok(())
+    }
+}

@@ -1,0 +1,177 @@
+//! What every store has to do: one suite, run on each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use skein_kernels::optimizer::{Optimizer, Step};
+use skein_store::{Accumulated, Embedded, Leaf, State, Statistics, Store, StoreError, Update, hash_values};
+
+const ME: [u8; 32] = [1; 32];
+const NO_WAIT: Duration = Duration::ZERO;
+
+/// The stores under test, each fresh and empty.
+fn stores() -> Vec<Arc<dyn Store>> {
+    vec![Arc::new(Embedded::default())]
+}
+
+/// Runs `test` on every store, with the state of round 0 set to `len` zeros.
+fn on_every_store(len: usize, test: impl AsyncFn(Arc<dyn Store>)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
+    runtime.expect("a runtime").block_on(async {
+        for store in stores() {
+            let state = State::new(0, Arc::new(vec![0.0; len]), vec![Arc::new(vec![0.0; len])]);
+            store.set_state(state).await.expect("a state");
+            test(store).await;
+        }
+    });
+}
+
+fn leaf(index: u32, leaves: u32) -> Leaf {
+    Leaf { index, leaves, samples: 1 + index, loss: index as f32 }
+}
+
+fn update(round: u64, value: f32, len: usize) -> Update {
+    Update {
+        round,
+        gradient: Arc::new(vec![value; len]),
+        clip_norm: None,
+        clip_value: None,
+        optimizer: Optimizer::Momentum { momentum: 0.5, nesterov: false, weight_decay: 0.0 },
+        step: Step { number: round, learning_rate: 1.0 },
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Invariants 1 and 3: neither the order of arrival nor repetition changes a bit.
+    #[test]
+    fn batches_count_once_in_any_order(
+        (gradients, order) in (1usize..20).prop_flat_map(|n| (
+            prop::collection::vec(prop::collection::vec(-1e2f32..1e2, 7), n),
+            // Every batch at least once, many of them twice.
+            prop::collection::vec(0..n, 0..n).prop_map(move |again| (0..n).chain(again).collect::<Vec<_>>()).prop_shuffle(),
+        )),
+    ) {
+        on_every_store(7, async |store| {
+            let leaves = gradients.len() as u32;
+            let mut counted = vec![false; gradients.len()];
+            for &index in &order {
+                let accumulated = store.accumulate(1, leaf(index as u32, leaves), gradients[index].clone()).await;
+                let first = !std::mem::replace(&mut counted[index], true);
+                let expected = if first { Accumulated::Counted } else { Accumulated::Duplicate };
+                assert_eq!(accumulated.expect("a batch that fits"), expected);
+            }
+            let average = store.average(1, ME).await.expect("all batches are there");
+            let rows: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
+            let weights: Vec<f32> = (0..leaves).map(|index| (1 + index) as f32).collect();
+            let mut expected = vec![0.0; 7];
+            skein_kernels::mean::weighted_mean(&rows, &weights, &mut expected).expect("valid rows");
+            assert_eq!(average.hash, hash_values(&expected));
+            assert_eq!(average.samples, (1..=u64::from(leaves)).sum::<u64>());
+        });
+    }
+}
+
+/// Tasks that finish at the same time, as workers do.
+#[test]
+fn concurrent_batches_give_the_same_bits() {
+    on_every_store(1000, async |store| {
+        let mut hashes = Vec::new();
+        for round in 1..=5 {
+            let mut tasks = tokio::task::JoinSet::new();
+            for index in (0..33).chain(0..33) {
+                let store = store.clone();
+                let gradient = (0..1000).map(|i| ((i * 7 + index * 13) % 101) as f32 * 0.37).collect();
+                tasks.spawn(async move { store.accumulate(round, leaf(index, 33), gradient).await });
+            }
+            let results = tasks.join_all().await;
+            let counted = results.into_iter().filter(|r| matches!(r, Ok(Accumulated::Counted))).count();
+            assert_eq!(counted, 33);
+            hashes.push(store.average(round, ME).await.expect("all batches are there").hash);
+        }
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+    });
+}
+
+#[test]
+fn a_round_is_applied_once_and_in_order() {
+    on_every_store(3, async |store| {
+        let first = store.apply(update(1, 1.0, 3)).await.expect("round 1 follows round 0");
+        assert_eq!((first.round(), first.parameters()[0], first.slots()[0][0]), (1, -1.0, 1.0));
+        let again = store.apply(update(1, 500.0, 3)).await.expect("it was applied before");
+        assert_eq!(again, first, "a second application changes nothing");
+        assert!(matches!(store.apply(update(3, 1.0, 3)).await, Err(StoreError::OutOfOrder { round: 3, state: 1 })));
+        let second = store.apply(update(2, 1.0, 3)).await.expect("round 2 follows round 1");
+        assert_eq!((second.parameters()[0], second.slots()[0][0]), (-2.5, 1.5));
+        assert!(matches!(store.apply(update(1, 1.0, 3)).await, Err(StoreError::OutOfOrder { round: 1, state: 2 })));
+        assert_eq!(store.state().await.expect("a state"), second);
+        let late = store.accumulate(2, leaf(0, 1), vec![1.0; 3]).await.expect("dropped");
+        assert_eq!(late, Accumulated::Duplicate, "a round that was applied takes no batch");
+    });
+}
+
+#[test]
+fn gradients_are_clipped_by_norm_and_by_value() {
+    on_every_store(4, async |store| {
+        let clipped = Update { clip_norm: Some(1.0), clip_value: Some(0.25), ..update(1, 3.0, 4) };
+        assert_eq!(store.apply(clipped).await.expect("an update").parameters()[0], -0.25);
+        let clipped = Update { clip_norm: Some(1.0), clip_value: None, ..update(2, 3.0, 4) };
+        assert_eq!(store.apply(clipped).await.expect("an update").slots()[0][0], 0.5 + 0.25 / 2.0);
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    on_every_store(3, async |store| {
+        let refused = store.accumulate(1, leaf(0, 2), vec![0.0; 4]).await;
+        assert!(matches!(refused, Err(StoreError::Length { expected: 3, actual: 4 })));
+        store.accumulate(1, leaf(0, 2), vec![0.0; 3]).await.expect("a batch that fits");
+        for bad in [leaf(1, 3), leaf(2, 2)] {
+            let refused = store.accumulate(1, bad, vec![0.0; 3]).await;
+            assert!(matches!(refused, Err(StoreError::Leaf { round: 1, .. })), "{bad:?}");
+        }
+        assert!(matches!(store.average(1, ME).await, Err(StoreError::Incomplete { round: 1 })));
+        assert!(matches!(store.average(2, ME).await, Err(StoreError::Incomplete { round: 2 })));
+        assert!(matches!(store.apply(update(1, 0.0, 2)).await, Err(StoreError::Length { expected: 3, actual: 2 })));
+        assert_eq!(store.state().await.expect("a state").round(), 0);
+    });
+}
+
+#[test]
+fn contributions_are_looked_at_when_they_come() {
+    on_every_store(3, async |store| {
+        let other = [2; 32];
+        for (values, finite) in [(vec![1.0, 2.0], true), (vec![1.0, f32::NAN, 2.0], false)] {
+            let statistics = store.put_contribution(1, other, Arc::new(values.clone())).await.expect("kept");
+            assert_eq!(statistics, Statistics { len: values.len(), hash: hash_values(&values), finite });
+        }
+        assert_eq!(store.contribution(1, other).await.expect("readable").map(|values| values.len()), Some(3));
+        assert_eq!(store.contribution(1, ME).await.expect("readable"), None);
+        store.forget(2).await.expect("forgets");
+        assert_eq!(store.contribution(1, other).await.expect("readable"), None);
+    });
+}
+
+#[test]
+fn records_are_read_in_order_and_waited_for() {
+    on_every_store(1, async |store| {
+        let read = async |after, wait| store.records(after, wait).await.expect("readable");
+        assert_eq!(read(0, NO_WAIT).await, []);
+        for record in [b"a", b"b"] {
+            store.publish(record.to_vec()).await.expect("published");
+        }
+        let all = read(0, NO_WAIT).await;
+        assert_eq!(all.iter().map(|(_, record)| &record[..]).collect::<Vec<_>>(), [b"a", b"b"]);
+        assert_eq!(read(all[0].0, NO_WAIT).await, all[1..]);
+
+        let reader = tokio::spawn({
+            let (store, last) = (store.clone(), all[1].0);
+            async move { store.records(last, Duration::from_secs(60)).await }
+        });
+        store.publish(b"c".to_vec()).await.expect("published");
+        let woken = reader.await.expect("the reader ends").expect("readable");
+        assert_eq!(woken.iter().map(|(_, record)| &record[..]).collect::<Vec<_>>(), [b"c"]);
+    });
+}

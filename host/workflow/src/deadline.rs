@@ -1,0 +1,84 @@
+//! How long to wait for the other peers: learned from when they came before, within the job's bounds.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Rounds that are remembered: enough to ride out a slow one, few enough to follow a change.
+const ROUNDS: usize = 16;
+
+/// How many median deviations later than usual a peer may be. With a normal distribution one in ten thousand
+/// comes later than six.
+const DEVIATIONS: u32 = 6;
+
+/// Bounds between which a deadline is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Never wait shorter.
+    pub min: Duration,
+    /// Never wait longer.
+    pub max: Duration,
+}
+
+/// Learns how long the slowest peer usually takes.
+#[derive(Debug, Clone)]
+pub struct Deadline {
+    options: Options,
+    arrivals: VecDeque<Duration>,
+}
+
+impl Deadline {
+    /// Knows nothing yet, so it waits as long as the bounds allow.
+    pub fn new(options: Options) -> Deadline {
+        Deadline { options, arrivals: VecDeque::with_capacity(ROUNDS) }
+    }
+
+    /// Notes when the last peer of a round came, counted from when this peer was ready itself. A round that ended
+    /// at its deadline counts with the deadline, so that the next one waits longer.
+    pub fn observe(&mut self, last_arrival: Duration) {
+        if self.arrivals.len() == ROUNDS {
+            self.arrivals.pop_front();
+        }
+        self.arrivals.push_back(last_arrival);
+    }
+
+    /// How long to wait in the next round.
+    pub fn wait(&self) -> Duration {
+        let Some(median) = median(self.arrivals.iter().copied()) else { return self.options.max };
+        let deviations = self.arrivals.iter().map(|arrival| arrival.abs_diff(median));
+        let spread = median_or_zero(deviations);
+        (median * 2 + spread * DEVIATIONS).clamp(self.options.min, self.options.max)
+    }
+}
+
+fn median_or_zero(values: impl Iterator<Item = Duration>) -> Duration {
+    median(values).unwrap_or_default()
+}
+
+fn median(values: impl Iterator<Item = Duration>) -> Option<Duration> {
+    let mut values: Vec<_> = values.collect();
+    values.sort();
+    values.get(values.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: Options = Options { min: Duration::from_millis(100), max: Duration::from_secs(10) };
+
+    fn after(arrivals_ms: &[u64]) -> Duration {
+        let mut deadline = Deadline::new(OPTIONS);
+        arrivals_ms.iter().for_each(|ms| deadline.observe(Duration::from_millis(*ms)));
+        deadline.wait()
+    }
+
+    #[test]
+    fn the_wait_follows_what_was_seen() {
+        assert_eq!(after(&[]), OPTIONS.max, "nothing is known");
+        assert_eq!(after(&[1; 20]), OPTIONS.min);
+        assert_eq!(after(&[300; 20]), Duration::from_millis(600));
+        assert_eq!(after(&[300, 300, 9000, 300, 300]), Duration::from_millis(600), "one slow round does not count");
+        assert_eq!(after(&[200, 300, 400, 300, 200]), Duration::from_millis(1200), "but spread does");
+        assert_eq!(after(&[60_000; 20]), OPTIONS.max);
+    }
+}
