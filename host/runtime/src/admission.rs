@@ -28,7 +28,7 @@ pub(crate) struct Admitted {
 pub(crate) async fn admit(shared: &Shared, function: &str, world: World, bytes: &[u8]) -> Result<Admitted, LoadError> {
     let start = Instant::now();
     check(function, bytes, shared.options.component_bytes_max)?;
-    let digest = hex::encode(Sha256::digest(bytes));
+    let digest = digest(bytes);
     let cached = shared.cache.as_ref().and_then(|cache| cache.get(&digest));
     let cached = cached.and_then(|artifact| deserialize(&shared.engine, &artifact).ok());
     let (component, origin) = match cached {
@@ -47,6 +47,11 @@ pub(crate) async fn admit(shared: &Shared, function: &str, world: World, bytes: 
 /// An error with all its causes: the linker says in the outer ones which import, in the inner ones why.
 pub(crate) fn chain(error: &wasmtime::Error) -> String {
     error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// SHA-256 of a component's bytes in hexadecimal digits: what a function is known by.
+pub fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn check(function: &str, bytes: &[u8], bytes_max: usize) -> Result<(), LoadError> {

@@ -32,6 +32,7 @@ mod invoke;
 mod meter;
 mod options;
 
+pub use admission::digest;
 pub use compile::{Compiler, compile_as_child};
 pub use engine::{Origin, Runtime, StartError, World};
 pub use error::{CallError, Limit, LoadError};

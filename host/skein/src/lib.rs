@@ -1,1 +1,34 @@
-//! x
+//! The `skein` program as a library: configuration, data, and the run of a job in one process.
+//!
+//! ```text
+//! manifest ─→ job ─→ training ─→ peer (one task each) ─→ workflow, store, runtime
+//!              │         │
+//!             data    checkpoint, report, output
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`cli`] | commands and their arguments |
+//! | [`manifest`] | `skein.toml` |
+//! | [`data`] | formats, splits, batches |
+//! | [`model`] | parameters and how they start |
+//! | [`job`] | a job made ready to run |
+//! | [`workers`] | threads for functions, and the account of what they use |
+//! | [`peer`] | one peer's side of a round |
+//! | [`training`] | a whole run |
+//! | [`checkpoint`] | the state on disk |
+//! | [`report`], [`output`] | what a run tells, and how it is shown |
+
+pub mod checkpoint;
+pub mod cli;
+pub mod data;
+pub mod evaluation;
+pub mod job;
+pub mod manifest;
+pub mod model;
+pub mod output;
+pub mod peer;
+pub mod phases;
+pub mod report;
+pub mod training;
+pub mod workers;

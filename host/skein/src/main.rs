@@ -1,1 +1,10 @@
-fn main() {}
+//! The `skein` program.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use skein::cli::Arguments;
+
+fn main() -> ExitCode {
+    skein::cli::run(Arguments::parse())
+}

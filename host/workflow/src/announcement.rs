@@ -18,15 +18,18 @@ pub struct Announcement {
 }
 
 /// Sums over a part of the validation set; sums of parts add up to the sums of the whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
-    /// Samples evaluated.
+    /// Samples evaluated, at least 1.
     pub samples: u64,
-    /// Samples classified right.
-    pub correct: u64,
+    /// Samples classified right; none where the task is no classification.
+    pub correct: Option<u64>,
     /// Loss summed over the samples.
     pub loss_sum: f64,
 }
+
+/// What stands for no count of right samples on the wire.
+const NO_CORRECT: u64 = u64::MAX;
 
 /// What a peer holds at the end of gathering, and whom it caught.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,21 +41,23 @@ pub struct Vote {
 }
 
 impl Evaluation {
-    /// Adds another part.
-    pub fn add(&mut self, part: Evaluation) {
-        self.samples += part.samples;
-        self.correct += part.correct;
-        self.loss_sum += part.loss_sum;
+    /// The sums over all parts, in the order given; none without a part.
+    pub fn total(parts: impl IntoIterator<Item = Evaluation>) -> Option<Evaluation> {
+        parts.into_iter().reduce(|sum, part| Evaluation {
+            samples: sum.samples + part.samples,
+            correct: sum.correct.zip(part.correct).map(|(sum, part)| sum + part),
+            loss_sum: sum.loss_sum + part.loss_sum,
+        })
     }
 
-    /// Mean loss; none without a sample.
-    pub fn loss(&self) -> Option<f64> {
-        (self.samples > 0).then(|| self.loss_sum / self.samples as f64)
+    /// Mean loss.
+    pub fn loss(&self) -> f64 {
+        self.loss_sum / self.samples as f64
     }
 
-    /// Share of samples classified right; none without a sample.
+    /// Share of samples classified right.
     pub fn accuracy(&self) -> Option<f64> {
-        (self.samples > 0).then(|| self.correct as f64 / self.samples as f64)
+        self.correct.map(|correct| correct as f64 / self.samples as f64)
     }
 }
 
@@ -62,7 +67,7 @@ impl Announcement {
         let mut bytes = [&self.values.0[..], &self.samples.to_le_bytes(), &self.loss.to_le_bytes()].concat();
         if let Some(evaluation) = &self.evaluation {
             bytes.extend_from_slice(&evaluation.samples.to_le_bytes());
-            bytes.extend_from_slice(&evaluation.correct.to_le_bytes());
+            bytes.extend_from_slice(&evaluation.correct.unwrap_or(NO_CORRECT).to_le_bytes());
             bytes.extend_from_slice(&evaluation.loss_sum.to_le_bytes());
         }
         bytes
@@ -79,8 +84,9 @@ impl Announcement {
                 let (samples, rest) = take_u64(rest)?;
                 let (correct, rest) = take_u64(rest)?;
                 let (loss_sum, rest) = take_u64(rest)?;
-                let loss_sum = f64::from_bits(loss_sum);
-                let sound = rest.is_empty() && loss_sum.is_finite() && correct <= samples;
+                let (loss_sum, correct) = (f64::from_bits(loss_sum), (correct != NO_CORRECT).then_some(correct));
+                let counted = samples > 0 && correct.is_none_or(|correct| correct <= samples);
+                let sound = rest.is_empty() && loss_sum.is_finite() && counted;
                 Some(sound.then_some(Evaluation { samples, correct, loss_sum })?)
             }
         };
@@ -129,8 +135,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn announcements_round_trip(values: [u8; 32], samples in 1u64.., loss in -1e9f64..1e9, evaluated: bool) {
-            let evaluation = evaluated.then_some(Evaluation { samples, correct: samples / 2, loss_sum: loss });
+        fn announcements_round_trip(values: [u8; 32], samples in 1u64..1 << 60, loss in -1e9f64..1e9, evaluated: bool) {
+            let evaluation = evaluated.then_some(Evaluation { samples, correct: (samples % 3 > 0).then_some(samples / 2), loss_sum: loss });
             let announcement = Announcement { values: Digest(values), samples, loss, evaluation };
             prop_assert_eq!(Announcement::decode(&announcement.encode()), Some(announcement));
         }
@@ -151,7 +157,7 @@ mod tests {
     #[test]
     fn what_no_honest_peer_writes_is_refused() {
         let good = Announcement { values: Digest([1; 32]), samples: 1, loss: 0.5, evaluation: None };
-        let evaluation = |correct, loss_sum| Some(Evaluation { samples: 3, correct, loss_sum });
+        let evaluation = |correct, loss_sum| Some(Evaluation { samples: 3, correct: Some(correct), loss_sum });
         for bad in [
             Announcement { samples: 0, ..good },
             Announcement { loss: f64::NAN, ..good },

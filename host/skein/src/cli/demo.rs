@@ -1,0 +1,63 @@
+//! `skein demo`: four peers, the digits, nothing to set up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::Host;
+use crate::job::Job;
+use crate::manifest::train::Optimizer;
+use crate::manifest::{Application, Data, Manifest, Model, Train};
+use crate::output::Output;
+use crate::training::{self, Options};
+
+/// Arguments of `skein demo`.
+#[derive(clap::Args)]
+pub(super) struct Demo {
+    /// Peers that train together
+    #[arg(long, default_value_t = 4)]
+    peers: u32,
+    /// What everything random is drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Rounds
+    #[arg(long, default_value_t = 120)]
+    rounds: u64,
+}
+
+impl Demo {
+    pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
+        let manifest = self.manifest();
+        manifest.check().map_err(|(key, problem)| anyhow::anyhow!("`{key}` {problem}"))?;
+        let job = Arc::new(Job::prepare(&manifest, &host.runtime).await?);
+        output.note(&format!(
+            "{} peers train a perceptron of {} parameters on hand-written digits, functions in WebAssembly",
+            self.peers,
+            job.layout.len()
+        ));
+        let summary = training::train(job.clone(), host.workers, Options::default(), output).await?;
+        output.result(|| summary.to_table(&job), || summary.to_json(&job));
+        Ok(())
+    }
+
+    fn manifest(&self) -> Manifest {
+        Manifest {
+            skein_manifest_version: crate::manifest::VERSION,
+            application: Application { name: "demo".into(), version: None, description: None },
+            model: Model { hidden: vec![32], parameters: Vec::new() },
+            data: Data::default(),
+            train: Train {
+                peers: self.peers,
+                // As many as a trimmed mean bears, but one is what the demo is to show.
+                faults: u32::from(self.peers > 2),
+                seed: self.seed,
+                rounds: self.rounds,
+                learning_rate: 0.1,
+                optimizer: Optimizer::Momentum { momentum: 0.9, weight_decay: 0.0 },
+                ..Train::default()
+            },
+            function: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `skein eval`: how a checkpoint does on the job's validation samples and on those held out.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use skein_runtime::gradient::Parameters;
+use skein_workflow::announcement::Evaluation;
+
+use super::Host;
+use super::train::JobArguments;
+use crate::checkpoint::{Checkpoint, FILE};
+use crate::evaluation::evaluate;
+use crate::job::Job;
+use crate::output::Output;
+use crate::training::validate;
+
+/// Arguments of `skein eval`.
+#[derive(clap::Args)]
+pub(super) struct Eval {
+    #[command(flatten)]
+    job: JobArguments,
+    /// A checkpoint of the job, or the folder of its run
+    #[arg(long, value_name = "PATH")]
+    checkpoint: PathBuf,
+}
+
+impl Eval {
+    pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
+        let manifest = self.job.manifest()?;
+        let job = Job::prepare(&manifest, &host.runtime).await?;
+        let path = if self.checkpoint.is_dir() { self.checkpoint.join(FILE) } else { self.checkpoint };
+        let checkpoint = Checkpoint::load(&job.layout, &path)?;
+        ensure!(
+            checkpoint.job == job.digest,
+            "`{}` is the checkpoint of another job: its validation samples may have been trained on here",
+            path.display()
+        );
+        let parameters = Parameters { layout: job.layout.clone(), values: checkpoint.state.parameters().clone() };
+        let validation = validate(&job, &host.workers, &parameters).await?;
+        let test = match &job.test {
+            Some(part) => evaluate(&host.workers, &job.gradient, parameters, &part.dataset, &part.samples).await?,
+            None => None,
+        };
+        let round = checkpoint.state.round();
+        let figures = |e: &Evaluation| json!({ "loss": e.loss(), "accuracy": e.accuracy(), "samples": e.samples });
+        let line = |name: &str, evaluation: Option<Evaluation>| match evaluation {
+            Some(e) => {
+                let accuracy = e.accuracy().map_or_else(String::new, |accuracy| format!("accuracy {accuracy:.4}, "));
+                format!("{name:<10}  {accuracy}loss {:.4} on {} samples\n", e.loss(), e.samples)
+            }
+            None => String::new(),
+        };
+        output.result(
+            || format!("round       {round}\n{}{}", line("validation", validation), line("test", test)),
+            || {
+                json!({
+                    "round": round,
+                    "state_hash": checkpoint.state_hash().to_string(),
+                    "validation": validation.as_ref().map(figures),
+                    "test": test.as_ref().map(figures),
+                })
+            },
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! NumPy's `.npz`: one array of inputs and one of labels.
+
+use std::io::{Read, Seek};
+use std::path::Path;
+
+use npyz::npz::NpzArchive;
+use npyz::{Deserialize, NpyFile, Order};
+
+use super::{DataError, Inputs, Raw};
+
+/// Names that people give the two arrays, the more specific first.
+const INPUTS: [&str; 6] = ["x_train", "x", "X", "images", "data", "input"];
+const LABELS: [&str; 6] = ["y_train", "y", "Y", "labels", "target", "label"];
+
+/// Reads the file; the scale is 255 for bytes and 1 for anything else.
+pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
+    let file = std::fs::File::open(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+    let corrupt = |error: std::io::Error| DataError::content(path, format!("is no whole `.npz` file: {error}"));
+    let mut archive = NpzArchive::new(std::io::BufReader::new(file)).map_err(corrupt)?;
+    let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    let find = |candidates: [&'static str; 6]| {
+        let found = candidates.into_iter().find(|name| names.iter().any(|present| present == name));
+        found.ok_or_else(|| {
+            DataError::content(path, format!("has arrays {names:?} where one of {candidates:?} is needed"))
+        })
+    };
+    let (inputs, labels) = (find(INPUTS)?, find(LABELS)?);
+    let (shape, inputs) = array(&mut archive, path, inputs)?;
+    let (label_shape, labels) = array(&mut archive, path, labels)?;
+    let labels: Option<Vec<i64>> = match labels {
+        Array::Bytes(values) => Some(values.into_iter().map(i64::from).collect()),
+        Array::Integers(values) => Some(values),
+        Array::Floats(_) => None,
+    };
+    let labels = labels.ok_or_else(|| DataError::content(path, "has labels that are no integers"))?;
+    let Some((count, sample_shape)) = shape.split_first() else {
+        return Err(DataError::content(path, "has inputs without a dimension"));
+    };
+    if *count as usize != labels.len() {
+        let problem = format!("has inputs of shape {shape:?} for labels of shape {label_shape:?}");
+        return Err(DataError::content(path, problem));
+    }
+    // A column of numbers is a sample of one feature.
+    let sample_shape = if sample_shape.is_empty() { vec![1] } else { sample_shape.to_vec() };
+    let (inputs, scale) = match inputs {
+        Array::Bytes(values) => (Inputs::Bytes(values), 255.0),
+        Array::Floats(values) => (Inputs::Floats(values), 1.0),
+        Array::Integers(values) => (Inputs::Floats(values.into_iter().map(|value| value as f32).collect()), 1.0),
+    };
+    Ok((Raw { inputs, shape: sample_shape, labels }, scale))
+}
+
+enum Array {
+    Bytes(Vec<u8>),
+    Integers(Vec<i64>),
+    Floats(Vec<f32>),
+}
+
+fn array<R: Read + Seek>(archive: &mut NpzArchive<R>, path: &Path, name: &str) -> Result<(Vec<u32>, Array), DataError> {
+    let corrupt = |error: std::io::Error| DataError::content(path, format!("has a corrupt array `{name}`: {error}"));
+    let file = archive.by_name(name).map_err(corrupt)?;
+    let file = file.ok_or_else(|| DataError::content(path, format!("has no array `{name}`")))?;
+    if file.order() != Order::C {
+        return Err(DataError::content(
+            path,
+            format!("has `{name}` in Fortran order: save it with `np.ascontiguousarray`"),
+        ));
+    }
+    let shape = file.shape().iter().map(|size| u32::try_from(*size)).collect::<Result<_, _>>();
+    let shape = shape.map_err(|_| DataError::content(path, format!("has `{name}` with a dimension above 2^32")))?;
+    let dtype = file.dtype().descr();
+    let array = match dtype.trim_matches(|c| matches!(c, '\'' | '<' | '|' | '=')) {
+        "u1" => Array::Bytes(values(file).map_err(corrupt)?),
+        "i8" => Array::Integers(values(file).map_err(corrupt)?),
+        "i4" => Array::Integers(values::<i32, _>(file).map_err(corrupt)?.into_iter().map(i64::from).collect()),
+        "f4" => Array::Floats(values(file).map_err(corrupt)?),
+        "f8" => Array::Floats(values::<f64, _>(file).map_err(corrupt)?.into_iter().map(|value| value as f32).collect()),
+        _ => {
+            let problem = format!("has `{name}` of type {dtype}, known are u1, i4, i8, f4 and f8, little endian");
+            return Err(DataError::content(path, problem));
+        }
+    };
+    Ok((shape, array))
+}
+
+fn values<T: Deserialize, R: Read>(file: NpyFile<R>) -> std::io::Result<Vec<T>> {
+    file.into_vec()
+}

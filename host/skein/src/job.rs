@@ -1,0 +1,182 @@
+//! A job made ready: manifest, data and functions checked against one another, every peer's share known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use skein_kernels::Digest;
+use skein_kernels::layout::Layout;
+use skein_runtime::Runtime;
+use skein_runtime::aggregate::AggregateFunction;
+use skein_runtime::gradient::GradientFunction;
+use skein_workflow::identity::{Identity, PeerId};
+
+use crate::data::Dataset;
+use crate::data::split::{Split, shares};
+use crate::manifest::{self, Manifest};
+use crate::model;
+
+/// Everything that peers of a job have in common.
+pub struct Job {
+    /// Identifies the job: whatever changes a bit of the result changes it.
+    pub digest: Digest,
+    /// The manifest's `[train]`.
+    pub train: manifest::Train,
+    /// Names and shapes of the parameters.
+    pub layout: Arc<Layout>,
+    /// The manifest's parameters, with how they start.
+    pub parameters: Vec<manifest::model::Parameter>,
+    /// The gradient function.
+    pub gradient: GradientFunction,
+    /// The aggregation function.
+    pub aggregate: AggregateFunction,
+    /// What each peer has, in the order of the peers' keys.
+    pub shares: BTreeMap<PeerId, Share>,
+    /// Samples held out for the end.
+    pub test: Option<Part>,
+}
+
+/// What one peer has.
+pub struct Share {
+    /// Number of the peer, from 0, in the order of the manifest.
+    pub index: u32,
+    /// The data set it reads.
+    pub dataset: Dataset,
+    /// Samples to train on, at least 1.
+    pub train: Vec<u32>,
+    /// Samples to validate on.
+    pub validation: Vec<u32>,
+}
+
+/// Some samples of a data set.
+pub struct Part {
+    /// The data set.
+    pub dataset: Dataset,
+    /// Indices into it.
+    pub samples: Vec<u32>,
+}
+
+impl Job {
+    /// Reads the data, loads the functions and divides the samples.
+    ///
+    /// # Errors
+    /// Whatever does not fit, with the name of the file, key or function.
+    pub async fn prepare(manifest: &Manifest, runtime: &Runtime) -> Result<Job> {
+        let Manifest { train, data, .. } = manifest;
+        let identities: Vec<PeerId> = (0..train.peers).map(|index| Identity::derived(train.seed, index).id()).collect();
+        let (shares, test) = divide(data, train, &identities)?;
+        let first = &shares.values().next().context("a job has at least one peer")?.dataset;
+        let parameters = model::describe(&manifest.model, first.features(), first.classes());
+        let (function, bytes) = read_function(manifest, &train.gradient)?;
+        let gradient = runtime.gradient_function(function, &bytes).await?;
+        let (function, bytes) = read_function(manifest, &train.aggregate)?;
+        let aggregate = runtime.aggregate_function(function, &bytes).await?;
+
+        let identity = json!({
+            "parameters": parameters,
+            "train": manifest::Train { rounds: 0, wait: manifest::train::Wait::default(), ..train.clone() },
+            "functions": [
+                [gradient.digest(), json!(manifest.function(&train.gradient).map(|f| f.settings))],
+                [aggregate.digest(), json!(manifest.function(&train.aggregate).map(|f| f.settings))],
+            ],
+            "shares": shares.values().map(|share| json!({
+                "peer": share.index,
+                "data": share.dataset.hash().to_string(),
+                "train": share.train,
+                "validation": share.validation,
+            })).collect::<Vec<_>>(),
+        });
+        Ok(Job {
+            digest: Digest(blake3::derive_key("skein 2026-11 job", identity.to_string().as_bytes())),
+            train: train.clone(),
+            layout: Arc::new(model::layout(&parameters)),
+            parameters,
+            gradient,
+            aggregate,
+            shares,
+            test,
+        })
+    }
+}
+
+/// Bytes of the function of that name, and its options for the runtime.
+fn read_function(manifest: &Manifest, name: &str) -> Result<(skein_runtime::Function, Vec<u8>)> {
+    let function = manifest.function(name).with_context(|| format!("there is no function `{name}`"))?;
+    let bytes = function.read().with_context(|| {
+        let hint = function.build.as_ref().map(|build| format!("; build it with `{}`", build.command));
+        format!("failed to read function `{name}` from `{}`{}", function.source.display(), hint.unwrap_or_default())
+    })?;
+    if let Some(expected) = &function.digest {
+        let actual = skein_runtime::digest(&bytes);
+        let wanted = expected.trim_start_matches("sha256:").to_ascii_lowercase();
+        if wanted != actual {
+            bail!("function `{name}` has the digest {actual} where the manifest asks for {wanted}");
+        }
+    }
+    Ok((function.options(name), bytes))
+}
+
+/// Reads the data sets and gives every peer its share.
+fn divide(
+    data: &manifest::Data,
+    train: &manifest::Train,
+    identities: &[PeerId],
+) -> Result<(BTreeMap<PeerId, Share>, Option<Part>)> {
+    let (local, sharing) = identities.split_at(data.local.len());
+    let mut peers = BTreeMap::new();
+    for (index, (peer, path)) in local.iter().zip(&data.local).enumerate() {
+        let dataset = Dataset::load(path, data)?;
+        let split = Split::new(dataset.len(), 0, data.validation, train.seed);
+        let split = split.with_context(|| format!("`{}` leaves nothing to train on", path.display()))?;
+        let (train, validation) = (split.train, split.validation);
+        peers.insert(*peer, Share { index: index as u32, dataset, train, validation });
+    }
+    let mut test = None;
+    if let Some(source) = data.source.as_ref().filter(|_| !sharing.is_empty()) {
+        let dataset = Dataset::load(source, data)?;
+        let split = Split::new(dataset.len(), data.test_samples, data.validation, train.seed);
+        let Split { train, validation, test: held_out } = split.with_context(|| {
+            let (samples, held_out) = (dataset.len(), data.test_samples);
+            format!(
+                "`{}` has {samples} samples, of which {held_out} are held out: nothing is left to train on",
+                source.display()
+            )
+        })?;
+        if train.len() < sharing.len() {
+            let (peers, samples, source) = (sharing.len(), train.len(), source.display());
+            bail!("{peers} peers share the {samples} training samples of `{source}`: each needs at least one");
+        }
+        let validation = shares(&validation, sharing);
+        let parts = sharing.iter().zip(shares(&train, sharing)).zip(validation).enumerate();
+        for (index, ((peer, train), validation)) in parts {
+            let index = (local.len() + index) as u32;
+            peers.insert(*peer, Share { index, dataset: dataset.clone(), train, validation });
+        }
+        test = (!held_out.is_empty()).then(|| Part { dataset, samples: held_out });
+    }
+    if let Some(path) = &data.test {
+        let dataset = Dataset::load(path, &manifest::Data { labels: None, ..data.clone() })?;
+        test = Some(Part { samples: (0..dataset.len() as u32).collect(), dataset });
+    }
+    check_alike(&peers, test.as_ref())?;
+    Ok((peers, test))
+}
+
+/// All data sets of a job have samples of one shape and the same classes.
+fn check_alike(peers: &BTreeMap<PeerId, Share>, test: Option<&Part>) -> Result<()> {
+    let named = peers.values().map(|share| (format!("the data of peer {}", share.index), &share.dataset));
+    let mut named = named.chain(test.map(|part| ("the test data".to_owned(), &part.dataset)));
+    let Some((first_name, first)) = named.next() else { return Ok(()) };
+    for (name, dataset) in named {
+        if dataset.shape() != first.shape() {
+            let (shape, expected) = (dataset.shape(), first.shape());
+            bail!("{name} has samples of shape {shape:?} where {first_name} has {expected:?}");
+        }
+        if dataset.classes() != first.classes() {
+            let (classes, expected) = (dataset.classes(), first.classes());
+            bail!("{name} has {classes} classes where {first_name} has {expected}: set `data.classes`");
+        }
+    }
+    Ok(())
+}

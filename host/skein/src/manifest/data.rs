@@ -1,0 +1,96 @@
+//! `[data]`: what the model is trained on.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+
+/// The digits that come with the program.
+pub const BUILTIN_DIGITS: &str = "builtin:digits";
+
+/// Where samples come from and how they are split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// `builtin:digits`, or a file or folder: idx files (MNIST), CIFAR-10 binary batches, CSV or `.npz`, the first
+    /// and the third also gzipped. Peers share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PathBuf>,
+    /// Labels of an idx file of images; found by its name where this is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<PathBuf>,
+    /// Column of a CSV file that holds the label, by its heading; the last one where this is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
+    /// A file or folder held out for the accuracy at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<PathBuf>,
+    /// As many samples at the end of `source` are held out, where `test` is not set.
+    #[serde(default)]
+    pub test_samples: u32,
+    /// Folders that belong to single peers, the first to the first peer and so on. Such a peer trains on its own
+    /// folder alone, and no sample of it is read by another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local: Vec<PathBuf>,
+    /// Share of the samples that is held out for validation.
+    #[serde(default = "default_validation")]
+    pub validation: f64,
+    /// What inputs are divided by: 255 for images of bytes, 16 for the digits and 1 otherwise, where this is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f32>,
+    /// Number of classes; one more than the largest label where this is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<u32>,
+}
+
+fn default_validation() -> f64 {
+    0.1
+}
+
+impl Default for Data {
+    fn default() -> Data {
+        Data {
+            source: Some(BUILTIN_DIGITS.into()),
+            labels: None,
+            label_column: None,
+            test: None,
+            test_samples: 0,
+            local: Vec::new(),
+            validation: default_validation(),
+            scale: None,
+            classes: None,
+        }
+    }
+}
+
+impl Data {
+    /// Makes relative paths count from `dir`.
+    pub(super) fn resolve(&mut self, dir: &Path) {
+        let single = [&mut self.source, &mut self.labels, &mut self.test].into_iter().flatten();
+        for path in single.chain(&mut self.local).filter(|path| **path != Path::new(BUILTIN_DIGITS)) {
+            *path = dir.join(&*path);
+        }
+    }
+
+    pub(super) fn check(&self, peers: u32) -> Result<(), Problem> {
+        let problem = |key: &str, problem: String| Err((format!("data.{key}"), problem));
+        if self.source.is_none() && self.local.len() < peers as usize {
+            return problem("source", "is not set, and not every peer has a folder in `data.local`".into());
+        }
+        if self.local.len() > peers as usize {
+            return problem("local", format!("has {} folders for {peers} peers", self.local.len()));
+        }
+        if !(0.0..1.0).contains(&self.validation) {
+            return problem("validation", format!("is {}, it takes 0 up to but not including 1", self.validation));
+        }
+        if self.scale.is_some_and(|scale| !scale.is_finite() || scale == 0.0) {
+            return problem("scale", "is 0 or not finite".into());
+        }
+        if self.classes == Some(0) {
+            return problem("classes", "is 0".into());
+        }
+        Ok(())
+    }
+}

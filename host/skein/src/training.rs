@@ -1,0 +1,262 @@
+//! A whole run in one process: starts the peers, collects their rounds, keeps checkpoints, sums up.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use skein_runtime::gradient::Parameters;
+use skein_store::{Embedded, State, Store};
+use skein_workflow::announcement::Evaluation;
+use skein_workflow::convergence::Progress;
+use skein_workflow::identity::{Identity, PeerId};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::evaluation::evaluate;
+use crate::job::{Job, Share};
+use crate::model;
+use crate::output::Output;
+use crate::peer::{Peer, RoundEnd, RoundReport};
+use crate::phases::Phases;
+use crate::report::{Metrics, RoundSummary, Summary};
+use crate::workers::{Workers, ms};
+
+/// How a run is carried out; nothing here changes its result.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Folder for the checkpoint and the metrics.
+    pub out: Option<PathBuf>,
+    /// Go on from the checkpoint in `out`.
+    pub resume: bool,
+}
+
+/// Runs a job to its end.
+///
+/// # Errors
+/// A function failed, the peers are out of step, or a file can not be written. The last checkpoint stays.
+pub async fn train(job: Arc<Job>, workers: Arc<Workers>, options: Options, output: &mut Output) -> Result<Summary> {
+    let start = Instant::now();
+    let checkpoint = starting_point(&job, &options)?;
+    let first_round = checkpoint.state.round();
+    let metrics = options.out.as_deref().map(|dir| Metrics::open(dir, first_round)).transpose()?;
+    let mut session = Session {
+        pending: BTreeMap::new(),
+        phases: Phases::default(),
+        last: checkpoint.clone(),
+        writing: None,
+        metrics,
+        started: start,
+        first_round,
+        job: job.clone(),
+        workers: workers.clone(),
+        options,
+    };
+    let stores = new_stores(&job, &checkpoint.state).await?;
+    let (sender, mut ends) = mpsc::channel(job.shares.len());
+    let mut peers = JoinSet::new();
+    for (peer, share) in &job.shares {
+        let identity = Identity::derived(job.train.seed, share.index);
+        debug_assert_eq!(identity.id(), *peer);
+        let peer = Peer::start(job.clone(), workers.clone(), identity, stores.clone(), checkpoint.progress);
+        peers.spawn(run_peer(peer, first_round + 1..=job.train.rounds, sender.clone()));
+    }
+    drop(sender);
+
+    let mut stopped = None;
+    loop {
+        // Rounds before ends: a peer that is done has sent its last round already.
+        tokio::select! {
+            biased;
+            signal = tokio::signal::ctrl_c() => {
+                signal.context("failed to listen for the interrupt signal")?;
+                session.finish_writing().await?;
+                bail!("interrupted after round {}{}", session.last.state.round(), session.resume_hint());
+            }
+            end = ends.recv() => match end {
+                Some(RoundEnd::Applied(report)) => session.collect(*report, output).await?,
+                Some(RoundEnd::Stopped { evaluation }) => stopped = Some(evaluation),
+                None => break,
+            },
+            Some(ended) = peers.join_next() => ended.context("a peer ended abruptly")??,
+        }
+    }
+    while let Some(ended) = peers.join_next().await {
+        ended.context("a peer ended abruptly")??;
+    }
+    session.finish_writing().await?;
+    let states = final_states(&stores).await?;
+    session.sum_up(stopped, states, output).await
+}
+
+/// One peer's whole run.
+async fn run_peer(mut peer: Peer, rounds: std::ops::RangeInclusive<u64>, sender: mpsc::Sender<RoundEnd>) -> Result<()> {
+    for round in rounds {
+        let end = peer.round(round).await?;
+        let is_last = matches!(end, RoundEnd::Stopped { .. });
+        if sender.send(end).await.is_err() || is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The state before the first round, or the checkpoint's.
+fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
+    let path = options.out.as_ref().map(|dir| dir.join(checkpoint::FILE));
+    if !options.resume {
+        if let Some(path) = path.filter(|path| path.exists()) {
+            bail!("`{}` is there already: go on with `--resume`, or choose another folder", path.display());
+        }
+        let parameters = Arc::new(model::initial(&job.parameters, job.train.seed));
+        let slots = vec![Arc::new(vec![0.0; parameters.len()]); job.train.kernel().slots()];
+        let state = State::new(0, parameters, slots);
+        return Ok(Checkpoint { job: job.digest, state, progress: Progress::new(job.train.learning_rate) });
+    }
+    let path = path.context("`--resume` needs the folder of the run: set `--out`")?;
+    let checkpoint = Checkpoint::load(&job.layout, &path)?;
+    ensure!(
+        checkpoint.job == job.digest,
+        "`{}` is the checkpoint of another job ({}, this one is {}): seed, peers, data, functions and settings have \
+         to be the same",
+        path.display(),
+        checkpoint.job,
+        job.digest
+    );
+    Ok(checkpoint)
+}
+
+async fn new_stores(job: &Job, state: &State) -> Result<BTreeMap<PeerId, Arc<dyn Store>>> {
+    let mut stores: BTreeMap<PeerId, Arc<dyn Store>> = BTreeMap::new();
+    for peer in job.shares.keys() {
+        let store = Embedded::default();
+        store.set_state(state.clone()).await?;
+        stores.insert(*peer, Arc::new(store));
+    }
+    Ok(stores)
+}
+
+async fn final_states(stores: &BTreeMap<PeerId, Arc<dyn Store>>) -> Result<BTreeMap<PeerId, State>> {
+    let mut states = BTreeMap::new();
+    for (peer, store) in stores {
+        states.insert(*peer, store.state().await?);
+    }
+    Ok(states)
+}
+
+/// A run while it goes on.
+struct Session {
+    job: Arc<Job>,
+    workers: Arc<Workers>,
+    options: Options,
+    /// Rounds that some peers have not reported yet. Peers wait for each other, so there are two at most.
+    pending: BTreeMap<u64, Vec<RoundReport>>,
+    phases: Phases,
+    last: Checkpoint,
+    writing: Option<JoinHandle<Result<(), checkpoint::CheckpointError>>>,
+    metrics: Option<Metrics>,
+    started: Instant,
+    first_round: u64,
+}
+
+impl Session {
+    /// Takes in one peer's report; closes the round with the last.
+    async fn collect(&mut self, report: RoundReport, output: &mut Output) -> Result<()> {
+        let round = report.round;
+        let reports = self.pending.entry(round).or_default();
+        reports.push(report);
+        if reports.len() < self.job.shares.len() {
+            return Ok(());
+        }
+        let reports = self.pending.remove(&round).expect("it was just extended");
+        let mut phases = Phases::default();
+        reports.iter().for_each(|report| phases.merge(&report.phases, reports.len() as f64));
+        self.phases.merge(&phases, 1.0);
+        let first = &reports[0];
+        // The peers have compared their states among themselves; this is for those who did not confirm in time.
+        if let Some(other) = reports.iter().find(|report| report.state_hash != first.state_hash) {
+            bail!("peers {:?} and {:?} have different states after round {round}", first.peer, other.peer);
+        }
+        self.last = Checkpoint { job: self.job.digest, state: first.state.clone(), progress: first.progress };
+        self.write_checkpoint().await?;
+        let elapsed = self.started.elapsed();
+        let summary = RoundSummary { report: first, expected: self.job.shares.len(), phases: &phases, elapsed };
+        if let Some(metrics) = &mut self.metrics {
+            metrics.write(&summary.to_json())?;
+        }
+        let done = round - self.first_round;
+        output.round(&summary, self.job.train.rounds, done as f64 / elapsed.as_secs_f64());
+        Ok(())
+    }
+
+    /// Starts to write the last round's checkpoint, after the one before has been written. The next round goes on
+    /// meanwhile.
+    async fn write_checkpoint(&mut self) -> Result<()> {
+        let Some(path) = self.options.out.as_ref().map(|dir| dir.join(checkpoint::FILE)) else { return Ok(()) };
+        self.finish_writing().await?;
+        let (checkpoint, layout) = (self.last.clone(), self.job.layout.clone());
+        self.writing = Some(tokio::task::spawn_blocking(move || checkpoint.save(&layout, &path)));
+        Ok(())
+    }
+
+    async fn finish_writing(&mut self) -> Result<()> {
+        match self.writing.take() {
+            Some(writing) => Ok(writing.await.context("writing the checkpoint was cut short")??),
+            None => Ok(()),
+        }
+    }
+
+    fn resume_hint(&self) -> String {
+        match &self.options.out {
+            Some(dir) => format!(": go on with `--resume --out {}`", dir.display()),
+            None => String::new(),
+        }
+    }
+
+    /// Evaluates the final state and puts the run's figures together.
+    async fn sum_up(
+        self,
+        stopped: Option<Evaluation>,
+        states: BTreeMap<PeerId, State>,
+        output: &mut Output,
+    ) -> Result<Summary> {
+        output.finish();
+        let layout = self.job.layout.clone();
+        let parameters = Parameters { layout, values: self.last.state.parameters().clone() };
+        let validation = match stopped {
+            Some(evaluation) => Some(evaluation),
+            None => validate(&self.job, &self.workers, &parameters).await?,
+        };
+        let test = match &self.job.test {
+            Some(part) => evaluate(&self.workers, &self.job.gradient, parameters, &part.dataset, &part.samples).await?,
+            None => None,
+        };
+        let ledger = self.workers.ledger();
+        Ok(Summary {
+            rounds: self.last.state.round(),
+            rounds_run: self.last.state.round() - self.first_round,
+            stopped_early: stopped.is_some(),
+            validation,
+            test,
+            state_hashes: states.iter().map(|(peer, state)| (*peer, checkpoint::hash_of(state))).collect(),
+            phases: self.phases,
+            wall_ms: ms(self.started.elapsed()),
+            ledger,
+            learning_rate: self.last.progress.learning_rate,
+        })
+    }
+}
+
+/// How parameters do on all peers' validation samples.
+///
+/// # Errors
+/// A call failed.
+pub async fn validate(job: &Job, workers: &Workers, parameters: &Parameters) -> Result<Option<Evaluation>> {
+    let mut parts = Vec::new();
+    for Share { dataset, validation, .. } in job.shares.values() {
+        parts.push(evaluate(workers, &job.gradient, parameters.clone(), dataset, validation).await?);
+    }
+    Ok(Evaluation::total(parts.into_iter().flatten()))
+}
