@@ -1,2 +1,13 @@
-//! x
-fn main() {}
+//! End-to-end tests: the real program, real components, real files, real signals.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
+
+mod harness;
+
+mod bad_input;
+mod demo;
+mod formats;
+mod liars;
+mod manifests;
+mod tidy;
+mod train;

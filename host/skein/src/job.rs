@@ -165,7 +165,9 @@ fn divide(
 
 /// All data sets of a job have samples of one shape and the same classes.
 fn check_alike(peers: &BTreeMap<PeerId, Share>, test: Option<&Part>) -> Result<()> {
-    let named = peers.values().map(|share| (format!("the data of peer {}", share.index), &share.dataset));
+    let mut shares: Vec<&Share> = peers.values().collect();
+    shares.sort_by_key(|share| share.index);
+    let named = shares.iter().map(|share| (format!("the data of peer {}", share.index), &share.dataset));
     let mut named = named.chain(test.map(|part| ("the test data".to_owned(), &part.dataset)));
     let Some((first_name, first)) = named.next() else { return Ok(()) };
     for (name, dataset) in named {

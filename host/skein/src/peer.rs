@@ -142,49 +142,23 @@ impl Peer {
         let state = self.store().state().await?;
         let (average, evaluation) = self.contribute(number, &state, &mut phases).await?;
 
-        let context = RoundContext {
-            job: self.job.digest,
-            round: number,
-            state: hash_of(&state),
-            roster: self.stores.keys().copied().collect(),
-            faults: self.job.train.faults,
-        };
         let ready = self.clock.elapsed();
-        let heads = std::mem::take(&mut self.heads);
-        let mut round = Round::new(self.me(), context, heads, ready, self.deadline.wait());
-        let announcement =
-            Announcement { values: average.hash, samples: average.samples, loss: average.loss, evaluation };
-        self.publish(&mut round, Kind::Announcement, announcement.encode()).await?;
-        round.hold(self.me());
-        for (owner, bytes) in std::mem::take(&mut self.early) {
-            self.take_in(&mut round, owner, bytes);
-        }
-
+        let mut round = self.open_round(number, &state, average, evaluation).await?;
         let mut applied = None;
         let mut phase = Phase::Gather;
         loop {
             let begun = Instant::now();
-            let step = round.step(self.clock.elapsed()).with_context(|| {
-                let charges: Vec<_> =
-                    round.charges().iter().map(|(peer, charge)| format!("{peer:?}: {charge}")).collect();
-                format!(
-                    "round {number} can not be finished{}{}",
-                    if charges.is_empty() { "" } else { "; charged are " },
-                    charges.join(", ")
-                )
-            })?;
+            let step = round.step(self.clock.elapsed()).with_context(|| refusal(number, &round))?;
             match step {
                 Step::Wait { until } => self.wait(&mut round, until).await?,
                 Step::Fetch(wanted) => self.fetch(&mut round, number, wanted).await?,
                 Step::Vote(vote) => {
                     self.deadline.observe(self.clock.elapsed() - ready);
                     self.publish(&mut round, Kind::Vote, vote.encode()).await?;
-                    phases.add(phase, begun);
-                    phase = Phase::Vote;
+                    phases.add(std::mem::replace(&mut phase, Phase::Vote), begun);
                     continue;
                 }
                 Step::Aggregate(agreement) => {
-                    phases.add(phase, begun);
                     let Some(report) = self.apply(number, &agreement, &mut phases).await? else {
                         let evaluation = agreed_evaluation(&agreement);
                         let evaluation = evaluation.context("training stops on an evaluation only")?;
@@ -196,10 +170,9 @@ impl Peer {
                     phase = Phase::Check;
                     continue;
                 }
+                Step::Finish { unconfirmed } if unconfirmed.is_empty() => break,
                 Step::Finish { unconfirmed } => {
-                    if !unconfirmed.is_empty() {
-                        tracing::warn!(round = number, ?unconfirmed, "peers did not confirm their state in time");
-                    }
+                    tracing::warn!(round = number, ?unconfirmed, "peers did not confirm their state in time");
                     break;
                 }
             }
@@ -209,6 +182,33 @@ impl Peer {
         self.store().forget(number).await?;
         let report = applied.context("a round is applied before it is finished")?;
         Ok(RoundEnd::Applied(Box::new(RoundReport { phases, ..report })))
+    }
+
+    /// Begins to gather: announces the own contribution and takes in what came early.
+    async fn open_round(
+        &mut self,
+        number: u64,
+        state: &State,
+        average: Average,
+        evaluation: Option<Evaluation>,
+    ) -> Result<Round> {
+        let context = RoundContext {
+            job: self.job.digest,
+            round: number,
+            state: hash_of(state),
+            roster: self.stores.keys().copied().collect(),
+            faults: self.job.train.faults,
+        };
+        let heads = std::mem::take(&mut self.heads);
+        let mut round = Round::new(self.me(), context, heads, self.clock.elapsed(), self.deadline.wait());
+        let Average { hash, samples, loss } = average;
+        let announcement = Announcement { values: hash, samples, loss, evaluation };
+        self.publish(&mut round, Kind::Announcement, announcement.encode()).await?;
+        round.hold(self.me());
+        for (owner, bytes) in std::mem::take(&mut self.early) {
+            self.take_in(&mut round, owner, bytes);
+        }
+        Ok(round)
     }
 
     /// Computes the batches of the round in parallel, and the evaluation if it is due; averages the batches.
@@ -286,14 +286,8 @@ impl Peer {
         let call = async move { account.book(function.aggregate(contributions, faults)).await };
         self.workers.spawn(&mut task, call);
         let aggregated = task.join_next().await.context("one task was spawned")??;
-        let aggregated = aggregated.with_context(|| {
-            let absent: Vec<_> = agreement.absent.iter().map(|(peer, why)| format!("{peer:?}: {why}")).collect();
-            format!(
-                "failed to aggregate round {number}{}{}",
-                if absent.is_empty() { "" } else { "; absent are " },
-                absent.join(", ")
-            )
-        })?;
+        let aggregated = aggregated
+            .with_context(|| format!("failed to aggregate round {number}{}", listed("absent", &agreement.absent)))?;
         phases.add(Phase::Aggregate, begun);
 
         let begun = Instant::now();
@@ -375,6 +369,17 @@ impl Peer {
         }
         Ok(())
     }
+}
+
+/// What goes before the reason of a refused round.
+fn refusal(number: u64, round: &Round) -> String {
+    format!("round {number} can not be finished{}", listed("charged", round.charges()))
+}
+
+/// Peers with what is said of each; nothing where there is none.
+fn listed(what: &str, peers: &BTreeMap<PeerId, impl std::fmt::Display>) -> String {
+    let peers: Vec<_> = peers.iter().map(|(peer, why)| format!("{peer:?}: {why}")).collect();
+    if peers.is_empty() { String::new() } else { format!(" ({what}: {})", peers.join(", ")) }
 }
 
 /// Reads one peer's store for as long as anybody listens.

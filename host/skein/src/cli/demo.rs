@@ -22,7 +22,7 @@ pub(super) struct Demo {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Rounds
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 400)]
     rounds: u64,
 }
 

@@ -1,0 +1,190 @@
+//! Bad functions and bad data: a clear error that names the thing, and nothing lost.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::{Place, dist};
+
+const ROUNDS: &str = "[train]\nrounds = 3\n";
+
+/// A job whose gradient function `mine` is the probe with that behaviour.
+fn probe(place: &Place, behaviour: &str, limits: &str) {
+    fs::copy(dist("gradient-probe"), place.path("mine.wasm")).unwrap();
+    place.job(&format!(
+        "{ROUNDS}gradient = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n[function.mine.limits]\n{limits}\
+         [function.mine.settings]\nbehaviour = \"{behaviour}\"\n"
+    ));
+}
+
+#[test]
+fn a_guest_that_misbehaves_ends_the_run_with_its_name_and_the_reason() {
+    for (behaviour, expected) in [
+        ("loop", "function `mine` hit its limit `cpu`"),
+        ("allocate", "function `mine` hit its limit `memory_mib`"),
+        ("handles", "function `mine` hit its limit `handles`"),
+        ("trap", "function `mine` trapped"),
+        ("recurse", "function `mine` trapped: wasm trap: call stack exhausted"),
+        ("refuse", "function `mine` refused its input: asked to refuse"),
+        ("wrong-name", "`layers.0.weight?` is no parameter of the model"),
+        ("wrong-shape", "has shape [10, 64, 1] where [10, 64] is expected"),
+        ("wrong-type", "has type TensorType::I32"),
+        ("missing", "the gradient of `layers.0.bias` is missing"),
+        ("nan", "function `mine` returned a bad result: the gradient of `layers.0.weight` is not finite"),
+        ("nan-loss", "function `mine` returned a bad result: the loss is NaN"),
+    ] {
+        let place = Place::new();
+        probe(&place, behaviour, "cpu = \"100ms\"\nmemory_mib = 32\n");
+        let error = place.fails(&["train"]);
+        assert!(error.contains(expected), "{behaviour}: {error}");
+    }
+}
+
+/// Nothing lost: a run whose function turns bad keeps the checkpoint that it had.
+#[test]
+fn a_failed_run_keeps_its_checkpoint() {
+    let place = Place::new();
+    place.job(ROUNDS);
+    place.json(&["train", "--out", "run"]);
+    let before = fs::read(place.path("run/checkpoint.safetensors")).unwrap();
+    probe(&place, "trap", "");
+    assert!(place.fails(&["train", "--out", "run", "--resume"]).contains("checkpoint of another job"));
+    assert_eq!(fs::read(place.path("run/checkpoint.safetensors")).unwrap(), before);
+}
+
+#[test]
+fn what_is_no_function_is_refused_before_training_starts() {
+    let mlp = fs::read(dist("gradient-mlp")).unwrap();
+    for (what, bytes, expected) in [
+        (
+            "a core module",
+            fs::read(dist("kernel-digest")).unwrap(),
+            "function `mine` is a core module, not a component",
+        ),
+        ("another world", fs::read(dist("aggregate-mean")).unwrap(), "does not implement the world `gradient`"),
+        ("half a file", mlp[..mlp.len() / 2].to_vec(), "function `mine` is no valid component, it may be truncated"),
+        ("nothing", vec![], "function `mine` is not WebAssembly"),
+        ("text", b"fn main() {}".to_vec(), "function `mine` is not WebAssembly"),
+    ] {
+        let place = Place::new();
+        place.job(&format!("{ROUNDS}gradient = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n"));
+        place.write("mine.wasm", bytes);
+        let error = place.fails(&["train", "--out", "run"]);
+        assert!(error.contains(expected), "{what}: {error}");
+        assert!(!place.path("run").exists(), "nothing was begun");
+    }
+}
+
+#[test]
+fn a_function_that_is_not_there_is_named_with_the_way_to_it() {
+    let place = Place::new();
+    let function = "[train]\ngradient = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n";
+    place.job(&format!("{function}[function.mine.build]\ncommand = \"cargo build\"\n"));
+    let error = place.fails(&["train"]);
+    assert!(
+        error.contains("failed to read function `mine`") && error.contains("build it with `cargo build`"),
+        "{error}"
+    );
+    place.job(&function.replace("mine.wasm", "builtin:gradient-mpl"));
+    assert!(place.fails(&["train"]).contains("did you mean `gradient-mlp`?"));
+    place.write("mine.wasm", fs::read(dist("gradient-mlp")).unwrap());
+    place.job(&format!("{function}digest = \"sha256:00\"\n"));
+    let error = place.fails(&["train"]);
+    assert!(error.contains("function `mine` has the digest") && error.contains("asks for 00"), "{error}");
+}
+
+#[test]
+fn bad_data_is_named_with_the_place_in_it() {
+    let gzip = |bytes: &[u8]| {
+        use std::io::Write;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let idx = |sizes: &[u32], values: usize| {
+        let sizes: Vec<u8> = sizes.iter().flat_map(|size| size.to_be_bytes()).collect();
+        [&[0, 0, 8, (sizes.len() / 4) as u8], &sizes[..], &vec![1; values]].concat()
+    };
+    let digits = gzip("1,2,0\n".repeat(500).as_bytes());
+    for (file, bytes, expected) in [
+        ("a.csv", b"".to_vec(), "is empty"),
+        ("a.csv", b"\n\n".to_vec(), "holds no sample"),
+        ("a.csv", b"x,y,label\n".to_vec(), "holds no sample"),
+        ("a.csv", b"1,2,0\n1,oops,1\n".to_vec(), "line 2, column 2: `oops` is no number"),
+        ("a.csv", b"1,2,0\n1,2\n".to_vec(), "is no table"),
+        ("a.csv", b"1,2,0\n1,2,-1\n".to_vec(), "has label -1 at sample 1"),
+        ("a.csv", b"1,2,0\n1,2,0.5\n".to_vec(), "label `0.5` is no class index"),
+        ("a.csv", b"1,2,0\n1,nan,1\n".to_vec(), "has a value that is not finite in sample 1"),
+        ("a.csv.gz", digits[..digits.len() / 2].to_vec(), "is no whole gzip file"),
+        ("a.bin", vec![0; 3073 + 5], "has 5 bytes behind its last record"),
+        ("a.bin", vec![10; 3073], "has label 10 at sample 0"),
+        ("a.npz", b"PK rubbish".to_vec(), "is no whole `.npz` file"),
+        ("a.parquet", b"PAR1".to_vec(), "is of no known format"),
+        ("a-images-idx3-ubyte", idx(&[2, 2, 2], 8), "has no file of labels beside it"),
+    ] {
+        let place = Place::new();
+        place.write(file, bytes).job_on(&format!("source = \"{file}\"\n"), ROUNDS);
+        let error = place.fails(&["train", "--out", "run"]);
+        assert!(error.contains(expected) && error.contains(file), "{file}: {error}");
+        assert!(!place.path("run").exists(), "nothing was begun");
+    }
+    for (images, labels, expected) in [
+        (idx(&[2, 2, 2], 7), idx(&[2], 2), "a-images-idx3-ubyte` has 7 values where its sizes [2, 2, 2]"),
+        (idx(&[2, 2, 2], 8), idx(&[3], 3), "a-labels-idx1-ubyte` has sizes [3] where 2 labels are expected"),
+        (b"\0\0\x0d\x01".to_vec(), idx(&[2], 2), "a-images-idx3-ubyte` is no idx file of unsigned bytes"),
+        (b"\0\0\x08\x03\0\0".to_vec(), idx(&[2], 2), "a-images-idx3-ubyte` ends within its header"),
+    ] {
+        let place = Place::new();
+        place.write("a-images-idx3-ubyte", images).write("a-labels-idx1-ubyte", labels);
+        place.job_on("source = \"a-images-idx3-ubyte\"\n", ROUNDS);
+        let error = place.fails(&["train"]);
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn labels_and_samples_have_to_suffice() {
+    let place = Place::new();
+    place.write("a.csv", "1,2,0\n2,1,3\n1,1,1\n".repeat(10));
+    place.job_on("source = \"a.csv\"\nclasses = 3\n", ROUNDS);
+    let error = place.fails(&["train"]);
+    assert!(error.contains("a.csv` has label 3 at sample 1, where classes run from 0 to 2"), "{error}");
+
+    place.write("a.csv", "1,2,0\n2,1,1\n1,1,0\n").job_on("source = \"a.csv\"\n", ROUNDS);
+    let error = place.fails(&["train"]);
+    assert!(error.contains("4 peers share the 2 training samples of `") && error.contains("a.csv`"), "{error}");
+
+    place.job_on("source = \"a.csv\"\ntest_samples = 3\n", ROUNDS);
+    assert!(place.fails(&["train"]).contains("nothing is left to train on"));
+
+    place.write("two/a.csv", "1,2,0\n").write("two/b.csv", "1,2,0\n").job_on("source = \"two\"\n", ROUNDS);
+    let error = place.fails(&["train"]);
+    assert!(error.contains("holds several data sets") && error.contains("b.csv"), "{error}");
+}
+
+#[test]
+fn json_is_one_object_even_when_the_command_fails() {
+    let place = Place::new();
+    place.job("[train]\nbatchsize = 3\n");
+    let finished = place.run(&["train", "-o", "json"]);
+    assert!(!finished.success);
+    let object: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert!(object["error"].as_str().unwrap().contains("did you mean `batch_size`?"), "{object}");
+}
+
+#[test]
+fn a_manifest_that_is_not_there_is_named() {
+    let error = Place::new().fails(&["train", "-f", "nowhere.toml"]);
+    assert!(error.contains("failed to read the manifest `nowhere.toml`"), "{error}");
+}
+
+#[test]
+fn too_few_peers_for_the_faults_are_refused_not_weakened() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 3\nfaults = 2\n");
+    let error = place.fails(&["train"]);
+    assert!(error.contains("`train.faults` is 2, 4 peers bear only a minority of faults"), "{error}");
+    place.job("[train]\nrounds = 3\n");
+    let error = place.fails(&["train", "--peers", "2"]);
+    assert!(error.contains("`train.faults` is 1, 2 peers bear only a minority"), "{error}");
+}

@@ -1,0 +1,142 @@
+//! Every data format, written here and read back.
+
+use std::io::Write;
+use std::path::Path;
+
+use npyz::WriterBuilder;
+use skein::data::Dataset;
+use skein::manifest::Data;
+
+use crate::harness::{Place, shared};
+
+fn load(place: &Place, name: &str, options: Data) -> Dataset {
+    Dataset::load(&place.path(name), &options).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Input and label of one sample.
+fn sample(dataset: &Dataset, index: u32) -> (Vec<f32>, i64) {
+    let batch = dataset.batch(&[index]);
+    assert_eq!(batch.samples, 1);
+    let (input, labels) = (&batch.tensors[0].1, &batch.tensors[1].1);
+    assert_eq!(input.dimensions(), [&[1], dataset.shape()].concat());
+    (input.floats().unwrap().into_owned(), i64::from_le_bytes(labels.bytes().try_into().unwrap()))
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn idx_files_are_read_plain_and_gzipped_alone_and_in_a_folder() {
+    let place = Place::new();
+    let images = [&[0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2][..], &[0, 255, 51, 102]].concat();
+    let labels = [0, 0, 8, 1, 0, 0, 0, 2, 7, 3];
+    place.write("plain/t-images-idx3-ubyte", &images).write("plain/t-labels-idx1-ubyte", labels);
+    place.write("packed/t-images-idx3-ubyte.gz", gzip(&images));
+    place.write("packed/t-labels-idx1-ubyte.gz", gzip(&labels));
+    place.write("odd/pictures.idx", &images).write("odd/answers.idx", labels);
+    for name in ["plain", "packed", "plain/t-images-idx3-ubyte", "packed/t-images-idx3-ubyte.gz"] {
+        let dataset = load(&place, name, Data::default());
+        assert_eq!((dataset.len(), dataset.shape(), dataset.classes()), (2, &[1, 1, 2][..], 8), "{name}");
+        assert_eq!(sample(&dataset, 0), (vec![0.0, 1.0], 7));
+        assert_eq!(sample(&dataset, 1), (vec![0.2, 0.4], 3));
+    }
+    let options = Data { labels: Some(place.path("odd/answers.idx")), classes: Some(10), ..Data::default() };
+    let dataset = load(&place, "odd/pictures.idx", options);
+    assert_eq!((sample(&dataset, 0).1, dataset.classes()), (7, 10));
+}
+
+#[test]
+fn cifar10_batches_of_a_folder_follow_one_another() {
+    let place = Place::new();
+    let record = |label: u8, value: u8| [&[label][..], &[value; 3072]].concat();
+    place.write("c/data_batch_1.bin", [record(3, 0), record(9, 51)].concat());
+    place.write("c/data_batch_2.bin", record(1, 255)).write("c/test_batch.bin", record(5, 1));
+    let dataset = load(&place, "c", Data::default());
+    assert_eq!((dataset.len(), dataset.shape(), dataset.classes()), (3, &[3, 32, 32][..], 10));
+    assert_eq!((0..3).map(|index| sample(&dataset, index).1).collect::<Vec<_>>(), [3, 9, 1]);
+    assert_eq!(sample(&dataset, 2).0[0], 1.0);
+    assert_eq!(load(&place, "c/test_batch.bin", Data::default()).len(), 1);
+}
+
+#[test]
+fn csv_is_read_with_and_without_heading() {
+    let place = Place::new();
+    place.write("a.csv", "0.5, 1, 2\n-1,2,0\n").write("b.csv", "kind,x,y\n2,0.5,1\n0.0,-1,2\n");
+    for (name, column) in [("a.csv", None), ("b.csv", Some("kind".to_owned()))] {
+        let dataset = load(&place, name, Data { label_column: column, ..Data::default() });
+        assert_eq!((dataset.len(), dataset.shape(), dataset.classes()), (2, &[2][..], 3), "{name}");
+        assert_eq!(sample(&dataset, 0), (vec![0.5, 1.0], 2));
+        assert_eq!(sample(&dataset, 1), (vec![-1.0, 2.0], 0));
+    }
+    let missing = Data { label_column: Some("knid".into()), ..Data::default() };
+    let error = Dataset::load(&place.path("b.csv"), &missing).unwrap_err().to_string();
+    assert!(error.contains("has no column `knid`; did you mean `kind`?"), "{error}");
+}
+
+/// One array of an archive.
+fn put<T: npyz::AutoSerialize + Copy>(
+    archive: &mut npyz::npz::NpzWriter<std::io::BufWriter<std::fs::File>>,
+    name: &str,
+    shape: &[u64],
+    values: &[T],
+) {
+    let mut writer = archive.array(name, Default::default()).unwrap().default_dtype().shape(shape).begin_nd().unwrap();
+    writer.extend(values.iter().copied()).unwrap();
+    writer.finish().unwrap();
+}
+
+#[test]
+fn npz_archives_are_read_by_the_names_that_people_use() {
+    let place = Place::new();
+    let mut floats = npyz::npz::NpzWriter::create(place.path("floats.npz")).unwrap();
+    put(&mut floats, "x", &[2, 2], &[0.5f32, 1.0, -1.0, 2.0]);
+    put(&mut floats, "y", &[2], &[1i64, 0]);
+    drop(floats);
+    let mut bytes = npyz::npz::NpzWriter::create(place.path("bytes.npz")).unwrap();
+    put(&mut bytes, "images", &[2, 1, 2], &[0u8, 255, 51, 102]);
+    put(&mut bytes, "labels", &[2], &[1u8, 0]);
+    drop(bytes);
+    let mut wrong = npyz::npz::NpzWriter::create(place.path("wrong.npz")).unwrap();
+    put(&mut wrong, "x", &[3, 1], &[0.5f64, 1.0, 2.0]);
+    put(&mut wrong, "y", &[2], &[1i32, 0]);
+    drop(wrong);
+
+    let dataset = load(&place, "floats.npz", Data::default());
+    assert_eq!((dataset.shape(), sample(&dataset, 1)), (&[2][..], (vec![-1.0, 2.0], 0)));
+    let dataset = load(&place, "bytes.npz", Data::default());
+    assert_eq!((dataset.shape(), sample(&dataset, 1)), (&[1, 2][..], (vec![0.2, 0.4], 0)));
+    let error = Dataset::load(&place.path("wrong.npz"), &Data::default()).unwrap_err().to_string();
+    assert!(error.contains("has inputs of shape [3, 1] for labels of shape [2]"), "{error}");
+}
+
+#[test]
+fn the_scale_can_be_set() {
+    let place = Place::new();
+    place.write("a.csv", "10,5,0\n");
+    let dataset = load(&place, "a.csv", Data { scale: Some(10.0), ..Data::default() });
+    assert_eq!(sample(&dataset, 0).0, [1.0, 0.5]);
+}
+
+#[test]
+fn the_digits_come_with_the_program() {
+    let dataset = Dataset::load(Path::new("builtin:digits"), &Data::default()).unwrap();
+    assert_eq!((dataset.len(), dataset.shape(), dataset.classes()), (1797, &[1, 8, 8][..], 10));
+    let (pixels, label) = sample(&dataset, 0);
+    assert_eq!((pixels[2], label), (5.0 / 16.0, 0));
+}
+
+#[test]
+fn real_files_are_read() {
+    if let Some(mnist) = shared("data/mnist") {
+        let dataset = Dataset::load(&mnist, &Data::default()).unwrap();
+        assert_eq!((dataset.len(), dataset.shape(), dataset.classes()), (10_000, &[1, 28, 28][..], 10));
+        assert_eq!(sample(&dataset, 0).1, 7, "the first test image is a seven");
+    }
+    if let Some(cifar10) = shared("data/cifar10") {
+        let dataset = Dataset::load(&cifar10, &Data::default()).unwrap();
+        assert_eq!((dataset.len(), dataset.shape(), dataset.classes()), (10_000, &[3, 32, 32][..], 10));
+    }
+}

@@ -1,0 +1,135 @@
+//! The program under test, run in a folder of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The folder of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// A component of `guest-functions/dist`.
+pub(crate) fn dist(name: &str) -> PathBuf {
+    root().join("guest-functions/dist").join(format!("{name}.wasm"))
+}
+
+/// A file of the project's shared data, or none with the reason printed.
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
+    let path = root().join("../shared").join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: `{}` is not there", path.display());
+    None
+}
+
+/// A folder to run the program in.
+pub(crate) struct Place(TempDir);
+
+/// What a finished command left.
+pub(crate) struct Finished {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) success: bool,
+}
+
+impl Place {
+    pub(crate) fn new() -> Place {
+        Place(TempDir::new().unwrap())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file into the folder.
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> &Place {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        self
+    }
+
+    /// Writes `skein.toml`: the digits, and `rest` behind them.
+    pub(crate) fn job(&self, rest: &str) -> &Place {
+        self.job_on("source = \"builtin:digits\"\n", rest)
+    }
+
+    /// Writes `skein.toml` with other data.
+    pub(crate) fn job_on(&self, data: &str, rest: &str) -> &Place {
+        let head = "skein_manifest_version = 1\n[application]\nname = \"test\"\n[data]\n";
+        self.write("skein.toml", format!("{head}{data}{rest}"))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_skein"));
+        command.args(arguments).current_dir(self.0.path()).stdin(Stdio::null());
+        // Components are compiled once for all tests.
+        command.env("SKEIN_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+        command.env_remove("SKEIN_LOG");
+        command
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Finished {
+        finished(self.command(arguments).output().unwrap())
+    }
+
+    /// Runs the program from a shell that first does `setup`.
+    pub(crate) fn run_after(&self, setup: &str, arguments: &[&str]) -> Finished {
+        let program = self.command(arguments);
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("{setup}; exec \"$@\"")).arg("sh").arg(program.get_program());
+        shell.args(arguments).current_dir(self.0.path()).stdin(Stdio::null());
+        shell.envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        finished(shell.output().unwrap())
+    }
+
+    /// Runs a command that writes JSON, which has to succeed and to write exactly one object.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let finished = self.run(&[arguments, &["-o", "json"]].concat());
+        assert!(finished.success, "{arguments:?}: {}{}", finished.stdout, finished.stderr);
+        serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {}", finished.stdout))
+    }
+
+    /// Runs a command that has to fail, and gives what it says.
+    pub(crate) fn fails(&self, arguments: &[&str]) -> String {
+        let finished = self.run(arguments);
+        assert!(!finished.success, "{arguments:?}: {}", finished.stdout);
+        assert_eq!(finished.stdout, "", "nothing goes to standard output");
+        finished.stderr
+    }
+
+    /// Starts the program and waits until `lines` calls of functions were logged: it is in the middle of its run.
+    pub(crate) fn start(&self, arguments: &[&str], lines: usize) -> Child {
+        let mut command = self.command(arguments);
+        command.env("SKEIN_LOG", "skein_runtime=debug").stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        for _ in 0..lines {
+            stderr.next().expect("the program still runs").unwrap();
+        }
+        // Somebody has to go on reading, or the program would wait for room in the pipe.
+        std::thread::spawn(move || stderr.map_while(Result::ok).for_each(drop));
+        child
+    }
+}
+
+fn finished(output: Output) -> Finished {
+    Finished {
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+        success: output.status.success(),
+    }
+}
+
+/// The hash that all peers have at the end.
+pub(crate) fn state_hash(summary: &Value) -> String {
+    let hashes = summary["state_hashes"].as_array().unwrap();
+    assert!(!hashes.is_empty() && hashes.iter().all(|hash| hash == &hashes[0]), "{hashes:?}");
+    hashes[0].as_str().unwrap().to_owned()
+}

@@ -1,0 +1,243 @@
+//! Rules of the house as tests: sizes, headers, layers, and prose that names only what is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+
+use crate::harness::root;
+
+const FILE_LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// Files of the repository with one of the extensions, in folders that are ours.
+fn files(extensions: &[&str]) -> Vec<PathBuf> {
+    let output = Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).current_dir(root()).output();
+    let listed = String::from_utf8(output.expect("git is there").stdout).unwrap();
+    let named = |path: &Path| path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted));
+    let files: Vec<_> =
+        listed.lines().map(|line| root().join(line)).filter(|path| named(path) && path.exists()).collect();
+    assert!(!files.is_empty(), "{extensions:?}");
+    files
+}
+
+fn fails(problems: Vec<String>) {
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn files_say_what_they_are_for_and_stay_small() {
+    let mut problems = Vec::new();
+    for path in files(&["rs"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        if !text.starts_with("//! ") {
+            problems.push(format!("{} does not begin with `//! `", path.display()));
+        }
+        if text.lines().count() > FILE_LINES_MAX {
+            problems.push(format!("{} has more than {FILE_LINES_MAX} lines", path.display()));
+        }
+        if path.ends_with("mod.rs") || path.ends_with("utils.rs") {
+            problems.push(format!("{} has a name that says nothing", path.display()));
+        }
+    }
+    fails(problems);
+}
+
+/// Collects functions that are too long.
+struct Functions<'a> {
+    path: &'a Path,
+    problems: &'a mut Vec<String>,
+}
+
+impl Functions<'_> {
+    fn check(&mut self, name: &syn::Ident, body: &syn::Block) {
+        let lines = body.span().end().line - body.span().start().line + 1;
+        if lines > FUNCTION_LINES_MAX {
+            self.problems.push(format!("{}: `{name}` has {lines} lines", self.path.display()));
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Functions<'_> {
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.check(&item.sig.ident, &item.block);
+        visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.check(&item.sig.ident, &item.block);
+        visit::visit_impl_item_fn(self, item);
+    }
+}
+
+#[test]
+fn functions_stay_small() {
+    let mut problems = Vec::new();
+    for path in files(&["rs"]) {
+        let file = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
+        Functions { path: &path, problems: &mut problems }.visit_file(&file);
+    }
+    fails(problems);
+}
+
+/// The crates of the host, with the crates of the host that each may use.
+const LAYERS: [(&str, &[&str]); 5] = [
+    ("skein-kernels", &[]),
+    ("skein-store", &["skein-kernels"]),
+    ("skein-workflow", &["skein-kernels"]),
+    ("skein-runtime", &["skein-kernels"]),
+    ("skein", &["skein-kernels", "skein-runtime", "skein-store", "skein-workflow"]),
+];
+
+/// What only one crate may know (invariant 9), and what the workflow may use beside std.
+const KNOWN_BY_ONE: [(&str, &str); 6] = [
+    ("wasmtime", "skein-runtime"),
+    ("wasmtime-wasi", "skein-runtime"),
+    ("redis", "skein-store"),
+    ("axum", "skein"),
+    ("rten", "skein-engine"),
+    ("ort", "skein-engine"),
+];
+const WORKFLOW_MAY_USE: [&str; 4] = ["skein-kernels", "blake3", "ed25519-dalek", "thiserror"];
+
+/// Normal dependencies of every crate of the workspace.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let arguments = ["metadata", "--format-version", "1", "--no-deps", "--offline"];
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(root()).output().unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let name = |value: &serde_json::Value| value["name"].as_str().unwrap().to_owned();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let normal = |package: &serde_json::Value| {
+        let all = package["dependencies"].as_array().unwrap().iter();
+        all.filter(|dependency| dependency["kind"].is_null()).map(name).collect()
+    };
+    packages.map(|package| (name(package), normal(package))).collect()
+}
+
+#[test]
+fn layers_run_one_way_and_each_outside_thing_is_known_by_one_crate() {
+    let dependencies = dependencies();
+    let mut problems = Vec::new();
+    for (layer, allowed) in LAYERS {
+        for used in dependencies[layer].iter().filter(|used| used.starts_with("skein")) {
+            if !allowed.contains(&used.as_str()) {
+                problems.push(format!("`{layer}` uses `{used}`"));
+            }
+        }
+    }
+    for (layer, used) in &dependencies {
+        for (thing, owner) in KNOWN_BY_ONE {
+            if used.contains(thing) && layer != owner {
+                problems.push(format!("`{layer}` uses `{thing}`, which only `{owner}` may know"));
+            }
+        }
+    }
+    for used in &dependencies["skein-workflow"] {
+        if !WORKFLOW_MAY_USE.contains(&used.as_str()) {
+            problems.push(format!("`skein-workflow` decides and does nothing else, but uses `{used}`"));
+        }
+    }
+    fails(problems);
+}
+
+/// Words in backticks of README and ARCHITECTURE that look like paths have to be there, as do the commands.
+#[test]
+fn prose_names_only_what_is_there() {
+    let mut problems = Vec::new();
+    for document in ["README.md", "ARCHITECTURE.md", "host/skein/data/README.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for line in code_lines(&text).chain(inline_code(&text)) {
+            if let Some(problem) = check_code(&line) {
+                problems.push(format!("{document}: {problem}"));
+            }
+        }
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if !target.starts_with("http") && !target.starts_with('#') && !root().join(target).exists() {
+                problems.push(format!("{document}: the link `{target}` leads nowhere"));
+            }
+        }
+    }
+    fails(problems);
+}
+
+fn code_lines(text: &str) -> impl Iterator<Item = String> {
+    let blocks = text.split("```").skip(1).step_by(2);
+    blocks.filter(|block| block.starts_with("sh\n")).flat_map(str::lines).skip(1).map(str::to_owned)
+}
+
+fn inline_code(text: &str) -> impl Iterator<Item = String> {
+    let prose: String = text.split("```").step_by(2).collect();
+    let spans: Vec<String> = prose.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    spans.into_iter()
+}
+
+/// What is wrong with a path or a command.
+fn check_code(code: &str) -> Option<String> {
+    let mut words = code.split_whitespace().skip_while(|word| word.contains('=')).peekable();
+    let program = words.peek().copied().unwrap_or_default().trim_start_matches("./target/release/");
+    let rest: Vec<&str> = words.skip(1).collect();
+    match program {
+        "skein" => check_arguments("skein", env!("CARGO_BIN_EXE_skein"), &rest),
+        "cargo" => match rest.as_slice() {
+            ["run", options @ ..] => {
+                let own: Vec<_> = options.iter().skip_while(|word| **word != "--").skip(1).copied().collect();
+                check_arguments("skein", env!("CARGO_BIN_EXE_skein"), &own)
+            }
+            ["xtask", chore, ..] => {
+                let chores = fs::read_to_string(root().join("xtask/src/main.rs")).unwrap();
+                let variant = chore[..1].to_uppercase() + &chore[1..];
+                (!chores.contains(&format!("    {variant} {{")) && !chores.contains(&format!("    {variant},")))
+                    .then(|| format!("there is no chore `{chore}`"))
+            }
+            _ => None,
+        },
+        word => {
+            let path = word.split(&['*', '<', '('][..]).next().unwrap_or_default().trim_end_matches(',');
+            let is_path = path.contains('/') && !path.contains("://") && !path.contains(':') && rest.is_empty();
+            let is_path = is_path && !path.starts_with('$') && !path.starts_with('~') && !path.starts_with("..");
+            (is_path && !root().join(path).exists()).then(|| format!("`{path}` is not there"))
+        }
+    }
+}
+
+/// Whether the program knows the subcommand and every long option.
+fn check_arguments(name: &str, program: &str, arguments: &[&str]) -> Option<String> {
+    let subcommand = arguments.iter().find(|word| !word.starts_with('-'));
+    let help = Command::new(program).args(subcommand).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap() + "--version";
+    if help == "--version" {
+        return Some(format!("`{name}` has no command `{}`", subcommand.unwrap_or(&"")));
+    }
+    let unknown = arguments.iter().find(|word| word.starts_with("--") && !help.contains(*word));
+    unknown.map(|option| format!("`{name} {}` has no option `{option}`", subcommand.unwrap_or(&"")))
+}
+
+/// A component that nothing runs is dead weight: every one is used by a test or shipped.
+#[test]
+fn every_guest_is_used() {
+    let tests = files(&["rs"]).into_iter().filter(|path| path.to_str().unwrap().contains("/tests/"));
+    let tests: String = tests.map(|path| fs::read_to_string(path).unwrap()).collect();
+    for entry in fs::read_dir(root().join("guest-functions/dist")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let named = [format!("\"{name}\""), format!("\"{name}.wasm\"")];
+        assert!(named.iter().any(|named| tests.contains(named.as_str())), "no test uses `{name}`");
+    }
+}
+
+/// The product's own words speak of the product.
+#[test]
+fn nothing_names_a_place_of_its_makers() {
+    let home = root();
+    let mut problems = Vec::new();
+    for path in files(&["rs", "toml", "md", "wit", "lock", "json"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        if text.contains(&format!("{}/", home.parent().unwrap().display())) {
+            problems.push(format!("{} names a path of this machine", path.display()));
+        }
+    }
+    fails(problems);
+}

@@ -1,0 +1,203 @@
+//! `skein train` and `skein eval`: resuming, convergence, functions, shares.
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::{Place, dist, shared, state_hash};
+
+/// A job with everything that a checkpoint has to remember.
+const RULES: &str = "[model]\nhidden = [16]\n[train]\nrounds = 40\nevaluate_every = 3\nclip_norm = 1.0\n\
+    optimizer = { name = \"adam\" }\nlearning_rate = 0.01\nreduce_on_plateau = { patience = 0, factor = 0.5, min_delta = 0.1 }\n";
+
+fn metrics(place: &Place, dir: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(place.path(dir).join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The lines without what depends on time.
+fn timeless(lines: Vec<Value>) -> Vec<Value> {
+    let strip = |mut line: Value| {
+        line.as_object_mut().unwrap().retain(|key, _| key != "phase_ms" && key != "elapsed_ms");
+        line
+    };
+    lines.into_iter().map(strip).collect()
+}
+
+#[test]
+fn a_resumed_run_has_the_bits_of_an_unbroken_one() {
+    let place = Place::new();
+    place.job(RULES);
+    let unbroken = place.json(&["train", "--out", "unbroken"]);
+    for stop in ["1", "17"] {
+        place.json(&["train", "--out", stop, "--rounds", stop]);
+        let resumed = place.json(&["train", "--out", stop, "--resume"]);
+        assert_eq!(state_hash(&resumed), state_hash(&unbroken), "stopped after {stop}");
+        assert_eq!(timeless(metrics(&place, stop)), timeless(metrics(&place, "unbroken")));
+        assert_eq!(resumed["learning_rate"], unbroken["learning_rate"]);
+        assert_eq!(resumed["validation"], unbroken["validation"]);
+    }
+    let rates: Vec<_> =
+        metrics(&place, "unbroken").iter().map(|line| line["learning_rate"].as_f64().unwrap()).collect();
+    assert!(rates.is_sorted_by(|a, b| a >= b) && rates[39] < rates[0], "the rate fell on a plateau: {rates:?}");
+}
+
+/// Invariant 8: a real signal in the middle of a run, twice, and no applied round is lost.
+#[test]
+fn a_killed_run_goes_on_from_its_last_round() {
+    for (signal, rounds) in [(Signal::KILL, "200"), (Signal::INT, "200")] {
+        let place = Place::new();
+        place.job("[model]\nhidden = [16]\n");
+        let unbroken = place.json(&["train", "--rounds", rounds]);
+        for resume in [&[][..], &["--resume"]] {
+            let arguments = [&["train", "--out", "run", "--rounds", "1000000"], resume].concat();
+            let mut child = place.start(&arguments, 300);
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            assert!(!child.wait().unwrap().success());
+        }
+        let applied = metrics(&place, "run").last().unwrap()["round"].as_u64().unwrap();
+        assert!(applied > 10 && applied < 200, "{applied} rounds were applied");
+        let resumed = place.json(&["train", "--out", "run", "--rounds", rounds, "--resume"]);
+        assert_eq!(state_hash(&resumed), state_hash(&unbroken), "after {signal:?}");
+        assert_eq!(metrics(&place, "run").len(), 200, "every round once");
+    }
+}
+
+#[test]
+fn checkpoints_of_another_job_and_runs_that_are_there_are_left_alone() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 3\n");
+    place.json(&["train", "--out", "run"]);
+    let before = std::fs::read(place.path("run/checkpoint.safetensors")).unwrap();
+    for (arguments, expected) in [
+        (&["train", "--out", "run"][..], "go on with `--resume`"),
+        (&["train", "--out", "run", "--resume", "--seed", "2"], "checkpoint of another job"),
+        (&["train", "--out", "run", "--resume", "--peers", "3"], "checkpoint of another job"),
+        (&["eval", "--checkpoint", "run", "--seed", "2"], "checkpoint of another job"),
+        (&["train", "--out", "elsewhere", "--resume"], "failed to read the checkpoint"),
+    ] {
+        let error = place.fails(arguments);
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+        assert_eq!(std::fs::read(place.path("run/checkpoint.safetensors")).unwrap(), before);
+    }
+}
+
+/// A file system that takes no more: here a limit on the size of files, which fails writes as a full disk does.
+#[test]
+fn a_checkpoint_that_can_not_be_written_leaves_the_old_one_whole() {
+    let place = Place::new();
+    place.job("[model]\nhidden = [4096]\n[train]\nrounds = 4\n");
+    place.json(&["train", "--out", "run", "--rounds", "2"]);
+    let before = std::fs::read(place.path("run/checkpoint.safetensors")).unwrap();
+    // 512-byte blocks: less than the 2.4 MB of the checkpoint, more than the images of the guests' memory. The signal
+    // that goes with the limit is ignored.
+    let finished = place.run_after("trap '' XFSZ; ulimit -f 4000", &["train", "--out", "run", "--resume"]);
+    assert!(!finished.success);
+    assert!(
+        finished.stderr.contains("failed to write the checkpoint `run/checkpoint.safetensors`"),
+        "{}",
+        finished.stderr
+    );
+    assert_eq!(std::fs::read(place.path("run/checkpoint.safetensors")).unwrap(), before);
+    let files: Vec<_> = std::fs::read_dir(place.path("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(files.len(), 2, "no half-written file stays: {files:?}");
+    assert_eq!(place.json(&["train", "--out", "run", "--resume"])["rounds"], 4);
+}
+
+#[test]
+fn training_stops_early_when_the_loss_no_longer_falls() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 1000\nlearning_rate = 3.0\nevaluate_every = 2\nearly_stopping = { patience = 2 }\n");
+    let summary = place.json(&["train"]);
+    assert_eq!(summary["stopped_early"], true);
+    assert!(summary["rounds"].as_u64().unwrap() < 1000);
+    state_hash(&summary);
+}
+
+#[test]
+fn every_rule_and_optimizer_trains() {
+    for aggregate in ["aggregate-mean", "aggregate-trimmed-mean", "aggregate-median"] {
+        let place = Place::new();
+        place.job(&format!("[model]\nhidden = [16]\n[train]\nrounds = 150\naggregate = \"{aggregate}\"\n"));
+        let accuracy = place.json(&["train"])["validation_accuracy"].as_f64().unwrap();
+        assert!(accuracy > 0.9, "{aggregate}: {accuracy}");
+    }
+    for (optimizer, rate) in [("sgd", 0.5), ("momentum", 0.1), ("nesterov", 0.1), ("adam", 0.01), ("adamw", 0.01)] {
+        let place = Place::new();
+        let train =
+            format!("[train]\nrounds = 150\nlearning_rate = {rate}\noptimizer = {{ name = \"{optimizer}\" }}\n");
+        place.job(&train);
+        let accuracy = place.json(&["train"])["validation_accuracy"].as_f64().unwrap();
+        assert!(accuracy > 0.9, "{optimizer}: {accuracy}");
+    }
+}
+
+#[test]
+fn a_function_of_the_users_own_runs_as_a_built_in_one() {
+    let place = Place::new();
+    std::fs::copy(dist("aggregate-mean"), place.path("mine.wasm")).unwrap();
+    let function = "[train]\nrounds = 20\naggregate = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n";
+    place.job(function);
+    let mine = place.json(&["train"]);
+    place.job("[train]\nrounds = 20\naggregate = \"aggregate-mean\"\n");
+    assert_eq!(state_hash(&mine), state_hash(&place.json(&["train"])));
+
+    let digest = mine["functions"][1]["digest"].as_str().unwrap();
+    place.job(&format!("{function}digest = \"{digest}\"\n[function.mine.settings]\nweighted = \"true\"\n"));
+    assert_eq!(place.json(&["train"])["functions"][1]["name"], "mine");
+}
+
+#[test]
+fn evaluation_agrees_with_the_summary_of_training() {
+    let place = Place::new();
+    place.job_on("source = \"builtin:digits\"\ntest_samples = 200\n", "[train]\nrounds = 60\n");
+    let summary = place.json(&["train", "--out", "run"]);
+    for checkpoint in ["run", "run/checkpoint.safetensors"] {
+        let eval = place.json(&["eval", "--checkpoint", checkpoint]);
+        assert_eq!(eval["validation"], summary["validation"]);
+        assert_eq!(eval["test"], summary["test"]);
+        assert_eq!(eval["test"]["samples"], 200);
+        assert_eq!(eval["state_hash"].as_str().unwrap(), state_hash(&summary));
+    }
+    let text = place.run(&["eval", "--checkpoint", "run"]).stdout;
+    assert!(text.contains("test        accuracy"), "{text}");
+}
+
+/// Two peers bring folders, two share the digits; and again with all four on folders.
+#[test]
+fn peers_may_own_folders() {
+    let place = Place::new();
+    for peer in 0..4u32 {
+        // Digit `label` has only its own pixel bright, in each peer's own brightness.
+        let line = |sample: u32| {
+            let label = sample % 10;
+            let pixels = (0..64).map(|pixel| if pixel == label { (8 + peer).to_string() } else { "0".into() });
+            format!("{},{label}\n", pixels.collect::<Vec<String>>().join(","))
+        };
+        place.write(&format!("peer{peer}/samples.csv"), (0..60).map(line).collect::<String>());
+    }
+    let train = "[train]\nrounds = 60\nbatch_size = 10\n";
+    let folders =
+        |count: usize| format!("local = {:?}\nscale = 16.0\n", &["peer0", "peer1", "peer2", "peer3"][..count]);
+    place.job_on(&folders(4), train);
+    let summary = place.json(&["train"]);
+    assert_eq!(summary["validation"]["samples"], 4 * 6, "a tenth of each folder");
+    assert!(summary["validation_accuracy"].as_f64().unwrap() > 0.9, "{summary}");
+    state_hash(&summary);
+
+    place.job_on(&format!("{}source = \"builtin:digits\"\n", folders(2)), train);
+    let error = place.fails(&["train"]);
+    assert!(error.contains("peer 2 has samples of shape [1, 8, 8] where the data of peer 0 has [64]"), "{error}");
+    place.job_on(&folders(3), train);
+    assert!(place.fails(&["train"]).contains("not every peer has a folder"));
+}
+
+#[test]
+fn mnist_is_learned_with_one_hidden_layer() {
+    let Some(mnist) = shared("data/mnist") else { return };
+    let manifest = std::fs::read_to_string(crate::harness::root().join("runtime-config/mnist.toml")).unwrap();
+    let place = Place::new();
+    place.write("skein.toml", manifest.replace("\"mnist\"", &format!("{:?}", mnist.display().to_string())));
+    let summary = place.json(&["train"]);
+    assert!(summary["test_accuracy"].as_f64().unwrap() >= 0.95, "{summary}");
+    state_hash(&summary);
+}
