@@ -13,7 +13,7 @@ use skein::peer::{Peer, RoundEnd, RoundReport};
 use skein::workers::Workers;
 use skein_runtime::{Options, Runtime};
 use skein_store::{
-    Accumulated, Average, Embedded, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values, hash_values,
+    Accumulated, Average, Embedded, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values,
 };
 use skein_workflow::convergence::Progress;
 use skein_workflow::identity::{Identity, PeerId};
@@ -37,7 +37,7 @@ impl Store for Lying {
     async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
         let average = self.inner.average(round, peer).await?;
         let spoilt = self.contribution(round, peer).await?.unwrap();
-        Ok(Average { hash: if self.hash_of_spoilt { hash_values(&spoilt) } else { average.hash }, ..average })
+        Ok(Average { hash: if self.hash_of_spoilt { spoilt.statistics().hash } else { average.hash }, ..average })
     }
 
     async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
@@ -47,7 +47,7 @@ impl Store for Lying {
         }
         let mut values = values.to_vec();
         (self.spoil)(&mut values);
-        Ok(Some(Arc::new(values)))
+        Ok(Some(values.into()))
     }
 
     async fn state(&self) -> Result<State, StoreError> {
@@ -104,8 +104,8 @@ async fn run(
     rounds: u64,
 ) -> Vec<(Vec<RoundReport>, anyhow::Result<()>)> {
     let workers = Arc::new(Workers::start(2).unwrap());
-    let parameters = Arc::new(model::initial(&job.parameters, job.train.seed));
-    let state = State::new(0, parameters.clone(), vec![Arc::new(vec![0.0; parameters.len()])]);
+    let parameters = Values::from(model::initial(&job.parameters, job.train.seed));
+    let state = State::new(0, parameters.clone(), vec![vec![0.0; parameters.len()].into()]);
     let honest = job.shares.len() - liars;
     let mut stores: BTreeMap<PeerId, Arc<dyn Store>> = BTreeMap::new();
     for (index, peer) in job.shares.keys().enumerate() {

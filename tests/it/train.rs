@@ -44,10 +44,10 @@ fn a_resumed_run_has_the_bits_of_an_unbroken_one() {
 /// Invariant 8: a real signal in the middle of a run, twice, and no applied round is lost.
 #[test]
 fn a_killed_run_goes_on_from_its_last_round() {
-    for (signal, rounds) in [(Signal::KILL, "200"), (Signal::INT, "200")] {
+    for signal in [Signal::KILL, Signal::INT, Signal::TERM] {
         let place = Place::new();
         place.job("[model]\nhidden = [16]\n");
-        let unbroken = place.json(&["train", "--rounds", rounds]);
+        let unbroken = place.json(&["train", "--rounds", "200"]);
         for resume in [&[][..], &["--resume"]] {
             let arguments = [&["train", "--out", "run", "--rounds", "1000000"], resume].concat();
             let mut child = place.start(&arguments, 300);
@@ -56,7 +56,7 @@ fn a_killed_run_goes_on_from_its_last_round() {
         }
         let applied = metrics(&place, "run").last().unwrap()["round"].as_u64().unwrap();
         assert!(applied > 10 && applied < 200, "{applied} rounds were applied");
-        let resumed = place.json(&["train", "--out", "run", "--rounds", rounds, "--resume"]);
+        let resumed = place.json(&["train", "--out", "run", "--rounds", "200", "--resume"]);
         assert_eq!(state_hash(&resumed), state_hash(&unbroken), "after {signal:?}");
         assert_eq!(metrics(&place, "run").len(), 200, "every round once");
     }
@@ -119,7 +119,7 @@ fn every_rule_and_optimizer_trains() {
         let place = Place::new();
         place.job(&format!("[model]\nhidden = [16]\n[train]\nrounds = 150\naggregate = \"{aggregate}\"\n"));
         let accuracy = place.json(&["train"])["validation_accuracy"].as_f64().unwrap();
-        assert!(accuracy > 0.9, "{aggregate}: {accuracy}");
+        assert!(accuracy >= 0.9, "{aggregate}: {accuracy}");
     }
     for (optimizer, rate) in [("sgd", 0.5), ("momentum", 0.1), ("nesterov", 0.1), ("adam", 0.01), ("adamw", 0.01)] {
         let place = Place::new();
@@ -127,7 +127,7 @@ fn every_rule_and_optimizer_trains() {
             format!("[train]\nrounds = 150\nlearning_rate = {rate}\noptimizer = {{ name = \"{optimizer}\" }}\n");
         place.job(&train);
         let accuracy = place.json(&["train"])["validation_accuracy"].as_f64().unwrap();
-        assert!(accuracy > 0.9, "{optimizer}: {accuracy}");
+        assert!(accuracy >= 0.9, "{optimizer}: {accuracy}");
     }
 }
 
@@ -196,7 +196,7 @@ fn mnist_is_learned_with_one_hidden_layer() {
     let Some(mnist) = shared("data/mnist") else { return };
     let manifest = std::fs::read_to_string(crate::harness::root().join("runtime-config/mnist.toml")).unwrap();
     let place = Place::new();
-    place.write("skein.toml", manifest.replace("\"mnist\"", &format!("{:?}", mnist.display().to_string())));
+    place.write("skein.toml", manifest.replace("source = \"mnist\"", &format!("source = {mnist:?}")));
     let summary = place.json(&["train"]);
     assert!(summary["test_accuracy"].as_f64().unwrap() >= 0.95, "{summary}");
     state_hash(&summary);

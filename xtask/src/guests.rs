@@ -11,6 +11,8 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail, ensure};
 use wit_component::ComponentEncoder;
 
+use crate::workspace_root;
+
 const TARGET: &str = "wasm32-unknown-unknown";
 const CARGO: &str = "/usr/bin/cargo";
 const RUSTC: &str = "/usr/bin/rustc";
@@ -116,10 +118,6 @@ fn linker() -> Result<PathBuf> {
 }
 
 fn componentize(module: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = ComponentEncoder::default().validate(true).module(module).map_err(anyhow::Error::from)?;
-    encoder.encode().map_err(anyhow::Error::from)
-}
-
-fn workspace_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+    let mut encoder = ComponentEncoder::default().validate(true).module(module)?;
+    encoder.encode()
 }

@@ -1,6 +1,9 @@
 //! Chores of the project, in Rust: `cargo xtask --help` lists them.
 
+mod bench;
 mod guests;
+
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -13,6 +16,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Run every benchmark and print its figures.
+    Bench {
+        /// How the figures are printed.
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: bench::Format,
+    },
     /// Rebuild the built-in functions in `guest-functions/dist`.
     Guests {
         /// Change nothing; fail if a component in `dist` is not what the sources give.
@@ -23,6 +32,12 @@ enum Chore {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
+        Chore::Bench { output } => bench::run(output),
         Chore::Guests { check } => guests::run(check),
     }
+}
+
+/// The folder of the repository.
+fn workspace_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
 }

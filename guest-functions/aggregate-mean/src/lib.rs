@@ -6,7 +6,8 @@ use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
 use aggregate::{Error, Guest, Report, by_window, settings};
 use skein_kernels::mean::{mean, weighted_mean};
 
-struct Mean;
+/// The rule as a component.
+pub struct Mean;
 
 impl Guest for Mean {
     fn aggregate(contributions: Vec<Contribution>, _faults: u32, out: &Sink) -> Result<Report, Error> {

@@ -4,7 +4,8 @@ use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
 use aggregate::{Error, Guest, Report, by_window};
 use skein_kernels::order::median;
 
-struct Median;
+/// The rule as a component.
+pub struct Median;
 
 impl Guest for Median {
     fn aggregate(contributions: Vec<Contribution>, faults: u32, out: &Sink) -> Result<Report, Error> {

@@ -4,7 +4,8 @@ use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
 use aggregate::{Error, Guest, Report, by_window};
 use skein_kernels::order::trimmed_mean;
 
-struct TrimmedMean;
+/// The rule as a component.
+pub struct TrimmedMean;
 
 impl Guest for TrimmedMean {
     fn aggregate(contributions: Vec<Contribution>, faults: u32, out: &Sink) -> Result<Report, Error> {

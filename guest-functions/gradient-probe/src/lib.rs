@@ -102,6 +102,7 @@ mod component {
         }
     }
 
+    #[expect(unconditional_recursion, reason = "that is what it is for")]
     fn recurse(depth: u32) -> u32 {
         std::hint::black_box(recurse(std::hint::black_box(depth) + 1)) + 1
     }

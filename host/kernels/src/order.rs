@@ -7,6 +7,8 @@ use crate::error::{Error, check_rows};
 
 /// Coordinates sorted together; 64 rows of them still fit the first-level cache of common processors.
 const BLOCK: usize = 64;
+/// Coordinates that one comparator holds in registers.
+const LANES: usize = 8;
 
 /// Coordinate-wise median: `out[k]` is the middle value of column `k`, or the mean of the two middle ones.
 ///
@@ -118,14 +120,22 @@ impl Network {
     fn sort(&self, wires: &mut [Block]) {
         for &(low, high) in &self.comparators {
             let (head, tail) = wires.split_at_mut(high);
-            for (a, b) in head[low].iter_mut().zip(&mut tail[0]) {
-                // One comparison for both, in the form that compiles to a minimum and a maximum.
-                let (x, y) = (*a, *b);
-                *a = if x < y { x } else { y };
-                *b = if x < y { y } else { x };
+            for (a, b) in head[low].as_chunks_mut::<LANES>().0.iter_mut().zip(tail[0].as_chunks_mut::<LANES>().0) {
+                (*a, *b) = compare(*a, *b);
             }
         }
     }
+}
+
+/// The smaller and the larger value of each lane.
+///
+/// Whole arrays in and out, and not one store a lane: that is what compiles to a minimum and a maximum instead of
+/// a branch. Neither `f32::min` nor `f32::max` will do, since they leave open which zero of two they give.
+#[inline(always)]
+fn compare(a: [f32; LANES], b: [f32; LANES]) -> ([f32; LANES], [f32; LANES]) {
+    let smaller = std::array::from_fn(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] });
+    let larger = std::array::from_fn(|lane| if b[lane] > a[lane] { b[lane] } else { a[lane] });
+    (smaller, larger)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The one reduction tree: leaves by index, neighbours joined level by level.
 //!
 //! A leaf without a neighbour moves up unchanged, so the sum of `n` leaves splits at the largest power of two
-//! below `n`. [`sum_rows`] walks it at once; [`Tree`] builds it while leaves arrive, in any order, and joins
-//! two siblings as soon as both are there. Both give the same bits.
+//! below `n`. The means walk the tree at once; [`Tree`] builds it while leaves arrive, in any order, and joins two
+//! siblings as soon as both are there. Both give the same bits.
 
 use std::collections::BTreeMap;
 

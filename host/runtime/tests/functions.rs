@@ -171,8 +171,8 @@ async fn artifacts_are_cached_and_only_authentic_ones_are_used() {
         loaded.expect("the component loads").loading().0
     };
     let artifact = || {
-        let files = std::fs::read_dir(dir.path()).expect("the cache").map(|entry| entry.expect("an entry").path());
-        files.filter(|path| path.extension().is_some_and(|e| e == "cwasm")).next().expect("an artifact")
+        let mut files = std::fs::read_dir(dir.path()).expect("the cache").map(|entry| entry.expect("an entry").path());
+        files.find(|path| path.extension().is_some_and(|e| e == "cwasm")).expect("an artifact")
     };
     assert_eq!(load().await, Origin::Compiled);
     assert_eq!(load().await, Origin::Cached);

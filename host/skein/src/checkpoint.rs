@@ -6,14 +6,13 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use skein_kernels::Digest;
 use skein_kernels::layout::Layout;
-use skein_store::State;
+use skein_store::{State, Values};
 use skein_workflow::convergence::Progress;
 use skein_workflow::state::state_hash;
 
@@ -152,9 +151,9 @@ impl Checkpoint {
         }
         let mut slots = Vec::new();
         while tensors.tensor(&slot_name(slots.len())).is_ok() {
-            slots.push(Arc::new(values(&tensors, &slot_name(slots.len()), layout.len())?));
+            slots.push(Values::from(values(&tensors, &slot_name(slots.len()), layout.len())?));
         }
-        let state = State::new(round, Arc::new(parameters), slots);
+        let state = State::new(round, parameters.into(), slots);
         if hash_of(&state) != hash {
             return Err("does not hold the state that it names: it was altered".to_owned());
         }
@@ -166,7 +165,8 @@ impl Checkpoint {
 
 /// The hash that peers compare.
 pub fn hash_of(state: &State) -> Digest {
-    state_hash(state.round(), state.hashes().parameters, &state.hashes().slots)
+    let slots: Vec<Digest> = state.slots().iter().map(|slot| slot.statistics().hash).collect();
+    state_hash(state.round(), state.parameters().statistics().hash, &slots)
 }
 
 fn slot_name(slot: usize) -> String {
@@ -194,8 +194,8 @@ mod tests {
     }
 
     fn checkpoint(round: u64) -> Checkpoint {
-        let parameters = Arc::new((0..6).map(|i| i as f32 * 0.1).collect::<Vec<_>>());
-        let slots = vec![Arc::new(vec![1.0; 6]), Arc::new(vec![2.0; 6])];
+        let parameters = Values::from((0..6).map(|i| i as f32 * 0.1).collect::<Vec<_>>());
+        let slots = vec![vec![1.0; 6].into(), vec![2.0; 6].into()];
         let progress = Progress { stopping_best: Some(0.1 + 0.2), stopping_waited: 3, ..Progress::new(1e-3) };
         Checkpoint { job: Digest([1; 32]), state: State::new(round, parameters, slots), progress }
     }

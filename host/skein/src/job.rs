@@ -153,7 +153,7 @@ fn divide(
             let index = (local.len() + index) as u32;
             peers.insert(*peer, Share { index, dataset: dataset.clone(), train, validation });
         }
-        test = (!held_out.is_empty()).then(|| Part { dataset, samples: held_out });
+        test = (!held_out.is_empty()).then_some(Part { dataset, samples: held_out });
     }
     if let Some(path) = &data.test {
         let dataset = Dataset::load(path, &manifest::Data { labels: None, ..data.clone() })?;

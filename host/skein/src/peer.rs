@@ -219,7 +219,7 @@ impl Peer {
         phases: &mut Phases,
     ) -> Result<(Average, Option<Evaluation>)> {
         let begun = Instant::now();
-        let parameters = Parameters { layout: self.job.layout.clone(), values: state.parameters().clone() };
+        let parameters = Parameters { layout: self.job.layout.clone(), values: state.parameters().buffer() };
         let mut batches = self.spawn_batches(number, &parameters);
         let is_due = number > 1 && (number - 1).is_multiple_of(u64::from(self.job.train.evaluate_every));
         let evaluation = async {
@@ -278,7 +278,11 @@ impl Peer {
         for (peer, announcement) in &agreement.peers {
             let values = self.store().contribution(number, peer.0).await?;
             let values = values.with_context(|| format!("the store lost the contribution of peer {peer:?}"))?;
-            contributions.push(Contribution { peer: peer.to_string(), samples: announcement.samples, values });
+            contributions.push(Contribution {
+                peer: peer.to_string(),
+                samples: announcement.samples,
+                values: values.buffer(),
+            });
         }
         let (function, faults) = (self.job.aggregate.clone(), agreement.faults);
         let account = self.workers.account(Purpose::Aggregate);
@@ -294,7 +298,7 @@ impl Peer {
         let learning_rate = self.progress.learning_rate;
         let update = Update {
             round: number,
-            gradient: Arc::new(aggregated.values),
+            gradient: aggregated.values.into(),
             clip_norm: self.job.train.clip_norm,
             clip_value: self.job.train.clip_value,
             optimizer: self.job.train.kernel(),

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use skein_runtime::gradient::Parameters;
-use skein_store::{Embedded, State, Store};
+use skein_store::{Embedded, State, Store, Values};
 use skein_workflow::announcement::Evaluation;
 use skein_workflow::convergence::Progress;
 use skein_workflow::identity::{Identity, PeerId};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -66,15 +67,15 @@ pub async fn train(job: Arc<Job>, workers: Arc<Workers>, options: Options, outpu
     drop(sender);
 
     let mut stopped = None;
+    // Listening begins once and not with every round: a signal between two rounds must not be missed.
+    let mut interrupts = signal(SignalKind::interrupt()).context("failed to listen for signals")?;
+    let mut terminations = signal(SignalKind::terminate()).context("failed to listen for signals")?;
     loop {
         // Rounds before ends: a peer that is done has sent its last round already.
         tokio::select! {
             biased;
-            signal = tokio::signal::ctrl_c() => {
-                signal.context("failed to listen for the interrupt signal")?;
-                session.finish_writing().await?;
-                bail!("interrupted after round {}{}", session.last.state.round(), session.resume_hint());
-            }
+            _ = interrupts.recv() => return session.interrupted().await,
+            _ = terminations.recv() => return session.interrupted().await,
             end = ends.recv() => match end {
                 Some(RoundEnd::Applied(report)) => session.collect(*report, output).await?,
                 Some(RoundEnd::Stopped { evaluation }) => stopped = Some(evaluation),
@@ -110,8 +111,8 @@ fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
         if let Some(path) = path.filter(|path| path.exists()) {
             bail!("`{}` is there already: go on with `--resume`, or choose another folder", path.display());
         }
-        let parameters = Arc::new(model::initial(&job.parameters, job.train.seed));
-        let slots = vec![Arc::new(vec![0.0; parameters.len()]); job.train.kernel().slots()];
+        let parameters = Values::from(model::initial(&job.parameters, job.train.seed));
+        let slots = vec![Values::from(vec![0.0; parameters.len()]); job.train.kernel().slots()];
         let state = State::new(0, parameters, slots);
         return Ok(Checkpoint { job: job.digest, state, progress: Progress::new(job.train.learning_rate) });
     }
@@ -208,11 +209,11 @@ impl Session {
         }
     }
 
-    fn resume_hint(&self) -> String {
-        match &self.options.out {
-            Some(dir) => format!(": go on with `--resume --out {}`", dir.display()),
-            None => String::new(),
-        }
+    /// Leaves after the last round that all peers applied, which is written down first.
+    async fn interrupted(mut self) -> Result<Summary> {
+        self.finish_writing().await?;
+        let hint = self.options.out.map(|dir| format!(": go on with `--resume --out {}`", dir.display()));
+        bail!("interrupted after round {}{}", self.last.state.round(), hint.unwrap_or_default());
     }
 
     /// Evaluates the final state and puts the run's figures together.
@@ -224,7 +225,7 @@ impl Session {
     ) -> Result<Summary> {
         output.finish();
         let layout = self.job.layout.clone();
-        let parameters = Parameters { layout, values: self.last.state.parameters().clone() };
+        let parameters = Parameters { layout, values: self.last.state.parameters().buffer() };
         let validation = match stopped {
             Some(evaluation) => Some(evaluation),
             None => validate(&self.job, &self.workers, &parameters).await?,

@@ -10,7 +10,7 @@ use skein_kernels::norm::{clip_by_norm, clip_by_value};
 use skein_kernels::tree::{Placed, Position, Tree, add};
 use tokio::sync::watch;
 
-use crate::{Accumulated, Average, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values, hash_values};
+use crate::{Accumulated, Average, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values};
 
 /// Records that are kept for others to read. A round has three, so a peer may fall a thousand rounds behind.
 const RECORDS_MAX: usize = 4096;
@@ -112,12 +112,13 @@ impl Embedded {
         let samples: u64 = batches.iter().map(|(samples, _)| u64::from(*samples)).sum();
         let loss: f64 = batches.iter().map(|(samples, loss)| f64::from(*samples) * f64::from(*loss)).sum();
         divide(&mut values, samples as f32);
-        let average = Average { hash: hash_values(&values), samples, loss: loss / samples as f64 };
+        let values = Values::from(values);
+        let average = Average { hash: values.statistics().hash, samples, loss: loss / samples as f64 };
         let mut inner = self.lock();
         if let Some(sum) = inner.sums.get_mut(&round) {
             sum.average = Some(average);
         }
-        inner.contributions.insert((round, peer), Arc::new(values));
+        inner.contributions.insert((round, peer), values);
         Ok(average)
     }
 
@@ -157,7 +158,7 @@ impl Sum {
 fn next_state(before: &State, update: &Update) -> State {
     let mut parameters = before.parameters().to_vec();
     let mut slots: Vec<Vec<f32>> = before.slots().iter().map(|slot| slot.to_vec()).collect();
-    let mut gradient = std::borrow::Cow::Borrowed(&**update.gradient);
+    let mut gradient = std::borrow::Cow::Borrowed(&*update.gradient);
     if let Some(norm_max) = update.clip_norm {
         clip_by_norm(gradient.to_mut(), norm_max);
     }
@@ -165,7 +166,13 @@ fn next_state(before: &State, update: &Update) -> State {
         clip_by_value(gradient.to_mut(), value_max);
     }
     update.optimizer.step(update.step, &gradient, &mut parameters, &mut slots);
-    State::new(update.round, Arc::new(parameters), slots.into_iter().map(Arc::new).collect())
+    let state = State::new(update.round, parameters.into(), slots.into_iter().map(Values::from).collect());
+    // Found out here, where blocking is allowed, for whoever compares states.
+    let all = std::iter::once(state.parameters()).chain(state.slots());
+    for values in all {
+        values.statistics();
+    }
+    state
 }
 
 #[async_trait]
@@ -192,7 +199,7 @@ impl Store for Embedded {
 
     async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError> {
         let seen = values.clone();
-        let statistics = self.blocking(move |_| Statistics::of(&seen)).await;
+        let statistics = self.blocking(move |_| seen.statistics()).await;
         self.lock().contributions.insert((round, peer), values);
         Ok(statistics)
     }

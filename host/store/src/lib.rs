@@ -18,46 +18,33 @@
 //! store.accumulate(1, leaf(0, 3), vec![0.0, 8.0]).await?;
 //! let average = store.average(1, me).await?;
 //! assert_eq!(average.samples, 4);
-//! assert_eq!(**store.contribution(1, me).await?.expect("it was just averaged"), [1.0, 6.0]);
+//! assert_eq!(*store.contribution(1, me).await?.expect("it was just averaged"), [1.0, 6.0]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # })?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod embedded;
+mod values;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use skein_kernels::Digest;
-use skein_kernels::norm::all_finite;
 use skein_kernels::optimizer::{Optimizer, Step};
 
 pub use embedded::Embedded;
-
-/// Values that never change once they are made. Cloning shares them.
-pub type Values = Arc<Vec<f32>>;
+pub use values::{Statistics, Values};
 
 /// A peer's public key.
 pub type PeerKey = [u8; 32];
 
-/// Parameters and optimizer state after a round, with their hashes.
+/// Parameters and optimizer state after a round.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
     round: u64,
     parameters: Values,
     slots: Vec<Values>,
-    hashes: Hashes,
-}
-
-/// BLAKE3 of the little-endian bytes of each part of a [`State`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hashes {
-    /// Hash of the parameters.
-    pub parameters: Digest,
-    /// Hash of each vector of optimizer state.
-    pub slots: Vec<Digest>,
 }
 
 impl State {
@@ -67,11 +54,7 @@ impl State {
     /// When a slot is not as long as the parameters.
     pub fn new(round: u64, parameters: Values, slots: Vec<Values>) -> State {
         assert!(slots.iter().all(|slot| slot.len() == parameters.len()), "slots as long as the parameters");
-        let hashes = Hashes {
-            parameters: hash_values(&parameters),
-            slots: slots.iter().map(|slot| hash_values(slot)).collect(),
-        };
-        State { round, parameters, slots, hashes }
+        State { round, parameters, slots }
     }
 
     /// The last round that was applied.
@@ -87,11 +70,6 @@ impl State {
     /// Vectors of optimizer state.
     pub fn slots(&self) -> &[Values] {
         &self.slots
-    }
-
-    /// Hashes of all parts.
-    pub fn hashes(&self) -> &Hashes {
-        &self.hashes
     }
 }
 
@@ -126,24 +104,6 @@ pub struct Average {
     pub samples: u64,
     /// Mean loss over them.
     pub loss: f64,
-}
-
-/// What a store finds out about values it is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Statistics {
-    /// Number of values.
-    pub len: usize,
-    /// BLAKE3 of their little-endian bytes.
-    pub hash: Digest,
-    /// Whether none is NaN or infinite.
-    pub finite: bool,
-}
-
-impl Statistics {
-    /// Looks at every value twice.
-    pub fn of(values: &[f32]) -> Statistics {
-        Statistics { len: values.len(), hash: hash_values(values), finite: all_finite(values) }
-    }
 }
 
 /// How a round changes the state.
@@ -238,10 +198,4 @@ pub trait Store: Send + Sync {
 
     /// Forgets sums and contributions of all rounds before `round`.
     async fn forget(&self, round: u64) -> Result<(), StoreError>;
-}
-
-/// BLAKE3 of the values' little-endian bytes.
-pub fn hash_values(values: &[f32]) -> Digest {
-    const { assert!(cfg!(target_endian = "little"), "values are hashed as they lie in memory") };
-    Digest(*blake3::hash(bytemuck::cast_slice(values)).as_bytes())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use skein_kernels::optimizer::{Optimizer, Step};
-use skein_store::{Accumulated, Embedded, Leaf, State, Statistics, Store, StoreError, Update, hash_values};
+use skein_store::{Accumulated, Embedded, Leaf, State, Statistics, Store, StoreError, Update, Values};
 
 const ME: [u8; 32] = [1; 32];
 const NO_WAIT: Duration = Duration::ZERO;
@@ -20,7 +20,7 @@ fn on_every_store(len: usize, test: impl AsyncFn(Arc<dyn Store>)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
     runtime.expect("a runtime").block_on(async {
         for store in stores() {
-            let state = State::new(0, Arc::new(vec![0.0; len]), vec![Arc::new(vec![0.0; len])]);
+            let state = State::new(0, vec![0.0; len].into(), vec![vec![0.0; len].into()]);
             store.set_state(state).await.expect("a state");
             test(store).await;
         }
@@ -34,7 +34,7 @@ fn leaf(index: u32, leaves: u32) -> Leaf {
 fn update(round: u64, value: f32, len: usize) -> Update {
     Update {
         round,
-        gradient: Arc::new(vec![value; len]),
+        gradient: vec![value; len].into(),
         clip_norm: None,
         clip_value: None,
         optimizer: Optimizer::Momentum { momentum: 0.5, nesterov: false, weight_decay: 0.0 },
@@ -68,7 +68,7 @@ proptest! {
             let weights: Vec<f32> = (0..leaves).map(|index| (1 + index) as f32).collect();
             let mut expected = vec![0.0; 7];
             skein_kernels::mean::weighted_mean(&rows, &weights, &mut expected).expect("valid rows");
-            assert_eq!(average.hash, hash_values(&expected));
+            assert_eq!(average.hash, Statistics::of(&expected).hash);
             assert_eq!(average.samples, (1..=u64::from(leaves)).sum::<u64>());
         });
     }
@@ -144,8 +144,9 @@ fn contributions_are_looked_at_when_they_come() {
     on_every_store(3, async |store| {
         let other = [2; 32];
         for (values, finite) in [(vec![1.0, 2.0], true), (vec![1.0, f32::NAN, 2.0], false)] {
-            let statistics = store.put_contribution(1, other, Arc::new(values.clone())).await.expect("kept");
-            assert_eq!(statistics, Statistics { len: values.len(), hash: hash_values(&values), finite });
+            let statistics = store.put_contribution(1, other, Values::from(values.clone())).await.expect("kept");
+            assert_eq!(statistics, Statistics::of(&values));
+            assert_eq!((statistics.len, statistics.finite), (values.len(), finite));
         }
         assert_eq!(store.contribution(1, other).await.expect("readable").map(|values| values.len()), Some(3));
         assert_eq!(store.contribution(1, ME).await.expect("readable"), None);

@@ -36,7 +36,7 @@ impl Eval {
             "`{}` is the checkpoint of another job: its validation samples may have been trained on here",
             path.display()
         );
-        let parameters = Parameters { layout: job.layout.clone(), values: checkpoint.state.parameters().clone() };
+        let parameters = Parameters { layout: job.layout.clone(), values: checkpoint.state.parameters().buffer() };
         let validation = validate(&job, &host.workers, &parameters).await?;
         let test = match &job.test {
             Some(part) => evaluate(&host.workers, &job.gradient, parameters, &part.dataset, &part.samples).await?,

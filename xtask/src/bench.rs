@@ -1,0 +1,113 @@
+//! Runs every benchmark and prints its figures as one table or one JSON object.
+//!
+//! A figure is a ratio of two things measured in one run, or a share of one run; none is a test, since machines are
+//! noisy.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+
+use crate::workspace_root;
+
+/// How the figures are printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A line each.
+    Text,
+    /// One object.
+    Json,
+}
+
+/// What figures are to reach: name, bound, and whether the bound is an upper one.
+const GOALS: [(&str, f64, bool); 6] = [
+    ("warm_call_us", 25.0, true),
+    ("warm_call_ratio", 1.5, true),
+    ("trimmed_mean_ratio", 2.0, true),
+    ("parallel_speedup", 1.8, false),
+    ("round_rest_share", 0.10, true),
+    ("round_rest_core_share", 0.10, true),
+];
+
+/// A job of four peers and 1.5 million parameters.
+const JOB: &str = r#"
+skein_manifest_version = 1
+[application]
+name = "bench"
+[model]
+hidden = [1200, 1180]
+[data]
+source = "builtin:digits"
+validation = 0.0
+[train]
+peers = 4
+faults = 1
+rounds = 12
+batch_size = 32
+batches_per_round = 2
+learning_rate = 0.01
+"#;
+
+pub(crate) fn run(format: Format) -> Result<()> {
+    let root = workspace_root();
+    let mut figures = runtime_figures(&root)?;
+    figures.extend(round_figures(&root)?);
+    match format {
+        Format::Json => println!("{}", Value::Object(figures)),
+        Format::Text => print_text(&figures),
+    }
+    Ok(())
+}
+
+fn print_text(figures: &Map<String, Value>) {
+    for (name, value) in figures {
+        let number = value.as_f64().unwrap_or(f64::NAN);
+        let goal = GOALS.iter().find(|(goal, ..)| goal == name);
+        let verdict = goal.map_or_else(String::new, |(_, bound, is_upper)| {
+            let (relation, reached) = if *is_upper { ("<=", number <= *bound) } else { (">=", number >= *bound) };
+            format!("  goal {relation} {bound}: {}", if reached { "reached" } else { "missed" })
+        });
+        println!("{name:<28} {number:>12.3}{verdict}");
+    }
+}
+
+/// The runtime's own benchmark, compiled as the product is.
+fn runtime_figures(root: &Path) -> Result<Map<String, Value>> {
+    let arguments = ["bench", "--quiet", "--profile", "release", "--package", "skein-runtime", "--bench", "figures"];
+    let text = output(Command::new(env!("CARGO")).args(arguments).current_dir(root))?;
+    serde_json::from_str(&text).with_context(|| format!("the benchmark printed `{text}`"))
+}
+
+/// Where the time of whole rounds goes.
+///
+/// `round_rest_share` is the share of the wall time in which no function ran. `round_rest_core_share` is stricter:
+/// the share of all cores' time that was not spent in functions, waiting included.
+fn round_figures(root: &Path) -> Result<Map<String, Value>> {
+    let build = ["build", "--quiet", "--release", "--package", "skein"];
+    output(Command::new(env!("CARGO")).args(build).current_dir(root))?;
+    let dir = tempfile::tempdir()?;
+    let manifest = dir.path().join("skein.toml");
+    std::fs::write(&manifest, JOB)?;
+    let concurrency = std::thread::available_parallelism()?.get();
+    let mut train = Command::new(root.join("target/release/skein"));
+    train.args(["train", "--quiet", "--output", "json", "--concurrency", &concurrency.to_string(), "--from"]);
+    let summary: Value = serde_json::from_str(&output(train.arg(&manifest))?)?;
+    let figure = |name: &str| summary[name].as_f64().with_context(|| format!("the summary has no `{name}`"));
+    let phases: f64 = summary["phase_ms"].as_object().context("phases")?.values().filter_map(Value::as_f64).sum();
+    let (busy, functions) = (figure("busy_ms")?, figure("function_ms")?);
+    let mut figures = Map::new();
+    figures.insert("round_parameters".into(), summary["parameters"].clone());
+    figures.insert("round_ms".into(), json!(phases / figure("rounds_run")?));
+    figures.insert("round_rest_share".into(), json!(1.0 - busy / phases));
+    figures.insert("round_rest_core_share".into(), json!(1.0 - functions / (phases * concurrency as f64)));
+    Ok(figures)
+}
+
+/// Standard output of a command that has to succeed.
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("failed to run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?} ended with {}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
+}
