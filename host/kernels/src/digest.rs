@@ -23,7 +23,8 @@ impl std::str::FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Digest, ParseDigestError> {
         let mut bytes = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
+        // Parsing alone would take a sign for a digit.
+        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(ParseDigestError);
         }
         for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {

@@ -8,12 +8,22 @@ use wasmtime::component::{Component, InstancePre};
 
 use crate::capability::State;
 use crate::compile::CompileError;
-use crate::engine::{Origin, Shared, World};
 use crate::error::LoadError;
+use crate::runtime::Shared;
+use crate::world::World;
 
 /// The binary format's magic number; the two bytes after it are the version, and the next two the layer.
 const MAGIC: &[u8] = b"\0asm";
 const LAYER_COMPONENT: [u8; 2] = [1, 0];
+
+/// Where a function's compiled artifact came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was compiled now.
+    Compiled,
+    /// An earlier start had compiled it.
+    Cached,
+}
 
 /// A component that was admitted, and how.
 pub(crate) struct Admitted {

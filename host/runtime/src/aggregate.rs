@@ -1,19 +1,18 @@
 //! Functions of the world `aggregate`: the contributions of a round in, one finite vector out.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use skein_kernels::norm::all_finite;
 use wasmtime::Store;
 use wasmtime::component::Resource;
 
-use crate::admission::{admit, chain};
 use crate::capability::bindings::{AggregatePre, aggregation};
 use crate::capability::{HostContribution, HostSink, Parameters, State};
-use crate::engine::{Origin, Runtime, World};
 use crate::error::{CallError, LoadError};
-use crate::invoke::{Call, Loaded};
+use crate::invoke::{About, Call, Loaded};
 use crate::options::Function;
+use crate::runtime::Runtime;
+use crate::world::World;
 
 /// One peer's contribution. Cloning shares the values.
 #[derive(Debug, Clone)]
@@ -48,14 +47,8 @@ impl Runtime {
     /// # Errors
     /// [`LoadError`]: the bytes are not admitted, or are of another world.
     pub async fn aggregate_function(&self, function: Function, bytes: &[u8]) -> Result<AggregateFunction, LoadError> {
-        let shared = self.shared();
-        let admitted = admit(shared, &function.name, World::Aggregate, bytes).await?;
-        let pre = AggregatePre::new(admitted.pre.clone()).map_err(|error| LoadError::WrongWorld {
-            function: function.name.clone(),
-            expected: World::Aggregate,
-            reason: chain(&error),
-        })?;
-        Ok(AggregateFunction { loaded: Arc::new(Loaded::new(shared.clone(), function, &admitted)), pre })
+        let (loaded, pre) = Loaded::load(self, function, World::Aggregate, bytes, AggregatePre::new).await?;
+        Ok(AggregateFunction { loaded, pre })
     }
 }
 
@@ -100,25 +93,15 @@ impl AggregateFunction {
         self.loaded.invoke(Parameters::default(), guest, check).await
     }
 
-    /// Name in the job.
-    pub fn name(&self) -> &str {
-        &self.loaded.name
-    }
-
-    /// SHA-256 of the component, in hexadecimal digits.
-    pub fn digest(&self) -> &str {
-        &self.loaded.digest
-    }
-
-    /// Whether the function was compiled at load, and how long loading took.
-    pub fn loading(&self) -> (Origin, Duration) {
-        (self.loaded.origin, self.loaded.load_duration)
+    /// What is known of the function.
+    pub fn about(&self) -> &About {
+        &self.loaded.about
     }
 
     fn refusal(&self, error: aggregation::Error, present: usize) -> CallError {
         match error {
             aggregation::Error::TooFew(needed) => {
-                CallError::TooFew { function: self.loaded.name.clone(), needed, present }
+                CallError::TooFew { function: self.loaded.about.name.clone(), needed, present }
             }
             aggregation::Error::Other(reason) => self.loaded.refused(&reason),
         }

@@ -15,9 +15,9 @@ use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable, ResourceTableError};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use crate::engine::World;
 use crate::error::Limit;
 use crate::meter::Meter;
+use crate::world::World;
 
 #[expect(unreachable_pub, reason = "the generated bindings re-export them")]
 pub use contributions::{HostContribution, HostSink};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::World;
+use crate::world::World;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 

@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use skein_kernels::layout::Layout;
 use skein_kernels::norm::all_finite;
 use wasmtime::Store;
 use wasmtime::component::Resource;
 
-use crate::admission::{admit, chain};
 use crate::capability::State;
 use crate::capability::bindings::{GradientPre, gradients};
-use crate::engine::{Origin, Runtime, World};
 use crate::error::{CallError, LoadError};
-use crate::invoke::{Call, Loaded};
+use crate::invoke::{About, Call, Loaded};
 use crate::options::Function;
+use crate::runtime::Runtime;
 use crate::tensor::{Tensor, TensorType};
+use crate::world::World;
 
 pub use crate::capability::Parameters;
 
@@ -64,14 +63,8 @@ impl Runtime {
     /// # Errors
     /// [`LoadError`]: the bytes are not admitted, or are of another world.
     pub async fn gradient_function(&self, function: Function, bytes: &[u8]) -> Result<GradientFunction, LoadError> {
-        let shared = self.shared();
-        let admitted = admit(shared, &function.name, World::Gradient, bytes).await?;
-        let pre = GradientPre::new(admitted.pre.clone()).map_err(|error| LoadError::WrongWorld {
-            function: function.name.clone(),
-            expected: World::Gradient,
-            reason: chain(&error),
-        })?;
-        Ok(GradientFunction { loaded: Arc::new(Loaded::new(shared.clone(), function, &admitted)), pre })
+        let (loaded, pre) = Loaded::load(self, function, World::Gradient, bytes, GradientPre::new).await?;
+        Ok(GradientFunction { loaded, pre })
     }
 }
 
@@ -107,19 +100,9 @@ impl GradientFunction {
         self.loaded.invoke(parameters, guest, check).await
     }
 
-    /// Name in the job.
-    pub fn name(&self) -> &str {
-        &self.loaded.name
-    }
-
-    /// SHA-256 of the component, in hexadecimal digits.
-    pub fn digest(&self) -> &str {
-        &self.loaded.digest
-    }
-
-    /// Whether the function was compiled at load, and how long loading took.
-    pub fn loading(&self) -> (Origin, Duration) {
-        (self.loaded.origin, self.loaded.load_duration)
+    /// What is known of the function.
+    pub fn about(&self) -> &About {
+        &self.loaded.about
     }
 
     fn check(

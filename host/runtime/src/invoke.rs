@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use wasmtime::component::ResourceTableError;
+use wasmtime::component::{InstancePre, ResourceTableError};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
-use crate::admission::Admitted;
+use crate::admission::{Admitted, Origin, admit, chain};
 use crate::capability::{Parameters, State};
-use crate::engine::{Origin, Shared};
-use crate::error::{CallError, Limit};
+use crate::error::{CallError, Limit, LoadError};
 use crate::meter::Meter;
 use crate::options::{Function, Limits};
+use crate::runtime::{Runtime, Shared};
+use crate::world::World;
 
 /// Longest text of a guest that an error repeats.
 const REASON_CHARS_MAX: usize = 300;
@@ -45,12 +46,24 @@ pub struct Call<T> {
     pub usage: Usage,
 }
 
+/// What is known of a loaded function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Name in the job.
+    pub name: String,
+    /// SHA-256 of the component, in hexadecimal digits.
+    pub digest: String,
+    /// The world it implements.
+    pub world: World,
+    /// Where its compiled artifact came from.
+    pub origin: Origin,
+    /// How long it took to load.
+    pub load_duration: Duration,
+}
+
 /// What is common to functions of all worlds.
 pub(crate) struct Loaded {
-    pub(crate) name: String,
-    pub(crate) digest: String,
-    pub(crate) origin: Origin,
-    pub(crate) load_duration: Duration,
+    pub(crate) about: About,
     limits: Limits,
     settings: Arc<BTreeMap<String, String>>,
     called: AtomicBool,
@@ -58,17 +71,25 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    pub(crate) fn new(shared: Arc<Shared>, function: Function, admitted: &Admitted) -> Loaded {
-        Loaded {
-            name: function.name,
-            digest: admitted.digest.clone(),
-            origin: admitted.origin,
-            load_duration: admitted.duration,
-            limits: function.limits,
-            settings: Arc::new(function.settings),
-            called: AtomicBool::new(false),
-            shared,
-        }
+    /// Admits a component as a function of `world`; `bind` makes the bindings of that world out of it.
+    pub(crate) async fn load<P>(
+        runtime: &Runtime,
+        function: Function,
+        world: World,
+        bytes: &[u8],
+        bind: impl FnOnce(InstancePre<State>) -> wasmtime::Result<P>,
+    ) -> Result<(Arc<Loaded>, P), LoadError> {
+        let shared = runtime.shared().clone();
+        let Function { name, limits, settings } = function;
+        let Admitted { pre, digest, origin, duration } = admit(&shared, &name, world, bytes).await?;
+        let pre = bind(pre).map_err(|error| LoadError::WrongWorld {
+            function: name.clone(),
+            expected: world,
+            reason: chain(&error),
+        })?;
+        let about = About { name, digest, world, origin, load_duration: duration };
+        let (settings, called) = (Arc::new(settings), AtomicBool::new(false));
+        Ok((Arc::new(Loaded { about, limits, settings, called, shared }), pre))
     }
 
     /// Runs `guest` in a fresh store, then `check` on what it gave.
@@ -97,7 +118,7 @@ impl Loaded {
             Ok(Ok(output)) => check(state, output),
         };
         let usage = Usage { duration, memory_bytes_peak: state.meter.bytes_peak(), cold };
-        tracing::debug!(function = self.name, ?usage, error = result.as_ref().err().map(tracing::field::display));
+        tracing::debug!(function = self.about.name, ?usage, error = result.as_ref().err().map(tracing::field::display));
         Call { result, usage }
     }
 
@@ -120,7 +141,7 @@ impl Loaded {
 
     /// Tells whose fault a failed call was.
     fn blame(&self, state: &State, error: wasmtime::Error) -> CallError {
-        let function = self.name.clone();
+        let function = self.about.name.clone();
         if let Some(limit) = state.meter.hit() {
             return CallError::Limit { function, limit };
         }
@@ -138,15 +159,15 @@ impl Loaded {
     }
 
     pub(crate) fn limit(&self, limit: Limit) -> CallError {
-        CallError::Limit { function: self.name.clone(), limit }
+        CallError::Limit { function: self.about.name.clone(), limit }
     }
 
     pub(crate) fn refused(&self, reason: &str) -> CallError {
-        CallError::Refused { function: self.name.clone(), reason: bounded(reason) }
+        CallError::Refused { function: self.about.name.clone(), reason: bounded(reason) }
     }
 
     pub(crate) fn bad_output(&self, reason: impl Into<String>) -> CallError {
-        CallError::BadOutput { function: self.name.clone(), reason: bounded(&reason.into()) }
+        CallError::BadOutput { function: self.about.name.clone(), reason: bounded(&reason.into()) }
     }
 }
 

@@ -31,10 +31,13 @@ mod error;
 mod invoke;
 mod meter;
 mod options;
+mod runtime;
+mod world;
 
-pub use admission::digest;
+pub use admission::{Origin, digest};
 pub use compile::{Compiler, compile_as_child};
-pub use engine::{Origin, Runtime, StartError, World};
 pub use error::{CallError, Limit, LoadError};
-pub use invoke::{Call, Usage};
+pub use invoke::{About, Call, Usage};
 pub use options::{Function, Limits, Options};
+pub use runtime::{Runtime, StartError};
+pub use world::World;

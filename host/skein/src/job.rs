@@ -77,8 +77,8 @@ impl Job {
             "parameters": parameters,
             "train": manifest::Train { rounds: 0, wait: manifest::train::Wait::default(), ..train.clone() },
             "functions": [
-                [gradient.digest(), json!(manifest.function(&train.gradient).map(|f| f.settings))],
-                [aggregate.digest(), json!(manifest.function(&train.aggregate).map(|f| f.settings))],
+                [gradient.about().digest, json!(manifest.function(&train.gradient).map(|f| f.settings))],
+                [aggregate.about().digest, json!(manifest.function(&train.aggregate).map(|f| f.settings))],
             ],
             "shares": shares.values().map(|share| json!({
                 "peer": share.index,

@@ -1,6 +1,6 @@
 //! What a command shows: bars on a terminal, plain lines where there is none, one object as JSON.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -44,12 +44,10 @@ impl Output {
         Output { format, progress }
     }
 
-    /// Says what is about to happen.
+    /// Says what is about to happen, before the first round.
     pub fn note(&self, text: &str) {
-        match &self.progress {
-            Progress::Bar(bar) => bar.println(text),
-            Progress::Lines { .. } => eprintln!("{text}"),
-            Progress::Silent => {}
+        if !matches!(self.progress, Progress::Silent) {
+            eprintln!("{text}");
         }
     }
 
@@ -89,10 +87,17 @@ impl Output {
     }
 
     /// Writes the result: as text for people, or the object.
-    pub fn result(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) {
-        match self.format {
-            Format::Text => print!("{}", text()),
-            Format::Json => println!("{}", json()),
+    ///
+    /// # Errors
+    /// Standard output can not be written. Whoever reads it may stop early, as `head` does.
+    pub fn result(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> std::io::Result<()> {
+        let result = match self.format {
+            Format::Text => text(),
+            Format::Json => format!("{}\n", json()),
+        };
+        match std::io::stdout().write_all(result.as_bytes()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            written => written,
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use skein_kernels::Digest;
+use skein_runtime::About;
 use skein_workflow::announcement::Evaluation;
 use skein_workflow::identity::PeerId;
 
@@ -139,16 +140,15 @@ impl Summary {
     /// The summary as one JSON object.
     pub fn to_json(&self, job: &Job) -> Value {
         let accuracy = |evaluation: &Option<Evaluation>| evaluation.and_then(|evaluation| evaluation.accuracy());
-        let function = |name: &str, digest: &str, world: &str, (origin, duration): (_, Duration)| {
+        let function = |about: &About| {
             json!({
-                "name": name,
-                "digest": format!("sha256:{digest}"),
-                "world": world,
-                "loaded": format!("{origin:?}").to_lowercase(),
-                "load_ms": ms(duration),
+                "name": about.name,
+                "digest": format!("sha256:{}", about.digest),
+                "world": about.world.to_string(),
+                "loaded": format!("{:?}", about.origin).to_lowercase(),
+                "load_ms": ms(about.load_duration),
             })
         };
-        let (gradient, aggregate) = (&job.gradient, &job.aggregate);
         json!({
             "job": job.digest.to_string(),
             "peers": self.state_hashes.len(),
@@ -171,10 +171,7 @@ impl Summary {
             "busy_ms": self.ledger.busy_ms,
             "phase_ms": self.phases.to_json(),
             "wall_ms": self.wall_ms,
-            "functions": [
-                function(gradient.name(), gradient.digest(), "gradient", gradient.loading()),
-                function(aggregate.name(), aggregate.digest(), "aggregate", aggregate.loading()),
-            ],
+            "functions": [function(job.gradient.about()), function(job.aggregate.about())],
         })
     }
 
@@ -201,8 +198,9 @@ impl Summary {
             row(phase, format!("{ms:.0} ms"));
         }
         row("wall", format!("{:.1} s", self.wall_ms / 1e3));
-        row("functions", format!("{} {}", job.gradient.name(), &job.gradient.digest()[..16]));
-        row("", format!("{} {}", job.aggregate.name(), &job.aggregate.digest()[..16]));
+        for About { world, name, digest, .. } in [job.gradient.about(), job.aggregate.about()] {
+            row(&format!("{world} function"), format!("{name} {}", &digest[..16]));
+        }
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
     }

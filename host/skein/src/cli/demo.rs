@@ -37,8 +37,7 @@ impl Demo {
             job.layout.len()
         ));
         let summary = training::train(job.clone(), host.workers, Options::default(), output).await?;
-        output.result(|| summary.to_table(&job), || summary.to_json(&job));
-        Ok(())
+        Ok(output.result(|| summary.to_table(&job), || summary.to_json(&job))?)
     }
 
     fn manifest(&self) -> Manifest {

@@ -51,7 +51,7 @@ impl Eval {
             }
             None => String::new(),
         };
-        output.result(
+        Ok(output.result(
             || format!("round       {round}\n{}{}", line("validation", validation), line("test", test)),
             || {
                 json!({
@@ -61,7 +61,6 @@ impl Eval {
                     "test": test.as_ref().map(figures),
                 })
             },
-        );
-        Ok(())
+        )?)
     }
 }

@@ -69,7 +69,6 @@ impl Train {
         ));
         let options = Options { out: self.out, resume: self.resume };
         let summary = training::train(job.clone(), host.workers, options, output).await?;
-        output.result(|| summary.to_table(&job), || summary.to_json(&job));
-        Ok(())
+        Ok(output.result(|| summary.to_table(&job), || summary.to_json(&job))?)
     }
 }

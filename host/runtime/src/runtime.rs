@@ -1,0 +1,69 @@
+//! What is shared by all functions: the engine, what guests may import, the cache, the permits.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use wasmtime::Engine;
+
+use crate::cache::Cache;
+use crate::capability::Linkers;
+use crate::engine::{Ticker, new_engine};
+use crate::options::Options;
+
+/// Everything needed to load and call functions. Cloning shares it.
+#[derive(Clone)]
+pub struct Runtime(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
+    pub(crate) linkers: Linkers,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) options: Options,
+    /// One permit a running call: calls wait here instead of finding the pool exhausted.
+    pub(crate) permits: Semaphore,
+    _ticker: Ticker,
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").field("options", &self.0.options).finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    /// Starts the runtime: reserves the pool and starts the ticker's thread.
+    ///
+    /// # Errors
+    /// The engine can not be set up on this machine, or the cache's folder can not be used.
+    pub fn start(options: Options) -> Result<Runtime, StartError> {
+        let engine = new_engine(options.concurrency).map_err(|error| StartError::Engine(error.into()))?;
+        let linkers = Linkers::new(&engine).map_err(|error| StartError::Engine(error.into()))?;
+        let cache = options.cache_dir.as_deref().map(|dir| Cache::open(dir, &engine)).transpose();
+        let cache =
+            cache.map_err(|source| StartError::Cache { dir: options.cache_dir.clone().unwrap_or_default(), source })?;
+        let ticker = Ticker::start(&engine).map_err(|error| StartError::Engine(error.into()))?;
+        let permits = Semaphore::new(options.concurrency);
+        Ok(Runtime(Arc::new(Shared { engine, linkers, cache, options, permits, _ticker: ticker })))
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+/// The runtime could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// wasmtime does not run here, or not with so many calls at a time.
+    #[error("failed to set up the WebAssembly engine")]
+    Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The folder of the cache can not be used.
+    #[error("failed to use `{}` as the cache of compiled functions", dir.display())]
+    Cache {
+        /// The folder.
+        dir: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
