@@ -76,33 +76,35 @@ fn csv_is_read_with_and_without_heading() {
     assert!(error.contains("has no column `knid`; did you mean `kind`?"), "{error}");
 }
 
-/// One array of an archive.
-fn put<T: npyz::AutoSerialize + Copy>(
-    archive: &mut npyz::npz::NpzWriter<std::io::BufWriter<std::fs::File>>,
-    name: &str,
-    shape: &[u64],
-    values: &[T],
-) {
-    let mut writer = archive.array(name, Default::default()).unwrap().default_dtype().shape(shape).begin_nd().unwrap();
+/// The bytes of one array.
+fn npy<T: npyz::AutoSerialize + Copy>(shape: &[u64], values: &[T]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut bytes).begin_nd().unwrap();
     writer.extend(values.iter().copied()).unwrap();
     writer.finish().unwrap();
+    bytes
+}
+
+/// An archive of arrays, as `numpy.savez` writes it, or deflated as `numpy.savez_compressed` does.
+fn npz(method: zip::CompressionMethod, arrays: [(&str, Vec<u8>); 2]) -> Vec<u8> {
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in arrays {
+        let options = zip::write::SimpleFileOptions::default().compression_method(method);
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        archive.write_all(&bytes).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
 }
 
 #[test]
 fn npz_archives_are_read_by_the_names_that_people_use() {
+    use zip::CompressionMethod::{Deflated, Stored};
     let place = Place::new();
-    let mut floats = npyz::npz::NpzWriter::create(place.path("floats.npz")).unwrap();
-    put(&mut floats, "x", &[2, 2], &[0.5f32, 1.0, -1.0, 2.0]);
-    put(&mut floats, "y", &[2], &[1i64, 0]);
-    drop(floats);
-    let mut bytes = npyz::npz::NpzWriter::create(place.path("bytes.npz")).unwrap();
-    put(&mut bytes, "images", &[2, 1, 2], &[0u8, 255, 51, 102]);
-    put(&mut bytes, "labels", &[2], &[1u8, 0]);
-    drop(bytes);
-    let mut wrong = npyz::npz::NpzWriter::create(place.path("wrong.npz")).unwrap();
-    put(&mut wrong, "x", &[3, 1], &[0.5f64, 1.0, 2.0]);
-    put(&mut wrong, "y", &[2], &[1i32, 0]);
-    drop(wrong);
+    let floats = [("x", npy(&[2, 2], &[0.5f32, 1.0, -1.0, 2.0])), ("y", npy(&[2], &[1i64, 0]))];
+    let bytes = [("images", npy(&[2, 1, 2], &[0u8, 255, 51, 102])), ("labels", npy(&[2], &[1u8, 0]))];
+    let wrong = [("x", npy(&[3, 1], &[0.5f64, 1.0, 2.0])), ("y", npy(&[2], &[1i32, 0]))];
+    place.write("floats.npz", npz(Stored, floats)).write("bytes.npz", npz(Deflated, bytes));
+    place.write("wrong.npz", npz(Deflated, wrong));
 
     let dataset = load(&place, "floats.npz", Data::default());
     assert_eq!((dataset.shape(), sample(&dataset, 1)), (&[2][..], (vec![-1.0, 2.0], 0)));

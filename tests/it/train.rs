@@ -11,7 +11,8 @@ const RULES: &str = "[model]\nhidden = [16]\n[train]\nrounds = 40\nevaluate_ever
 
 fn metrics(place: &Place, dir: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(place.path(dir).join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    // The last line of a run that was killed may be cut short.
+    text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// The lines without what depends on time.
@@ -47,7 +48,6 @@ fn a_killed_run_goes_on_from_its_last_round() {
     for signal in [Signal::KILL, Signal::INT, Signal::TERM] {
         let place = Place::new();
         place.job("[model]\nhidden = [16]\n");
-        let unbroken = place.json(&["train", "--rounds", "200"]);
         for resume in [&[][..], &["--resume"]] {
             let arguments = [&["train", "--out", "run", "--rounds", "1000000"], resume].concat();
             let mut child = place.start(&arguments, 300);
@@ -55,10 +55,13 @@ fn a_killed_run_goes_on_from_its_last_round() {
             assert!(!child.wait().unwrap().success());
         }
         let applied = metrics(&place, "run").last().unwrap()["round"].as_u64().unwrap();
-        assert!(applied > 10 && applied < 200, "{applied} rounds were applied");
-        let resumed = place.json(&["train", "--out", "run", "--rounds", "200", "--resume"]);
+        assert!(applied > 10, "{applied} rounds were applied");
+        let rounds = (applied + 5).to_string();
+        let resumed = place.json(&["train", "--out", "run", "--rounds", &rounds, "--resume"]);
+        let unbroken = place.json(&["train", "--rounds", &rounds]);
         assert_eq!(state_hash(&resumed), state_hash(&unbroken), "after {signal:?}");
-        assert_eq!(metrics(&place, "run").len(), 200, "every round once");
+        let lines: Vec<_> = metrics(&place, "run").iter().map(|line| line["round"].as_u64().unwrap()).collect();
+        assert_eq!(lines, (1..=applied + 5).collect::<Vec<_>>(), "every round once");
     }
 }
 

@@ -12,10 +12,9 @@ use std::sync::Arc;
 
 use skein_kernels::layout::Layout;
 use wasmtime::Engine;
-use wasmtime::component::{HasSelf, Linker, ResourceTable, ResourceTableError};
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use crate::error::Limit;
 use crate::meter::Meter;
 use crate::world::World;
 
@@ -44,16 +43,6 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(meter: Meter, settings: Arc<BTreeMap<String, String>>, parameters: Parameters) -> State {
         State { table: ResourceTable::new(), meter, settings, parameters, wasi: None }
-    }
-
-    /// Turns a full table into the limit that it stands for.
-    fn held<T>(&mut self, pushed: Result<T, ResourceTableError>) -> wasmtime::Result<T> {
-        pushed.map_err(|error| {
-            if matches!(error, ResourceTableError::Full) {
-                self.meter.note(Limit::Handles);
-            }
-            error.into()
-        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use wasmtime::component::{InstancePre, ResourceTableError};
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 
 use crate::admission::{Admitted, Origin, admit, chain};
 use crate::capability::{Parameters, State};
@@ -14,6 +14,7 @@ use crate::error::{CallError, Limit, LoadError};
 use crate::meter::Meter;
 use crate::options::{Function, Limits};
 use crate::runtime::{Runtime, Shared};
+use crate::tensor::SizeError;
 use crate::world::World;
 
 /// Longest text of a guest that an error repeats.
@@ -148,11 +149,12 @@ impl Loaded {
         if let Some(limit) = limit_of(&error) {
             return CallError::Limit { function, limit };
         }
-        // A trap, or an import that refused what the guest handed it: both carry wasm frames.
+        // A trap, or an import that refused what the guest handed it, which says so in frames of the guest.
         let is_guest = error.downcast_ref::<Trap>().is_some()
             || error.downcast_ref::<ResourceTableError>().is_some()
-            || error.downcast_ref::<crate::tensor::SizeError>().is_some();
-        match is_guest || error.downcast_ref::<wasmtime::WasmBacktrace>().is_some() {
+            || error.downcast_ref::<SizeError>().is_some()
+            || error.downcast_ref::<WasmBacktrace>().is_some();
+        match is_guest {
             true => CallError::Trap { function, reason: bounded(&error.root_cause().to_string()) },
             false => CallError::Host { function, source: error.into() },
         }
@@ -171,8 +173,11 @@ impl Loaded {
     }
 }
 
-/// Limits of which wasmtime itself keeps count, which it tells apart only in words.
+/// Limits of which wasmtime itself keeps count, most of which it tells apart only in words.
 fn limit_of(error: &wasmtime::Error) -> Option<Limit> {
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        return Some(Limit::Handles);
+    }
     let text = error.root_cause().to_string();
     [("fuel allocated for hostcalls", Limit::Hostcall), ("limit on the number of component handles", Limit::Handles)]
         .into_iter()

@@ -38,11 +38,6 @@ impl Meter {
         self.hit
     }
 
-    /// Notes that a limit was hit of which another part of the runtime keeps count.
-    pub(crate) fn note(&mut self, limit: Limit) {
-        self.hit = Some(limit);
-    }
-
     /// Takes `bytes` more, if the limit allows.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let total = self.bytes.saturating_add(bytes);
@@ -77,7 +72,7 @@ impl wasmtime::ResourceLimiter for Meter {
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> Result<()> {
-        self.note(Limit::Memory);
+        self.hit = Some(Limit::Memory);
         tracing::debug!(%error, "memory.grow failed");
         Ok(())
     }

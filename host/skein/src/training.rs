@@ -181,12 +181,13 @@ impl Session {
             bail!("peers {:?} and {:?} have different states after round {round}", first.peer, other.peer);
         }
         self.last = Checkpoint { job: self.job.digest, state: first.state.clone(), progress: first.progress };
-        self.write_checkpoint().await?;
         let elapsed = self.started.elapsed();
         let summary = RoundSummary { report: first, expected: self.job.shares.len(), phases: &phases, elapsed };
         if let Some(metrics) = &mut self.metrics {
             metrics.write(&summary.to_json())?;
         }
+        // Behind the line of metrics: a run that is killed between the two drops the line and repeats the round.
+        self.write_checkpoint().await?;
         let done = round - self.first_round;
         output.round(&summary, self.job.train.rounds, done as f64 / elapsed.as_secs_f64());
         Ok(())

@@ -15,8 +15,7 @@ impl HostTensor for State {
         if !self.meter.take(tensor.guest_bytes()) {
             bail!("the tensor does not fit the memory limit");
         }
-        let pushed = self.table.push(tensor);
-        self.held(pushed)
+        Ok(self.table.push(tensor)?)
     }
 
     fn dimensions(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u32>> {

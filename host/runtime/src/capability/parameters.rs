@@ -19,7 +19,6 @@ impl bindings::parameters::Host for State {
     fn get(&mut self, name: String) -> wasmtime::Result<Option<Resource<Tensor>>> {
         let Some((parameter, range)) = self.parameters.layout.find(&name) else { return Ok(None) };
         let tensor = Tensor::from_floats(parameter.shape.clone(), self.parameters.values.clone(), range)?;
-        let pushed = self.table.push(tensor);
-        self.held(pushed).map(Some)
+        Ok(Some(self.table.push(tensor)?))
     }
 }

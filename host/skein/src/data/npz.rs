@@ -3,8 +3,8 @@
 use std::io::{Read, Seek};
 use std::path::Path;
 
-use npyz::npz::NpzArchive;
 use npyz::{Deserialize, NpyFile, Order};
+use zip::ZipArchive;
 
 use super::{DataError, Inputs, Raw};
 
@@ -15,9 +15,10 @@ const LABELS: [&str; 6] = ["y_train", "y", "Y", "labels", "target", "label"];
 /// Reads the file; the scale is 255 for bytes and 1 for anything else.
 pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
     let file = std::fs::File::open(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
-    let corrupt = |error: std::io::Error| DataError::content(path, format!("is no whole `.npz` file: {error}"));
-    let mut archive = NpzArchive::new(std::io::BufReader::new(file)).map_err(corrupt)?;
-    let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    let mut archive = ZipArchive::new(std::io::BufReader::new(file))
+        .map_err(|error| DataError::content(path, format!("is no whole `.npz` file: {error}")))?;
+    let names: Vec<String> =
+        archive.file_names().flatten().filter_map(|name| Some(name.strip_suffix(".npy")?.to_owned())).collect();
     let find = |candidates: [&'static str; 6]| {
         let found = candidates.into_iter().find(|name| names.iter().any(|present| present == name));
         found.ok_or_else(|| {
@@ -56,10 +57,10 @@ enum Array {
     Floats(Vec<f32>),
 }
 
-fn array<R: Read + Seek>(archive: &mut NpzArchive<R>, path: &Path, name: &str) -> Result<(Vec<u32>, Array), DataError> {
+fn array<R: Read + Seek>(archive: &mut ZipArchive<R>, path: &Path, name: &str) -> Result<(Vec<u32>, Array), DataError> {
     let corrupt = |error: std::io::Error| DataError::content(path, format!("has a corrupt array `{name}`: {error}"));
-    let file = archive.by_name(name).map_err(corrupt)?;
-    let file = file.ok_or_else(|| DataError::content(path, format!("has no array `{name}`")))?;
+    let member = archive.by_name(&format!("{name}.npy")).map_err(|error| corrupt(error.into()))?;
+    let file = NpyFile::new(member).map_err(corrupt)?;
     if file.order() != Order::C {
         return Err(DataError::content(
             path,
