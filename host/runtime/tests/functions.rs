@@ -12,6 +12,9 @@ use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
 use skein_runtime::tensor::Tensor;
 use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime};
 
+/// Where a limit does not work, a test fails instead of hanging.
+const BOUND: Duration = Duration::from_secs(60);
+
 fn component(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-functions/dist").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -131,7 +134,8 @@ async fn a_busy_guest_starves_nobody() {
         timer.tick().await;
         assert!(!busy.is_finished(), "the guest is still spinning");
     }
-    let error = busy.await.expect("the call ends").result.expect_err("it never returns by itself");
+    let call = tokio::time::timeout(BOUND, busy).await.expect("the wall clock ends the call");
+    let error = call.expect("the task ends").result.expect_err("it never returns by itself");
     assert_eq!(verdict(&error), "limit wall");
 }
 
@@ -203,7 +207,9 @@ async fn compiling_is_bounded() {
         let compile_time_max = Duration::from_millis(200);
         let options = Options { compiler, compile_time_max, ..Options::default() };
         let runtime = Runtime::start(options).expect("the engine starts");
-        runtime.gradient_function(function("slow"), &component("gradient-mlp.wasm")).await.err().expect("no artifact")
+        let bytes = component("gradient-mlp.wasm");
+        let loading = tokio::time::timeout(BOUND, runtime.gradient_function(function("slow"), &bytes));
+        loading.await.expect("the compiler is stopped").err().expect("no artifact")
     };
     assert!(matches!(load(child("sleep", "1000")).await, LoadError::CompileTime { .. }));
     assert!(matches!(load(child("false", "")).await, LoadError::Compiler { .. }));

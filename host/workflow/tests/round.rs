@@ -146,9 +146,10 @@ fn what_no_honest_peer_sends_is_charged_by_everybody_and_never_aggregated() {
         ("somebody else's record", Charge::Unsigned, |_, header, payload| {
             vec![Record::sign(&Identity::derived(3, 77), header, payload).encode()]
         }),
-        ("a flipped bit", Charge::Unsigned, |identity, header, payload| {
+        ("a false signature", Charge::Unsigned, |identity, header, payload| {
             let mut bytes = Record::sign(identity, header, payload).encode();
-            bytes[40] ^= 1;
+            // Within the signature: everything else is as the peer wrote it.
+            bytes[180] ^= 1;
             vec![bytes]
         }),
         ("another job", Charge::WrongJob, |identity, header, payload| {
