@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
@@ -79,7 +80,9 @@ impl Checkpoint {
         let bytes = self.encode(layout).map_err(|error| failed(std::io::Error::other(error)))?;
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let write = || {
-            let mut file = tempfile::Builder::new().prefix(".checkpoint").tempfile_in(dir)?;
+            // Readable as any file that a program writes, less what the user's mask takes away.
+            let permissions = std::fs::Permissions::from_mode(0o666);
+            let mut file = tempfile::Builder::new().prefix(".checkpoint").permissions(permissions).tempfile_in(dir)?;
             file.write_all(&bytes)?;
             file.as_file().sync_all()?;
             file.persist(path)?;

@@ -28,6 +28,9 @@ pub struct Evaluation {
     pub loss_sum: f64,
 }
 
+/// Most samples that anybody may claim: sums over all peers stay far below what 64 bits hold.
+const SAMPLES_MAX: u64 = 1 << 40;
+
 /// What stands for no count of right samples on the wire.
 const NO_CORRECT: u64 = u64::MAX;
 
@@ -85,13 +88,18 @@ impl Announcement {
                 let (correct, rest) = take_u64(rest)?;
                 let (loss_sum, rest) = take_u64(rest)?;
                 let (loss_sum, correct) = (f64::from_bits(loss_sum), (correct != NO_CORRECT).then_some(correct));
-                let counted = samples > 0 && correct.is_none_or(|correct| correct <= samples);
+                let counted = is_count(samples) && correct.is_none_or(|correct| correct <= samples);
                 let sound = rest.is_empty() && loss_sum.is_finite() && counted;
                 Some(sound.then_some(Evaluation { samples, correct, loss_sum })?)
             }
         };
         let loss = f64::from_bits(loss);
-        (samples > 0 && loss.is_finite()).then_some(Announcement { values: Digest(*values), samples, loss, evaluation })
+        (is_count(samples) && loss.is_finite()).then_some(Announcement {
+            values: Digest(*values),
+            samples,
+            loss,
+            evaluation,
+        })
     }
 }
 
@@ -124,6 +132,10 @@ impl Vote {
     }
 }
 
+fn is_count(samples: u64) -> bool {
+    (1..=SAMPLES_MAX).contains(&samples)
+}
+
 fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
     bytes.split_first_chunk().map(|(field, rest)| (u64::from_le_bytes(*field), rest))
 }
@@ -135,7 +147,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn announcements_round_trip(values: [u8; 32], samples in 1u64..1 << 60, loss in -1e9f64..1e9, evaluated: bool) {
+        fn announcements_round_trip(values: [u8; 32], samples in 1u64..1 << 40, loss in -1e9f64..1e9, evaluated: bool) {
             let evaluation = evaluated.then_some(Evaluation { samples, correct: (samples % 3 > 0).then_some(samples / 2), loss_sum: loss });
             let announcement = Announcement { values: Digest(values), samples, loss, evaluation };
             prop_assert_eq!(Announcement::decode(&announcement.encode()), Some(announcement));
@@ -160,6 +172,7 @@ mod tests {
         let evaluation = |correct, loss_sum| Some(Evaluation { samples: 3, correct: Some(correct), loss_sum });
         for bad in [
             Announcement { samples: 0, ..good },
+            Announcement { samples: u64::MAX, ..good },
             Announcement { loss: f64::NAN, ..good },
             Announcement { evaluation: evaluation(4, 0.0), ..good },
             Announcement { evaluation: evaluation(1, f64::INFINITY), ..good },
