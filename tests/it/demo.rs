@@ -50,3 +50,13 @@ fn people_get_progress_and_a_table() {
     let quiet = Place::new().run(&["demo", "--rounds", "10", "--quiet"]);
     assert_eq!(quiet.stderr, "");
 }
+
+/// `/dev/null` is no folder, for whoever runs the test.
+#[test]
+fn a_home_that_can_not_be_written_is_no_obstacle_but_a_folder_that_was_asked_for_is() {
+    let place = Place::new();
+    let setup = "unset SKEIN_CACHE_DIR; XDG_CACHE_HOME=/dev/null; export XDG_CACHE_HOME";
+    assert!(place.run_after(setup, &["demo", "--rounds", "2"]).success);
+    let error = place.fails(&["demo", "--cache-dir", "/dev/null/cache"]);
+    assert!(error.contains("failed to use `/dev/null/cache` as the cache"), "{error}");
+}

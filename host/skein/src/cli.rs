@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use skein_runtime::{Compiler, Options, Runtime};
+use skein_runtime::{Compiler, Options, Runtime, StartError};
 
 use crate::output::{Format, Output};
 use crate::workers::Workers;
@@ -120,7 +120,14 @@ fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Re
         compiler: Compiler::Child { program, argument: COMPILE },
         ..default
     };
-    let runtime = Runtime::start(options)?;
+    let runtime = match Runtime::start(options.clone()) {
+        // A home that can not be written costs compiling at every start; a folder that was asked for is another thing.
+        Err(error @ StartError::Cache { .. }) if global.cache_dir.is_none() => {
+            tracing::warn!(%error, "compiled functions are not kept");
+            Runtime::start(Options { cache_dir: None, ..options })?
+        }
+        started => started?,
+    };
     let workers = Arc::new(Workers::start(concurrency).context("failed to start the workers' threads")?);
     let peers = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let peers = peers.context("failed to start the peers' threads")?;
