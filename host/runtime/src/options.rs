@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::compile::Compiler;
 
 /// Options of a [`Runtime`](crate::Runtime).
@@ -36,16 +34,13 @@ impl Default for Options {
 }
 
 /// What a single call of a function may use.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Memory in MiB: all linear memories, tables and held tensors of a call together.
     pub memory_mib: u32,
     /// Processor time.
-    #[serde(with = "humantime_serde")]
     pub cpu: Duration,
     /// Time from the start of the call to its end, waiting included.
-    #[serde(with = "humantime_serde")]
     pub wall: Duration,
     /// Data in MiB that one call into the host may carry.
     pub hostcall_mib: u32,
