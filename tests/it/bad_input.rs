@@ -34,7 +34,8 @@ fn a_guest_that_misbehaves_ends_the_run_with_its_name_and_the_reason() {
         ("nan-loss", "function `mine` returned a bad result: the loss is NaN"),
     ] {
         let place = Place::new();
-        probe(&place, behaviour, "cpu = \"100ms\"\nmemory_mib = 32\n");
+        let cpu = if behaviour == "loop" { "100ms" } else { "60s" };
+        probe(&place, behaviour, &format!("cpu = \"{cpu}\"\nmemory_mib = 32\n"));
         let error = place.fails(&["train"]);
         assert!(error.contains(expected), "{behaviour}: {error}");
     }
