@@ -60,8 +60,15 @@ fn with_round(mut evaluation: Value, round: u64) -> Value {
     evaluation
 }
 
-fn evaluation_json(evaluation: &Evaluation) -> Value {
+/// An evaluation for programs.
+pub fn evaluation_json(evaluation: &Evaluation) -> Value {
     json!({ "loss": evaluation.loss(), "accuracy": evaluation.accuracy(), "samples": evaluation.samples })
+}
+
+/// An evaluation for people.
+pub fn evaluation_text(evaluation: &Evaluation) -> String {
+    let accuracy = evaluation.accuracy().map_or_else(String::new, |accuracy| format!("accuracy {accuracy:.4}, "));
+    format!("{accuracy}loss {:.4} on {} samples", evaluation.loss(), evaluation.samples)
 }
 
 /// The file of metrics: one JSON object a line, one line a round.
@@ -183,8 +190,7 @@ impl Summary {
         row("rounds", format!("{}{why}", self.rounds));
         for (name, evaluation) in [("validation", self.validation), ("test", self.test)] {
             let Some(evaluation) = evaluation else { continue };
-            let accuracy = evaluation.accuracy().map_or_else(String::new, |a| format!("accuracy {a:.4}, "));
-            row(name, format!("{accuracy}loss {:.4} on {} samples", evaluation.loss(), evaluation.samples));
+            row(name, evaluation_text(&evaluation));
         }
         for (peer, hash) in &self.state_hashes {
             row(&format!("state of {peer:?}"), hash.to_string());

@@ -58,9 +58,8 @@ pub async fn train(job: Arc<Job>, workers: Arc<Workers>, options: Options, outpu
     let stores = new_stores(&job, &checkpoint.state).await?;
     let (sender, mut ends) = mpsc::channel(job.shares.len());
     let mut peers = JoinSet::new();
-    for (peer, share) in &job.shares {
+    for share in job.shares.values() {
         let identity = Identity::derived(job.train.seed, share.index);
-        debug_assert_eq!(identity.id(), *peer);
         let peer = Peer::start(job.clone(), workers.clone(), identity, stores.clone(), checkpoint.progress);
         peers.spawn(run_peer(peer, first_round + 1..=job.train.rounds, sender.clone()));
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use skein_runtime::{Call, CallError, Usage};
 use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 /// Threads for guests, apart from those that serve peers: a busy guest holds up no record and no timer.
 pub struct Workers {
@@ -72,11 +72,7 @@ impl Workers {
 
     /// Runs `task` on the workers' threads as part of `set`, once one is free: what it makes before it calls a
     /// function, such as a batch, exists only for as many tasks as run.
-    pub fn spawn<T: Send + 'static>(
-        &self,
-        set: &mut JoinSet<T>,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> AbortHandle {
+    pub fn spawn<T: Send + 'static>(&self, set: &mut JoinSet<T>, task: impl Future<Output = T> + Send + 'static) {
         let gate = self.gate.clone();
         let runtime = self.runtime.as_ref().expect("it is taken in `drop` only");
         let task = async move {
@@ -84,7 +80,7 @@ impl Workers {
             let _place = gate.acquire_owned().await;
             task.await
         };
-        set.spawn_on(task, runtime.handle())
+        set.spawn_on(task, runtime.handle());
     }
 
     /// What was used so far.

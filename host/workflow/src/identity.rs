@@ -1,11 +1,9 @@
 //! Who a peer is: an Ed25519 key pair.
 
 use std::fmt;
-use std::str::FromStr;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use skein_kernels::Digest;
-use skein_kernels::digest::ParseDigestError;
 
 /// A peer's public key. Its order is the order in which peers are aggregated.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,14 +19,6 @@ impl fmt::Debug for PeerId {
     /// The first eight digits tell the peers of a job apart.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_string()[..8])
-    }
-}
-
-impl FromStr for PeerId {
-    type Err = ParseDigestError;
-
-    fn from_str(text: &str) -> Result<PeerId, ParseDigestError> {
-        text.parse().map(|Digest(bytes)| PeerId(bytes))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoint, FILE};
 use crate::evaluation::evaluate;
 use crate::job::Job;
 use crate::output::Output;
+use crate::report::{evaluation_json, evaluation_text};
 use crate::training::validate;
 
 /// Arguments of `skein eval`.
@@ -43,13 +44,8 @@ impl Eval {
             None => None,
         };
         let round = checkpoint.state.round();
-        let figures = |e: &Evaluation| json!({ "loss": e.loss(), "accuracy": e.accuracy(), "samples": e.samples });
-        let line = |name: &str, evaluation: Option<Evaluation>| match evaluation {
-            Some(e) => {
-                let accuracy = e.accuracy().map_or_else(String::new, |accuracy| format!("accuracy {accuracy:.4}, "));
-                format!("{name:<10}  {accuracy}loss {:.4} on {} samples\n", e.loss(), e.samples)
-            }
-            None => String::new(),
+        let line = |name: &str, evaluation: Option<Evaluation>| {
+            evaluation.map_or_else(String::new, |e| format!("{name:<10}  {}\n", evaluation_text(&e)))
         };
         Ok(output.result(
             || format!("round       {round}\n{}{}", line("validation", validation), line("test", test)),
@@ -57,8 +53,8 @@ impl Eval {
                 json!({
                     "round": round,
                     "state_hash": checkpoint.state_hash().to_string(),
-                    "validation": validation.as_ref().map(figures),
-                    "test": test.as_ref().map(figures),
+                    "validation": validation.as_ref().map(evaluation_json),
+                    "test": test.as_ref().map(evaluation_json),
                 })
             },
         )?)
