@@ -30,6 +30,11 @@ pub struct Parameters {
     pub values: Arc<Vec<f32>>,
 }
 
+/// A guest asked an import for what its interface forbids; the call traps with this reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Misuse(String);
+
 /// The state of one call.
 pub(crate) struct State {
     pub(crate) table: ResourceTable,

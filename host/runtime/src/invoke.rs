@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use wasmtime::component::{InstancePre, ResourceTableError};
-use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{Store, Trap, UpdateDeadline};
 
 use crate::admission::{Admitted, Origin, admit, chain};
-use crate::capability::{Parameters, State};
+use crate::capability::{Misuse, Parameters, State};
 use crate::error::{CallError, Limit, LoadError};
 use crate::meter::Meter;
 use crate::options::{Function, Limits};
@@ -149,11 +149,11 @@ impl Loaded {
         if let Some(limit) = limit_of(&error) {
             return CallError::Limit { function, limit };
         }
-        // A trap, or an import that refused what the guest handed it, which says so in frames of the guest.
+        // A trap, or an import that refused what the guest handed it.
         let is_guest = error.downcast_ref::<Trap>().is_some()
             || error.downcast_ref::<ResourceTableError>().is_some()
             || error.downcast_ref::<SizeError>().is_some()
-            || error.downcast_ref::<WasmBacktrace>().is_some();
+            || error.downcast_ref::<Misuse>().is_some();
         match is_guest {
             true => CallError::Trap { function, reason: bounded(&error.root_cause().to_string()) },
             false => CallError::Host { function, source: error.into() },

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use wasmtime::bail;
 use wasmtime::component::Resource;
 
-use super::State;
 use super::bindings::contributions::{Host, HostContribution as ContributionInterface, HostSink as SinkInterface};
+use super::{Misuse, State};
 
 /// One contribution behind a handle.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ impl ContributionInterface for State {
         let values = &self.table.get(&contribution)?.values;
         match usize::try_from(offset).ok().and_then(|start| values.get(start..start.checked_add(length as usize)?)) {
             Some(values) => Ok(values.to_vec()),
-            None => bail!("{length} values at {offset} reach past the end of a contribution of {}", values.len()),
+            None => Err(past_end(length as usize, offset, values.len())),
         }
     }
 
@@ -66,7 +65,7 @@ impl SinkInterface for State {
             usize::try_from(offset).ok().and_then(|start| out.get_mut(start..start.checked_add(values.len())?));
         match window {
             Some(window) => window.copy_from_slice(&values),
-            None => bail!("{} values at {offset} reach past the end of {len}", values.len()),
+            None => return Err(past_end(values.len(), offset, len)),
         }
         Ok(())
     }
@@ -74,5 +73,36 @@ impl SinkInterface for State {
     fn drop(&mut self, sink: Resource<HostSink>) -> wasmtime::Result<()> {
         self.table.delete(sink)?;
         Ok(())
+    }
+}
+
+fn past_end(count: usize, offset: u64, len: usize) -> wasmtime::Error {
+    Misuse(format!("{count} values at {offset} reach past the end of {len}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::Parameters;
+    use crate::meter::Meter;
+    use crate::options::Limits;
+
+    /// A range past the end was once blamed on the host, since nothing told it from the host's own failures.
+    #[test]
+    fn ranges_past_the_end_are_the_guests_misuse() {
+        let mut state = State::new(Meter::new(Limits::default()), Arc::default(), Parameters::default());
+        let values = Arc::new(vec![1.0, 2.0]);
+        let contribution = HostContribution { peer: String::new(), samples: 1, values };
+        let contribution = state.table.push(contribution).expect("room").rep();
+        let sink = state.table.push(HostSink { values: vec![0.0; 2] }).expect("room").rep();
+        for (offset, length) in [(0, 3), (2, 1), (u64::MAX, 1), (1, u32::MAX)] {
+            let read = state.read(Resource::new_borrow(contribution), offset, length);
+            assert!(read.expect_err("past the end").downcast_ref::<Misuse>().is_some(), "{offset} {length}");
+        }
+        for offset in [1, 2, u64::MAX] {
+            let written = state.write(Resource::new_borrow(sink), offset, vec![0.0; 2]);
+            assert!(written.expect_err("past the end").downcast_ref::<Misuse>().is_some(), "{offset}");
+        }
+        assert_eq!(state.read(Resource::new_borrow(contribution), 1, 1).expect("within"), [2.0]);
     }
 }
