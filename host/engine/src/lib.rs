@@ -1,0 +1,133 @@
+//! Runs ONNX graphs on whatever engine the machine has.
+//!
+//! [`Engine`] compiles a graph, [`Session`] runs it by the names of its inputs and outputs. rten is built in; ONNX
+//! Runtime and OpenVINO are libraries found at run time ([`library`]). [`Pool`] keeps as many sessions of a graph as
+//! calls run at the same time. Nothing above this crate knows which engine it is.
+
+mod error;
+mod onnxruntime;
+mod openvino;
+mod pool;
+mod rten;
+mod signature;
+mod tensor;
+
+pub mod library;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use error::EngineError;
+pub use pool::Pool;
+pub use tensor::{Buffer, ElementType, SizeError, Tensor};
+
+/// An engine by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Built in, in Rust.
+    Rten,
+    /// Microsoft's, from a library.
+    OnnxRuntime,
+    /// Intel's, from a library.
+    OpenVino,
+}
+
+impl Kind {
+    /// All engines.
+    pub const ALL: [Kind; 3] = [Kind::OnnxRuntime, Kind::OpenVino, Kind::Rten];
+
+    /// Its name in configuration and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Rten => "rten",
+            Kind::OnnxRuntime => "onnxruntime",
+            Kind::OpenVino => "openvino",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = EngineError;
+
+    fn from_str(name: &str) -> Result<Kind, EngineError> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| EngineError::Unknown(name.to_owned()))
+    }
+}
+
+/// Where a graph runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first graphics processor, by CUDA.
+    Cuda,
+}
+
+/// How a graph is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Threads that one run uses, at least 1.
+    pub threads: usize,
+    /// Where it runs.
+    pub device: Device,
+}
+
+/// Something that compiles graphs.
+pub trait Engine: Send + Sync {
+    /// Which one it is.
+    fn kind(&self) -> Kind;
+
+    /// Makes a graph, an ONNX file, ready to run.
+    ///
+    /// # Errors
+    /// [`EngineError`]: the engine can not run the graph, or not on that device.
+    fn compile(&self, graph: &[u8], options: Options) -> Result<Box<dyn Session>, EngineError>;
+}
+
+/// A compiled graph. One run at a time.
+pub trait Session: Send {
+    /// Runs the graph on named inputs and gives the outputs asked for, in that order.
+    ///
+    /// # Errors
+    /// [`EngineError`]: an input or output is unknown or does not fit, or the engine failed.
+    fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError>;
+}
+
+/// Opens an engine; a library is taken from `path`, or found by [`library::find`]. A process loads a library once:
+/// whoever opens the engine again shares it.
+///
+/// # Errors
+/// [`EngineError`]: its library is not there, is not one that can be used, or another one is loaded already.
+pub fn open(kind: Kind, path: Option<PathBuf>) -> Result<Arc<dyn Engine>, EngineError> {
+    static LOADED: Mutex<Vec<(PathBuf, Arc<dyn Engine>)>> = Mutex::new(Vec::new());
+    if kind == Kind::Rten {
+        return Ok(Arc::new(rten::Rten));
+    }
+    let library = match path {
+        Some(path) => library::inside(kind, &path).ok_or(EngineError::Missing { kind, searched: vec![path] })?,
+        None => library::find(kind)?,
+    };
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((path, engine)) = loaded.iter().find(|(_, engine)| engine.kind() == kind) {
+        if *path != library {
+            let reason = format!("`{}` is loaded already", path.display());
+            return Err(EngineError::Library { kind, path: library, reason });
+        }
+        return Ok(engine.clone());
+    }
+    let engine: Arc<dyn Engine> = match kind {
+        Kind::OnnxRuntime => Arc::new(onnxruntime::OnnxRuntime::load(&library)?),
+        _ => Arc::new(openvino::OpenVino::load(&library)?),
+    };
+    loaded.push((library, engine.clone()));
+    Ok(engine)
+}

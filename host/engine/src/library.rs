@@ -1,0 +1,45 @@
+//! Where the libraries of engines lie: in the user's data folder, one folder each, as their wheels have them.
+
+use std::path::{Path, PathBuf};
+
+use crate::{EngineError, Kind};
+
+/// The folder of all engines: `SKEIN_ENGINES`, or `skein/engines` of the user's data.
+pub fn root() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("SKEIN_ENGINES").unwrap_or_else(|| {
+        let data = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
+        data.unwrap_or_else(|| PathBuf::from(".")).join("skein/engines")
+    })
+}
+
+/// The folder of one engine.
+pub fn folder(kind: Kind) -> PathBuf {
+    root().join(kind.name())
+}
+
+/// The library of an engine where it was installed.
+///
+/// # Errors
+/// [`EngineError::Missing`]
+pub fn find(kind: Kind) -> Result<PathBuf, EngineError> {
+    let folder = folder(kind);
+    inside(kind, &folder).ok_or(EngineError::Missing { kind, searched: vec![folder] })
+}
+
+/// The library itself, or the one in a folder that has the layout of its wheel.
+pub fn inside(kind: Kind, path: &Path) -> Option<PathBuf> {
+    if path.is_file() {
+        return Some(path.to_owned());
+    }
+    let (subfolder, prefix) = match kind {
+        Kind::Rten => return None,
+        Kind::OnnxRuntime => ("onnxruntime/capi", "libonnxruntime.so"),
+        Kind::OpenVino => ("openvino/libs", "libopenvino_c.so"),
+    };
+    let folders = [path.join(subfolder), path.to_owned()];
+    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+    let libraries = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    // The shortest name comes first: a link without a version, where there is one.
+    libraries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))).min()
+}

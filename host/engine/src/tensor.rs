@@ -1,0 +1,197 @@
+//! Tensors that live with the host: shared, immutable, of whatever memory they came from.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Type of the elements, as `wasi:nn` has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum ElementType {
+    Fp16,
+    Fp32,
+    Fp64,
+    Bf16,
+    U8,
+    I32,
+    I64,
+}
+
+impl ElementType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            ElementType::U8 => 1,
+            ElementType::Fp16 | ElementType::Bf16 => 2,
+            ElementType::Fp32 | ElementType::I32 => 4,
+            ElementType::Fp64 | ElementType::I64 => 8,
+        }
+    }
+}
+
+/// Memory of an engine that holds the elements of a tensor.
+pub trait Buffer: Send + Sync {
+    /// The elements: little endian, row-major.
+    fn bytes(&self) -> &[u8];
+}
+
+/// An immutable tensor. Cloning shares the data.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    dimensions: Vec<u32>,
+    ty: ElementType,
+    data: Data,
+}
+
+/// The elements, little endian and row-major.
+#[derive(Clone)]
+enum Data {
+    Bytes(Arc<Vec<u8>>),
+    Floats(Arc<Vec<f32>>, Range<usize>),
+    Integers(Arc<Vec<i64>>),
+    Engine(Arc<dyn Buffer>),
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes().len())
+    }
+}
+
+/// Data that does not have as many bytes as its dimensions and type ask for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a tensor of dimensions {dimensions:?} and type {ty:?} can not have {bytes} bytes")]
+pub struct SizeError {
+    dimensions: Vec<u32>,
+    ty: ElementType,
+    bytes: usize,
+}
+
+const _: () = assert!(cfg!(target_endian = "little"), "tensors are little endian and handed out as they are");
+
+impl Data {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Data::Bytes(bytes) => bytes,
+            Data::Floats(values, range) => bytemuck::cast_slice(&values[range.clone()]),
+            Data::Integers(values) => bytemuck::cast_slice(values),
+            Data::Engine(buffer) => buffer.bytes(),
+        }
+    }
+}
+
+impl Tensor {
+    /// A tensor from raw bytes.
+    ///
+    /// # Errors
+    /// [`SizeError`]
+    pub fn from_bytes(dimensions: Vec<u32>, ty: ElementType, bytes: Vec<u8>) -> Result<Tensor, SizeError> {
+        Tensor::new(dimensions, ty, Data::Bytes(Arc::new(bytes)))
+    }
+
+    /// An FP32 tensor that shares `range` of `values`.
+    ///
+    /// # Errors
+    /// [`SizeError`]
+    pub fn from_floats(dimensions: Vec<u32>, values: Arc<Vec<f32>>, range: Range<usize>) -> Result<Tensor, SizeError> {
+        if range.start > range.end || range.end > values.len() {
+            return Err(SizeError { dimensions, ty: ElementType::Fp32, bytes: values.len() * 4 });
+        }
+        Tensor::new(dimensions, ElementType::Fp32, Data::Floats(values, range))
+    }
+
+    /// An I64 vector.
+    pub fn from_integers(values: Vec<i64>) -> Tensor {
+        let dimensions = vec![u32::try_from(values.len()).expect("a batch has fewer samples than 2^32")];
+        Tensor { dimensions, ty: ElementType::I64, data: Data::Integers(Arc::new(values)) }
+    }
+
+    /// A tensor in memory of an engine.
+    ///
+    /// # Errors
+    /// [`SizeError`]
+    pub fn from_buffer(dimensions: Vec<u32>, ty: ElementType, buffer: Arc<dyn Buffer>) -> Result<Tensor, SizeError> {
+        Tensor::new(dimensions, ty, Data::Engine(buffer))
+    }
+
+    fn new(dimensions: Vec<u32>, ty: ElementType, data: Data) -> Result<Tensor, SizeError> {
+        let bytes = data.bytes().len();
+        match element_count(&dimensions).and_then(|count| count.checked_mul(ty.size())) == Some(bytes) {
+            true => Ok(Tensor { dimensions, ty, data }),
+            false => Err(SizeError { dimensions, ty, bytes }),
+        }
+    }
+
+    /// Sizes of the dimensions, outermost first.
+    pub fn dimensions(&self) -> &[u32] {
+        &self.dimensions
+    }
+
+    /// Type of the elements.
+    pub fn ty(&self) -> ElementType {
+        self.ty
+    }
+
+    /// The elements as bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.data.bytes()
+    }
+
+    /// The elements of an FP32 tensor; copied only if a guest's bytes do not happen to be aligned.
+    pub fn floats(&self) -> Option<Cow<'_, [f32]>> {
+        (self.ty == ElementType::Fp32).then(|| aligned(self.bytes()))
+    }
+
+    /// The elements of an I64 tensor; copied only if a guest's bytes do not happen to be aligned.
+    pub fn integers(&self) -> Option<Cow<'_, [i64]>> {
+        (self.ty == ElementType::I64).then(|| aligned(self.bytes()))
+    }
+
+    /// Bytes that exist for this tensor alone and go when it does: not those of the store's vectors.
+    pub fn own_bytes(&self) -> usize {
+        match &self.data {
+            Data::Bytes(_) | Data::Engine(_) => self.bytes().len(),
+            Data::Floats(..) | Data::Integers(..) => 0,
+        }
+    }
+}
+
+fn aligned<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
+    match bytemuck::try_cast_slice(bytes) {
+        Ok(values) => Cow::Borrowed(values),
+        Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(bytes)),
+    }
+}
+
+fn element_count(dimensions: &[u32]) -> Option<usize> {
+    dimensions.iter().try_fold(1usize, |count, size| count.checked_mul(*size as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_has_to_fit_dimensions_and_type() {
+        for (dimensions, ty, bytes, fits) in [
+            (vec![2, 3], ElementType::Fp32, 24, true),
+            (vec![], ElementType::Fp64, 8, true),
+            (vec![0, 7], ElementType::I32, 0, true),
+            (vec![2, 3], ElementType::Fp32, 23, false),
+            (vec![3], ElementType::Bf16, 12, false),
+            (vec![u32::MAX, u32::MAX, u32::MAX], ElementType::U8, 1, false),
+        ] {
+            let made = Tensor::from_bytes(dimensions.clone(), ty, vec![0; bytes]);
+            assert_eq!(made.is_ok(), fits, "{dimensions:?} {ty:?} {bytes}");
+        }
+    }
+
+    #[test]
+    fn floats_of_unaligned_bytes_are_copied() {
+        let values = [1.5f32, -2.0];
+        let tensor = Tensor::from_bytes(vec![2], ElementType::Fp32, bytemuck::cast_slice(&values).to_vec());
+        assert_eq!(tensor.expect("a tensor that fits").floats().as_deref(), Some(&values[..]));
+        assert_eq!(Tensor::from_integers(vec![1]).floats(), None);
+    }
+}

@@ -1,0 +1,102 @@
+//! What is wrong with a library, a graph or its inputs is an error by name, on every engine.
+
+use std::fs;
+
+use skein_engine::{Device, ElementType, EngineError, Kind, Options, Pool, Tensor, open};
+use skein_graph::Model;
+
+use super::{ONE_THREAD, engines, floats, shared};
+
+#[test]
+fn a_missing_library_is_an_error_that_says_how_to_install_it() {
+    let empty = std::env::temp_dir().join("skein-no-engine-is-here");
+    for kind in [Kind::OnnxRuntime, Kind::OpenVino] {
+        let error = open(kind, Some(empty.clone())).err().expect("an error");
+        let text = error.to_string();
+        assert!(matches!(error, EngineError::Missing { .. }), "{text}");
+        assert!(text.contains(&format!("install it with `skein engine install {kind}`")), "{text}");
+    }
+    let error = "tensorflow".parse::<Kind>().unwrap_err();
+    assert_eq!(error.to_string(), "there is no engine `tensorflow`: choose `onnxruntime`, `openvino` or `rten`");
+}
+
+#[test]
+fn bytes_that_are_no_graph_are_refused() {
+    for engine in engines() {
+        let error = engine.compile(b"no graph at all", ONE_THREAD).err().expect("an error");
+        assert!(matches!(error, EngineError::Compile { .. }), "{error}");
+    }
+}
+
+#[test]
+fn only_onnxruntime_takes_a_graphics_processor() {
+    for engine in engines().into_iter().filter(|engine| engine.kind() != Kind::OnnxRuntime) {
+        let error = engine.compile(b"", Options { device: Device::Cuda, ..ONE_THREAD }).err().expect("an error");
+        assert!(error.to_string().contains("can not run on cuda"), "{error}");
+    }
+}
+
+#[test]
+fn inputs_and_outputs_are_told_by_name() {
+    let Some(path) = shared("models/squeezenet1_1.onnx") else { return };
+    let model = Model::parse(fs::read(path).unwrap().into(), &|_| Err(String::new())).unwrap();
+    let graph = model.evaluation_graph().unwrap().onnx;
+    let parameters = super::initial(&model);
+    let image = || floats(&[1, 3, 32, 32], vec![0.5; 3072]);
+    for engine in engines() {
+        let kind = engine.kind();
+        let pool = Pool::new(engine, graph.clone(), ONE_THREAD).unwrap();
+        let run = |extra: &[(&str, Tensor)], left_out: &str, output: &str| {
+            let own = parameters.iter().map(|(name, tensor)| (name.as_str(), tensor.clone()));
+            let mut inputs: Vec<(&str, Tensor)> = own.filter(|(name, _)| *name != left_out).collect();
+            inputs.extend(extra.iter().cloned());
+            pool.run(&inputs, &[output])
+        };
+        let found = run(&[("x", image())], "", "logits").unwrap();
+        assert_eq!(found[0].dimensions(), [1, 10]);
+        assert_eq!(found[0].ty(), ElementType::Fp32);
+        let image = || ("x", image());
+        let wrong = [
+            run(&[image(), ("y", floats(&[1], vec![0.0]))], "", "logits"),
+            run(&[image()], "", "probabilities"),
+            run(&[("x", floats(&[1, 3, 32], vec![0.0; 96]))], "", "logits"),
+            run(&[image()], "features.0.weight", "logits"),
+            run(&[("x", Tensor::from_integers(vec![1; 4]))], "", "logits"),
+        ];
+        for (result, named) in wrong.into_iter().zip([
+            "`y`: the graph has no such input",
+            "`probabilities`",
+            "x",
+            "`features.0.weight`: it is not given",
+            "x",
+        ]) {
+            let text = result.expect_err("an error").to_string();
+            assert!(text.contains(named), "{kind}: {text}");
+        }
+        // An error spoils nothing: the session goes on.
+        run(&[image()], "", "logits").unwrap();
+    }
+}
+
+/// The same inputs give the same bits, however many runs there are at the same time.
+#[test]
+fn runs_at_the_same_time_give_the_same_bits() {
+    let Some(path) = shared("models/squeezenet1_1.onnx") else { return };
+    let model = Model::parse(fs::read(path).unwrap().into(), &|_| Err(String::new())).unwrap();
+    for engine in engines() {
+        let options = skein_graph::Options { lowering: super::lowering(engine.kind()), ..Default::default() };
+        let graph = model.training_graph(&options).unwrap();
+        let mut inputs: Vec<(String, Tensor)> = super::initial(&model).into_iter().collect();
+        inputs.push(("x".into(), floats(&[4, 3, 32, 32], (0..4 * 3072).map(|i| (i % 255) as f32 / 255.0).collect())));
+        inputs.push(("labels".into(), Tensor::from_integers(vec![1, 2, 3, 4])));
+        let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+        let pool = Pool::new(engine, graph.onnx, ONE_THREAD).unwrap();
+        let run = || pool.run(&inputs, &["loss", "grad.features.0.weight"]).unwrap();
+        let bytes = |tensors: Vec<Tensor>| tensors.iter().map(|tensor| tensor.bytes().to_vec()).collect::<Vec<_>>();
+        let expected = bytes(run());
+        std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..4).map(|_| scope.spawn(|| bytes(run()))).collect();
+            runs.into_iter().for_each(|run| assert!(run.join().unwrap() == expected));
+        });
+    }
+}

@@ -1,0 +1,221 @@
+//! A graph while it is built: every node is checked, typed, simplified and shared as it comes in.
+//!
+//! There are no passes over a finished graph but one, which drops what no output needs. A node that equals an
+//! earlier one gives the earlier one's outputs; arithmetic on shapes turns into numbers; what does nothing vanishes.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::attributes::Attributes;
+use crate::constant::{Constant, ElementType};
+use crate::dim::{self, Dim, Shape};
+use crate::error::Reason;
+use crate::{fold, infer, simplify};
+
+/// A tensor of a graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ValueId(u32);
+
+impl ValueId {
+    pub(crate) fn of_index(index: usize) -> ValueId {
+        ValueId(u32::try_from(index).expect("a file of 2 GiB has fewer values than 2^32"))
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Type and shape of a tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Type {
+    pub(crate) element: ElementType,
+    pub(crate) shape: Shape,
+}
+
+impl Type {
+    pub(crate) fn new(element: ElementType, shape: Shape) -> Type {
+        Type { element, shape }
+    }
+}
+
+/// What is known of a tensor.
+#[derive(Debug, Clone)]
+pub(crate) struct Value {
+    pub(crate) ty: Type,
+    /// Its elements, where they are known.
+    pub(crate) constant: Option<Arc<Constant>>,
+    /// Its elements, where it is a vector or a number that was computed from shapes.
+    pub(crate) sizes: Option<Vec<Dim>>,
+    /// Its name, where it is an input of the graph.
+    pub(crate) name: Option<Arc<str>>,
+}
+
+/// One operation.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) op: &'static str,
+    pub(crate) inputs: Vec<Option<ValueId>>,
+    pub(crate) outputs: Vec<ValueId>,
+    pub(crate) attributes: Attributes,
+}
+
+/// A graph in the making.
+#[derive(Debug, Clone)]
+pub(crate) struct Graph {
+    pub(crate) values: Vec<Value>,
+    pub(crate) nodes: Vec<Node>,
+    /// Inputs in their order.
+    pub(crate) inputs: Vec<ValueId>,
+    /// Outputs and their names.
+    pub(crate) outputs: Vec<(String, ValueId)>,
+    /// The node of the model that nodes are made for at the moment.
+    pub(crate) origin: Arc<str>,
+    known_nodes: HashMap<String, Vec<ValueId>>,
+    known_constants: HashMap<Constant, ValueId>,
+    /// Index of the node that computes a value.
+    producers: HashMap<ValueId, usize>,
+}
+
+impl Default for Graph {
+    fn default() -> Graph {
+        Graph {
+            values: Vec::new(),
+            nodes: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            origin: "".into(),
+            known_nodes: HashMap::new(),
+            known_constants: HashMap::new(),
+            producers: HashMap::new(),
+        }
+    }
+}
+
+impl Graph {
+    pub(crate) fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    pub(crate) fn shape(&self, id: ValueId) -> &[Dim] {
+        &self.value(id).ty.shape
+    }
+
+    pub(crate) fn rank(&self, id: ValueId) -> usize {
+        self.shape(id).len()
+    }
+
+    pub(crate) fn element(&self, id: ValueId) -> ElementType {
+        self.value(id).ty.element
+    }
+
+    /// Sizes of all dimensions, where all are known.
+    pub(crate) fn fixed_shape(&self, id: ValueId) -> Option<Vec<i64>> {
+        dim::fixed(self.shape(id))
+    }
+
+    /// Sizes from axis `first` on, where all are known.
+    pub(crate) fn fixed_shape_from(&self, id: ValueId, first: usize) -> Option<Vec<i64>> {
+        dim::fixed(self.shape(id).get(first..)?)
+    }
+
+    /// The elements, where they are known.
+    pub(crate) fn constant_of(&self, id: ValueId) -> Option<&Constant> {
+        self.value(id).constant.as_deref()
+    }
+
+    /// The elements of a vector or number of integers, where they are known.
+    pub(crate) fn integers_of(&self, id: ValueId) -> Option<Vec<i64>> {
+        self.constant_of(id).and_then(Constant::to_integers)
+    }
+
+    /// The same value for all elements, where it is known.
+    pub(crate) fn uniform_of(&self, id: ValueId) -> Option<f32> {
+        self.constant_of(id).and_then(Constant::uniform)
+    }
+
+    /// The node that computes a value, if one does.
+    pub(crate) fn producer(&self, id: ValueId) -> Option<&Node> {
+        self.producers.get(&id).map(|index| &self.nodes[*index])
+    }
+
+    /// Adds an input.
+    pub(crate) fn input(&mut self, name: &str, ty: Type) -> ValueId {
+        let id = self.add_value(Value { ty, constant: None, sizes: None, name: Some(name.into()) });
+        self.inputs.push(id);
+        id
+    }
+
+    /// A tensor whose values are known; equal ones are one.
+    pub(crate) fn constant(&mut self, constant: Constant) -> ValueId {
+        if let Some(id) = self.known_constants.get(&constant) {
+            return *id;
+        }
+        let shape = constant.dims().iter().copied().map(Dim::from).collect();
+        let sizes = (constant.dims().len() <= 1).then(|| constant.to_integers()).flatten();
+        let id = self.add_value(Value {
+            ty: Type::new(constant.ty(), shape),
+            sizes: sizes.map(|sizes| sizes.into_iter().map(Dim::from).collect()),
+            constant: Some(Arc::new(constant.clone())),
+            name: None,
+        });
+        self.known_constants.insert(constant, id);
+        id
+    }
+
+    /// Adds an operation and gives its outputs, as many as the operator's inference finds.
+    pub(crate) fn push(
+        &mut self,
+        op: &'static str,
+        inputs: &[Option<ValueId>],
+        attributes: Attributes,
+    ) -> Result<Vec<ValueId>, Reason> {
+        let types = infer::types(self, op, inputs, &attributes)?;
+        if let Some(same) = simplify::same(self, op, inputs, &attributes, &types) {
+            return Ok(vec![same]);
+        }
+        if let Some(constant) = fold::constant(self, op, inputs, &attributes, &types) {
+            return Ok(vec![self.constant(constant)]);
+        }
+        let inputs = simplify::canonical(self, op, inputs, &types);
+        let mut key = String::with_capacity(64);
+        write!(key, "{op} {inputs:?} {attributes:?}").expect("writing to a string can not fail");
+        if let Some(outputs) = self.known_nodes.get(&key) {
+            return Ok(outputs.clone());
+        }
+        let sizes = fold::sizes(self, op, &inputs, &attributes);
+        let values = types.into_iter().map(|ty| Value { ty, constant: None, sizes: None, name: None });
+        let outputs: Vec<ValueId> = values.map(|value| self.add_value(value)).collect();
+        self.values[outputs[0].index()].sizes = sizes;
+        self.known_nodes.insert(key, outputs.clone());
+        self.producers.extend(outputs.iter().map(|id| (*id, self.nodes.len())));
+        self.nodes.push(Node { op, inputs, outputs: outputs.clone(), attributes });
+        Ok(outputs)
+    }
+
+    /// Drops the nodes that no output needs.
+    pub(crate) fn prune(&mut self) {
+        let mut needed = vec![false; self.values.len()];
+        self.outputs.iter().for_each(|(_, id)| needed[id.index()] = true);
+        let mut kept = Vec::with_capacity(self.nodes.len());
+        for node in self.nodes.drain(..).rev() {
+            if node.outputs.iter().any(|id| needed[id.index()]) {
+                node.inputs.iter().flatten().for_each(|id| needed[id.index()] = true);
+                kept.push(node);
+            }
+        }
+        kept.reverse();
+        self.nodes = kept;
+        self.producers.clear();
+        for (index, node) in self.nodes.iter().enumerate() {
+            self.producers.extend(node.outputs.iter().map(|id| (*id, index)));
+        }
+    }
+
+    fn add_value(&mut self, value: Value) -> ValueId {
+        let id = ValueId::of_index(self.values.len());
+        self.values.push(value);
+        id
+    }
+}

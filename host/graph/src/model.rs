@@ -1,0 +1,189 @@
+//! A forward model as a file describes it: inputs, parameters, buffers and nodes.
+
+mod decode;
+mod inline;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::attributes::Attributes;
+use crate::constant::{Constant, ElementType};
+use crate::dim::{Dim, Shape};
+use crate::error::GraphError;
+use crate::graph::Type;
+use crate::operators;
+use crate::proto;
+
+pub use decode::{ExternalData, ReadExternal};
+
+/// Operator sets of `ai.onnx` that are understood.
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=24;
+
+/// A forward model, read and checked. Cloning shares its tensors.
+#[derive(Debug, Clone)]
+pub struct Model {
+    pub(crate) inputs: Vec<(String, Type)>,
+    pub(crate) outputs: Vec<String>,
+    pub(crate) nodes: Vec<SourceNode>,
+    pub(crate) constants: BTreeMap<String, Constant>,
+    pub(crate) opset: i64,
+    parameters: Vec<Tensor>,
+    buffers: Vec<Tensor>,
+}
+
+/// A named tensor of a model with the values that the file gives it.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// Name in the file.
+    pub name: String,
+    /// Its values: 32-bit floats.
+    pub initial: Constant,
+}
+
+/// A node as the file has it.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceNode {
+    pub(crate) name: Arc<str>,
+    pub(crate) op: &'static str,
+    /// Empty names are inputs left out.
+    pub(crate) inputs: Vec<String>,
+    pub(crate) outputs: Vec<String>,
+    pub(crate) attributes: Attributes,
+}
+
+impl Model {
+    /// Reads an ONNX file; `read` fetches tensors that the file keeps in others.
+    ///
+    /// # Errors
+    /// [`GraphError`]: the file is damaged, or has a tensor or a node that can not be used.
+    pub fn parse(file: Bytes, read: &ReadExternal<'_>) -> Result<Model, GraphError> {
+        let malformed = |reason: &str| GraphError::Malformed(reason.to_owned());
+        let proto = proto::Model::decode(file).map_err(|error| GraphError::Malformed(error.to_string()))?;
+        let opset = decode::opset(&proto, &OPSETS)?;
+        let mut graph = proto.graph.ok_or_else(|| malformed("it has no graph"))?;
+        if !graph.sparse_initializer.is_empty() {
+            return Err(malformed("it has sparse tensors, which are not supported: export it with dense ones"));
+        }
+        graph.node = inline::calls(graph.node, &proto.functions)?;
+        let nodes = graph.node.into_iter().map(decode::node).collect::<Result<Vec<_>, _>>()?;
+        let mut initial = BTreeMap::new();
+        for tensor in graph.initializer {
+            let name = tensor.name.clone();
+            let constant =
+                decode::tensor(tensor, read).map_err(|reason| GraphError::Tensor { name: name.clone(), reason })?;
+            if initial.insert(name.clone(), constant).is_some() {
+                return Err(GraphError::Malformed(format!("initializer `{name}` is there twice")));
+            }
+        }
+        // Files of before 2019 list initializers among the inputs.
+        let declared = graph.input.into_iter().filter(|input| !initial.contains_key(&input.name));
+        let inputs = declared.map(decode::input).collect::<Result<Vec<_>, _>>()?;
+        let outputs: Vec<String> = graph.output.into_iter().map(|output| output.name).collect();
+        if outputs.is_empty() || inputs.is_empty() {
+            return Err(malformed("its graph has no input or no output"));
+        }
+        let mut model =
+            Model { inputs, outputs, nodes, constants: initial, opset, parameters: vec![], buffers: vec![] };
+        model.sort_initializers()?;
+        Ok(model)
+    }
+
+    /// What training changes, in the order of the file's names.
+    pub fn parameters(&self) -> &[Tensor] {
+        &self.parameters
+    }
+
+    /// Running means and variances of batch normalizations, in the order of the file's names.
+    pub fn buffers(&self) -> &[Tensor] {
+        &self.buffers
+    }
+
+    /// Names and shapes of the inputs.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &Shape)> {
+        self.inputs.iter().map(|(name, ty)| (name.as_str(), &ty.shape))
+    }
+
+    /// Number of nodes, and how often each operator occurs.
+    pub fn operators(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        self.nodes.iter().for_each(|node| *counts.entry(node.op).or_default() += 1);
+        counts
+    }
+
+    /// The model with named sizes set, such as `batch` to 64.
+    ///
+    /// # Errors
+    /// [`GraphError::Request`] if no input has a size of that name.
+    pub fn with_sizes(mut self, sizes: &BTreeMap<String, i64>) -> Result<Model, GraphError> {
+        for (name, size) in sizes {
+            let mut is_known = false;
+            for dim in self.inputs.iter_mut().flat_map(|(_, ty)| &mut ty.shape) {
+                if dim.symbols().eq([name.as_str()]) {
+                    (*dim, is_known) = (Dim::from(*size), true);
+                }
+            }
+            if !is_known {
+                return Err(GraphError::Request(format!("no input of the model has a size named `{name}`")));
+            }
+        }
+        Ok(self)
+    }
+
+    /// The first input with the shape given; sizes known by name only are bound to it.
+    ///
+    /// # Errors
+    /// [`GraphError::Request`] if the shape contradicts the model's.
+    pub fn with_sample_shape(self, sample: &[i64]) -> Result<Model, GraphError> {
+        let (name, ty) = &self.inputs[0];
+        let asked = || {
+            GraphError::Request(format!(
+                "input `{name}` has shape {} where samples have {sample:?}",
+                crate::dim::text(&ty.shape)
+            ))
+        };
+        let own = ty.shape.get(1..).filter(|own| own.len() == sample.len()).ok_or_else(asked)?;
+        let mut sizes = BTreeMap::new();
+        for (dim, size) in own.iter().zip(sample) {
+            match (dim.fixed(), dim.symbols().next()) {
+                (Some(fixed), _) if fixed == *size => {}
+                (None, Some(symbol)) if *sizes.entry(symbol.to_owned()).or_insert(*size) == *size => {}
+                _ => return Err(asked()),
+            }
+        }
+        self.with_sizes(&sizes)
+    }
+
+    /// Tells parameters and buffers from constants by how the nodes use them.
+    fn sort_initializers(&mut self) -> Result<(), GraphError> {
+        let (mut learned, mut running) = (BTreeSet::new(), BTreeSet::new());
+        for node in &self.nodes {
+            for (index, name) in node.inputs.iter().enumerate() {
+                match operators::role(node.op, index) {
+                    operators::Role::Operand => drop(learned.insert(name)),
+                    operators::Role::Running => drop(running.insert(name)),
+                    operators::Role::Setting => {}
+                }
+            }
+        }
+        let is_float = |constant: &Constant| matches!(constant.ty(), ElementType::F32 | ElementType::F64);
+        let take = |names: BTreeSet<&String>| {
+            let of_file = names.into_iter().filter_map(|name| Some((name.clone(), self.constants.get(name)?.clone())));
+            of_file.filter(|(_, constant)| is_float(constant) && !constant.dims().is_empty()).collect::<Vec<_>>()
+        };
+        let (learned, running) = (take(learned), take(running));
+        for (target, found) in [(&mut self.parameters, learned), (&mut self.buffers, running)] {
+            for (name, initial) in found {
+                if initial.ty() != ElementType::F32 {
+                    let reason = "has type float64: export the model in float32".to_owned();
+                    return Err(GraphError::Tensor { name, reason });
+                }
+                self.constants.remove(&name);
+                target.push(Tensor { name, initial });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! The operators of `ai.onnx` that are understood, and what their inputs are for.
+
+/// What an initializer is that a node takes as one of its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Something to compute with: a parameter, if the file gives its values.
+    Operand,
+    /// A running statistic of a batch normalization.
+    Running,
+    /// Something that says how to compute.
+    Setting,
+}
+
+/// The role of an operator's input.
+pub(crate) fn role(op: &str, input: usize) -> Role {
+    match (op, input) {
+        ("BatchNormalization", 3 | 4) => Role::Running,
+        ("Shape" | "Size" | "ConstantOfShape" | "Range" | "OneHot", _) => Role::Setting,
+        ("Clip" | "Pad" | "Resize" | "Pow" | "Dropout" | "CastLike" | "Expand" | "Tile" | "Reshape" | "Slice", 1..)
+        | ("Gather" | "GatherElements" | "GatherND" | "Trilu" | "CumSum" | "Split" | "Squeeze" | "Unsqueeze", 1..) => {
+            Role::Setting
+        }
+        (reduction, 1..) if reduction.starts_with("Reduce") => Role::Setting,
+        _ => Role::Operand,
+    }
+}
+
+/// An operator's name as this crate keeps it.
+pub(crate) fn find(name: &str) -> Option<&'static str> {
+    NAMES.iter().copied().find(|known| *known == name)
+}
+
+/// All operators that [`crate::opset`] or inference takes.
+pub(crate) const NAMES: [&str; 107] = [
+    "Abs",
+    "Add",
+    "And",
+    "ArgMax",
+    "Attention",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "CastLike",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Concat",
+    "Constant",
+    "ConstantOfShape",
+    "Conv",
+    "ConvTranspose",
+    "Cos",
+    "CumSum",
+    "Div",
+    "Dropout",
+    "Einsum",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Expand",
+    "Flatten",
+    "Floor",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Gelu",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Greater",
+    "GreaterOrEqual",
+    "GroupNormalization",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "LeakyRelu",
+    "Less",
+    "LessOrEqual",
+    "Log",
+    "LogSoftmax",
+    "MatMul",
+    "Max",
+    "MaxPool",
+    "Mean",
+    "Min",
+    "Mish",
+    "Mod",
+    "Mul",
+    "Neg",
+    "Not",
+    "OneHot",
+    "Or",
+    "PRelu",
+    "Pad",
+    "Pow",
+    "RMSNormalization",
+    "Range",
+    "Reciprocal",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Round",
+    "ScatterElements",
+    "ScatterND",
+    "Selu",
+    "Shape",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Size",
+    "Slice",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Split",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Sum",
+    "Swish",
+    "Tanh",
+    "ThresholdedRelu",
+    "Tile",
+    "Transpose",
+    "Trilu",
+    "Unsqueeze",
+    "Upsample",
+    "Where",
+    "Xor",
+];

@@ -1,0 +1,216 @@
+//! Short names for the nodes that rules are written with.
+
+use crate::attributes::Attributes;
+use crate::constant::{Constant, ElementType};
+use crate::dim::{Dim, Shape};
+use crate::error::Reason;
+use crate::graph::{Graph, ValueId};
+
+/// A new value, or why it can not be.
+pub(crate) type Made = Result<ValueId, Reason>;
+
+impl Graph {
+    /// A node with one output and no attribute.
+    pub(crate) fn op(&mut self, op: &'static str, inputs: &[ValueId]) -> Made {
+        self.op_with(op, inputs, Attributes::default())
+    }
+
+    /// A node with one output.
+    pub(crate) fn op_with(&mut self, op: &'static str, inputs: &[ValueId], attributes: Attributes) -> Made {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        Ok(self.push(op, &inputs, attributes)?[0])
+    }
+
+    /// A number without dimensions.
+    pub(crate) fn scalar(&mut self, value: f32) -> ValueId {
+        self.constant(Constant::floats(&[], &[value]))
+    }
+
+    /// A vector of integers.
+    pub(crate) fn integers(&mut self, values: &[i64]) -> ValueId {
+        self.constant(Constant::integers(values))
+    }
+
+    pub(crate) fn add(&mut self, a: ValueId, b: ValueId) -> Made {
+        self.op("Add", &[a, b])
+    }
+
+    pub(crate) fn sub(&mut self, a: ValueId, b: ValueId) -> Made {
+        self.op("Sub", &[a, b])
+    }
+
+    pub(crate) fn mul(&mut self, a: ValueId, b: ValueId) -> Made {
+        self.op("Mul", &[a, b])
+    }
+
+    pub(crate) fn div(&mut self, a: ValueId, b: ValueId) -> Made {
+        self.op("Div", &[a, b])
+    }
+
+    pub(crate) fn neg(&mut self, a: ValueId) -> Made {
+        self.op("Neg", &[a])
+    }
+
+    /// `a` times a number.
+    pub(crate) fn scale(&mut self, a: ValueId, factor: f32) -> Made {
+        let factor = self.scalar(factor);
+        self.mul(a, factor)
+    }
+
+    /// `a` plus a number.
+    pub(crate) fn offset(&mut self, a: ValueId, term: f32) -> Made {
+        let term = self.scalar(term);
+        self.add(a, term)
+    }
+
+    /// A comparison of `a` with a number.
+    pub(crate) fn compare(&mut self, op: &'static str, a: ValueId, bound: f32) -> Made {
+        let bound = self.scalar(bound);
+        self.op(op, &[a, bound])
+    }
+
+    /// `a` where the condition holds, 0 elsewhere.
+    pub(crate) fn keep_where(&mut self, condition: ValueId, a: ValueId) -> Made {
+        let zero = self.scalar(0.0);
+        self.op("Where", &[condition, a, zero])
+    }
+
+    pub(crate) fn transpose(&mut self, a: ValueId, perm: &[usize]) -> Made {
+        let perm: Vec<i64> = perm.iter().map(|axis| *axis as i64).collect();
+        self.op_with("Transpose", &[a], Attributes::default().with("perm", perm))
+    }
+
+    /// `a` with its last two axes exchanged.
+    pub(crate) fn transpose_last(&mut self, a: ValueId) -> Made {
+        let mut perm: Vec<usize> = (0..self.rank(a)).collect();
+        let rank = perm.len();
+        perm.swap(rank - 2, rank - 1);
+        self.transpose(a, &perm)
+    }
+
+    /// `a` in a shape with at most one size of which only the name is known.
+    pub(crate) fn reshape(&mut self, a: ValueId, shape: &[Dim]) -> Made {
+        let unknown = shape.iter().filter(|dim| dim.fixed().is_none()).count();
+        if unknown > 1 {
+            return Err(format!("a shape with two unknown sizes, {}, has to be copied", crate::dim::text(shape)));
+        }
+        let target: Vec<i64> = shape.iter().map(|dim| dim.fixed().unwrap_or(-1)).collect();
+        let target = self.integers(&target);
+        self.op_with("Reshape", &[a, target], Attributes::default().with("allowzero", 0))
+    }
+
+    /// `a` in the shape of `model`.
+    pub(crate) fn reshape_like(&mut self, a: ValueId, model: ValueId) -> Made {
+        let shape = self.shape(model).to_vec();
+        if shape.iter().filter(|dim| dim.fixed().is_none()).count() <= 1 {
+            return self.reshape(a, &shape);
+        }
+        let target = self.op("Shape", &[model])?;
+        self.op_with("Reshape", &[a, target], Attributes::default().with("allowzero", 0))
+    }
+
+    /// `a` broadcast to the shape of `model`.
+    pub(crate) fn expand_like(&mut self, a: ValueId, model: ValueId) -> Made {
+        let target = self.op("Shape", &[model])?;
+        self.op("Expand", &[a, target])
+    }
+
+    /// A reduction over `axes`.
+    pub(crate) fn reduce(&mut self, op: &'static str, a: ValueId, axes: &[usize], keeps: bool) -> Made {
+        let axes: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
+        let axes = self.integers(&axes);
+        let attributes = Attributes::default().with("keepdims", i64::from(keeps)).with("noop_with_empty_axes", 0);
+        self.op_with(op, &[a, axes], attributes)
+    }
+
+    /// Sum over `axes`, which stay with size 1.
+    pub(crate) fn sum(&mut self, a: ValueId, axes: &[usize]) -> Made {
+        self.reduce("ReduceSum", a, axes, true)
+    }
+
+    /// Mean over `axes`, which stay with size 1.
+    pub(crate) fn mean(&mut self, a: ValueId, axes: &[usize]) -> Made {
+        self.reduce("ReduceMean", a, axes, true)
+    }
+
+    /// Part of `a`, per axis `(axis, start, end, step)`.
+    pub(crate) fn slice(&mut self, a: ValueId, ranges: &[(usize, i64, i64, i64)]) -> Made {
+        let ranges: Vec<_> = ranges.iter().filter(|range| !self.is_whole(a, range)).collect();
+        if ranges.is_empty() {
+            return Ok(a);
+        }
+        let column = |graph: &mut Graph, pick: fn(&(usize, i64, i64, i64)) -> i64| {
+            let values: Vec<i64> = ranges.iter().map(|range| pick(range)).collect();
+            graph.integers(&values)
+        };
+        let starts = column(self, |range| range.1);
+        let ends = column(self, |range| range.2);
+        let axes = column(self, |range| range.0 as i64);
+        let steps = column(self, |range| range.3);
+        self.op("Slice", &[a, starts, ends, axes, steps])
+    }
+
+    fn is_whole(&self, a: ValueId, (axis, start, end, step): &(usize, i64, i64, i64)) -> bool {
+        *start == 0 && *step == 1 && self.shape(a)[*axis].fixed() == Some(*end)
+    }
+
+    /// `a` between `begins` and `ends` elements of `value`, per axis.
+    pub(crate) fn pad(&mut self, a: ValueId, begins: &[i64], ends: &[i64], value: f32) -> Made {
+        let pads = self.integers(&[begins, ends].concat());
+        let value = self.scalar(value);
+        self.op_with("Pad", &[a, pads, value], Attributes::default().with("mode", "constant"))
+    }
+
+    pub(crate) fn concat(&mut self, parts: &[ValueId], axis: usize) -> Made {
+        self.op_with("Concat", parts, Attributes::default().with("axis", axis as i64))
+    }
+
+    /// Parts of the given sizes along `axis`.
+    pub(crate) fn split(&mut self, a: ValueId, sizes: &[i64], axis: usize) -> Result<Vec<ValueId>, Reason> {
+        if sizes.len() == 1 {
+            return Ok(vec![a]);
+        }
+        let sizes = self.integers(sizes);
+        self.push("Split", &[Some(a), Some(sizes)], Attributes::default().with("axis", axis as i64))
+    }
+
+    pub(crate) fn matmul(&mut self, a: ValueId, b: ValueId) -> Made {
+        self.op("MatMul", &[a, b])
+    }
+
+    /// The product of two matrices, each perhaps transposed.
+    pub(crate) fn gemm(&mut self, (a, trans_a): (ValueId, bool), (b, trans_b): (ValueId, bool)) -> Made {
+        let attributes = Attributes::default()
+            .with("alpha", 1.0)
+            .with("beta", 1.0)
+            .with("transA", i64::from(trans_a))
+            .with("transB", i64::from(trans_b));
+        self.op_with("Gemm", &[a, b], attributes)
+    }
+
+    pub(crate) fn cast(&mut self, a: ValueId, to: ElementType) -> Made {
+        self.op_with("Cast", &[a], Attributes::default().with("to", i64::from(to.code())))
+    }
+
+    /// The sum of a gradient over what broadcasting repeated, in the shape of `model`.
+    pub(crate) fn unbroadcast(&mut self, gradient: ValueId, model: ValueId) -> Made {
+        let (own, target) = (self.shape(gradient).to_vec(), self.shape(model).to_vec());
+        if own == target {
+            return Ok(gradient);
+        }
+        let added = own.len() - target.len();
+        let is_repeated = |axis: &usize| *axis < added || (target[axis - added] != own[*axis]);
+        let axes: Vec<usize> = (0..own.len()).filter(is_repeated).collect();
+        let keeps = added == 0;
+        let summed = if axes.is_empty() { gradient } else { self.reduce("ReduceSum", gradient, &axes, keeps)? };
+        self.reshape_like(summed, model)
+    }
+
+    /// Shape in which a vector of length `C` goes with `[N, C, ..]`.
+    pub(crate) fn channel_shape(&self, x: ValueId) -> Shape {
+        let channels = self.shape(x)[1].clone();
+        let mut shape = vec![Dim::from(1); self.rank(x)];
+        shape[1] = channels;
+        shape
+    }
+}

@@ -1,0 +1,303 @@
+//! Convolutions over any number of spatial dimensions, grouped, strided, dilated and padded.
+//!
+//! With output size `o = (x + begin + end − d(k−1) − 1)/s + 1`, the last `r` elements (the rest of the division) are
+//! never read: the transposed convolution appends them, the weight gradient drops them.
+
+use super::{Forward, Gradients};
+use crate::attributes::Attributes;
+use crate::dim::Dim;
+use crate::error::Reason;
+use crate::graph::ValueId;
+use crate::infer::Window;
+use crate::lowering::{InputGradient, WeightGradient};
+use crate::ops::Made;
+use crate::tape::{Step, Tape};
+
+pub(super) fn forward(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -> Result<Forward, Reason> {
+    crate::infer::types(&tape.graph, "Conv", inputs, attributes)?;
+    Ok(Forward::Plain)
+}
+
+pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
+    Some(match step.op {
+        "Conv" => conv(tape, step, g),
+        "ConvTranspose" => transposed(tape, step, g),
+        _ => return None,
+    })
+}
+
+/// A convolution, and what its gradient is made from.
+struct Conv {
+    x: ValueId,
+    weight: ValueId,
+    g: ValueId,
+    window: Window,
+    group: i64,
+    /// Sizes of `x` and `g` behind the channels.
+    input: Vec<i64>,
+    output: Vec<i64>,
+    /// Output channels, input channels of one group.
+    channels: (i64, i64),
+}
+
+impl Conv {
+    fn new(tape: &Tape, (x, weight, g): (ValueId, ValueId, ValueId), attributes: &Attributes) -> Result<Conv, Reason> {
+        let sizes = |id| tape.graph.fixed_shape_from(id, 2).ok_or("its sizes are not known");
+        let weights = tape.graph.fixed_shape(weight).ok_or("the sizes of its weight are not known")?;
+        Ok(Conv {
+            x,
+            weight,
+            g,
+            window: Window::of(attributes, &weights[2..])?,
+            group: attributes.int("group", 1),
+            input: sizes(x)?,
+            output: sizes(g)?,
+            channels: (weights[0], weights[1]),
+        })
+    }
+
+    fn rank(&self) -> usize {
+        self.input.len()
+    }
+
+    fn is_pointwise(&self) -> bool {
+        self.window.kernel.iter().all(|size| *size == 1) && !self.window.is_padded()
+    }
+
+    fn is_depthwise(&self) -> bool {
+        self.channels == (self.group, 1)
+    }
+
+    fn rests(&self) -> Vec<i64> {
+        (0..self.rank()).map(|axis| self.window.rest(axis, self.input[axis])).collect()
+    }
+
+    /// Bytes of all patches of one sample.
+    fn patch_bytes(&self) -> u64 {
+        let elements = self.window.kernel.iter().chain(&self.output).chain([&self.channels.1]);
+        elements.fold(4u64, |bytes, size| bytes.saturating_mul(size.unsigned_abs()))
+    }
+
+    /// All offsets into the kernel, last axis fastest.
+    fn taps(&self) -> Vec<Vec<i64>> {
+        taps(&self.window.kernel)
+    }
+
+    /// Ranges of the padded input that one tap meets, at axes counted from `first`.
+    fn tap_ranges(&self, tap: &[i64], first: usize) -> Vec<(usize, i64, i64, i64)> {
+        tap_ranges(&self.window, &self.output, tap, first)
+    }
+}
+
+/// All offsets into a kernel, last axis fastest.
+pub(super) fn taps(kernel: &[i64]) -> Vec<Vec<i64>> {
+    kernel.iter().fold(vec![vec![]], |taps, size| {
+        let extend = |tap: Vec<i64>| (0..*size).map(move |offset| [&tap[..], &[offset]].concat());
+        taps.into_iter().flat_map(extend).collect()
+    })
+}
+
+/// What one tap of a window meets: strided ranges of the padded input, at axes counted from `first`.
+pub(super) fn tap_ranges(window: &Window, output: &[i64], tap: &[i64], first: usize) -> Vec<(usize, i64, i64, i64)> {
+    let range = |axis: usize| {
+        let (start, stride) = (tap[axis] * window.dilations[axis], window.strides[axis]);
+        (axis + first, start, start + (output[axis] - 1) * stride + 1, stride)
+    };
+    (0..tap.len()).map(range).collect()
+}
+
+fn conv(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
+    let (x, weight) = (step.input(0)?, step.input(1)?);
+    let conv = Conv::new(tape, (x, weight, g), &step.attributes)?;
+    let mut gradients = vec![None; 3];
+    if tape.is_active(x) {
+        gradients[0] = Some(input_gradient(tape, &conv)?);
+    }
+    if tape.is_active(weight) {
+        gradients[1] = Some(weight_gradient(tape, &conv)?);
+    }
+    if step.inputs.get(2).copied().flatten().is_some_and(|bias| tape.is_active(bias)) {
+        let axes: Vec<usize> = (0..conv.rank() + 2).filter(|axis| *axis != 1).collect();
+        gradients[2] = Some(tape.graph.reduce("ReduceSum", g, &axes, false)?);
+    }
+    Ok(gradients)
+}
+
+/// Attributes of a convolution over `kernel`.
+fn attributes(kernel: &[i64], strides: &[i64], dilations: &[i64], pads: Vec<i64>, group: i64) -> Attributes {
+    Attributes::default()
+        .with("kernel_shape", kernel.to_vec())
+        .with("strides", strides.to_vec())
+        .with("dilations", dilations.to_vec())
+        .with("pads", pads)
+        .with("group", group)
+}
+
+fn input_gradient(tape: &mut Tape, conv: &Conv) -> Made {
+    let Conv { window, group, .. } = conv;
+    let is_flippable = window.is_dense() && *group == 1 && flipped_pads(window).is_some();
+    let prefers_flipped = tape.lowering.input_gradient == InputGradient::FlippedConv || conv.is_pointwise();
+    if is_flippable && prefers_flipped {
+        return flipped_conv(tape, conv);
+    }
+    let attributes = attributes(&window.kernel, &window.strides, &window.dilations, window.pads(), *group);
+    tape.graph.op_with("ConvTranspose", &[conv.g, conv.weight], attributes.with("output_padding", conv.rests()))
+}
+
+/// Pads of the flipped convolution: `d(k−1) − p` on either side; none if one is negative.
+fn flipped_pads(window: &Window) -> Option<Vec<i64>> {
+    let room = |axis: usize| window.span(axis) - 1;
+    let sides = [&window.begins, &window.ends];
+    let pads = sides.iter().flat_map(|side| side.iter().enumerate().map(|(axis, pad)| room(axis) - pad));
+    let pads: Vec<i64> = pads.collect();
+    pads.iter().all(|pad| *pad >= 0).then_some(pads)
+}
+
+/// For a stride of 1: a convolution of the gradient with the kernel turned round, channels exchanged.
+fn flipped_conv(tape: &mut Tape, conv: &Conv) -> Made {
+    let Conv { window, weight, .. } = conv;
+    let reverse = |(axis, size): (usize, &i64)| (*size > 1).then_some((axis + 2, size - 1, -size - 1, -1));
+    let ranges: Vec<_> = window.kernel.iter().enumerate().filter_map(reverse).collect();
+    let flipped = tape.graph.slice(*weight, &ranges)?;
+    let exchanged = exchange_front(tape, flipped)?;
+    let pads = flipped_pads(window).ok_or("its pads are too large to be turned round")?;
+    let ones = vec![1; conv.rank()];
+    let attributes = attributes(&window.kernel, &ones, &window.dilations, pads, 1);
+    tape.graph.op_with("Conv", &[conv.g, exchanged], attributes)
+}
+
+/// The first two axes exchanged.
+fn exchange_front(tape: &mut Tape, x: ValueId) -> Made {
+    let mut perm: Vec<usize> = (0..tape.graph.rank(x)).collect();
+    perm.swap(0, 1);
+    tape.graph.transpose(x, &perm)
+}
+
+fn weight_gradient(tape: &mut Tape, conv: &Conv) -> Made {
+    let by_patches = tape.lowering.weight_gradient == WeightGradient::Patches;
+    let fits = conv.patch_bytes() <= tape.lowering.patch_bytes_max;
+    if conv.group == 1 && by_patches && (fits || conv.is_pointwise()) {
+        return weight_by_patches(tape, conv);
+    }
+    if conv.is_depthwise() && by_patches {
+        return weight_of_depthwise(tape, conv);
+    }
+    weight_by_conv(tape, conv)
+}
+
+/// Rows of all positions of all samples, channels last: `[N·positions, C]`.
+fn rows(tape: &mut Tape, x: ValueId, width: i64) -> Made {
+    let target = tape.graph.integers(&[-1, width]);
+    tape.graph.op_with("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
+}
+
+fn channels_last(tape: &mut Tape, x: ValueId) -> Made {
+    let rank = tape.graph.rank(x);
+    let perm: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
+    tape.graph.transpose(x, &perm)
+}
+
+/// One product of the gradient with all patches side by side.
+fn weight_by_patches(tape: &mut Tape, conv: &Conv) -> Made {
+    let Conv { window, channels: (outputs, inputs), .. } = conv;
+    let last = channels_last(tape, conv.x)?;
+    let around = |pads: &[i64]| [&[0], pads, &[0]].concat();
+    let padded = match window.is_padded() {
+        true => tape.graph.pad(last, &around(&window.begins), &around(&window.ends), 0.0)?,
+        false => last,
+    };
+    let taps = conv.taps();
+    let slices = taps.iter().map(|tap| tape.graph.slice(padded, &conv.tap_ranges(tap, 1)));
+    let slices = slices.collect::<Result<Vec<_>, _>>()?;
+    let patches = tape.graph.concat(&slices, conv.rank() + 1)?;
+    let patches = rows(tape, patches, inputs * slices.len() as i64)?;
+    let gradient = exchange_front(tape, conv.g)?;
+    let target = tape.graph.integers(&[*outputs, -1]);
+    let gradient = tape.graph.op_with("Reshape", &[gradient, target], Attributes::default().with("allowzero", 0))?;
+    let product = tape.graph.matmul(gradient, patches)?;
+    let apart = [&[*outputs], &window.kernel[..], &[*inputs]].concat();
+    let apart: Vec<Dim> = apart.into_iter().map(Dim::from).collect();
+    let apart = tape.graph.reshape(product, &apart)?;
+    let rank = conv.rank() + 2;
+    let perm: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+    tape.graph.transpose(apart, &perm)
+}
+
+/// One sum of products for each tap.
+fn weight_of_depthwise(tape: &mut Tape, conv: &Conv) -> Made {
+    let Conv { window, x, g, .. } = conv;
+    let around = |pads: &[i64]| [&[0, 0], pads].concat();
+    let padded = match window.is_padded() {
+        true => tape.graph.pad(*x, &around(&window.begins), &around(&window.ends), 0.0)?,
+        false => *x,
+    };
+    let axes: Vec<usize> = (0..conv.rank() + 2).filter(|axis| *axis != 1).collect();
+    let mut columns = Vec::new();
+    for tap in conv.taps() {
+        let met = tape.graph.slice(padded, &conv.tap_ranges(&tap, 2))?;
+        let product = tape.graph.mul(met, *g)?;
+        let sum = tape.graph.reduce("ReduceSum", product, &axes, false)?;
+        columns.push(tape.graph.reshape(sum, &[Dim::from(conv.channels.0), Dim::from(1)])?);
+    }
+    let joined = tape.graph.concat(&columns, 1)?;
+    tape.graph.reshape_like(joined, conv.weight)
+}
+
+/// A convolution of the input with the gradient: batch and channels exchanged, stride and dilation exchanged.
+fn weight_by_conv(tape: &mut Tape, conv: &Conv) -> Made {
+    let Conv { window, group, .. } = conv;
+    let mut x = conv.x;
+    let mut ends = Vec::new();
+    let mut crops = Vec::new();
+    for (axis, rest) in conv.rests().into_iter().enumerate() {
+        // Convolutions forbid negative pads: what was never read is cut off instead.
+        let end = window.ends[axis] - rest;
+        crops.push((axis + 2, 0, conv.input[axis] + end.min(0), 1));
+        ends.push(end.max(0));
+    }
+    x = tape.graph.slice(x, &crops)?;
+    let (x, g) = (by_group(tape, x, *group, true)?, by_group(tape, conv.g, *group, false)?);
+    let pads = [&window.begins[..], &ends].concat();
+    let kernel = tape.graph.fixed_shape_from(g, 2).ok_or("its sizes are not known")?;
+    let attributes = attributes(&kernel, &window.dilations, &window.strides, pads, *group);
+    let product = tape.graph.op_with("Conv", &[x, g], attributes)?;
+    exchange_front(tape, product)
+}
+
+/// `[N, G·C, ..]` as `[C, G·N, ..]` for an input and as `[G·C, N, ..]` for a gradient.
+fn by_group(tape: &mut Tape, x: ValueId, group: i64, is_input: bool) -> Made {
+    if group == 1 || !is_input {
+        return exchange_front(tape, x);
+    }
+    let shape = tape.graph.shape(x).to_vec();
+    let each = shape[1].over(&Dim::from(group)).ok_or("its channels do not fit its groups")?;
+    let apart = [&[shape[0].clone(), Dim::from(group), each.clone()], &shape[2..]].concat();
+    let apart = tape.graph.reshape(x, &apart)?;
+    let perm: Vec<usize> = [2, 1, 0].into_iter().chain(3..shape.len() + 1).collect();
+    let moved = tape.graph.transpose(apart, &perm)?;
+    let batch = shape[0].times(&Dim::from(group)).ok_or("its batch is too large")?;
+    let joined = [&[each, batch], &shape[2..]].concat();
+    tape.graph.reshape(moved, &joined)
+}
+
+/// The gradient of a transposed convolution is a convolution, and its weight's that of one with the parts exchanged.
+fn transposed(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
+    let (x, weight) = (step.input(0)?, step.input(1)?);
+    let kernel = tape.graph.fixed_shape_from(weight, 2).ok_or("the sizes of its weight are not known")?;
+    let window = Window::of(&step.attributes, &kernel)?;
+    let group = step.attributes.int("group", 1);
+    let forward = attributes(&kernel, &window.strides, &window.dilations, window.pads(), group);
+    let mut gradients = vec![None; 3];
+    if tape.is_active(x) {
+        gradients[0] = Some(tape.graph.op_with("Conv", &[g, weight], forward.clone())?);
+    }
+    if tape.is_active(weight) {
+        let conv = Conv::new(tape, (g, weight, x), &forward)?;
+        gradients[1] = Some(weight_gradient(tape, &conv)?);
+    }
+    if step.inputs.get(2).copied().flatten().is_some_and(|bias| tape.is_active(bias)) {
+        let axes: Vec<usize> = (0..kernel.len() + 2).filter(|axis| *axis != 1).collect();
+        gradients[2] = Some(tape.graph.reduce("ReduceSum", g, &axes, false)?);
+    }
+    Ok(gradients)
+}

@@ -1,0 +1,78 @@
+//! Matrix products.
+
+use super::Gradients;
+use crate::dim::Dim;
+use crate::graph::ValueId;
+use crate::ops::Made;
+use crate::tape::{Step, Tape};
+
+pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
+    Some(match step.op {
+        "MatMul" => matmul(tape, step, g),
+        "Gemm" => gemm(tape, step, g),
+        _ => return None,
+    })
+}
+
+fn matmul(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
+    let (a, b) = (step.input(0)?, step.input(1)?);
+    let mut gradients = vec![None, None];
+    let is_matrix = tape.graph.rank(b) == 2;
+    if tape.is_active(a) {
+        let transposed = tape.graph.transpose_last(b)?;
+        let product = tape.graph.matmul(g, transposed)?;
+        gradients[0] = Some(tape.graph.unbroadcast(product, a)?);
+    }
+    if tape.is_active(b) {
+        let own = match is_matrix {
+            // One product over all rows in place of one per batch.
+            true => {
+                let (rows, products) = (rows_of(tape, a)?, rows_of(tape, g)?);
+                tape.graph.gemm((rows, true), (products, false))?
+            }
+            false => {
+                let transposed = tape.graph.transpose_last(a)?;
+                let product = tape.graph.matmul(transposed, g)?;
+                tape.graph.unbroadcast(product, b)?
+            }
+        };
+        gradients[1] = Some(own);
+    }
+    Ok(gradients)
+}
+
+/// All leading axes as one.
+fn rows_of(tape: &mut Tape, x: ValueId) -> Made {
+    let width = tape.graph.shape(x).last().and_then(Dim::fixed).ok_or("the width of a matrix is not known")?;
+    if tape.graph.rank(x) == 2 {
+        return Ok(x);
+    }
+    let target = tape.graph.integers(&[-1, width]);
+    tape.graph.op_with("Reshape", &[x, target], crate::attributes::Attributes::default().with("allowzero", 0))
+}
+
+fn gemm(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
+    let (a, b) = (step.input(0)?, step.input(1)?);
+    let is_set = |name| step.attributes.int(name, 0) != 0;
+    let (trans_a, trans_b) = (is_set("transA"), is_set("transB"));
+    let (alpha, beta) = (step.attributes.float("alpha", 1.0), step.attributes.float("beta", 1.0));
+    let mut gradients = vec![None; 3];
+    let scaled = tape.graph.scale(g, alpha)?;
+    if tape.is_active(a) {
+        gradients[0] = Some(match trans_a {
+            false => tape.graph.gemm((scaled, false), (b, !trans_b))?,
+            true => tape.graph.gemm((b, trans_b), (scaled, true))?,
+        });
+    }
+    if tape.is_active(b) {
+        gradients[1] = Some(match trans_b {
+            false => tape.graph.gemm((a, !trans_a), (scaled, false))?,
+            true => tape.graph.gemm((scaled, true), (a, trans_a))?,
+        });
+    }
+    if let Some(c) = step.inputs.get(2).copied().flatten().filter(|c| tape.is_active(*c)) {
+        let scaled = tape.graph.scale(g, beta)?;
+        gradients[2] = Some(tape.graph.unbroadcast(scaled, c)?);
+    }
+    Ok(gradients)
+}

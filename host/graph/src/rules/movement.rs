@@ -1,0 +1,191 @@
+//! Operators that move elements about: their gradients move them back.
+
+use super::{Forward, Gradients, first};
+use crate::attributes::Attributes;
+use crate::dim::Dim;
+use crate::error::Reason;
+use crate::graph::ValueId;
+use crate::infer::resolve_axis;
+use crate::ops::Made;
+use crate::tape::{Step, Tape};
+
+/// Largest table of an embedding, in bytes, whose gradient is written out as a constant of zeros to scatter into.
+const ZEROS_BYTES_MAX: i64 = 1 << 12;
+
+pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
+    let x = match step.input(0) {
+        Ok(x) => x,
+        Err(reason) => return Some(Err(reason)),
+    };
+    Some(match step.op {
+        "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" => first(tape.graph.reshape_like(g, x)),
+        "Expand" => first(tape.graph.unbroadcast(g, x)),
+        "Transpose" => first(transpose(tape, step, g)),
+        "Concat" => concat(tape, step, g),
+        "Slice" => first(slice(tape, step, g)),
+        "Pad" => first(pad(tape, step, g)),
+        "Gather" => first(gather(tape, step, g)),
+        "GatherElements" => first(gather_elements(tape, step, g)),
+        _ => return None,
+    })
+}
+
+fn transpose(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+    let perm = step.attributes.ints("perm").ok_or("it has no permutation")?;
+    let mut inverse = vec![0; perm.len()];
+    perm.iter().enumerate().for_each(|(to, from)| inverse[*from as usize] = to);
+    tape.graph.transpose(g, &inverse)
+}
+
+fn concat(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
+    let axis = resolve_axis(step.attributes.int("axis", 0), tape.graph.rank(g))?;
+    let size = |index| tape.graph.shape(step.input(index)?)[axis].fixed().ok_or("a size is not known".to_owned());
+    let sizes = (0..step.inputs.len()).map(size).collect::<Result<Vec<_>, _>>()?;
+    Ok(tape.graph.split(g, &sizes, axis)?.into_iter().map(Some).collect())
+}
+
+/// `Split` has as many gradients as outputs; those that are missing are zeros.
+pub(super) fn split(tape: &mut Tape, step: &Step, gradients: &[Option<ValueId>]) -> Gradients {
+    let axis = resolve_axis(step.attributes.int("axis", 0), tape.graph.rank(step.input(0)?))?;
+    let zero = tape.graph.scalar(0.0);
+    let mut parts = Vec::with_capacity(gradients.len());
+    for (gradient, output) in gradients.iter().zip(&step.outputs) {
+        parts.push(match gradient {
+            Some(gradient) => *gradient,
+            None => tape.graph.expand_like(zero, *output)?,
+        });
+    }
+    first(tape.graph.concat(&parts, axis))
+}
+
+/// Elements that were not taken get 0.
+fn slice(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+    let x = step.input(0)?;
+    let shape = tape.graph.shape(x).to_vec();
+    let known = |index| {
+        let id = step.input(index)?;
+        tape.graph.integers_of(id).ok_or_else(|| "its ranges are not known beforehand".to_owned())
+    };
+    let (starts, axes, steps) = (known(1)?, known(3)?, known(4)?);
+    let (mut begins, mut ends) = (vec![0; shape.len()], vec![0; shape.len()]);
+    let mut spread = g;
+    for ((start, axis), stride) in starts.into_iter().zip(axes).zip(steps) {
+        let axis = resolve_axis(axis, shape.len())?;
+        let (Some(size), Some(taken)) = (shape[axis].fixed(), tape.graph.shape(g)[axis].fixed()) else { continue };
+        if taken == 0 {
+            return Err("it takes nothing".into());
+        }
+        if stride < 0 {
+            spread = flip(tape, spread, axis, taken)?;
+        }
+        // Counted from the front, the first element taken and the distance to the next.
+        let start = if start < 0 { start.saturating_add(size) } else { start }.clamp(0, size - 1);
+        let (gap, low) = (stride.abs(), if stride < 0 { start - (taken - 1) * stride.abs() } else { start });
+        spread = dilate(tape, spread, axis, gap)?;
+        (begins[axis], ends[axis]) = (low, size - low - ((taken - 1) * gap + 1));
+    }
+    tape.graph.pad(spread, &begins, &ends, 0.0)
+}
+
+fn flip(tape: &mut Tape, x: ValueId, axis: usize, size: i64) -> Made {
+    tape.graph.slice(x, &[(axis, size - 1, -size - 1, -1)])
+}
+
+/// `x` with `gap − 1` zeros between neighbours along `axis`.
+fn dilate(tape: &mut Tape, x: ValueId, axis: usize, gap: i64) -> Made {
+    let shape = tape.graph.shape(x).to_vec();
+    let Some(size) = shape[axis].fixed().filter(|size| gap > 1 && *size > 1) else { return Ok(x) };
+    let mut apart = shape.clone();
+    apart.insert(axis + 1, Dim::from(1));
+    let (mut begins, mut ends) = (vec![0; apart.len()], vec![0; apart.len()]);
+    begins[axis + 1] = 0;
+    ends[axis + 1] = gap - 1;
+    let column = tape.graph.reshape(x, &apart)?;
+    let padded = tape.graph.pad(column, &begins, &ends, 0.0)?;
+    let mut joined = shape;
+    joined[axis] = Dim::from(size * gap);
+    let wide = tape.graph.reshape(padded, &joined)?;
+    tape.graph.slice(wide, &[(axis, 0, (size - 1) * gap + 1, 1)])
+}
+
+fn pad(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+    let shape = tape.graph.shape(step.input(0)?).to_vec();
+    let pads = tape.graph.integers_of(step.input(1)?).ok_or("its pads are not known beforehand")?;
+    let range = |(axis, dim): (usize, &Dim)| Some((axis, pads[axis], pads[axis] + dim.fixed()?, 1));
+    let ranges: Vec<_> = shape.iter().enumerate().filter_map(range).collect();
+    tape.graph.slice(g, &ranges)
+}
+
+/// One row taken over and over is a broadcast.
+pub(super) fn gather_forward(
+    tape: &mut Tape,
+    inputs: &[Option<ValueId>],
+    attributes: &Attributes,
+) -> Result<Forward, Reason> {
+    let [Some(x), Some(indices)] = inputs else { return Ok(Forward::Plain) };
+    let (shape, axis) = (tape.graph.shape(*x).to_vec(), attributes.int("axis", 0) as usize);
+    let single = shape.get(axis) == Some(&Dim::from(1)) && tape.graph.value(*x).sizes.is_none();
+    let Some(numbers) = tape.graph.integers_of(*indices).filter(|_| single) else { return Ok(Forward::Plain) };
+    if numbers.iter().any(|index| !(-1..=0).contains(index)) {
+        return Err("an index is out of range".into());
+    }
+    let index_shape = tape.graph.shape(*indices).to_vec();
+    let ones = vec![Dim::from(1); index_shape.len()];
+    let narrow = [&shape[..axis], &ones, &shape[axis + 1..]].concat();
+    let wide = [&shape[..axis], &index_shape, &shape[axis + 1..]].concat();
+    let numbers = |dims: &[Dim], unknown| dims.iter().map(|dim| dim.fixed().unwrap_or(unknown)).collect::<Vec<_>>();
+    let (narrow, wide) = (numbers(&narrow, -1), numbers(&wide, 1));
+    if narrow.iter().filter(|size| **size == -1).count() > 1 {
+        return Ok(Forward::Plain);
+    }
+    let (narrow, wide) = (tape.graph.integers(&narrow), tape.graph.integers(&wide));
+    let column = tape.apply_one("Reshape", &[*x, narrow], Attributes::default().with("allowzero", 0))?;
+    Ok(Forward::Composed(vec![tape.apply_one("Expand", &[column, wide], Attributes::default())?]))
+}
+
+/// Rows of a table, as in an embedding: each gets the sum over where it was taken.
+fn gather(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+    let (table, indices) = (step.input(0)?, step.input(1)?);
+    let (rank, index_rank) = (tape.graph.rank(table), tape.graph.rank(indices));
+    let axis = resolve_axis(step.attributes.int("axis", 0), rank)?;
+    let shape = tape.graph.shape(table).to_vec();
+    let sizes = crate::dim::fixed(&shape).ok_or("the sizes of its table are not known")?;
+    // The gathered axes to the front, then one row each.
+    let front = (axis..axis + index_rank).chain(0..axis).chain(axis + index_rank..rank - 1 + index_rank);
+    let moved = tape.graph.transpose(g, &front.collect::<Vec<_>>())?;
+    let rest: Vec<i64> = sizes.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, size)| *size).collect();
+    let width = rest.iter().product::<i64>();
+    let rows = flatten(tape, moved, &[-1, width])?;
+    let column = flatten(tape, indices, &[-1, 1])?;
+    let zeros = zeros(tape, &[sizes[axis], width])?;
+    let scattered =
+        tape.graph.op_with("ScatterND", &[zeros, column, rows], Attributes::default().with("reduction", "add"))?;
+    let apart: Vec<Dim> = std::iter::once(sizes[axis]).chain(rest).map(Dim::from).collect();
+    let apart = tape.graph.reshape(scattered, &apart)?;
+    let back: Vec<usize> = (1..=axis).chain([0]).chain(axis + 1..rank).collect();
+    tape.graph.transpose(apart, &back)
+}
+
+fn gather_elements(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+    let (x, indices) = (step.input(0)?, step.input(1)?);
+    let zero = tape.graph.scalar(0.0);
+    let zeros = tape.graph.expand_like(zero, x)?;
+    let attributes = Attributes::default().with("axis", step.attributes.int("axis", 0)).with("reduction", "add");
+    tape.graph.op_with("ScatterElements", &[zeros, indices, g], attributes)
+}
+
+fn flatten(tape: &mut Tape, x: ValueId, target: &[i64]) -> Made {
+    let target = tape.graph.integers(target);
+    tape.graph.op_with("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
+}
+
+/// Zeros of known sizes: written out where they are few, else made when the graph runs.
+pub(super) fn zeros(tape: &mut Tape, sizes: &[i64]) -> Made {
+    if sizes.iter().product::<i64>() * 4 <= ZEROS_BYTES_MAX {
+        let zeros = vec![0.0; sizes.iter().product::<i64>() as usize];
+        return Ok(tape.graph.constant(crate::constant::Constant::floats(sizes, &zeros)));
+    }
+    let target = tape.graph.integers(sizes);
+    let zero = crate::constant::Constant::floats(&[1], &[0.0]);
+    tape.graph.op_with("ConstantOfShape", &[target], Attributes::default().with("value", zero))
+}

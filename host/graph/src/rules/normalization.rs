@@ -1,0 +1,168 @@
+//! Batch and layer normalization, and dropout.
+
+use super::reduction::count;
+use super::{Forward, Gradients, first};
+use crate::attributes::Attributes;
+use crate::error::Reason;
+use crate::graph::{Type, ValueId};
+use crate::ops::Made;
+use crate::tape::{Mode, Step, Tape};
+
+pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
+    Some(match step.op {
+        "BatchNormalization" => batch(tape, step, g),
+        "LayerNormalization" => layer(tape, step, g),
+        "Dropout" => first(tape.graph.mul(g, step.saved[0])),
+        _ => return None,
+    })
+}
+
+/// All axes but that of the channels.
+fn batch_axes(tape: &Tape, x: ValueId) -> Vec<usize> {
+    (0..tape.graph.rank(x)).filter(|axis| *axis != 1).collect()
+}
+
+/// In training the statistics of the batch normalize, and the running ones follow them in the manner of PyTorch: by
+/// the unbiased variance. In evaluation the running ones normalize.
+pub(super) fn batch_forward(
+    tape: &mut Tape,
+    inputs: &[Option<ValueId>],
+    attributes: &Attributes,
+) -> Result<Forward, Reason> {
+    crate::infer::types(&tape.graph, "BatchNormalization", inputs, attributes)?;
+    let [Some(x), Some(scale), Some(bias), Some(mean), Some(variance)] = *inputs else {
+        return Err("it lacks an input".into());
+    };
+    let shape = tape.graph.channel_shape(x);
+    let epsilon = attributes.float("epsilon", 1e-5);
+    let graph = &mut tape.graph;
+    let (scale, bias) = (graph.reshape(scale, &shape)?, graph.reshape(bias, &shape)?);
+    if tape.mode == Mode::Evaluation {
+        let graph = &mut tape.graph;
+        let (mean, variance) = (graph.reshape(mean, &shape)?, graph.reshape(variance, &shape)?);
+        let inverse = inverse_root(tape, variance, epsilon)?;
+        let slope = tape.graph.mul(scale, inverse)?;
+        let shift = tape.graph.mul(mean, slope)?;
+        let shift = tape.graph.sub(bias, shift)?;
+        let scaled = tape.graph.mul(x, slope)?;
+        return Ok(Forward::Saved(vec![tape.graph.add(scaled, shift)?], vec![]));
+    }
+    let axes = batch_axes(tape, x);
+    let batch_mean = tape.graph.mean(x, &axes)?;
+    let centred = tape.graph.sub(x, batch_mean)?;
+    let squares = tape.graph.mul(centred, centred)?;
+    let batch_variance = tape.graph.mean(squares, &axes)?;
+    let inverse = inverse_root(tape, batch_variance, epsilon)?;
+    let slope = tape.graph.mul(scale, inverse)?;
+    let scaled = tape.graph.mul(centred, slope)?;
+    let y = tape.graph.add(scaled, bias)?;
+    let momentum = attributes.float("momentum", 0.9);
+    let unbiased = unbiased(tape, batch_variance, x, &axes)?;
+    follow(tape, (mean, batch_mean), momentum)?;
+    follow(tape, (variance, unbiased), momentum)?;
+    Ok(Forward::Saved(vec![y], vec![centred, inverse, slope]))
+}
+
+/// `1 / √(x + ε)`
+fn inverse_root(tape: &mut Tape, x: ValueId, epsilon: f32) -> Made {
+    let shifted = tape.graph.offset(x, epsilon)?;
+    let root = tape.graph.op("Sqrt", &[shifted])?;
+    tape.graph.op("Reciprocal", &[root])
+}
+
+/// A variance over M elements times `M / (M − 1)`; unchanged for a single element, which has none.
+fn unbiased(tape: &mut Tape, variance: ValueId, x: ValueId, axes: &[usize]) -> Made {
+    let count = count(tape, x, axes)?;
+    let less = tape.graph.offset(count, -1.0)?;
+    let one = tape.graph.scalar(1.0);
+    let less = tape.graph.op("Max", &[less, one])?;
+    let factor = tape.graph.div(count, less)?;
+    tape.graph.mul(variance, factor)
+}
+
+/// The running statistic after a batch, if it is one of the model's buffers.
+fn follow(tape: &mut Tape, (running, batch): (ValueId, ValueId), momentum: f32) -> Result<(), Reason> {
+    let Some(name) = tape.graph.value(running).name.clone() else { return Ok(()) };
+    let batch = tape.graph.reshape_like(batch, running)?;
+    let kept = tape.graph.scale(running, momentum)?;
+    let moved = tape.graph.scale(batch, 1.0 - momentum)?;
+    let new = tape.graph.add(kept, moved)?;
+    tape.statistics.insert(name.to_string(), new);
+    Ok(())
+}
+
+/// `dx = s·(g − mean(g) − x̂·mean(g·x̂))` with `s = γ/σ` (Ioffe and Szegedy, 2015), by numbers per channel.
+fn batch(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
+    let [centred, inverse, slope] = step.saved[..] else {
+        return Err("it normalizes by running statistics, which has no gradient here".into());
+    };
+    let (x, scale, bias) = (step.input(0)?, step.input(1)?, step.input(2)?);
+    let axes = batch_axes(tape, x);
+    let graph = &mut tape.graph;
+    let sum = graph.sum(g, &axes)?;
+    let product = graph.mul(g, centred)?;
+    let correlation = graph.sum(product, &axes)?;
+    let scale_gradient = graph.mul(correlation, inverse)?;
+    let count = count(tape, x, &axes)?;
+    let graph = &mut tape.graph;
+    let mean = graph.div(sum, count)?;
+    let square = graph.mul(inverse, inverse)?;
+    let weight = graph.mul(correlation, square)?;
+    let weight = graph.div(weight, count)?;
+    let along = graph.mul(centred, weight)?;
+    let rest = graph.sub(g, mean)?;
+    let rest = graph.sub(rest, along)?;
+    let own = graph.mul(rest, slope)?;
+    let (scale, bias) = (graph.reshape_like(scale_gradient, scale)?, graph.reshape_like(sum, bias)?);
+    Ok(vec![Some(own), Some(scale), Some(bias)])
+}
+
+/// `dx = (γg − mean(γg) − x̂·mean(γg·x̂)) / σ` (Ba, Kiros and Hinton, 2016)
+fn layer(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
+    let (x, scale) = (step.input(0)?, step.input(1)?);
+    let first = step.attributes.int("axis", -1) as usize;
+    let axes: Vec<usize> = (first..tape.graph.rank(x)).collect();
+    let graph = &mut tape.graph;
+    let mean = graph.mean(x, &axes)?;
+    let centred = graph.sub(x, mean)?;
+    let squares = graph.mul(centred, centred)?;
+    let variance = graph.mean(squares, &axes)?;
+    let inverse = inverse_root(tape, variance, step.attributes.float("epsilon", 1e-5))?;
+    let graph = &mut tape.graph;
+    let normal = graph.mul(centred, inverse)?;
+    let weighted = graph.mul(g, scale)?;
+    let level = graph.mean(weighted, &axes)?;
+    let product = graph.mul(weighted, normal)?;
+    let correlation = graph.mean(product, &axes)?;
+    let along = graph.mul(normal, correlation)?;
+    let rest = graph.sub(weighted, level)?;
+    let rest = graph.sub(rest, along)?;
+    let own = graph.mul(rest, inverse)?;
+    let products = graph.mul(g, normal)?;
+    let scale_gradient = graph.unbroadcast(products, scale)?;
+    let bias = match step.inputs.get(2).copied().flatten() {
+        Some(bias) => Some(graph.unbroadcast(g, bias)?),
+        None => None,
+    };
+    Ok(vec![Some(own), Some(scale_gradient), bias])
+}
+
+/// Keeps an element where the noise, uniform in [0, 1), is below the share to keep, and scales it up.
+pub(super) fn dropout_forward(
+    tape: &mut Tape,
+    inputs: &[Option<ValueId>],
+    attributes: &Attributes,
+) -> Result<Forward, Reason> {
+    let x = inputs.first().copied().flatten().ok_or("input 0 is missing")?;
+    let keep = 1.0 - attributes.float("ratio", 0.5);
+    if tape.mode != (Mode::Training { dropout: true }) || keep == 1.0 {
+        return Ok(Forward::Composed(vec![x]));
+    }
+    let ty = tape.graph.value(x).ty.clone();
+    let name = format!("noise.{}", tape.graph.origin);
+    let noise = tape.graph.input(&name, Type::new(ty.element, ty.shape));
+    let is_kept = tape.graph.compare("Less", noise, keep)?;
+    let (factor, zero) = (tape.graph.scalar(1.0 / keep), tape.graph.scalar(0.0));
+    let mask = tape.graph.op("Where", &[is_kept, factor, zero])?;
+    Ok(Forward::Saved(vec![tape.graph.mul(x, mask)?], vec![mask]))
+}

@@ -1,0 +1,192 @@
+//! Maxima and means over windows.
+
+use super::convolution::{tap_ranges, taps};
+use super::{Gradients, first};
+use crate::attributes::Attributes;
+use crate::constant::Constant;
+use crate::dim::Dim;
+use crate::error::Reason;
+use crate::graph::ValueId;
+use crate::infer::Window;
+use crate::lowering::PoolGradient;
+use crate::ops::Made;
+use crate::tape::{Step, Tape};
+
+/// Less than any activation, and finite: what pads a maximum.
+const LOWEST: f32 = -1e30;
+
+pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
+    Some(match step.op {
+        "MaxPool" => Pool::new(tape, step, g).and_then(|pool| first(maximum(tape, step, &pool))),
+        "AveragePool" => Pool::new(tape, step, g).and_then(|pool| first(average(tape, step, &pool))),
+        _ => return None,
+    })
+}
+
+/// A pool, and what its gradient is made from.
+struct Pool {
+    x: ValueId,
+    g: ValueId,
+    window: Window,
+    channels: i64,
+    /// Sizes of `x` and `g` behind the channels.
+    input: Vec<i64>,
+    output: Vec<i64>,
+}
+
+impl Pool {
+    fn new(tape: &Tape, step: &Step, g: ValueId) -> Result<Pool, Reason> {
+        let x = step.input(0)?;
+        let kernel = step.attributes.ints("kernel_shape").ok_or("it has no kernel")?;
+        let sizes = |id, from| tape.graph.fixed_shape_from(id, from).ok_or("its sizes are not known");
+        Ok(Pool {
+            x,
+            g,
+            window: Window::of(&step.attributes, kernel)?,
+            channels: sizes(x, 1)?[0],
+            input: sizes(x, 2)?,
+            output: sizes(g, 2)?,
+        })
+    }
+
+    /// Elements up to the end of the last window, from the beginning of the padding.
+    fn reach(&self, axis: usize) -> i64 {
+        (self.output[axis] - 1) * self.window.strides[axis] + self.window.span(axis)
+    }
+
+    /// Padding behind the input that lets every window lie inside.
+    fn ends(&self) -> Vec<i64> {
+        let end = |axis: usize| (self.reach(axis) - self.input[axis] - self.window.begins[axis]).max(0);
+        (0..self.input.len()).map(end).collect()
+    }
+
+    /// From a gradient of the elements that windows reach to one of the input: cut at the pads, zeros behind.
+    fn crop(&self, tape: &mut Tape, reached: ValueId) -> Made {
+        let begins = &self.window.begins;
+        let ranges: Vec<_> = (0..self.input.len())
+            .map(|axis| (axis + 2, begins[axis], self.reach(axis).min(begins[axis] + self.input[axis]), 1))
+            .collect();
+        let cut = tape.graph.slice(reached, &ranges)?;
+        let missing = (0..self.input.len()).map(|axis| self.input[axis] - (ranges[axis].2 - ranges[axis].1));
+        let ends: Vec<i64> = [0, 0].into_iter().chain(missing).collect();
+        tape.graph.pad(cut, &vec![0; ends.len()], &ends, 0.0)
+    }
+
+    /// `gradient`, with `taps` values for each channel and window, led back by a transposed convolution with `kernel`.
+    fn spread(&self, tape: &mut Tape, gradient: ValueId, kernel: ValueId) -> Made {
+        let window = &self.window;
+        let zeros = vec![0; window.kernel.len()];
+        let attributes = Attributes::default()
+            .with("kernel_shape", window.kernel.clone())
+            .with("strides", window.strides.clone())
+            .with("dilations", window.dilations.clone())
+            .with("pads", [&zeros[..], &zeros].concat())
+            .with("output_padding", zeros)
+            .with("group", self.channels);
+        let reached = tape.graph.op_with("ConvTranspose", &[gradient, kernel], attributes)?;
+        self.crop(tape, reached)
+    }
+}
+
+fn maximum(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
+    match tape.lowering.pool_gradient {
+        PoolGradient::Scatter => maximum_by_scatter(tape, step, pool),
+        PoolGradient::Slices => maximum_by_slices(tape, pool),
+    }
+}
+
+/// Each gradient added at the position that `MaxPool` gives.
+fn maximum_by_scatter(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
+    let attributes = step.attributes.clone().with("indices", 1);
+    let indices = tape.graph.push("MaxPool", &[Some(pool.x)], attributes)?[1];
+    let shape = tape.graph.shape(pool.x).to_vec();
+    let count = crate::dim::product(&shape).ok_or("its input is too large")?;
+    let flat = |tape: &mut Tape, x| {
+        let target = tape.graph.integers(&[-1]);
+        tape.graph.op_with("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
+    };
+    let (g, indices) = (flat(tape, pool.g)?, flat(tape, indices)?);
+    let zeros = match count.fixed() {
+        Some(count) => super::movement::zeros(tape, &[count])?,
+        None => {
+            let zero = tape.graph.scalar(0.0);
+            let zeros = tape.graph.expand_like(zero, pool.x)?;
+            flat(tape, zeros)?
+        }
+    };
+    let attributes = Attributes::default().with("axis", 0).with("reduction", "add");
+    let scattered = tape.graph.op_with("ScatterElements", &[zeros, indices, g], attributes)?;
+    tape.graph.reshape_like(scattered, pool.x)
+}
+
+/// Which tap of each window is the first maximum, by comparing strided slices; its gradient led back there.
+fn maximum_by_slices(tape: &mut Tape, pool: &Pool) -> Made {
+    let around = |pads: &[i64]| [&[0, 0], pads].concat();
+    let padded = tape.graph.pad(pool.x, &around(&pool.window.begins), &around(&pool.ends()), LOWEST)?;
+    let taps = taps(&pool.window.kernel);
+    let shape = tape.graph.shape(pool.g).to_vec();
+    let column = [&shape[..2], &[Dim::from(1)], &shape[2..]].concat();
+    let mut slices = Vec::new();
+    for tap in &taps {
+        let met = tape.graph.slice(padded, &tap_ranges(&pool.window, &pool.output, tap, 2))?;
+        slices.push(tape.graph.reshape(met, &column)?);
+    }
+    let stacked = tape.graph.concat(&slices, 2)?;
+    let attributes = Attributes::default().with("axis", 2).with("keepdims", 1).with("select_last_index", 0);
+    let chosen = tape.graph.op_with("ArgMax", &[stacked], attributes)?;
+    let numbers: Vec<i64> = (0..taps.len() as i64).collect();
+    let mut sizes = vec![1; column.len()];
+    sizes[2] = numbers.len() as i64;
+    let numbers = tape.graph.constant(Constant::array(&sizes, &numbers));
+    let is_chosen = tape.graph.op("Equal", &[chosen, numbers])?;
+    let g = tape.graph.reshape(pool.g, &column)?;
+    let routed = tape.graph.keep_where(is_chosen, g)?;
+    let merged = [&shape[..1], &[Dim::from(pool.channels * taps.len() as i64)], &shape[2..]].concat();
+    let routed = tape.graph.reshape(routed, &merged)?;
+    let kernel = one_hot_kernel(tape, pool, taps.len());
+    pool.spread(tape, routed, kernel)
+}
+
+/// `[C·taps, 1, ..]` with a single 1 each: tap `i` of every channel at position `i` of the window.
+fn one_hot_kernel(tape: &mut Tape, pool: &Pool, taps: usize) -> ValueId {
+    let rows = pool.channels as usize * taps;
+    let mut values = vec![0.0; rows * taps];
+    (0..rows).for_each(|row| values[row * taps + row % taps] = 1.0);
+    let sizes = [&[rows as i64, 1], &pool.window.kernel[..]].concat();
+    tape.graph.constant(Constant::floats(&sizes, &values))
+}
+
+fn average(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
+    let taps: i64 = pool.window.kernel.iter().product();
+    let is_partial = pool.window.is_padded() || pool.ends().iter().any(|end| *end > 0);
+    let includes_pads = step.attributes.int("count_include_pad", 0) == 1;
+    if pool.window.is_ceil && is_partial {
+        return Err("its windows reach over the end (`ceil_mode`), on which engines disagree: pad the input".into());
+    }
+    let mut scaled = Pool { g: pool.g, ..Pool::new(tape, step, pool.g)? };
+    if is_partial && !includes_pads {
+        // Windows at the border are means over fewer elements.
+        let counts = window_counts(pool);
+        let sizes = [&[1, 1], &pool.output[..]].concat();
+        let factors: Vec<f32> = counts.into_iter().map(|count| taps as f32 / count as f32).collect();
+        let factors = tape.graph.constant(Constant::floats(&sizes, &factors));
+        scaled.g = tape.graph.mul(pool.g, factors)?;
+    }
+    let sizes = [&[pool.channels, 1], &pool.window.kernel[..]].concat();
+    let weights = vec![1.0 / taps as f32; (pool.channels * taps) as usize];
+    let kernel = tape.graph.constant(Constant::floats(&sizes, &weights));
+    pool.spread(tape, scaled.g, kernel)
+}
+
+/// Elements of the input in each window, windows in row-major order.
+fn window_counts(pool: &Pool) -> Vec<i64> {
+    let per_axis = (0..pool.input.len()).map(|axis| {
+        let window = &pool.window;
+        let inside = |position: i64, tap: i64| {
+            let at = position * window.strides[axis] + tap * window.dilations[axis] - window.begins[axis];
+            i64::from((0..pool.input[axis]).contains(&at))
+        };
+        (0..pool.output[axis]).map(|p| (0..window.kernel[axis]).map(|tap| inside(p, tap)).sum()).collect::<Vec<i64>>()
+    });
+    per_axis.fold(vec![1], |counts, axis| counts.iter().flat_map(|count| axis.iter().map(move |a| count * a)).collect())
+}

@@ -1,0 +1,91 @@
+//! Operators that take many elements to one: every one of the many gets its share.
+
+use super::{Gradients, first};
+use crate::constant::ElementType;
+use crate::dim::Dim;
+use crate::graph::ValueId;
+use crate::ops::Made;
+use crate::tape::{Step, Tape};
+
+pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
+    Some(match step.op {
+        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" => first(reduce(tape, step, g)),
+        "Softmax" => first(softmax(tape, step, g)),
+        "LogSoftmax" => first(log_softmax(tape, step, g)),
+        _ => return None,
+    })
+}
+
+fn reduce(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+    let x = step.input(0)?;
+    let shape = tape.graph.shape(x).to_vec();
+    let axes = tape.graph.integers_of(step.input(1)?).ok_or("its axes are not known beforehand")?;
+    let axes: Vec<usize> = axes.into_iter().map(|axis| axis as usize).collect();
+    let kept: Vec<Dim> =
+        shape.iter().enumerate().map(|(i, dim)| if axes.contains(&i) { Dim::from(1) } else { dim.clone() }).collect();
+    let as_kept = |tape: &mut Tape, value| match tape.graph.shape(value) == kept {
+        true => Ok(value),
+        false => tape.graph.reshape(value, &kept),
+    };
+    let gradient = as_kept(tape, g)?;
+    match step.op {
+        "ReduceSum" => tape.graph.expand_like(gradient, x),
+        "ReduceMean" => {
+            let share = share(tape, gradient, x, &axes)?;
+            tape.graph.expand_like(share, x)
+        }
+        _ => {
+            // As many as are equal to the extremum share it.
+            let extremum = as_kept(tape, step.outputs[0])?;
+            let is_chosen = tape.graph.op("Equal", &[x, extremum])?;
+            let ones = tape.graph.cast(is_chosen, ElementType::F32)?;
+            let count = tape.graph.sum(ones, &axes)?;
+            let share = tape.graph.div(gradient, count)?;
+            tape.graph.keep_where(is_chosen, share)
+        }
+    }
+}
+
+/// `gradient` divided by the number of elements of `x` along `axes`.
+fn share(tape: &mut Tape, gradient: ValueId, x: ValueId, axes: &[usize]) -> Made {
+    let sizes: Vec<Dim> = axes.iter().map(|axis| tape.graph.shape(x)[*axis].clone()).collect();
+    match crate::dim::fixed(&sizes) {
+        Some(sizes) => tape.graph.scale(gradient, 1.0 / sizes.iter().product::<i64>() as f32),
+        None => {
+            let count = count(tape, x, axes)?;
+            tape.graph.div(gradient, count)
+        }
+    }
+}
+
+/// The number of elements of `x` along `axes`, as a float.
+pub(super) fn count(tape: &mut Tape, x: ValueId, axes: &[usize]) -> Made {
+    let sizes: Vec<Dim> = axes.iter().map(|axis| tape.graph.shape(x)[*axis].clone()).collect();
+    if let Some(sizes) = crate::dim::fixed(&sizes) {
+        return Ok(tape.graph.scalar(sizes.iter().product::<i64>() as f32));
+    }
+    let graph = &mut tape.graph;
+    let axes: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
+    let (shape, axes) = (graph.op("Shape", &[x])?, graph.integers(&axes));
+    let sizes = graph.op_with("Gather", &[shape, axes], crate::attributes::Attributes::default().with("axis", 0))?;
+    let product = graph.reduce("ReduceProd", sizes, &[0], false)?;
+    graph.cast(product, ElementType::F32)
+}
+
+/// `y·(g − Σ g·y)`
+fn softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+    let (y, axis) = (step.outputs[0], step.attributes.int("axis", -1) as usize);
+    let product = tape.graph.mul(g, y)?;
+    let sum = tape.graph.sum(product, &[axis])?;
+    let centred = tape.graph.sub(g, sum)?;
+    tape.graph.mul(y, centred)
+}
+
+/// `g − e^y·Σ g`
+fn log_softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+    let (y, axis) = (step.outputs[0], step.attributes.int("axis", -1) as usize);
+    let probability = tape.graph.op("Exp", &[y])?;
+    let sum = tape.graph.sum(g, &[axis])?;
+    let product = tape.graph.mul(probability, sum)?;
+    tape.graph.sub(g, product)
+}

@@ -1,0 +1,194 @@
+//! From a forward model to the graph that trains it, and to the one that evaluates it.
+
+use crate::attributes::Attributes;
+use crate::constant::Constant;
+use crate::dim::Shape;
+use crate::error::GraphError;
+use crate::export;
+use crate::graph::{Graph, ValueId};
+use crate::loss::Loss;
+use crate::lowering::Lowering;
+use crate::model::Model;
+use crate::tape::{Mode, Names, Tape};
+
+/// What a training graph is to compute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// What is minimized.
+    pub loss: Loss,
+    /// How gradients are written down.
+    pub lowering: Lowering,
+    /// Whether dropout drops, by noise that is an input.
+    pub dropout: bool,
+    /// Parameters that are not trained, by name; `*` stands for any characters.
+    pub frozen: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let loss = Loss::CrossEntropy { ignore_index: None };
+        Options { loss, lowering: Lowering::portable(), dropout: true, frozen: vec![] }
+    }
+}
+
+/// A graph that gives the loss, the gradients and the new running statistics of a batch.
+///
+/// Inputs: those of the model, `labels`, every parameter and buffer under its own name, and `noise.<node>` for each
+/// dropout. Outputs: `loss` of shape `[1]`, `grad.<parameter>`, `new.<buffer>`.
+#[derive(Debug, Clone)]
+pub struct TrainingGraph {
+    /// The ONNX file.
+    pub onnx: Vec<u8>,
+    /// Parameters with a gradient, in the order of the file's names.
+    pub trained: Vec<String>,
+    /// Buffers with a new value, in the order of the file's names.
+    pub statistics: Vec<String>,
+    /// Names and shapes of the noise, uniform in [0, 1).
+    pub noise: Vec<(String, Shape)>,
+    /// Number of nodes.
+    pub nodes: usize,
+}
+
+/// A graph that gives the model's outputs, with every parameter and buffer as an input under its own name.
+#[derive(Debug, Clone)]
+pub struct EvaluationGraph {
+    /// The ONNX file.
+    pub onnx: Vec<u8>,
+    /// Number of nodes.
+    pub nodes: usize,
+}
+
+impl Model {
+    /// Derives the graph that trains the model.
+    ///
+    /// # Errors
+    /// [`GraphError`]: a node has no gradient, or the options do not fit the model.
+    pub fn training_graph(&self, options: &Options) -> Result<TrainingGraph, GraphError> {
+        self.check_names()?;
+        self.check_patterns(&options.frozen)?;
+        let is_trained = |name: &str| !options.frozen.iter().any(|pattern| matches(pattern, name));
+        let mut tape = Tape::new(options.lowering.clone(), Mode::Training { dropout: options.dropout });
+        let names = tape.replay(self, is_trained)?;
+        let names_of_all = self.parameters().iter().map(|parameter| parameter.name.clone());
+        let trained: Vec<String> = names_of_all.filter(|name| is_trained(name)).collect();
+        if trained.is_empty() {
+            let hint = "its file has to hold float32 initializers that are not frozen";
+            return Err(GraphError::Request(format!("the model has no parameter to train: {hint}")));
+        }
+        let output = self.output(&names)?;
+        let refuse = |reason| GraphError::Tensor { name: self.outputs[0].clone(), reason };
+        let loss = options.loss.apply(&mut tape, output).map_err(refuse)?;
+        let wanted: Vec<ValueId> = trained.iter().map(|name| names[name]).collect();
+        let gradients = tape.differentiate(loss, &wanted)?;
+        let mut outputs = vec![("loss".to_owned(), loss)];
+        for ((name, parameter), gradient) in trained.iter().zip(&wanted).zip(gradients) {
+            // What the loss does not depend on has a gradient of zeros.
+            let gradient = gradient.map_or_else(|| zeros_like(&mut tape.graph, *parameter), Ok);
+            outputs.push((format!("grad.{name}"), gradient.map_err(GraphError::Request)?));
+        }
+        let statistics: Vec<String> = tape.statistics.keys().cloned().collect();
+        outputs.extend(tape.statistics.iter().map(|(name, id)| (format!("new.{name}"), *id)));
+        let noise = tape.graph.inputs.iter().map(|id| tape.graph.value(*id));
+        let noise = noise.filter_map(|value| Some((value.name.as_ref()?.to_string(), value.ty.shape.clone())));
+        let noise = noise.filter(|(name, _)| name.starts_with("noise.")).collect();
+        let graph = finish(tape.graph, outputs);
+        Ok(TrainingGraph { onnx: export::encode(&graph), trained, statistics, noise, nodes: graph.nodes.len() })
+    }
+
+    /// The graph that evaluates the model, batch normalizations by their running statistics.
+    ///
+    /// # Errors
+    /// [`GraphError`]: a node can not be used.
+    pub fn evaluation_graph(&self) -> Result<EvaluationGraph, GraphError> {
+        let mut tape = Tape::new(Lowering::portable(), Mode::Evaluation);
+        let names = tape.replay(self, |_| false)?;
+        let outputs: Result<Vec<_>, _> =
+            self.outputs.iter().map(|name| Ok((name.clone(), find(&names, name)?))).collect();
+        let graph = finish(tape.graph, outputs?);
+        Ok(EvaluationGraph { onnx: export::encode(&graph), nodes: graph.nodes.len() })
+    }
+
+    fn output(&self, names: &Names) -> Result<ValueId, GraphError> {
+        match &self.outputs[..] {
+            [only] => find(names, only),
+            several => Err(GraphError::Request(format!(
+                "the model has {} outputs, of which a loss takes one: export it with its logits alone",
+                several.len()
+            ))),
+        }
+    }
+
+    /// Every pattern freezes something.
+    fn check_patterns(&self, frozen: &[String]) -> Result<(), GraphError> {
+        let is_idle = |pattern: &&String| !self.parameters().iter().any(|parameter| matches(pattern, &parameter.name));
+        match frozen.iter().find(is_idle) {
+            Some(pattern) => Err(GraphError::Request(format!("no parameter of the model is named `{pattern}`"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Names that the training graph gives a meaning of its own are free.
+    fn check_names(&self) -> Result<(), GraphError> {
+        let is_reserved = |name: &&String| {
+            matches!(name.as_str(), "labels" | "loss")
+                || ["grad.", "new.", "noise."].iter().any(|prefix| name.starts_with(prefix))
+        };
+        let inputs = self.inputs.iter().map(|(name, _)| name);
+        let tensors = self.parameters().iter().chain(self.buffers()).map(|tensor| &tensor.name);
+        match inputs.chain(tensors).find(is_reserved) {
+            Some(name) => Err(GraphError::Tensor {
+                name: name.clone(),
+                reason: "has a name that the training graph uses: rename it in the model".into(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn find(names: &Names, name: &str) -> Result<ValueId, GraphError> {
+    let missing = || GraphError::Malformed(format!("nothing computes the output `{name}`"));
+    names.get(name).copied().ok_or_else(missing)
+}
+
+fn zeros_like(graph: &mut Graph, model: ValueId) -> Result<ValueId, String> {
+    let sizes = graph.fixed_shape(model).ok_or("the sizes of a parameter are not known")?;
+    let target = graph.integers(&sizes);
+    let zero = Constant::floats(&[1], &[0.0]);
+    graph.op_with("ConstantOfShape", &[target], Attributes::default().with("value", zero))
+}
+
+fn finish(mut graph: Graph, outputs: Vec<(String, ValueId)>) -> Graph {
+    graph.outputs = outputs;
+    graph.prune();
+    graph
+}
+
+/// Whether a name fits a pattern in which `*` stands for any characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((front, rest)) => {
+            let Some(tail) = name.strip_prefix(front) else { return false };
+            (0..=tail.len()).filter(|at| tail.is_char_boundary(*at)).any(|at| matches(rest, &tail[at..]))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_freeze_by_name() {
+        for (pattern, name, fits) in [
+            ("conv1.weight", "conv1.weight", true),
+            ("conv1.weight", "conv1.weights", false),
+            ("layer1.*", "layer1.0.bias", true),
+            ("*.bias", "layer1.0.bias", true),
+            ("layer*.weight", "layer2.0.bias", false),
+            ("*", "", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+}

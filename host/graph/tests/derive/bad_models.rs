@@ -1,0 +1,202 @@
+//! What can not be trained is refused by the name of the node, with what would help; hostile files harm nothing.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use rten_onnx::onnx::{DataLocation, DataType, StringStringEntryProto, TensorProto};
+use skein_graph::{Loss, Model, Options};
+
+use crate::Numbers;
+use crate::build::Build;
+use crate::build::Value::{Graph, Half, Int};
+
+/// Reads a file and derives its training graph; gives what was wrong.
+fn refusal(file: Vec<u8>, loss: Loss) -> String {
+    let model = Model::parse(file.into(), &|data| Err(format!("`{}` is not there", data.location)));
+    let derived = model.and_then(|model| model.training_graph(&Options { loss, ..Options::default() }));
+    derived.expect_err("a refusal").to_string()
+}
+
+fn start() -> Build {
+    Build::new(20).input("x", &[0, 4]).floats("w", &[4, 3], &Numbers::new(5).vector(12)).node("MatMul", "x w", "a", &[])
+}
+
+fn typed(name: &str, ty: DataType, bytes: usize) -> TensorProto {
+    let raw = Some(std::cell::RefCell::new(vec![0; bytes]));
+    TensorProto { name: Some(name.into()), dims: vec![3], data_type: Some(ty), raw_data: raw, ..Default::default() }
+}
+
+#[test]
+fn what_has_no_rule_is_named() {
+    let cases = [
+        (
+            start().node("Frobnicate", "a", "y", &[]).output("y"),
+            "node `node_1` (operator `Frobnicate`): there is no rule for this operator",
+        ),
+        (
+            start().node("com.example.Fancy", "a", "y", &[]).output("y"),
+            "node `node_1` (operator `com.example.Fancy`): there is no rule for this operator",
+        ),
+        (
+            start().node("If", "a", "y", &[("then_branch", Graph)]).output("y"),
+            "node `node_1` (operator `If`): it holds a graph",
+        ),
+        (start().node("Loop", "a", "y", &[]).output("y"), "node `node_1` (operator `Loop`): control flow"),
+        (start().node("Floor", "a", "y", &[]).output("y"), "node `node_1` (operator `Floor`): it has no gradient"),
+        (start().node("CumSum", "a one", "y", &[]).integers("one", &[], &[1]).output("y"), "it has no gradient"),
+        (start().node("Upsample", "a", "y", &[]).output("y"), "export the model with a newer operator set"),
+        (start().node("Relu", "nowhere", "y", &[]).output("y"), "nothing computes its input `nowhere`"),
+        (start().output("nowhere"), "nothing computes the output `nowhere`"),
+        (start().node("Constant", "", "c", &[("value", Half)]).output("a"), "its attribute `value` has type float16"),
+    ];
+    for (file, expected) in cases {
+        let refusal = refusal(file, Options::default().loss);
+        assert!(refusal.contains(expected), "{refusal:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn tensors_that_can_not_be_used_are_named() {
+    let add = |tensor: TensorProto| start().tensor(tensor).node("Add", "a b", "y", &[]).output("y");
+    let external = TensorProto {
+        data_location: Some(DataLocation::EXTERNAL),
+        external_data: vec![StringStringEntryProto { key: Some("location".into()), value: Some("b.bin".into()) }],
+        ..typed("b", DataType::FLOAT, 0)
+    };
+    let cases = [
+        (add(typed("b", DataType::FLOAT16, 6)), "tensor `b`: has type float16: export the model in float32"),
+        (add(typed("b", DataType::BFLOAT16, 6)), "tensor `b`: has type bfloat16: export the model in float32"),
+        (add(typed("b", DataType::DOUBLE, 24)), "tensor `b`: has type float64: export the model in float32"),
+        (add(typed("b", DataType::INT8, 3)), "tensor `b`: has type int8: export the model before it is quantized"),
+        (add(typed("b", DataType::INT64, 24)), "node `node_1` (operator `Add`): inputs of type F32 and I64"),
+        (add(typed("b", DataType::FLOAT, 8)), "tensor `b`: has 8 bytes, which do not fit its sizes [3]"),
+        (add(external), "tensor `b`: has its values in `b.bin`: `b.bin` is not there"),
+        (
+            Build::new(20)
+                .input("x", &[0, 4])
+                .integers("w", &[4, 3], &[1; 12])
+                .node("MatMul", "x w", "y", &[])
+                .output("y"),
+            "node `node_0` (operator `MatMul`): input 1 is of type I64 where float32 is needed",
+        ),
+        (
+            Build::new(20).input("x", &[0, 4]).node("Relu", "x", "y", &[]).output("y"),
+            "the model has no parameter to train",
+        ),
+        (
+            Build::new(20)
+                .input("labels", &[0, 4])
+                .floats("w", &[4], &[1.0; 4])
+                .node("Mul", "labels w", "y", &[])
+                .output("y"),
+            "tensor `labels`: has a name that the training graph uses",
+        ),
+    ];
+    for (file, expected) in cases {
+        let refusal = refusal(file, Options::default().loss);
+        assert!(refusal.contains(expected), "{refusal:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_named() {
+    let conv = |size: i64| {
+        Build::new(20)
+            .input("x", &[1, 2, size, 5])
+            .floats("w", &[3, 2, 3, 3], &Numbers::new(5).vector(54))
+            .node("Conv", "x w", "y", &[])
+            .output("y")
+    };
+    let reshaped = start().integers("to", &[2], &[7, -1]).node("Reshape", "a to", "y", &[]).output("y");
+    let cases = [
+        (
+            conv(0),
+            "node `node_0` (operator `Conv`): the size `batch` in [1, 2, batch, 5] has to be known: give the model's input sizes",
+        ),
+        (conv(2), "node `node_0` (operator `Conv`): its window of 3 does not fit into 2 padded elements"),
+        (reshaped, "node `node_1` (operator `Reshape`): [batch, 3] can not be reshaped to [7, -1]"),
+        (start().node("MatMul", "a w", "y", &[]).output("y"), "[batch, 3] and [4, 3] can not be multiplied"),
+        (start().node("Softmax", "a", "y", &[("axis", Int(5))]).output("y"), "there is no axis 5 in 2 dimensions"),
+    ];
+    for (file, expected) in cases {
+        let refusal = refusal(file, Options::default().loss);
+        assert!(refusal.contains(expected), "{refusal:?} lacks {expected:?}");
+    }
+    let model = Model::parse(start().output("a").into(), &|_| Err(String::new())).unwrap();
+    let error = model.clone().with_sizes(&BTreeMap::from([("time".to_owned(), 3)])).unwrap_err();
+    assert_eq!(error.to_string(), "no input of the model has a size named `time`");
+    let error = model.with_sample_shape(&[5]).unwrap_err();
+    assert_eq!(error.to_string(), "input `x` has shape [batch, 4] where samples have [5]");
+}
+
+#[test]
+fn files_that_are_no_models_are_refused() {
+    let old = Build::new(6).input("x", &[0, 4]).output("x");
+    for (file, expected) in [
+        (vec![], "it names no operator set of ai.onnx"),
+        (b"PK\x03\x04, a zip".to_vec(), "the file is no usable ONNX model"),
+        (old, "it uses operator set 6; 7 to 24 are supported"),
+        (Build::new(20).output("y"), "its graph has no input or no output"),
+    ] {
+        let refusal = refusal(file, Options::default().loss);
+        assert!(refusal.contains(expected), "{refusal:?} lacks {expected:?}");
+    }
+}
+
+/// Messages in messages, as deep as fits: an error, not the end of the stack.
+#[test]
+fn a_graph_in_a_graph_in_a_graph_does_not_overflow() {
+    let wrap = |inner: Vec<u8>, field: u8| {
+        let mut outer = vec![field << 3 | 2];
+        push_length(&mut outer, inner.len());
+        outer.extend(inner);
+        outer
+    };
+    // An attribute (field 5 of a node) that holds a graph (field 6) of one node (field 1), in the model's (field 7).
+    let node = (0..2000).fold(vec![], |node, _| [1, 6, 5].into_iter().fold(node, wrap));
+    let file = [1, 7].into_iter().fold(node, wrap);
+    let refusal = refusal(file, Options::default().loss);
+    assert!(refusal.contains("recursion limit"), "{refusal}");
+}
+
+fn push_length(buffer: &mut Vec<u8>, mut len: usize) {
+    while len >= 128 {
+        buffer.push(len as u8 | 128);
+        len >>= 7;
+    }
+    buffer.push(len as u8);
+}
+
+/// Models that between them use most of what is read.
+fn seeds() -> Vec<Vec<u8>> {
+    let mut seeds = crate::rules::files();
+    seeds.push(start().integers("to", &[2], &[-1, 3]).node("Reshape", "a to", "y", &[]).output("y"));
+    seeds
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// A file with some bytes changed or its end cut off is a model or an error, never a panic.
+    #[test]
+    fn damaged_files_never_panic(
+        which in 0usize..100,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let seeds = seeds();
+        let mut file = seeds[which % seeds.len()].clone();
+        for (at, byte) in changes {
+            let at = at.index(file.len());
+            file[at] = byte;
+        }
+        if let Some(cut) = cut {
+            file.truncate(cut.index(file.len()));
+        }
+        if let Ok(model) = Model::parse(file.into(), &|_| Err(String::new())) {
+            let _ = model.training_graph(&Options::default());
+            let _ = model.training_graph(&Options { loss: Loss::MeanSquaredError, ..Options::default() });
+            let _ = model.evaluation_graph();
+        }
+    }
+}
