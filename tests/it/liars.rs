@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use skein::job::Job;
 use skein::manifest::Manifest;
-use skein::model;
 use skein::peer::{Peer, RoundEnd, RoundReport};
 use skein::workers::Workers;
 use skein_runtime::{Options, Runtime};
@@ -91,7 +90,7 @@ async fn job(faults: u32) -> Arc<Job> {
     );
     let manifest = Manifest::parse(&text, Path::new("skein.toml")).unwrap();
     let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).unwrap();
-    Arc::new(Job::prepare(&manifest, &runtime).await.unwrap())
+    Arc::new(Job::prepare(&manifest, &runtime, &skein::engines::Choice::automatic()).await.unwrap())
 }
 
 /// Runs `rounds` rounds in which the last `liars` peers of the roster lie; gives what each honest peer reports, and
@@ -104,7 +103,7 @@ async fn run(
     rounds: u64,
 ) -> Vec<(Vec<RoundReport>, anyhow::Result<()>)> {
     let workers = Arc::new(Workers::start(2).unwrap());
-    let parameters = Values::from(model::initial(&job.parameters, job.train.seed));
+    let parameters = Values::from(job.initial.clone());
     let state = State::new(0, parameters.clone(), vec![vec![0.0; parameters.len()].into()]);
     let honest = job.shares.len() - liars;
     let mut stores: BTreeMap<PeerId, Arc<dyn Store>> = BTreeMap::new();

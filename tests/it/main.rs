@@ -9,5 +9,6 @@ mod demo;
 mod formats;
 mod liars;
 mod manifests;
+mod onnx;
 mod tidy;
 mod train;

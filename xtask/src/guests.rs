@@ -26,8 +26,9 @@ enum Output {
     Module,
 }
 
-const GUESTS: [(&str, Output); 6] = [
+const GUESTS: [(&str, Output); 7] = [
     ("gradient-mlp", Output::Component),
+    ("gradient-onnx", Output::Component),
     ("aggregate-mean", Output::Component),
     ("aggregate-trimmed-mean", Output::Component),
     ("aggregate-median", Output::Component),

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::EngineError;
 pub use pool::Pool;
+pub use signature::Signature;
 pub use tensor::{Buffer, ElementType, SizeError, Tensor};
 
 /// An engine by name.
@@ -95,6 +96,9 @@ pub trait Engine: Send + Sync {
 
 /// A compiled graph. One run at a time.
 pub trait Session: Send {
+    /// Names of the graph's inputs and outputs.
+    fn signature(&self) -> &Signature;
+
     /// Runs the graph on named inputs and gives the outputs asked for, in that order.
     ///
     /// # Errors

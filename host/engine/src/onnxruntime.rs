@@ -68,6 +68,10 @@ struct Compiled {
 }
 
 impl Session for Compiled {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
     fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError> {
         let fail = |error: ort::Error| EngineError::Run { kind: Kind::OnnxRuntime, reason: error.to_string() };
         self.signature.check(inputs, outputs)?;

@@ -68,6 +68,10 @@ fn signature(model: &Model) -> Result<Signature, InferenceError> {
 }
 
 impl Session for Compiled {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
     fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError> {
         self.signature.check(inputs, outputs)?;
         for (name, tensor) in inputs {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Engine, EngineError, Options, Session, Tensor};
+use crate::{Engine, EngineError, Options, Session, Signature, Tensor};
 
 /// A graph and its sessions. A run takes a session that is idle, or compiles one more.
 ///
@@ -11,6 +11,7 @@ pub struct Pool {
     engine: Arc<dyn Engine>,
     graph: Vec<u8>,
     options: Options,
+    signature: Signature,
     idle: Mutex<Vec<Box<dyn Session>>>,
 }
 
@@ -21,7 +22,8 @@ impl Pool {
     /// [`EngineError`]
     pub fn new(engine: Arc<dyn Engine>, graph: Vec<u8>, options: Options) -> Result<Pool, EngineError> {
         let first = engine.compile(&graph, options)?;
-        Ok(Pool { engine, graph, options, idle: Mutex::new(vec![first]) })
+        let signature = first.signature().clone();
+        Ok(Pool { engine, graph, options, signature, idle: Mutex::new(vec![first]) })
     }
 
     /// Runs the graph; blocks until it is done. See [`Session::run`].
@@ -39,8 +41,8 @@ impl Pool {
         result
     }
 
-    /// The engine that runs it.
-    pub fn engine(&self) -> &dyn Engine {
-        &*self.engine
+    /// Names of the graph's inputs and outputs.
+    pub fn signature(&self) -> Signature {
+        self.signature.clone()
     }
 }

@@ -47,6 +47,10 @@ fn guard<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 impl Session for Compiled {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
     fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError> {
         let fail = |reason: String| EngineError::Run { kind: Kind::Rten, reason };
         self.signature.check(inputs, outputs)?;

@@ -3,9 +3,12 @@
 use crate::{EngineError, Tensor};
 
 /// Names of a compiled graph.
-pub(crate) struct Signature {
-    pub(crate) inputs: Vec<String>,
-    pub(crate) outputs: Vec<String>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// Names of the inputs, in the graph's order.
+    pub inputs: Vec<String>,
+    /// Names of the outputs, in the graph's order.
+    pub outputs: Vec<String>,
 }
 
 impl Signature {

@@ -148,6 +148,19 @@ impl Tensor {
         (self.ty == ElementType::I64).then(|| aligned(self.bytes()))
     }
 
+    /// The same elements in another shape.
+    ///
+    /// # Errors
+    /// [`SizeError`]
+    pub fn reshaped(self, dimensions: Vec<u32>) -> Result<Tensor, SizeError> {
+        Tensor::new(dimensions, self.ty, self.data)
+    }
+
+    /// Whether the elements are part of `values`, and not a copy.
+    pub fn shares(&self, values: &Arc<Vec<f32>>) -> bool {
+        matches!(&self.data, Data::Floats(own, _) if Arc::ptr_eq(own, values))
+    }
+
     /// Bytes that exist for this tensor alone and go when it does: not those of the store's vectors.
     pub fn own_bytes(&self) -> usize {
         match &self.data {

@@ -135,6 +135,12 @@ impl Graph {
         self.constant_of(id).and_then(Constant::uniform)
     }
 
+    /// Names and shapes of all inputs.
+    pub(crate) fn named_inputs(&self) -> Vec<(String, Shape)> {
+        let inputs = self.inputs.iter().map(|id| self.value(*id));
+        inputs.filter_map(|value| Some((value.name.as_ref()?.to_string(), value.ty.shape.clone()))).collect()
+    }
+
     /// The node that computes a value, if one does.
     pub(crate) fn producer(&self, id: ValueId) -> Option<&Node> {
         self.producers.get(&id).map(|index| &self.nodes[*index])

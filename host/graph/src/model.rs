@@ -41,6 +41,26 @@ pub struct Tensor {
     pub name: String,
     /// Its values: 32-bit floats.
     pub initial: Constant,
+    /// What it does in the model, for those who start it anew.
+    pub kind: TensorKind,
+}
+
+/// What a tensor does in a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TensorKind {
+    /// It is multiplied with; this many inputs go into each output.
+    Weight {
+        /// Inputs of each output.
+        fan_in: i64,
+    },
+    /// It scales what was normalized.
+    Scale,
+    /// It is added, or anything else.
+    Bias,
+    /// Running mean of a batch normalization.
+    Mean,
+    /// Running variance of a batch normalization.
+    Variance,
 }
 
 /// A node as the file has it.
@@ -159,12 +179,16 @@ impl Model {
     /// Tells parameters and buffers from constants by how the nodes use them.
     fn sort_initializers(&mut self) -> Result<(), GraphError> {
         let (mut learned, mut running) = (BTreeSet::new(), BTreeSet::new());
+        let mut kinds = BTreeMap::new();
         for node in &self.nodes {
             for (index, name) in node.inputs.iter().enumerate() {
                 match operators::role(node.op, index) {
                     operators::Role::Operand => drop(learned.insert(name)),
                     operators::Role::Running => drop(running.insert(name)),
-                    operators::Role::Setting => {}
+                    operators::Role::Setting => continue,
+                }
+                if let Some(kind) = self.constants.get(name).and_then(|constant| kind(node, index, constant.dims())) {
+                    kinds.insert(name.clone(), kind);
                 }
             }
         }
@@ -181,9 +205,28 @@ impl Model {
                     return Err(GraphError::Tensor { name, reason });
                 }
                 self.constants.remove(&name);
-                target.push(Tensor { name, initial });
+                let kind = kinds.get(&name).copied().unwrap_or(TensorKind::Bias);
+                target.push(Tensor { name, initial, kind });
             }
         }
         Ok(())
+    }
+}
+
+/// What a node does with a tensor of the given sizes as its input `index`.
+fn kind(node: &SourceNode, index: usize, dims: &[i64]) -> Option<TensorKind> {
+    let inputs = |outputs: usize| {
+        let others = dims.iter().enumerate().filter(|(axis, _)| *axis != outputs).map(|(_, size)| *size);
+        Some(TensorKind::Weight { fan_in: others.product::<i64>().max(1) })
+    };
+    match (node.op, index) {
+        (normalization, 1) if normalization.ends_with("Normalization") => Some(TensorKind::Scale),
+        ("BatchNormalization", 3) => Some(TensorKind::Mean),
+        ("BatchNormalization", 4) => Some(TensorKind::Variance),
+        ("Conv", 1) => inputs(0),
+        ("ConvTranspose", 1) => inputs(1),
+        ("Gemm", 1) => inputs(if node.attributes.int("transB", 0) == 1 { 0 } else { 1 }),
+        ("MatMul", 1) => inputs(dims.len().checked_sub(1)?),
+        _ => None,
     }
 }

@@ -43,6 +43,8 @@ pub struct TrainingGraph {
     pub trained: Vec<String>,
     /// Buffers with a new value, in the order of the file's names.
     pub statistics: Vec<String>,
+    /// Names and shapes of all inputs.
+    pub inputs: Vec<(String, Shape)>,
     /// Names and shapes of the noise, uniform in [0, 1).
     pub noise: Vec<(String, Shape)>,
     /// Number of nodes.
@@ -54,6 +56,10 @@ pub struct TrainingGraph {
 pub struct EvaluationGraph {
     /// The ONNX file.
     pub onnx: Vec<u8>,
+    /// Names and shapes of all inputs.
+    pub inputs: Vec<(String, Shape)>,
+    /// Names and shapes of the outputs.
+    pub outputs: Vec<(String, Shape)>,
     /// Number of nodes.
     pub nodes: usize,
 }
@@ -66,7 +72,7 @@ impl Model {
     pub fn training_graph(&self, options: &Options) -> Result<TrainingGraph, GraphError> {
         self.check_names()?;
         self.check_patterns(&options.frozen)?;
-        let is_trained = |name: &str| !options.frozen.iter().any(|pattern| matches(pattern, name));
+        let is_trained = |name: &str| !is_frozen(&options.frozen, name);
         let mut tape = Tape::new(options.lowering.clone(), Mode::Training { dropout: options.dropout });
         let names = tape.replay(self, is_trained)?;
         let names_of_all = self.parameters().iter().map(|parameter| parameter.name.clone());
@@ -88,11 +94,11 @@ impl Model {
         }
         let statistics: Vec<String> = tape.statistics.keys().cloned().collect();
         outputs.extend(tape.statistics.iter().map(|(name, id)| (format!("new.{name}"), *id)));
-        let noise = tape.graph.inputs.iter().map(|id| tape.graph.value(*id));
-        let noise = noise.filter_map(|value| Some((value.name.as_ref()?.to_string(), value.ty.shape.clone())));
-        let noise = noise.filter(|(name, _)| name.starts_with("noise.")).collect();
+        let inputs = tape.graph.named_inputs();
+        let noise = inputs.iter().filter(|(name, _)| name.starts_with("noise.")).cloned().collect();
         let graph = finish(tape.graph, outputs);
-        Ok(TrainingGraph { onnx: export::encode(&graph), trained, statistics, noise, nodes: graph.nodes.len() })
+        let (onnx, nodes) = (export::encode(&graph), graph.nodes.len());
+        Ok(TrainingGraph { onnx, trained, statistics, inputs, noise, nodes })
     }
 
     /// The graph that evaluates the model, batch normalizations by their running statistics.
@@ -105,7 +111,9 @@ impl Model {
         let outputs: Result<Vec<_>, _> =
             self.outputs.iter().map(|name| Ok((name.clone(), find(&names, name)?))).collect();
         let graph = finish(tape.graph, outputs?);
-        Ok(EvaluationGraph { onnx: export::encode(&graph), nodes: graph.nodes.len() })
+        let outputs = graph.outputs.iter().map(|(name, id)| (name.clone(), graph.shape(*id).to_vec())).collect();
+        let (inputs, nodes) = (graph.named_inputs(), graph.nodes.len());
+        Ok(EvaluationGraph { onnx: export::encode(&graph), inputs, outputs, nodes })
     }
 
     fn output(&self, names: &Names) -> Result<ValueId, GraphError> {
@@ -161,6 +169,11 @@ fn finish(mut graph: Graph, outputs: Vec<(String, ValueId)>) -> Graph {
     graph.outputs = outputs;
     graph.prune();
     graph
+}
+
+/// Whether one of the patterns freezes the parameter of that name.
+pub fn is_frozen(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| matches(pattern, name))
 }
 
 /// Whether a name fits a pattern in which `*` stands for any characters.

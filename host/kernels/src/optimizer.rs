@@ -60,9 +60,9 @@ impl Optimizer {
     ///
     /// # Panics
     /// When the lengths differ or `slots` does not number [`Optimizer::slots`]: the owner of the state keeps both.
-    pub fn step(&self, step: Step, gradient: &[f32], parameters: &mut [f32], slots: &mut [Vec<f32>]) {
+    pub fn step(&self, step: Step, gradient: &[f32], parameters: &mut [f32], slots: &mut [impl AsMut<[f32]>]) {
         assert_eq!(slots.len(), self.slots(), "slots of the optimizer");
-        assert!(slots.iter().all(|slot| slot.len() == parameters.len()), "length of the slots");
+        assert!(slots.iter_mut().all(|slot| slot.as_mut().len() == parameters.len()), "length of the slots");
         assert_eq!(gradient.len(), parameters.len(), "length of the gradient");
         match (*self, slots) {
             (Optimizer::Sgd { weight_decay }, _) => {
@@ -71,7 +71,7 @@ impl Optimizer {
                 }
             }
             (Optimizer::Momentum { momentum, nesterov, weight_decay }, [velocity]) => {
-                for ((p, g), v) in parameters.iter_mut().zip(gradient).zip(velocity) {
+                for ((p, g), v) in parameters.iter_mut().zip(gradient).zip(velocity.as_mut()) {
                     let g = g + weight_decay * *p;
                     *v = momentum * *v + g;
                     *p -= step.learning_rate * if nesterov { g + momentum * *v } else { *v };
@@ -79,11 +79,11 @@ impl Optimizer {
             }
             (Optimizer::Adam(moments), [mean, square]) => {
                 let decay = Decay { gradient: moments.weight_decay, parameters: 1.0 };
-                moments.step(step, decay, gradient, (parameters, mean, square));
+                moments.step(step, decay, gradient, (parameters, mean.as_mut(), square.as_mut()));
             }
             (Optimizer::AdamW(moments), [mean, square]) => {
                 let decay = Decay { gradient: 0.0, parameters: 1.0 - step.learning_rate * moments.weight_decay };
-                moments.step(step, decay, gradient, (parameters, mean, square));
+                moments.step(step, decay, gradient, (parameters, mean.as_mut(), square.as_mut()));
             }
             _ => unreachable!("the number of slots was checked above"),
         }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use skein_kernels::layout::{Layout, Parameter};
 use skein_kernels::order::trimmed_mean;
+use skein_runtime::Tensor;
 use skein_runtime::aggregate::Contribution;
 use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
-use skein_runtime::tensor::Tensor;
 use skein_runtime::{Function, Limits, Options, Runtime};
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
@@ -120,13 +120,17 @@ async fn warm_call() -> String {
     let engine = Engine::new(&config).expect("an engine");
     let component = Component::new(&engine, &bytes).expect("it compiles");
     let mut linker = Linker::new(&engine);
-    bare::Gradient::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |state| state).expect("it links");
+    // What the probe imports; no graphs.
+    bare::skein::train::settings::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
+    bare::skein::train::parameters::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
+    bare::wasi::nn::tensor::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
     let pre = linker.instantiate_pre(&component).and_then(bare::GradientPre::new).expect("it links");
 
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..20_000 {
         let begun = Instant::now();
-        let call = function.compute(Parameters::default(), Batch { samples: 1, tensors: Vec::new() }).await;
+        let call =
+            function.compute(Parameters::default(), Batch { samples: 1, tensors: Vec::new(), noise_seed: 0 }).await;
         ours.push(begun.elapsed());
         call.result.expect("an empty gradient of an empty model");
 
@@ -192,7 +196,7 @@ async fn two_batches() -> String {
     let parameters = Parameters { layout: Arc::new(layout), values };
     let input = Tensor::from_floats(vec![64, 784], Arc::new(noise(2, 64 * 784)), 0..64 * 784).expect("it fits");
     let labels = Tensor::from_integers((0..64).map(|label| label % 10).collect());
-    let batch = Batch { samples: 64, tensors: vec![("input".into(), input), ("labels".into(), labels)] };
+    let batch = Batch { samples: 64, tensors: vec![("input".into(), input), ("labels".into(), labels)], noise_seed: 0 };
 
     let (mut parallel, mut sequential) = (Vec::new(), Vec::new());
     for _ in 0..60 {

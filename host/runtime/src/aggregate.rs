@@ -7,7 +7,7 @@ use wasmtime::Store;
 use wasmtime::component::Resource;
 
 use crate::capability::bindings::{AggregatePre, aggregation};
-use crate::capability::{HostContribution, HostSink, Parameters, State};
+use crate::capability::{HostContribution, HostSink, Input, State};
 use crate::error::{CallError, LoadError};
 use crate::invoke::{About, Call, Loaded};
 use crate::options::Function;
@@ -90,7 +90,7 @@ impl AggregateFunction {
             }
             Ok(Aggregated { values, rejected: report.rejected })
         };
-        self.loaded.invoke(Parameters::default(), guest, check).await
+        self.loaded.invoke(Input::default(), guest, check).await
     }
 
     /// What is known of the function.

@@ -3,23 +3,28 @@
 pub(crate) mod bindings;
 
 mod contributions;
+mod inference;
 mod nn;
 mod parameters;
 mod settings;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skein_kernels::layout::Layout;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use crate::graphs::Graphs;
 use crate::meter::Meter;
 use crate::world::World;
 
 #[expect(unreachable_pub, reason = "the generated bindings re-export them")]
 pub use contributions::{HostContribution, HostSink};
+#[expect(unreachable_pub, reason = "the generated bindings re-export them")]
+pub use inference::{HostContext, HostError, HostGraph};
 
 /// A model's parameters as one call sees them. Cloning shares the values.
 #[derive(Debug, Clone, Default)]
@@ -35,19 +40,47 @@ pub struct Parameters {
 #[error("{0}")]
 pub(crate) struct Misuse(String);
 
+/// What a call is given beside its arguments.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Input {
+    pub(crate) parameters: Parameters,
+    /// What the noise of dropout is drawn from.
+    pub(crate) noise_seed: u64,
+}
+
+/// What a call used of the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Account {
+    /// Time that engines computed.
+    pub(crate) engine: Duration,
+    /// Bytes of parameters that the guest read.
+    pub(crate) parameter_bytes: u64,
+}
+
+/// Text of a guest, cut to what an error may repeat.
+fn shortened(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
 /// The state of one call.
 pub(crate) struct State {
     pub(crate) table: ResourceTable,
     pub(crate) meter: Meter,
+    /// What the call used of the host beside its own time and memory.
+    pub(crate) account: Account,
     settings: Arc<BTreeMap<String, String>>,
+    graphs: Graphs,
     parameters: Parameters,
+    noise_seed: u64,
     /// Made when a guest first asks for something of WASI, which the built-in ones never do.
     wasi: Option<WasiCtx>,
 }
 
 impl State {
-    pub(crate) fn new(meter: Meter, settings: Arc<BTreeMap<String, String>>, parameters: Parameters) -> State {
-        State { table: ResourceTable::new(), meter, settings, parameters, wasi: None }
+    pub(crate) fn new(meter: Meter, settings: Arc<BTreeMap<String, String>>, graphs: Graphs, input: Input) -> State {
+        let Input { parameters, noise_seed } = input;
+        let (table, account) = (ResourceTable::new(), Account::default());
+        State { table, meter, account, settings, graphs, parameters, noise_seed, wasi: None }
     }
 }
 

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use skein_engine::{ElementType, Tensor};
 use skein_kernels::layout::Layout;
 use skein_kernels::norm::all_finite;
 use wasmtime::Store;
 use wasmtime::component::Resource;
 
-use crate::capability::State;
 use crate::capability::bindings::{GradientPre, gradients};
+use crate::capability::{Input, State};
 use crate::error::{CallError, LoadError};
 use crate::invoke::{About, Call, Loaded};
 use crate::options::Function;
 use crate::runtime::Runtime;
-use crate::tensor::{Tensor, TensorType};
 use crate::world::World;
 
 pub use crate::capability::Parameters;
@@ -26,6 +26,8 @@ pub struct Batch {
     pub samples: u32,
     /// Named tensors whose first dimension is the sample.
     pub tensors: Vec<(String, Tensor)>,
+    /// What the noise of dropout is drawn from.
+    pub noise_seed: u64,
 }
 
 /// A gradient that was checked: finite, and of the parameters' names, shapes and type.
@@ -35,7 +37,7 @@ pub struct Gradient {
     pub loss: f32,
     /// Samples that it is the mean of, at least 1.
     pub samples: u32,
-    /// One FP32 tensor for each parameter, in the layout's order.
+    /// One FP32 tensor for each parameter, in the layout's order; for a running statistic its new value.
     pub tensors: Vec<Tensor>,
 }
 
@@ -73,17 +75,19 @@ impl GradientFunction {
     pub async fn compute(&self, parameters: Parameters, batch: Batch) -> Call<Gradient> {
         let layout = parameters.layout.clone();
         let samples = batch.samples;
+        let input = Input { parameters, noise_seed: batch.noise_seed };
         let guest = async |store: &mut Store<State>| {
             let batch = lower(store, batch)?;
             let instance = self.pre.instantiate_async(&mut *store).await?;
             instance.skein_train_gradients().call_compute(store, &batch).await
         };
-        self.loaded.invoke(parameters, guest, |state, output| self.check(state, output, &layout, samples)).await
+        self.loaded.invoke(input, guest, |state, output| self.check(state, output, &layout, samples)).await
     }
 
     /// The loss and metrics of `batch`, at `parameters`.
     pub async fn evaluate(&self, parameters: Parameters, batch: Batch) -> Call<Metrics> {
         let samples = batch.samples;
+        let input = Input { parameters, noise_seed: batch.noise_seed };
         let guest = async |store: &mut Store<State>| {
             let batch = lower(store, batch)?;
             let instance = self.pre.instantiate_async(&mut *store).await?;
@@ -97,7 +101,7 @@ impl GradientFunction {
             }
             Ok(Metrics { loss, samples: counted, correct })
         };
-        self.loaded.invoke(parameters, guest, check).await
+        self.loaded.invoke(input, guest, check).await
     }
 
     /// What is known of the function.
@@ -132,7 +136,7 @@ impl GradientFunction {
                 return Err(format!("the gradient of `{name}` has shape {actual:?} where {expected:?} is expected"));
             }
             let Some(values) = tensor.floats() else {
-                let (actual, expected) = (tensor.ty(), TensorType::Fp32);
+                let (actual, expected) = (tensor.ty(), ElementType::Fp32);
                 return Err(format!("the gradient of `{name}` has type {actual:?} where {expected:?} is expected"));
             };
             if !all_finite(&values) {

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use skein_engine::SizeError;
 use wasmtime::component::{InstancePre, ResourceTableError};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use crate::admission::{Admitted, Origin, admit, chain};
-use crate::capability::{Misuse, Parameters, State};
+use crate::capability::{Account, Input, Misuse, State};
 use crate::error::{CallError, Limit, LoadError};
+use crate::graphs::Graphs;
 use crate::meter::Meter;
 use crate::options::{Function, Limits};
 use crate::runtime::{Runtime, Shared};
-use crate::tensor::SizeError;
 use crate::world::World;
 
 /// Longest text of a guest that an error repeats.
@@ -27,6 +28,10 @@ pub struct Usage {
     pub duration: Duration,
     /// Most bytes that the guest held: memories, tables and tensors.
     pub memory_bytes_peak: usize,
+    /// Time of it that engines computed.
+    pub engine: Duration,
+    /// Bytes of parameters that crossed into the guest.
+    pub parameter_bytes: u64,
     /// Whether this was the function's first call since it was loaded.
     pub cold: bool,
 }
@@ -67,6 +72,7 @@ pub(crate) struct Loaded {
     pub(crate) about: About,
     limits: Limits,
     settings: Arc<BTreeMap<String, String>>,
+    graphs: Graphs,
     called: AtomicBool,
     shared: Arc<Shared>,
 }
@@ -81,7 +87,7 @@ impl Loaded {
         bind: impl FnOnce(InstancePre<State>) -> wasmtime::Result<P>,
     ) -> Result<(Arc<Loaded>, P), LoadError> {
         let shared = runtime.shared().clone();
-        let Function { name, limits, settings } = function;
+        let Function { name, limits, settings, graphs } = function;
         let Admitted { pre, digest, origin, duration } = admit(&shared, &name, world, bytes).await?;
         let pre = bind(pre).map_err(|error| LoadError::WrongWorld {
             function: name.clone(),
@@ -90,7 +96,7 @@ impl Loaded {
         })?;
         let about = About { name, digest, world, origin, load_duration: duration };
         let (settings, called) = (Arc::new(settings), AtomicBool::new(false));
-        Ok((Arc::new(Loaded { about, limits, settings, called, shared }), pre))
+        Ok((Arc::new(Loaded { about, limits, settings, graphs, called, shared }), pre))
     }
 
     /// Runs `guest` in a fresh store, then `check` on what it gave.
@@ -98,7 +104,7 @@ impl Loaded {
     /// The wall clock runs from the moment the call asks to be let in, so that a call can not wait for ever.
     pub(crate) async fn invoke<T, R>(
         &self,
-        parameters: Parameters,
+        input: Input,
         guest: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
         check: impl FnOnce(&mut State, T) -> Result<R, CallError>,
     ) -> Call<R> {
@@ -109,7 +115,7 @@ impl Loaded {
         };
         let cold = !self.called.swap(true, Ordering::Relaxed);
         let start = Instant::now();
-        let mut store = self.store(parameters);
+        let mut store = self.store(input);
         let output = tokio::time::timeout_at(deadline, guest(&mut store)).await;
         let duration = start.elapsed();
         let state = store.data_mut();
@@ -118,14 +124,16 @@ impl Loaded {
             Ok(Err(error)) => Err(self.blame(state, error)),
             Ok(Ok(output)) => check(state, output),
         };
-        let usage = Usage { duration, memory_bytes_peak: state.meter.bytes_peak(), cold };
+        let Account { engine, parameter_bytes } = state.account;
+        let usage = Usage { duration, memory_bytes_peak: state.meter.bytes_peak(), engine, parameter_bytes, cold };
         tracing::debug!(function = self.about.name, ?usage, error = result.as_ref().err().map(tracing::field::display));
         Call { result, usage }
     }
 
-    fn store(&self, parameters: Parameters) -> Store<State> {
+    fn store(&self, input: Input) -> Store<State> {
         let meter = Meter::new(self.limits);
-        let mut store = Store::new(&self.shared.engine, State::new(meter, self.settings.clone(), parameters));
+        let mut store =
+            Store::new(&self.shared.engine, State::new(meter, self.settings.clone(), self.graphs.clone(), input));
         store.data_mut().table.set_max_capacity(self.limits.handles as usize);
         store.set_max_component_handles(self.limits.handles as usize);
         store.set_hostcall_fuel(self.limits.hostcall_bytes());

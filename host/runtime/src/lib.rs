@@ -13,6 +13,7 @@
 //! | loop | processor time by epochs, wall time from outside | `invoke` |
 //! | eat memory | one total over memories and tables, held tensors included | `meter` |
 //! | flood the host with data or handles | bytes per host call, handles per call | `invoke` |
+//! | reach an engine with what it can not bear | names and shapes are checked, failures are errors | [`graphs`] |
 //! | return rubbish | names, shapes, types and finiteness are checked | [`gradient`], [`aggregate`] |
 //!
 //! Calls run on whatever tokio runtime polls them. Guests that are busy yield at every tick, but keep a control
@@ -20,7 +21,7 @@
 
 pub mod aggregate;
 pub mod gradient;
-pub mod tensor;
+pub mod graphs;
 
 mod admission;
 mod cache;
@@ -40,4 +41,5 @@ pub use error::{CallError, Limit, LoadError};
 pub use invoke::{About, Call, Usage};
 pub use options::{Function, Limits, Options};
 pub use runtime::{Runtime, StartError};
+pub use skein_engine::Tensor;
 pub use world::World;

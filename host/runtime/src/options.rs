@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::compile::Compiler;
+use crate::graphs::Graphs;
 
 /// Options of a [`Runtime`](crate::Runtime).
 #[derive(Debug, Clone)]
@@ -80,4 +81,6 @@ pub struct Function {
     pub limits: Limits,
     /// Settings that the guest reads through `skein:train/settings`.
     pub settings: BTreeMap<String, String>,
+    /// Graphs that the guest may use through `wasi:nn`.
+    pub graphs: Graphs,
 }

@@ -9,8 +9,7 @@ use skein_kernels::layout::{Layout, Parameter};
 use skein_kernels::{mean, order};
 use skein_runtime::aggregate::Contribution;
 use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
-use skein_runtime::tensor::Tensor;
-use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime};
+use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime, Tensor};
 
 /// Where a limit does not work, a test fails instead of hanging.
 const BOUND: Duration = Duration::from_secs(60);
@@ -33,7 +32,7 @@ fn tight(behaviour: &str) -> Limits {
 
 async fn probe(behaviour: &str, limits: Limits) -> GradientFunction {
     let settings = BTreeMap::from([("behaviour".to_owned(), behaviour.to_owned())]);
-    let function = Function { name: "probe".into(), limits, settings };
+    let function = Function { name: "probe".into(), limits, settings, ..Function::default() };
     runtime().gradient_function(function, &component("gradient-probe.wasm")).await.expect("the probe loads")
 }
 
@@ -56,7 +55,7 @@ fn batch(labels: &[i64]) -> Batch {
     let len = values.len();
     let input = Tensor::from_floats(vec![samples, 2], values, 0..len).expect("two values a sample");
     let labels = Tensor::from_integers(labels.to_vec());
-    Batch { samples, tensors: vec![("input".into(), input), ("labels".into(), labels)] }
+    Batch { samples, tensors: vec![("input".into(), input), ("labels".into(), labels)], noise_seed: 0 }
 }
 
 /// What a probe's call came to: the error's kind, and a word of its message.
@@ -90,10 +89,7 @@ async fn a_hostile_guest_gets_a_typed_error_and_harms_nothing() {
         ("twice", "bad output: `layers.0.weight` is returned twice"),
         ("wrong-name", "bad output: `layers.0.weight?` is no parameter of the model"),
         ("wrong-shape", "bad output: the gradient of `layers.0.weight` has shape [3, 2, 1] where [3, 2] is expected"),
-        (
-            "wrong-type",
-            "bad output: the gradient of `layers.0.weight` has type TensorType::I32 where TensorType::Fp32 is expected",
-        ),
+        ("wrong-type", "bad output: the gradient of `layers.0.weight` has type I32 where Fp32 is expected"),
         ("nan", "bad output: the gradient of `layers.0.weight` is not finite"),
     ] {
         let probe = probe(behaviour, tight(behaviour)).await;

@@ -1,18 +1,25 @@
 //! Commands and their arguments.
 
+mod bench;
 mod demo;
+mod engine;
 mod eval;
+mod export;
+mod model;
 mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser, Subcommand};
+use anyhow::{Context, Result, bail};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use skein_engine::Kind;
 use skein_runtime::{Compiler, Options, Runtime, StartError};
 
+use crate::engines::Choice;
 use crate::output::{Format, Output};
 use crate::workers::Workers;
 
@@ -32,18 +39,50 @@ pub struct Arguments {
 /// Options of all commands.
 #[derive(clap::Args)]
 struct Global {
-    /// How results are written to standard output
-    #[arg(short, long, global = true, value_enum, default_value = "text")]
-    output: Format,
+    /// How results are written to standard output, `text` or `json`; of `model train-graph`, the file to write
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text")]
+    output: Destination,
     /// Show no progress
     #[arg(short, long, global = true)]
     quiet: bool,
     /// Functions that run at the same time; 1 computes one batch after the other [default: number of cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: Option<u16>,
+    /// What computes graphs: `onnxruntime`, `openvino` or `rten` [default: the first that is installed]
+    #[arg(long, global = true, value_name = "NAME", env = "SKEIN_ENGINE")]
+    engine: Option<Kind>,
+    /// The engine's library, or the folder that it is in [default: where `skein engine install` puts it]
+    #[arg(long, global = true, value_name = "PATH", requires = "engine")]
+    engine_library: Option<PathBuf>,
+    /// Threads that the engine uses for one batch; the bits of a gradient may depend on it [default: 1]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    engine_threads: Option<u16>,
+    /// Where graphs are computed: `cpu` or `cuda`
+    #[arg(long, global = true, value_name = "NAME", value_enum, default_value = "cpu")]
+    device: Device,
     /// Where compiled functions are kept [default: `skein` in the user's cache folder]
     #[arg(long, global = true, value_name = "DIR", env = "SKEIN_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
+}
+
+/// What `-o` says.
+#[derive(Debug, Clone)]
+enum Destination {
+    Format(Format),
+    /// The one file that a command writes.
+    File(PathBuf),
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Destination, String> {
+        match Format::from_str(text, false) {
+            Ok(format) => Ok(Destination::Format(format)),
+            Err(_) if text.ends_with(".onnx") => Ok(Destination::File(text.into())),
+            Err(_) => Err("it takes `text` or `json`, or a file that ends in `.onnx`".into()),
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -54,6 +93,23 @@ enum Command {
     Train(train::Train),
     /// Evaluate a checkpoint of a job
     Eval(eval::Eval),
+    /// Write a trained model as ONNX, and its values as safetensors
+    Export(export::Export),
+    /// Check, inspect and differentiate ONNX models
+    Model {
+        #[command(subcommand)]
+        command: model::Model,
+    },
+    /// Install and list what computes graphs
+    Engine {
+        #[command(subcommand)]
+        command: engine::Engine,
+    },
+    /// Measure this machine
+    Bench {
+        #[command(subcommand)]
+        command: bench::Bench,
+    },
     /// Print the JSON schema of `skein.toml`
     Schema,
     /// Print the completion script of a shell
@@ -75,8 +131,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SKEIN_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let mut output = Output::new(global.output, global.quiet);
-    match dispatch(command, &global, &mut output) {
+    let (format, file) = match &global.output {
+        Destination::Format(format) => (*format, None),
+        Destination::File(path) => (Format::Text, Some(path.clone())),
+    };
+    let mut output = Output::new(format, global.quiet);
+    match give_file(command, file).and_then(|command| dispatch(command, &global, &mut output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);
@@ -85,11 +145,25 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
+/// Lets the command that writes a file know which; others write none.
+fn give_file(mut command: Command, file: Option<PathBuf>) -> Result<Command> {
+    match (&mut command, file) {
+        (Command::Model { command: model::Model::TrainGraph { to, .. } }, Some(file)) => *to = Some(file),
+        (_, Some(_)) => bail!("`-o` takes `text` or `json` here"),
+        (_, None) => {}
+    }
+    Ok(command)
+}
+
 fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()> {
     match command {
         Command::Demo(demo) => in_host(global, async |host| demo.run(host, output).await),
         Command::Train(train) => in_host(global, async |host| train.run(host, output).await),
         Command::Eval(eval) => in_host(global, async |host| eval.run(host, output).await),
+        Command::Export(export) => in_host(global, async |host| export.run(&host, output).await),
+        Command::Model { command } => command.run(&global.choice(), output),
+        Command::Engine { command } => command.run(&global.choice(), output),
+        Command::Bench { command } => in_host(global, async |host| command.run(&host, output).await),
         Command::Schema => {
             println!("{:#}", crate::manifest::schema());
             Ok(())
@@ -107,12 +181,39 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
 struct Host {
     runtime: Runtime,
     workers: Arc<Workers>,
+    engine: Choice,
+}
+
+/// Where graphs are computed.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Device {
+    /// The processor.
+    Cpu,
+    /// The first graphics processor of NVIDIA, by ONNX Runtime.
+    Cuda,
+}
+
+impl Global {
+    fn concurrency(&self) -> usize {
+        self.concurrency.map_or_else(|| Options::default().concurrency, usize::from)
+    }
+
+    fn choice(&self) -> Choice {
+        let device = match self.device {
+            Device::Cpu => skein_engine::Device::Cpu,
+            Device::Cuda => skein_engine::Device::Cuda,
+        };
+        let automatic = Choice::automatic();
+        let threads = self.engine_threads.map_or(automatic.options.threads, usize::from);
+        let options = skein_engine::Options { threads, device };
+        Choice { kind: self.engine, library: self.engine_library.clone(), options }
+    }
 }
 
 /// Starts the runtime and the workers' threads, and runs `command` beside them.
 fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Result<()> {
     let default = Options::default();
-    let concurrency = global.concurrency.map_or(default.concurrency, usize::from);
+    let concurrency = global.concurrency();
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let options = Options {
         concurrency,
@@ -131,7 +232,7 @@ fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Re
     let workers = Arc::new(Workers::start(concurrency).context("failed to start the workers' threads")?);
     let peers = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let peers = peers.context("failed to start the peers' threads")?;
-    peers.block_on(command(Host { runtime, workers }))
+    peers.block_on(command(Host { runtime, workers, engine: global.choice() }))
 }
 
 /// `$XDG_CACHE_HOME/skein`, or `~/.cache/skein`; without a home nothing is kept.

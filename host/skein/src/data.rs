@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skein_kernels::Digest;
+use skein_runtime::Tensor;
 use skein_runtime::gradient::Batch;
-use skein_runtime::tensor::Tensor;
 
 use crate::manifest;
 use crate::manifest::data::BUILTIN_DIGITS;
@@ -160,7 +160,7 @@ impl Dataset {
             Tensor::from_floats(dimensions, Arc::new(values), 0..len).expect("as many values as the shape asks for");
         let labels = indices.iter().map(|index| self.0.raw.labels[*index as usize]).collect();
         let tensors = vec![("input".to_owned(), input), ("labels".to_owned(), Tensor::from_integers(labels))];
-        Batch { samples, tensors }
+        Batch { samples, tensors, noise_seed: 0 }
     }
 }
 

@@ -14,8 +14,9 @@ use skein_workflow::identity::{Identity, PeerId};
 
 use crate::data::Dataset;
 use crate::data::split::{Split, shares};
+use crate::engines::Choice;
 use crate::manifest::{self, Manifest};
-use crate::model;
+use crate::model::Model;
 
 /// Everything that peers of a job have in common.
 pub struct Job {
@@ -25,8 +26,12 @@ pub struct Job {
     pub train: manifest::Train,
     /// Names and shapes of the parameters.
     pub layout: Arc<Layout>,
-    /// The manifest's parameters, with how they start.
-    pub parameters: Vec<manifest::model::Parameter>,
+    /// Their values before the first round.
+    pub initial: Vec<f32>,
+    /// What is trained, in a few words.
+    pub model: String,
+    /// Whether the model is an ONNX graph.
+    pub is_graph: bool,
     /// The gradient function.
     pub gradient: GradientFunction,
     /// The aggregation function.
@@ -62,22 +67,25 @@ impl Job {
     ///
     /// # Errors
     /// Whatever does not fit, with the name of the file, key or function.
-    pub async fn prepare(manifest: &Manifest, runtime: &Runtime) -> Result<Job> {
+    pub async fn prepare(manifest: &Manifest, runtime: &Runtime, engine: &Choice) -> Result<Job> {
         let Manifest { train, data, .. } = manifest;
         let identities: Vec<PeerId> = (0..train.peers).map(|index| Identity::derived(train.seed, index).id()).collect();
         let (shares, test) = divide(data, train, &identities)?;
         let first = &shares.values().next().context("a job has at least one peer")?.dataset;
-        let parameters = model::describe(&manifest.model, first.features(), first.classes());
-        let (function, bytes) = read_function(manifest, &train.gradient)?;
+        let model = Model::prepare(manifest, first, engine)?;
+        let default = if model.graphs.named.is_empty() { "gradient-mlp" } else { "gradient-onnx" };
+        let name = train.gradient.as_deref().unwrap_or(default);
+        let (mut function, bytes) = read_function(manifest, name)?;
+        give_graphs(&mut function, manifest, &model);
         let gradient = runtime.gradient_function(function, &bytes).await?;
         let (function, bytes) = read_function(manifest, &train.aggregate)?;
         let aggregate = runtime.aggregate_function(function, &bytes).await?;
 
         let identity = json!({
-            "parameters": parameters,
+            "model": model.identity,
             "train": manifest::Train { rounds: 0, wait: manifest::train::Wait::default(), ..train.clone() },
             "functions": [
-                [gradient.about().digest, json!(manifest.function(&train.gradient).map(|f| f.settings))],
+                [gradient.about().digest, json!(manifest.function(name).map(|f| f.settings))],
                 [aggregate.about().digest, json!(manifest.function(&train.aggregate).map(|f| f.settings))],
             ],
             "shares": shares.values().map(|share| json!({
@@ -90,13 +98,30 @@ impl Job {
         Ok(Job {
             digest: Digest(blake3::derive_key("skein 2026-11 job", identity.to_string().as_bytes())),
             train: train.clone(),
-            layout: Arc::new(model::layout(&parameters)),
-            parameters,
+            layout: Arc::new(model.layout),
+            initial: model.initial,
+            model: model.description,
+            is_graph: !model.graphs.named.is_empty(),
             gradient,
             aggregate,
             shares,
             test,
         })
+    }
+}
+
+/// Lets the gradient function use the model's graphs, and hold what they give.
+fn give_graphs(function: &mut skein_runtime::Function, manifest: &Manifest, model: &Model) {
+    if model.graphs.named.is_empty() {
+        return;
+    }
+    function.graphs = model.graphs.clone();
+    function.settings.entry("loss".into()).or_insert_with(|| manifest.model.loss.clone());
+    let own = manifest.function.get(&function.name).and_then(|function| function.limits.memory_mib);
+    if own.is_none() {
+        // The gradients of one call, and as much again while they are made.
+        let mib = (2 * 4 * model.layout.len()).div_ceil(1 << 20);
+        function.limits.memory_mib = function.limits.memory_mib.saturating_add(u32::try_from(mib).unwrap_or(u32::MAX));
     }
 }
 

@@ -11,7 +11,8 @@
 //! | [`cli`] | commands and their arguments |
 //! | [`manifest`] | `skein.toml` |
 //! | [`data`] | formats, splits, batches |
-//! | [`model`] | parameters and how they start |
+//! | [`model`] | parameters, how they start, and the graphs that compute them |
+//! | [`engines`] | what computes graphs on this machine |
 //! | [`job`] | a job made ready to run |
 //! | [`workers`] | threads for functions, and the account of what they use |
 //! | [`peer`] | one peer's side of a round |
@@ -22,6 +23,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod data;
+pub mod engines;
 pub mod evaluation;
 pub mod job;
 pub mod manifest;

@@ -100,6 +100,7 @@ impl Manifest {
         let mut manifest = Manifest::parse(&text, path)?;
         let dir = path.parent().unwrap_or(Path::new(""));
         manifest.data.resolve(dir);
+        manifest.model.resolve(dir);
         manifest.function.values_mut().for_each(|function| function.resolve(dir));
         Ok(manifest)
     }
@@ -132,7 +133,8 @@ impl Manifest {
         self.model.check()?;
         self.data.check(self.train.peers)?;
         self.train.check()?;
-        for (key, name) in [("gradient", &self.train.gradient), ("aggregate", &self.train.aggregate)] {
+        let named = [("gradient", self.train.gradient.as_ref()), ("aggregate", Some(&self.train.aggregate))];
+        for (key, name) in named.into_iter().filter_map(|(key, name)| Some((key, name?))) {
             if !self.function.contains_key(name) && Function::builtin(name).is_none() {
                 let known = self.function.keys().map(String::as_str).chain(function::BUILTINS.map(|(name, _)| name));
                 let problem = format!("names function `{name}`, which is not there{}", did_you_mean(name, known));
@@ -192,7 +194,7 @@ mod tests {
     fn a_minimal_manifest_is_enough() {
         let manifest = Manifest::parse(MINIMAL, Path::new("skein.toml")).expect("a valid manifest");
         assert_eq!(manifest.train.peers, 4);
-        assert!(manifest.function(&manifest.train.gradient).is_some());
+        assert!(manifest.function(&manifest.train.aggregate).is_some());
     }
 
     #[test]

@@ -8,12 +8,13 @@ use anyhow::{Context, Result, anyhow};
 use skein_kernels::Digest;
 use skein_kernels::optimizer::Step as OptimizerStep;
 use skein_runtime::aggregate::Contribution;
-use skein_runtime::gradient::{Gradient, Parameters};
+use skein_runtime::gradient::{Batch, Gradient, Parameters};
 use skein_store::{Average, Leaf, State, Store, Update};
 use skein_workflow::announcement::{Announcement, Evaluation};
 use skein_workflow::convergence::Progress;
 use skein_workflow::deadline::Deadline;
 use skein_workflow::identity::{Identity, PeerId};
+use skein_workflow::random::Stream;
 use skein_workflow::record::{Kind, Record};
 use skein_workflow::round::{Absence, Agreement, Charge, Context as RoundContext, Received, Round, Step};
 use skein_workflow::shards::Order;
@@ -253,9 +254,12 @@ impl Peer {
             let samples = self.order.take(position, size as usize);
             let (dataset, store) = (self.share().dataset.clone(), self.store().clone());
             let (parameters, function) = (parameters.clone(), self.job.gradient.clone());
+            let parts = [&self.me().0[..], &position.to_le_bytes()];
+            let noise_seed = Stream::new("skein 2026-11 noise of a batch", self.job.train.seed, &parts).next_u64();
             let account = self.workers.account(Purpose::Gradient);
             let task = async move {
-                let call = function.compute(parameters, dataset.batch(&samples));
+                let batch = Batch { noise_seed, ..dataset.batch(&samples) };
+                let call = function.compute(parameters, batch);
                 let gradient = account.book(call).await?;
                 let leaf = Leaf { index, leaves, samples: gradient.samples, loss: gradient.loss };
                 store.accumulate(number, leaf, flatten(&gradient)).await?;
@@ -299,6 +303,7 @@ impl Peer {
         let update = Update {
             round: number,
             gradient: aggregated.values.into(),
+            trained: self.job.layout.trained(),
             clip_norm: self.job.train.clip_norm,
             clip_value: self.job.train.clip_value,
             optimizer: self.job.train.kernel(),

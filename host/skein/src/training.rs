@@ -18,7 +18,6 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::checkpoint::{self, Checkpoint};
 use crate::evaluation::evaluate;
 use crate::job::{Job, Share};
-use crate::model;
 use crate::output::Output;
 use crate::peer::{Peer, RoundEnd, RoundReport};
 use crate::phases::Phases;
@@ -110,7 +109,7 @@ fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
         if let Some(path) = path.filter(|path| path.exists()) {
             bail!("`{}` is there already: go on with `--resume`, or choose another folder", path.display());
         }
-        let parameters = Values::from(model::initial(&job.parameters, job.train.seed));
+        let parameters = Values::from(job.initial.clone());
         let slots = vec![Values::from(vec![0.0; parameters.len()]); job.train.kernel().slots()];
         let state = State::new(0, parameters, slots);
         return Ok(Checkpoint { job: job.digest, state, progress: Progress::new(job.train.learning_rate) });

@@ -132,8 +132,8 @@ impl Embedded {
             return Err(out_of_order(before.round()));
         }
         let expected = before.parameters().len();
-        if update.gradient.len() != expected {
-            return Err(StoreError::Length { expected, actual: update.gradient.len() });
+        if update.gradient.len() != expected || update.trained > expected {
+            return Err(StoreError::Length { expected, actual: update.gradient.len().max(update.trained) });
         }
         let after = next_state(&before, update);
         let mut inner = self.lock();
@@ -159,13 +159,17 @@ fn next_state(before: &State, update: &Update) -> State {
     let mut parameters = before.parameters().to_vec();
     let mut slots: Vec<Vec<f32>> = before.slots().iter().map(|slot| slot.to_vec()).collect();
     let mut gradient = std::borrow::Cow::Borrowed(&*update.gradient);
+    let trained = update.trained;
     if let Some(norm_max) = update.clip_norm {
-        clip_by_norm(gradient.to_mut(), norm_max);
+        clip_by_norm(&mut gradient.to_mut()[..trained], norm_max);
     }
     if let Some(value_max) = update.clip_value {
-        clip_by_value(gradient.to_mut(), value_max);
+        clip_by_value(&mut gradient.to_mut()[..trained], value_max);
     }
-    update.optimizer.step(update.step, &gradient, &mut parameters, &mut slots);
+    let mut moved: Vec<&mut [f32]> = slots.iter_mut().map(|slot| &mut slot[..trained]).collect();
+    update.optimizer.step(update.step, &gradient[..trained], &mut parameters[..trained], &mut moved);
+    parameters[trained..].copy_from_slice(&gradient[trained..]);
+    drop(moved);
     let state = State::new(update.round, parameters.into(), slots.into_iter().map(Values::from).collect());
     // Found out here, where blocking is allowed, for whoever compares states.
     let all = std::iter::once(state.parameters()).chain(state.slots());

@@ -113,6 +113,9 @@ pub struct Update {
     pub round: u64,
     /// The aggregate.
     pub gradient: Values,
+    /// Values from the first on that the optimizer moves. What is behind them are running statistics, whose new
+    /// values the aggregate holds.
+    pub trained: usize,
     /// Bound on the norm of the gradient.
     pub clip_norm: Option<f32>,
     /// Bound on each of its values, applied after the one on the norm.

@@ -35,6 +35,7 @@ fn update(round: u64, value: f32, len: usize) -> Update {
     Update {
         round,
         gradient: vec![value; len].into(),
+        trained: len,
         clip_norm: None,
         clip_value: None,
         optimizer: Optimizer::Momentum { momentum: 0.5, nesterov: false, weight_decay: 0.0 },

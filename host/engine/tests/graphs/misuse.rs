@@ -63,13 +63,14 @@ fn inputs_and_outputs_are_told_by_name() {
             run(&[image()], "features.0.weight", "logits"),
             run(&[("x", Tensor::from_integers(vec![1; 4]))], "", "logits"),
         ];
-        for (result, named) in wrong.into_iter().zip([
-            "`y`: the graph has no such input",
-            "`probabilities`",
+        let named = [
+            "input `y` of the graph: it has no such input",
+            "output `probabilities` of the graph: it has no such output",
             "x",
-            "`features.0.weight`: it is not given",
+            "input `features.0.weight` of the graph: it is not given",
             "x",
-        ]) {
+        ];
+        for (result, named) in wrong.into_iter().zip(named) {
             let text = result.expect_err("an error").to_string();
             assert!(text.contains(named), "{kind}: {text}");
         }

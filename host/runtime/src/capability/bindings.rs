@@ -1,14 +1,21 @@
 //! Bindings generated from `wit/`, under the names that the rest of the crate uses.
 
-#![expect(missing_docs, reason = "generated; the documentation is in wit/")]
-
 pub(crate) mod gradient {
     wasmtime::component::bindgen!({
         path: "../../wit",
         world: "gradient",
-        imports: { default: trappable },
+        imports: {
+            "wasi:nn/graph.load": async | trappable,
+            "wasi:nn/inference.[method]graph-execution-context.compute": async | trappable,
+            default: trappable,
+        },
         exports: { default: async },
-        with: { "wasi:nn/tensor.tensor": crate::tensor::Tensor },
+        with: {
+            "wasi:nn/tensor.tensor": skein_engine::Tensor,
+            "wasi:nn/graph.graph": crate::capability::HostGraph,
+            "wasi:nn/inference.graph-execution-context": crate::capability::HostContext,
+            "wasi:nn/errors.error": crate::capability::HostError,
+        },
     });
 }
 
@@ -26,7 +33,7 @@ pub(crate) mod aggregate {
     });
 }
 
-pub use gradient::wasi::nn::tensor::TensorType;
+pub(crate) use gradient::wasi::nn::tensor::TensorType;
 pub(crate) use {
     aggregate::Aggregate as AggregateWorld,
     aggregate::AggregatePre,
@@ -36,5 +43,5 @@ pub(crate) use {
     gradient::GradientPre,
     gradient::exports::skein::train::gradients,
     gradient::skein::train::{parameters, settings},
-    gradient::wasi::nn::tensor,
+    gradient::wasi::nn::{errors, graph, inference, tensor},
 };

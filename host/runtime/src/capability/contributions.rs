@@ -83,14 +83,15 @@ fn past_end(count: usize, offset: u64, len: usize) -> wasmtime::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capability::Parameters;
+    use crate::capability::Input;
+    use crate::graphs::Graphs;
     use crate::meter::Meter;
     use crate::options::Limits;
 
     /// A range past the end was once blamed on the host, since nothing told it from the host's own failures.
     #[test]
     fn ranges_past_the_end_are_the_guests_misuse() {
-        let mut state = State::new(Meter::new(Limits::default()), Arc::default(), Parameters::default());
+        let mut state = State::new(Meter::new(Limits::default()), Arc::default(), Graphs::default(), Input::default());
         let values = Arc::new(vec![1.0, 2.0]);
         let contribution = HostContribution { peer: String::new(), samples: 1, values };
         let contribution = state.table.push(contribution).expect("room").rep();

@@ -1,18 +1,18 @@
 //! `wasi:nn/tensor`: tensors that live in the host. What guests make counts into their memory.
 
+use skein_engine::Tensor;
 use wasmtime::bail;
 use wasmtime::component::Resource;
 
 use super::State;
 use super::bindings::tensor::{Host, HostTensor, TensorType};
-use crate::tensor::Tensor;
 
 impl Host for State {}
 
 impl HostTensor for State {
     fn new(&mut self, dimensions: Vec<u32>, ty: TensorType, data: Vec<u8>) -> wasmtime::Result<Resource<Tensor>> {
-        let tensor = Tensor::from_bytes(dimensions, ty, data)?;
-        if !self.meter.take(tensor.guest_bytes()) {
+        let tensor = Tensor::from_bytes(dimensions, ty.into(), data)?;
+        if !self.meter.take(tensor.own_bytes()) {
             bail!("the tensor does not fit the memory limit");
         }
         Ok(self.table.push(tensor)?)
@@ -23,16 +23,20 @@ impl HostTensor for State {
     }
 
     fn ty(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<TensorType> {
-        Ok(self.table.get(&tensor)?.ty())
+        Ok(self.table.get(&tensor)?.ty().into())
     }
 
     fn data(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u8>> {
-        Ok(self.table.get(&tensor)?.bytes().to_vec())
+        let tensor = self.table.get(&tensor)?;
+        if tensor.shares(&self.parameters.values) {
+            self.account.parameter_bytes += tensor.bytes().len() as u64;
+        }
+        Ok(tensor.bytes().to_vec())
     }
 
     fn drop(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<()> {
         let tensor = self.table.delete(tensor)?;
-        self.meter.give(tensor.guest_bytes());
+        self.meter.give(tensor.own_bytes());
         Ok(())
     }
 }

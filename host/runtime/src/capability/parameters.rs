@@ -1,19 +1,20 @@
 //! `skein:train/parameters`: the model's parameters as handles that share the store's buffer.
 
+use skein_engine::Tensor;
+use skein_kernels::layout::Parameter;
 use wasmtime::component::Resource;
 
 use super::{State, bindings};
-use crate::tensor::Tensor;
 
 impl bindings::parameters::Host for State {
     fn describe(&mut self) -> wasmtime::Result<Vec<bindings::parameters::Parameter>> {
-        let parameters = self.parameters.layout.parameters().iter();
-        Ok(parameters
-            .map(|parameter| bindings::parameters::Parameter {
-                name: parameter.name.clone(),
-                shape: parameter.shape.clone(),
-            })
-            .collect())
+        let (layout, mut end) = (&self.parameters.layout, 0);
+        let describe = |parameter: &Parameter| {
+            end += parameter.len();
+            let trained = end <= layout.trained();
+            bindings::parameters::Parameter { name: parameter.name.clone(), shape: parameter.shape.clone(), trained }
+        };
+        Ok(layout.parameters().iter().map(describe).collect())
     }
 
     fn get(&mut self, name: String) -> wasmtime::Result<Option<Resource<Tensor>>> {

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::Host;
 use crate::job::Job;
+use crate::manifest::model::Network;
 use crate::manifest::train::Optimizer;
 use crate::manifest::{Application, Data, Manifest, Model, Train};
 use crate::output::Output;
@@ -21,20 +22,24 @@ pub(super) struct Demo {
     /// What everything random is drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Rounds
-    #[arg(long, default_value_t = 400)]
-    rounds: u64,
+    /// Rounds [default: 100, or 400 with `--model mlp`]
+    #[arg(long)]
+    rounds: Option<u64>,
+    /// What is trained
+    #[arg(long, value_enum, default_value = "convnet")]
+    model: Network,
 }
 
 impl Demo {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.manifest();
         manifest.check().map_err(|(key, problem)| anyhow::anyhow!("`{key}` {problem}"))?;
-        let job = Arc::new(Job::prepare(&manifest, &host.runtime).await?);
+        let job = Arc::new(Job::prepare(&manifest, &host.runtime, &host.engine).await?);
         output.note(&format!(
-            "{} peers train a perceptron of {} parameters on hand-written digits, functions in WebAssembly",
+            "{} peers train {} of {} parameters on hand-written digits, functions in WebAssembly",
             self.peers,
-            job.layout.len()
+            job.model,
+            job.layout.trained()
         ));
         let summary = training::train(job.clone(), host.workers, Options::default(), output).await?;
         Ok(output.result(|| summary.to_table(&job), || summary.to_json(&job))?)
@@ -44,14 +49,17 @@ impl Demo {
         Manifest {
             skein_manifest_version: crate::manifest::VERSION,
             application: Application { name: "demo".into(), version: None, description: None },
-            model: Model { hidden: vec![32], parameters: Vec::new() },
+            model: match self.model {
+                Network::Mlp => Model { hidden: vec![32], ..Model::default() },
+                network => Model { network: Some(network), ..Model::default() },
+            },
             data: Data::default(),
             train: Train {
                 peers: self.peers,
                 // As many as a trimmed mean bears, but one is what the demo is to show.
                 faults: u32::from(self.peers > 2),
                 seed: self.seed,
-                rounds: self.rounds,
+                rounds: self.rounds.unwrap_or(if self.model == Network::Mlp { 400 } else { 100 }),
                 learning_rate: 0.1,
                 optimizer: Optimizer::Momentum { momentum: 0.9, weight_decay: 0.0 },
                 ..Train::default()

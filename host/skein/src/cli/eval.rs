@@ -29,7 +29,7 @@ pub(super) struct Eval {
 impl Eval {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.job.manifest()?;
-        let job = Job::prepare(&manifest, &host.runtime).await?;
+        let job = Job::prepare(&manifest, &host.runtime, &host.engine).await?;
         let path = if self.checkpoint.is_dir() { self.checkpoint.join(FILE) } else { self.checkpoint };
         let checkpoint = Checkpoint::load(&job.layout, &path)?;
         ensure!(

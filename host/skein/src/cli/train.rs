@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use super::Host;
 use crate::job::Job;
-use crate::manifest::Manifest;
+use crate::manifest::model::Network;
+use crate::manifest::{Manifest, Model};
 use crate::output::Output;
 use crate::training::{self, Options};
 
@@ -39,6 +41,43 @@ pub(super) struct JobArguments {
     /// Rounds, instead of `train.rounds`
     #[arg(long)]
     rounds: Option<u64>,
+    /// `convnet`, `mlp` or an ONNX file, instead of `[model]`
+    #[arg(long, value_name = "MODEL")]
+    model: Option<ModelArgument>,
+}
+
+/// A model on the command line.
+#[derive(Debug, Clone)]
+pub(super) enum ModelArgument {
+    Network(Network),
+    File(PathBuf),
+}
+
+impl std::str::FromStr for ModelArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ModelArgument, String> {
+        if let Ok(network) = Network::from_str(text, false) {
+            return Ok(ModelArgument::Network(network));
+        }
+        match text.ends_with(".onnx") {
+            true => Ok(ModelArgument::File(text.into())),
+            false => Err("it takes `convnet`, `mlp` or a file that ends in `.onnx`".into()),
+        }
+    }
+}
+
+impl ModelArgument {
+    /// Puts the model in the place of the manifest's, whose loss and units it keeps where they apply.
+    pub(super) fn apply(&self, model: &mut Model) {
+        let kept = Model { loss: model.loss.clone(), dropout: model.dropout, ..Model::default() };
+        let hidden = std::mem::take(&mut model.hidden);
+        *model = match self {
+            ModelArgument::Network(Network::Mlp) => Model { network: Some(Network::Mlp), hidden, ..kept },
+            ModelArgument::Network(network) => Model { network: Some(*network), ..kept },
+            ModelArgument::File(path) => Model { onnx: Some(path.clone()), ..kept },
+        };
+    }
 }
 
 impl JobArguments {
@@ -47,6 +86,9 @@ impl JobArguments {
         manifest.train.peers = self.peers.unwrap_or(manifest.train.peers);
         manifest.train.seed = self.seed.unwrap_or(manifest.train.seed);
         manifest.train.rounds = self.rounds.unwrap_or(manifest.train.rounds);
+        if let Some(model) = &self.model {
+            model.apply(&mut manifest.model);
+        }
         let path = self.from.display();
         manifest
             .check()
@@ -58,11 +100,12 @@ impl JobArguments {
 impl Train {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.job.manifest()?;
-        let job = Arc::new(Job::prepare(&manifest, &host.runtime).await?);
+        let job = Arc::new(Job::prepare(&manifest, &host.runtime, &host.engine).await?);
         let samples: usize = job.shares.values().map(|share| share.train.len()).sum();
         output.note(&format!(
-            "{}: {} peers, {samples} training samples, {} parameters, {} functions at a time",
+            "{}: {}, {} peers, {samples} training samples, {} parameters, {} functions at a time",
             manifest.application.name,
+            job.model,
             job.shares.len(),
             job.layout.len(),
             host.workers.concurrency()

@@ -16,7 +16,8 @@ macro_rules! builtin {
 }
 
 /// The functions that come with the program, by name.
-pub const BUILTINS: [(&str, &[u8]); 4] = [
+pub const BUILTINS: [(&str, &[u8]); 5] = [
+    builtin!("gradient-onnx"),
     builtin!("gradient-mlp"),
     builtin!("aggregate-mean"),
     builtin!("aggregate-trimmed-mean"),
@@ -124,7 +125,7 @@ impl Function {
             hostcall_mib: hostcall_mib.unwrap_or(default.hostcall_mib),
             handles: handles.unwrap_or(default.handles),
         };
-        skein_runtime::Function { name: name.to_owned(), limits, settings: self.settings.clone() }
+        skein_runtime::Function { name: name.to_owned(), limits, settings: self.settings.clone(), ..Default::default() }
     }
 
     /// Makes a relative path count from `dir`.

@@ -31,8 +31,10 @@ pub struct Train {
     pub batches_per_round: u32,
     /// What everything random is drawn from.
     pub seed: u64,
-    /// Name of the gradient function.
-    pub gradient: String,
+    /// Name of the gradient function; where this is not set, `gradient-mlp` for a perceptron and `gradient-onnx` for
+    /// what an engine computes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient: Option<String>,
     /// Name of the aggregation function.
     pub aggregate: String,
     /// Learning rate of the first rounds.
@@ -202,7 +204,7 @@ impl Default for Train {
             batch_size: 32,
             batches_per_round: 2,
             seed: 1,
-            gradient: "gradient-mlp".into(),
+            gradient: None,
             aggregate: "aggregate-trimmed-mean".into(),
             learning_rate: 0.05,
             optimizer: Optimizer::Momentum { momentum: default_momentum(), weight_decay: 0.0 },

@@ -1,0 +1,221 @@
+//! Graphs that functions may use through `wasi:nn`, and what the host adds to what a function gives them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use skein_engine::{ElementType, Engine, EngineError, Pool, Tensor};
+use skein_kernels::layout::Layout;
+
+use crate::capability::Parameters;
+
+/// What a batch's samples are called when a model calls them otherwise.
+const INPUT: &str = "input";
+/// What the noise of dropout is called, before the name of the node.
+const NOISE: &str = "noise.";
+
+/// An input of a graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphInput {
+    /// Its name.
+    pub name: String,
+    /// Sizes of its dimensions; none where the size is that of the batch.
+    pub shape: Vec<Option<u32>>,
+}
+
+/// A graph that functions load by its name.
+pub struct Graph {
+    pool: Pool,
+    inputs: Vec<GraphInput>,
+    outputs: Vec<String>,
+    /// The input that takes a batch's `input`: the only one that nobody else fills.
+    samples: Option<usize>,
+}
+
+impl Graph {
+    /// A compiled graph; `layout` tells which inputs the host binds to the model's parameters.
+    pub fn new(pool: Pool, inputs: Vec<GraphInput>, outputs: Vec<String>, layout: &Layout) -> Graph {
+        let is_open = |input: &GraphInput| {
+            layout.find(&input.name).is_none() && !input.name.starts_with(NOISE) && input.name != "labels"
+        };
+        let mut open = inputs.iter().enumerate().filter(|(_, input)| is_open(input)).map(|(index, _)| index);
+        let samples = open.next().filter(|_| open.next().is_none());
+        Graph { pool, inputs, outputs, samples }
+    }
+
+    /// A graph that a function brought along: it is given everything by the function.
+    pub(crate) fn brought(pool: Pool) -> Graph {
+        let signature = pool.signature();
+        let inputs = signature.inputs.into_iter().map(|name| GraphInput { name, shape: vec![] }).collect();
+        Graph { pool, inputs, outputs: signature.outputs, samples: None }
+    }
+
+    /// Everything the graph needs: what the function gives, and what it leaves out that the host has.
+    pub(crate) fn bind(
+        &self,
+        given: Vec<(String, Tensor)>,
+        parameters: &Parameters,
+        noise_seed: u64,
+    ) -> Result<Vec<(&str, Tensor)>, EngineError> {
+        let mut given = self.named(given)?;
+        let samples = given.values().find_map(|tensor| tensor.dimensions().first().copied()).unwrap_or(1);
+        let mut bound = Vec::with_capacity(self.inputs.len());
+        for input in &self.inputs {
+            let name = input.name.as_str();
+            let refuse = |reason: String| EngineError::Input { name: name.to_owned(), reason };
+            let tensor = if let Some(tensor) = given.remove(name) {
+                shaped(tensor, &input.shape).map_err(refuse)?
+            } else if let Some((parameter, range)) = parameters.layout.find(name) {
+                let values = parameters.values.clone();
+                Tensor::from_floats(parameter.shape.clone(), values, range)
+                    .map_err(|error| refuse(error.to_string()))?
+            } else if name.starts_with(NOISE) {
+                noise(input, samples, noise_seed).map_err(|error| refuse(error.to_string()))?
+            } else {
+                return Err(refuse("it is not given".into()));
+            };
+            bound.push((name, tensor));
+        }
+        Ok(bound)
+    }
+
+    /// What was given, by the graph's names.
+    fn named(&self, given: Vec<(String, Tensor)>) -> Result<BTreeMap<String, Tensor>, EngineError> {
+        let mut named = BTreeMap::new();
+        for (name, tensor) in given {
+            let is_own = self.inputs.iter().any(|input| input.name == name);
+            let name = match self.samples.filter(|_| !is_own && name == INPUT) {
+                Some(samples) => self.inputs[samples].name.clone(),
+                None => name,
+            };
+            if !self.inputs.iter().any(|input| input.name == name) {
+                return Err(EngineError::Input { name, reason: "it has no such input".into() });
+            }
+            if named.insert(name.clone(), tensor).is_some() {
+                return Err(EngineError::Input { name, reason: "it is given twice".into() });
+            }
+        }
+        Ok(named)
+    }
+
+    /// Runs the graph; gives all outputs. Blocks until it is done.
+    pub(crate) fn run(&self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
+        let outputs: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
+        let tensors = self.pool.run(inputs, &outputs)?;
+        Ok(self.outputs.iter().cloned().zip(tensors).collect())
+    }
+}
+
+/// A batch in the shape that the graph wants: a data set knows an image as its pixels, a model as channels of rows.
+fn shaped(tensor: Tensor, shape: &[Option<u32>]) -> Result<Tensor, String> {
+    let own = tensor.dimensions();
+    let fits =
+        own.len() == shape.len() && own.iter().zip(shape).all(|(own, size)| size.is_none_or(|size| size == *own));
+    if fits || shape.is_empty() {
+        return Ok(tensor);
+    }
+    let samples = own.first().copied().unwrap_or(1);
+    let wanted: Vec<u32> = shape.iter().map(|size| size.unwrap_or(samples)).collect();
+    let count = |sizes: &[u32]| sizes.iter().try_fold(1u64, |count, size| count.checked_mul(u64::from(*size)));
+    match shape.first() {
+        Some(first) if first.is_none_or(|first| first == samples) && count(own) == count(&wanted) => {
+            tensor.reshaped(wanted).map_err(|error| error.to_string())
+        }
+        _ => {
+            let sizes: Vec<String> =
+                shape.iter().map(|size| size.map_or("batch".into(), |size| size.to_string())).collect();
+            Err(format!("it has shape {own:?} where [{}] is expected", sizes.join(", ")))
+        }
+    }
+}
+
+/// Numbers uniform in [0, 1), by the seed and the input's name: the same on every machine.
+fn noise(input: &GraphInput, samples: u32, seed: u64) -> Result<Tensor, skein_engine::SizeError> {
+    let dimensions: Vec<u32> = input.shape.iter().map(|size| size.unwrap_or(samples)).collect();
+    let count: usize = dimensions.iter().map(|size| *size as usize).product();
+    let mut hasher = blake3::Hasher::new_derive_key("skein 2026-11 dropout noise");
+    hasher.update(&seed.to_le_bytes()).update(input.name.as_bytes());
+    let mut words = vec![0u32; count];
+    hasher.finalize_xof().fill(bytemuck::cast_slice_mut(&mut words));
+    // The 24 bits that a float holds exactly.
+    let values: Vec<f32> = words.into_iter().map(|word| (word >> 8) as f32 / (1 << 24) as f32).collect();
+    Tensor::from_floats(dimensions, Arc::new(values), 0..count)
+}
+
+/// The graphs that a function may use.
+#[derive(Clone, Default)]
+pub struct Graphs {
+    /// Those it may load by name.
+    pub named: BTreeMap<String, Arc<Graph>>,
+    /// What compiles graphs that it brings along; none where it may not.
+    pub loader: Option<(Arc<dyn Engine>, skein_engine::Options)>,
+}
+
+impl std::fmt::Debug for Graphs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Graphs").field("named", &self.named.keys()).field("loads", &self.loader.is_some()).finish()
+    }
+}
+
+/// The type as `wasi:nn` has it.
+impl From<ElementType> for crate::capability::bindings::TensorType {
+    fn from(ty: ElementType) -> Self {
+        match ty {
+            ElementType::Fp16 => Self::Fp16,
+            ElementType::Fp32 => Self::Fp32,
+            ElementType::Fp64 => Self::Fp64,
+            ElementType::Bf16 => Self::Bf16,
+            ElementType::U8 => Self::U8,
+            ElementType::I32 => Self::I32,
+            ElementType::I64 => Self::I64,
+        }
+    }
+}
+
+impl From<crate::capability::bindings::TensorType> for ElementType {
+    fn from(ty: crate::capability::bindings::TensorType) -> Self {
+        use crate::capability::bindings::TensorType;
+        match ty {
+            TensorType::Fp16 => ElementType::Fp16,
+            TensorType::Fp32 => ElementType::Fp32,
+            TensorType::Fp64 => ElementType::Fp64,
+            TensorType::Bf16 => ElementType::Bf16,
+            TensorType::U8 => ElementType::U8,
+            TensorType::I32 => ElementType::I32,
+            TensorType::I64 => ElementType::I64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_takes_the_shape_of_the_input() {
+        let floats = |dimensions: &[u32]| {
+            let count = dimensions.iter().product::<u32>() as usize;
+            Tensor::from_floats(dimensions.to_vec(), Arc::new(vec![0.0; count]), 0..count).expect("a tensor that fits")
+        };
+        let shape = [None, Some(1), Some(8), Some(8)];
+        for (dimensions, fits) in [(&[5, 1, 8, 8][..], true), (&[5, 64], true), (&[5, 8, 8], true), (&[5, 63], false)] {
+            let result = shaped(floats(dimensions), &shape);
+            assert_eq!(result.is_ok(), fits, "{dimensions:?}");
+            assert!(result.is_err() || result.is_ok_and(|tensor| tensor.dimensions() == [5, 1, 8, 8]));
+        }
+        let error =
+            shaped(floats(&[5, 64]), &[Some(4), Some(1), Some(8), Some(8)]).expect_err("a batch of 4 is asked for");
+        assert_eq!(error, "it has shape [5, 64] where [4, 1, 8, 8] is expected");
+    }
+
+    #[test]
+    fn noise_depends_on_seed_and_name_only() {
+        let input = |name: &str| GraphInput { name: name.into(), shape: vec![None, Some(300)] };
+        let draw = |name, seed| noise(&input(name), 4, seed).expect("a tensor that fits").bytes().to_vec();
+        assert_eq!(draw("noise.a", 1), draw("noise.a", 1));
+        assert_ne!(draw("noise.a", 1), draw("noise.b", 1));
+        assert_ne!(draw("noise.a", 1), draw("noise.a", 2));
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&draw("noise.a", 1));
+        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        assert!(values.iter().all(|value| (0.0..1.0).contains(value)) && (0.45..0.55).contains(&mean), "{mean}");
+    }
+}

@@ -1,0 +1,246 @@
+//! A model out of an ONNX file: its training graph derived, both graphs compiled, parameters as they start.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use serde_json::json;
+use skein_engine::{Engine, Pool};
+use skein_graph::{Dim, ExternalData, Loss, Lowering, Shape, TensorKind};
+use skein_kernels::layout::{Layout, Parameter};
+use skein_runtime::graphs::{Graph, GraphInput, Graphs};
+
+use super::{Model, draw, image_shape};
+use crate::data::Dataset;
+use crate::engines::Choice;
+use crate::manifest::Manifest;
+use crate::manifest::model::{Init, Start};
+
+/// What functions call the graphs.
+const NAME: &str = "model";
+/// Where large models end: what a file of this format can hold at all.
+const FILE_BYTES_MAX: u64 = 2 << 30;
+
+/// Reads a model's file, and those that it keeps tensors in.
+///
+/// # Errors
+/// A file can not be read, or is no model that can be trained.
+pub fn read(path: &Path) -> Result<(skein_graph::Model, Bytes)> {
+    let open = || -> std::io::Result<Vec<u8>> {
+        let file = File::open(path)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len().min(FILE_BYTES_MAX)).unwrap_or(0));
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = Bytes::from(open().with_context(|| format!("failed to read the model `{}`", path.display()))?);
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let model = skein_graph::Model::parse(bytes.clone(), &|data| external(folder, data));
+    let model = model.with_context(|| format!("`{}` can not be used as a model", path.display()))?;
+    Ok((model, bytes))
+}
+
+/// Part of a file beside the model. A path that leads out of the model's folder is refused: whoever made the file
+/// should not read this machine's others.
+fn external(folder: &Path, data: &ExternalData) -> Result<Bytes, String> {
+    let location = Path::new(&data.location);
+    if !location.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err("it leads out of the model's folder".into());
+    }
+    let path = folder.join(location);
+    let hint = "it belongs beside the model: copy it there";
+    let mut file = File::open(&path).map_err(|error| format!("{error}; {hint}"))?;
+    let size = file.metadata().map_err(|error| error.to_string())?.len();
+    if data.offset.checked_add(data.length).is_none_or(|end| end > size) {
+        return Err(format!("it has {size} bytes where {} behind {} are needed", data.length, data.offset));
+    }
+    let mut bytes = vec![0; usize::try_from(data.length).map_err(|_| "it is too large".to_owned())?];
+    let read = file.seek(SeekFrom::Start(data.offset)).and_then(|_| file.read_exact(&mut bytes));
+    read.map_err(|error| error.to_string())?;
+    Ok(bytes.into())
+}
+
+/// The network that comes with the program, for images of that shape.
+///
+/// # Errors
+/// The samples are no images.
+pub fn convolutional(shape: &[u32], classes: u32) -> Result<(skein_graph::Model, Bytes)> {
+    let image = image_shape(shape).with_context(|| {
+        format!("a convolutional network needs images, samples have shape {shape:?}: set `model.network = \"mlp\"`")
+    })?;
+    let bytes = Bytes::from(skein_graph::networks::convolutional(image, classes.into()));
+    let none = |_: &ExternalData| Err("it has no other file".to_owned());
+    Ok((skein_graph::Model::parse(bytes.clone(), &none)?, bytes))
+}
+
+/// The manifest's model, or the one that comes with the program.
+pub(super) fn prepare(manifest: &Manifest, dataset: &Dataset, engine: &Choice) -> Result<Model> {
+    let settings = &manifest.model;
+    let ((model, bytes), start) = match &settings.onnx {
+        Some(path) => (read(path)?, settings.init.unwrap_or(Start::File)),
+        None => (convolutional(dataset.shape(), dataset.classes())?, settings.init.unwrap_or(Start::Kaiming)),
+    };
+    let name =
+        settings.onnx.as_ref().map_or_else(|| "a convolutional network".into(), |path| path.display().to_string());
+    let model = fitted(model, dataset).with_context(|| format!("`{name}` does not fit the data"))?;
+    let opened = engine.open()?;
+    let options = skein_graph::Options {
+        loss: loss(&settings.loss)?,
+        lowering: Lowering::named(opened.kind().name()).context("the engine has no lowering")?,
+        dropout: settings.dropout,
+        frozen: settings.freeze.clone(),
+    };
+    let layout = layout(&model, &options.frozen);
+    let target = Target {
+        engine: &opened,
+        options: engine.options,
+        batch_size: manifest.train.batch_size,
+        classes: dataset.classes(),
+    };
+    let graphs = compile(&model, &options, &layout, &target).with_context(|| format!("`{name}` can not be trained"))?;
+    let identity = json!({
+        "onnx": blake3::hash(&bytes).to_string(),
+        "loss": settings.loss,
+        "dropout": settings.dropout,
+        "freeze": settings.freeze,
+        "init": start,
+    });
+    let initial = initial(&model, &layout, start, manifest.train.seed);
+    let description = format!("{name} on {}", opened.kind());
+    Ok(Model { layout, initial, graphs, identity, description })
+}
+
+/// A loss by its name.
+pub(crate) fn loss(name: &str) -> Result<Loss> {
+    let known = "`cross-entropy`, `mean-squared-error` or `binary-cross-entropy`";
+    Loss::named(name).with_context(|| format!("there is no loss `{name}`: choose {known}"))
+}
+
+/// The model with its sizes set by the samples, all but the batch's; its input has as many values as a sample.
+fn fitted(model: skein_graph::Model, dataset: &Dataset) -> Result<skein_graph::Model> {
+    let sample: Vec<i64> = dataset.shape().iter().map(|size| i64::from(*size)).collect();
+    let (name, shape) = model.inputs().next().context("the model has no input")?;
+    let values = |shape: &Shape| shape.iter().skip(1).map(Dim::fixed).product::<Option<i64>>();
+    match values(shape) {
+        // A data set knows an image as rows of pixels, a model as channels of them.
+        Some(count) if count == sample.iter().product::<i64>() => Ok(model),
+        Some(_) => bail!("its input `{name}` takes {} where samples have the shape {sample:?}", text(shape)),
+        None => Ok(model.with_sample_shape(&sample)?),
+    }
+}
+
+fn text(shape: &Shape) -> String {
+    let sizes: Vec<String> = shape.iter().map(Dim::to_string).collect();
+    format!("[{}]", sizes.join(", "))
+}
+
+/// Parameters, then what no optimizer moves: frozen parameters and running statistics.
+fn layout(model: &skein_graph::Model, frozen: &[String]) -> Layout {
+    let describe = |tensor: &skein_graph::Tensor| Parameter {
+        name: tensor.name.clone(),
+        shape: tensor.initial.dims().iter().map(|size| u32::try_from(*size).unwrap_or(u32::MAX)).collect(),
+    };
+    let is_frozen = |tensor: &&skein_graph::Tensor| skein_graph::is_frozen(frozen, &tensor.name);
+    let trained = model.parameters().iter().filter(|tensor| !is_frozen(tensor)).map(describe).collect();
+    let kept = model.parameters().iter().filter(is_frozen).chain(model.buffers()).map(describe).collect();
+    Layout::with_statistics(trained, kept)
+}
+
+/// What graphs are compiled for.
+struct Target<'a> {
+    engine: &'a Arc<dyn Engine>,
+    options: skein_engine::Options,
+    batch_size: u32,
+    classes: u32,
+}
+
+/// Both graphs, ready to run: the one for training with its batch size fixed, which engines make faster.
+fn compile(
+    model: &skein_graph::Model,
+    options: &skein_graph::Options,
+    layout: &Layout,
+    target: &Target<'_>,
+) -> Result<Graphs> {
+    let Target { engine, options: run, batch_size, classes } = *target;
+    let batch = batch_name(model)?;
+    let sized = model.clone().with_sizes(&BTreeMap::from([(batch.clone(), batch_size.into())]))?;
+    let training = sized.training_graph(options)?;
+    let evaluation = model.evaluation_graph()?;
+    if let Loss::CrossEntropy { .. } = options.loss {
+        check_classes(&evaluation.outputs, classes)?;
+    }
+    let outputs = ["loss".to_owned()].into_iter();
+    let outputs = outputs.chain(training.trained.iter().map(|name| format!("grad.{name}")));
+    let outputs = outputs.chain(training.statistics.iter().map(|name| format!("new.{name}"))).collect();
+    let pool = Pool::new(engine.clone(), training.onnx, run)?;
+    let train = Graph::new(pool, inputs(&training.inputs, &batch), outputs, layout);
+    let pool = Pool::new(engine.clone(), evaluation.onnx, run)?;
+    let outputs = evaluation.outputs.iter().map(|(name, _)| name.clone()).collect();
+    let evaluate = Graph::new(pool, inputs(&evaluation.inputs, &batch), outputs, layout);
+    let named = [(NAME.to_owned(), evaluate), (format!("{NAME}/train"), train)];
+    Ok(Graphs { named: named.map(|(name, graph)| (name, Arc::new(graph))).into(), loader: None })
+}
+
+/// The name of the size that is the batch's.
+pub(crate) fn batch_name(model: &skein_graph::Model) -> Result<String> {
+    let (name, shape) = model.inputs().next().context("the model has no input")?;
+    let first = shape.first().with_context(|| format!("input `{name}` has no dimensions"))?;
+    let symbol = first.symbols().next().map(str::to_owned);
+    symbol.with_context(|| format!("input `{name}` has a fixed batch of {first}: export the model with a dynamic one"))
+}
+
+fn inputs(inputs: &[(String, Shape)], batch: &str) -> Vec<GraphInput> {
+    let size = |dim: &Dim| match dim.fixed() {
+        Some(size) => u32::try_from(size).ok(),
+        None => {
+            debug_assert!(dim.symbols().any(|symbol| symbol == batch), "only the batch is left open");
+            None
+        }
+    };
+    inputs
+        .iter()
+        .map(|(name, shape)| GraphInput { name: name.clone(), shape: shape.iter().map(size).collect() })
+        .collect()
+}
+
+/// Values before the first round: the file's, or drawn from the seed.
+fn initial(model: &skein_graph::Model, layout: &Layout, start: Start, seed: u64) -> Vec<f32> {
+    let tensors: BTreeMap<&str, &skein_graph::Tensor> =
+        model.parameters().iter().chain(model.buffers()).map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let mut values = Vec::with_capacity(layout.len());
+    for parameter in layout.parameters() {
+        let tensor = tensors[parameter.name.as_str()];
+        let scheme = match start {
+            Start::File => {
+                values.extend(tensor.initial.to_floats().unwrap_or_default());
+                continue;
+            }
+            Start::Kaiming => Init::Kaiming,
+            Start::Xavier => Init::Xavier,
+        };
+        let count = parameter.len();
+        let (init, fan_in) = match tensor.kind {
+            TensorKind::Weight { fan_in } => (scheme, fan_in as f32),
+            TensorKind::Scale | TensorKind::Variance => (Init::Ones, 1.0),
+            TensorKind::Bias | TensorKind::Mean => (Init::Zeros, 1.0),
+        };
+        let fan_out = count as f32 / fan_in.max(1.0);
+        values.extend(draw(init, (fan_in, fan_out), count, (&parameter.name, seed)));
+    }
+    values
+}
+
+/// As many classes as the data has come out of the model.
+fn check_classes(outputs: &[(String, Shape)], classes: u32) -> Result<()> {
+    let (name, shape) = outputs.first().context("the model has no output")?;
+    let own = shape.last().and_then(Dim::fixed);
+    ensure!(
+        own.is_none_or(|own| own >= i64::from(classes)),
+        "its output `{name}` has the shape {} where the data has {classes} classes",
+        text(shape)
+    );
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Models as ONNX files: trained through an engine, exported again, refused with a reason.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::{Place, shared, state_hash};
+
+/// Engines of this machine, as the program itself tells.
+fn engines() -> Vec<String> {
+    let listed = Place::new().json(&["engine", "list"]);
+    let rows = listed.as_array().unwrap().iter();
+    let ready = rows.filter(|row| row["state"] == "ready").map(|row| row["engine"].as_str().unwrap().to_owned());
+    let ready: Vec<String> = ready.collect();
+    for kind in ["onnxruntime", "openvino"].into_iter().filter(|kind| !ready.iter().any(|ready| ready == kind)) {
+        assert!(std::env::var_os("SKEIN_ENGINES_REQUIRED").is_none(), "`{kind}` has to be installed");
+        println!("skipped: `{kind}` is not installed");
+    }
+    ready
+}
+
+/// The network that comes with the program, written by it, as a file of the user's.
+fn small_network(place: &Place) {
+    place.job("[train]\nrounds = 1\npeers = 1\nfaults = 0\n");
+    place.json(&["train", "--out", "start"]);
+    place.json(&["export", "--checkpoint", "start", "--to", "small.onnx"]);
+}
+
+#[test]
+fn every_engine_trains_and_all_peers_keep_in_step() {
+    for engine in engines() {
+        let place = Place::new();
+        place.job("[train]\nrounds = 30\nlearning_rate = 0.1\noptimizer = { name = \"momentum\" }\n");
+        let summary = place.json(&["train", "--engine", &engine]);
+        let accuracy = summary["validation_accuracy"].as_f64().unwrap();
+        assert!(accuracy > 0.9, "{engine}: {accuracy}");
+        assert_eq!(state_hash(&place.json(&["train", "--engine", &engine])), state_hash(&summary), "{engine}");
+    }
+}
+
+/// What was trained, read back from the exported file, evaluates the same; so does the checkpoint it came from.
+#[test]
+fn an_exported_model_evaluates_as_the_trained_one_did() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 40\nlearning_rate = 0.1\n");
+    let trained = place.json(&["train", "--out", "run"]);
+    place.json(&["export", "--checkpoint", "run", "--to", "trained.onnx"]);
+    place.json(&["export", "--checkpoint", "run", "--to", "trained.safetensors"]);
+    let evaluated = place.json(&["eval", "--checkpoint", "run"]);
+    assert_eq!(evaluated["validation"]["accuracy"], trained["validation_accuracy"]);
+    // A round with learning rate 0 moves no parameter: what is told is how the file did.
+    let still = "[train]\nrounds = 1\nlearning_rate = 1e-30\nevaluate_every = 1\n[model]\nonnx = \"trained.onnx\"\n";
+    place.job(still);
+    let summary = place.json(&["train", "--out", "still"]);
+    let difference = summary["validation"]["loss"].as_f64().unwrap() - trained["validation"]["loss"].as_f64().unwrap();
+    assert!(difference.abs() < 0.05, "{difference}");
+    let bytes = fs::read(place.path("trained.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("linear.weight").unwrap().shape(), [10, 512]);
+    assert_eq!(tensors.names().len(), 12);
+    let error = place.fails(&["export", "--checkpoint", "still", "--to", "model.pb"]);
+    assert!(error.contains("ends in neither `.onnx` nor `.safetensors`"), "{error}");
+}
+
+#[test]
+fn a_training_graph_is_a_file_of_its_own() {
+    let place = Place::new();
+    small_network(&place);
+    let added = place.json(&["model", "add", "small.onnx", "--freeze", "blocks.0.*"]);
+    assert_eq!(added["trained"].as_array().unwrap().len(), 5);
+    assert_eq!(added["statistics"].as_array().unwrap().len(), 4);
+    assert!(place.run(&["model", "train-graph", "small.onnx", "-o", "again.onnx"]).success);
+    let written = place.json(&["model", "train-graph", "small.onnx", "--out", "train.onnx"]);
+    assert_eq!(written["trained"].as_array().unwrap().len(), 8);
+    assert!(fs::read(place.path("again.onnx")).unwrap() == fs::read(place.path("train.onnx")).unwrap());
+    assert!(
+        place.fails(&["model", "inspect", "train.onnx", "-o", "x.onnx"]).contains("`-o` takes `text` or `json` here")
+    );
+    // It is a graph without parameters of its own, but as good an ONNX file as any.
+    let inspected = place.json(&["model", "inspect", "train.onnx"]);
+    let inputs: Vec<&str> =
+        inspected["inputs"].as_array().unwrap().iter().map(|i| i["name"].as_str().unwrap()).collect();
+    assert_eq!(inputs[0], "input");
+    for name in ["labels", "linear.weight", "blocks.1.norm.running_var"] {
+        assert!(inputs.contains(&name), "{inputs:?} lacks {name}");
+    }
+    assert!(place.fails(&["model", "add", "train.onnx"]).contains("use"), "a training graph is not trained again");
+}
+
+#[test]
+fn a_model_that_can_not_be_used_is_refused_by_name() {
+    let place = Place::new();
+    small_network(&place);
+    let file = fs::read(place.path("small.onnx")).unwrap();
+    place.write("half.onnx", &file[..file.len() / 2]);
+    place.write("text.onnx", "not a model");
+    for (arguments, expected) in [
+        (&["model", "add", "half.onnx"][..], "`half.onnx` can not be used as a model"),
+        (&["model", "add", "text.onnx"], "`text.onnx` can not be used as a model"),
+        (&["model", "add", "gone.onnx"], "failed to read the model `gone.onnx`"),
+        (&["model", "add", "small.onnx", "--loss", "hinge"], "there is no loss `hinge`: choose `cross-entropy`"),
+        (&["model", "add", "small.onnx", "--size", "time=3"], "no input of the model has a size named `time`"),
+        (&["model", "add", "small.onnx", "--freeze", "nothing"], "no parameter of the model is named `nothing`"),
+        (&["model", "add", "small.onnx", "--lowering", "fast"], "there is no lowering `fast`"),
+        (&["train", "--model", "small.tflite"], "a file that ends in `.onnx`"),
+        (&["train", "--engine", "tensorflow"], "there is no engine `tensorflow`"),
+        (&["train", "--engine", "rten", "--device", "cuda"], "`rten` can not run on cuda"),
+        (&["engine", "install", "rten"], "`rten` is built in"),
+    ] {
+        let error = place.run(arguments);
+        assert!(!error.success && error.stderr.contains(expected), "{arguments:?}: {}", error.stderr);
+    }
+    place.job_on("source = \"builtin:digits\"\nclasses = 12\n", "[model]\nonnx = \"small.onnx\"\n");
+    assert!(place.fails(&["train"]).contains("has the shape [batch, 10] where the data has 12 classes"));
+    place.write("table.csv", "a,b,label\n1,2,0\n3,4,1\n5,6,0\n7,8,1\n");
+    place.job_on("source = \"table.csv\"\n", "[model]\nonnx = \"small.onnx\"\n[train]\npeers = 1\nfaults = 0\n");
+    assert!(
+        place.fails(&["train"]).contains("its input `input` takes [batch, 1, 8, 8] where samples have the shape [2]")
+    );
+    place.job("[model]\nonnx = \"small.onnx\"\nnetwork = \"mlp\"\n");
+    assert!(place.fails(&["train"]).contains("exclude each other"));
+}
+
+/// A library that is not one of the engine's, and one that is not there.
+#[test]
+fn a_wrong_library_is_refused_with_the_way_to_the_right_one() {
+    let place = Place::new();
+    place.write("engines/onnxruntime/onnxruntime/capi/libonnxruntime.so.1.0", "no library");
+    place.job("[train]\nrounds = 1\n");
+    let library = place.path("engines/onnxruntime");
+    let arguments = ["train", "--engine", "onnxruntime", "--engine-library"];
+    let error = place.fails(&[&arguments[..], &[library.to_str().unwrap()]].concat());
+    assert!(error.contains("libonnxruntime.so.1.0") && error.contains("skein engine install onnxruntime"), "{error}");
+    let error = place.fails(&[&arguments[..], &["nowhere"]].concat());
+    assert!(error.contains("is not in `nowhere`") && error.contains("skein engine install onnxruntime"), "{error}");
+}
+
+/// The references were computed by PyTorch in 64-bit floats.
+#[test]
+fn networks_agree_with_their_references_on_every_engine() {
+    let (Some(models), Some(data)) = (shared("models"), shared("data/cifar10/test_batch.bin")) else { return };
+    for engine in engines() {
+        for name in ["squeezenet1_1", "mobilenet_v3_small", "resnet18", "densenet121"] {
+            let (model, reference) =
+                (models.join(format!("{name}.onnx")), models.join(format!("{name}.reference.json")));
+            let arguments = [
+                "model",
+                "check",
+                model.to_str().unwrap(),
+                "--reference",
+                reference.to_str().unwrap(),
+                "--data",
+                data.to_str().unwrap(),
+                "--engine",
+                &engine,
+            ];
+            let checked = Place::new().json(&arguments);
+            assert_eq!(checked["passes"], Value::Bool(true), "{name} on {engine}: {checked}");
+        }
+    }
+}
