@@ -53,8 +53,8 @@ fn build(environment: &Environment, graph: &[u8], options: Options) -> ort::Resu
         .with_intra_threads(options.threads)?
         // What goes wrong comes back as an error; it would be on standard error as well.
         .with_log_level(LogLevel::Fatal)?
-        // Training graphs gain nothing from more, and large ones take seconds to load with it.
-        .with_optimization_level(GraphOptimizationLevel::Level1)?;
+        // Graphs come simplified; what more would be fused is slower, and takes seconds to find in a large one.
+        .with_optimization_level(GraphOptimizationLevel::Disable)?;
     let mut builder = match options.device {
         Device::Cpu => builder,
         Device::Cuda => builder.with_execution_providers([ep::CUDA::default().build().error_on_failure()])?,

@@ -38,9 +38,9 @@ pub(crate) fn types(
 /// How many inputs an operator takes; rules rely on there being as many.
 fn arity(op: &str) -> RangeInclusive<usize> {
     match op {
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Mod" | "And" | "Or" | "Xor" | "Equal" | "Greater"
-        | "Less" | "GreaterOrEqual" | "LessOrEqual" | "MatMul" | "Reshape" | "Expand" | "Tile" | "Gather"
-        | "GatherElements" | "Split" | "Unsqueeze" => 2..=2,
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "And" | "Or" | "Xor" | "Equal" | "Greater" | "Less"
+        | "GreaterOrEqual" | "LessOrEqual" | "MatMul" | "Reshape" | "Expand" | "Tile" | "Gather" | "GatherElements"
+        | "Split" | "Unsqueeze" => 2..=2,
         "Where" | "OneHot" | "Range" | "ScatterND" | "ScatterElements" => 3..=3,
         "Conv" | "ConvTranspose" | "Gemm" | "LayerNormalization" => 2..=3,
         "InstanceNormalization" | "GroupNormalization" => 3..=3,
@@ -51,7 +51,7 @@ fn arity(op: &str) -> RangeInclusive<usize> {
         "CumSum" => 2..=2,
         "Squeeze" | "Trilu" => 1..=2,
         reduction if reduction.starts_with("Reduce") => 1..=2,
-        "Sum" | "Mean" | "Concat" => 1..=usize::MAX,
+        "Sum" | "Mean" | "Max" | "Min" | "Concat" => 1..=usize::MAX,
         _ => 1..=1,
     }
 }

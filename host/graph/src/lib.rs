@@ -45,6 +45,6 @@ pub use dim::{Dim, Shape};
 pub use error::GraphError;
 pub use export::with_values;
 pub use loss::Loss;
-pub use lowering::{InputGradient, Lowering, PoolGradient, WeightGradient};
+pub use lowering::{InputGradient, Layout, Lowering, PoolGradient, WeightGradient};
 pub use model::{ExternalData, Model, ReadExternal, Tensor, TensorKind};
 pub use training::{EvaluationGraph, Options, TrainingGraph, is_frozen};

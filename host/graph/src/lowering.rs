@@ -27,9 +27,21 @@ pub enum PoolGradient {
     Slices,
 }
 
+/// How what has channels and a batch is laid out in a training graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// As in the model: `[N, C, H, W]`, convolutions by the engine's own.
+    BatchFirst,
+    /// `[C, H·W, N]`: convolutions as matrix products, few of them transposed, with fewer multiplications for 3×3.
+    BatchLast,
+}
+
 /// How a training graph is written down. Every choice gives the same gradients but for rounding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lowering {
+    /// Layout of what has channels and a batch. The choices below are for [`Layout::BatchFirst`], and for what has no
+    /// rule in the other.
+    pub layout: Layout,
     /// Gradient of a convolution with respect to its weight.
     pub weight_gradient: WeightGradient,
     /// Gradient of a convolution with respect to its input.
@@ -44,6 +56,7 @@ impl Lowering {
     /// What every engine can run.
     pub fn portable() -> Lowering {
         Lowering {
+            layout: Layout::BatchFirst,
             weight_gradient: WeightGradient::Patches,
             input_gradient: InputGradient::ConvTranspose,
             pool_gradient: PoolGradient::Slices,
@@ -53,17 +66,17 @@ impl Lowering {
 
     /// For ONNX Runtime.
     pub fn onnxruntime() -> Lowering {
-        Lowering { pool_gradient: PoolGradient::Scatter, ..Lowering::portable() }
+        Lowering { layout: Layout::BatchLast, pool_gradient: PoolGradient::Scatter, ..Lowering::portable() }
     }
 
     /// For OpenVINO, whose scattering is slow.
     pub fn openvino() -> Lowering {
-        Lowering::portable()
+        Lowering { layout: Layout::BatchLast, ..Lowering::portable() }
     }
 
     /// For rten, which has no positions of maxima and whose transposed convolution uses one thread.
     pub fn rten() -> Lowering {
-        Lowering { input_gradient: InputGradient::FlippedConv, ..Lowering::portable() }
+        Lowering { layout: Layout::BatchLast, input_gradient: InputGradient::FlippedConv, ..Lowering::portable() }
     }
 
     /// The lowering of that name.

@@ -6,6 +6,7 @@
 mod convolution;
 mod elementwise;
 mod linear;
+pub(crate) mod maps;
 mod movement;
 mod normalization;
 mod pooling;
@@ -14,6 +15,7 @@ mod reduction;
 use crate::attributes::Attributes;
 use crate::error::Reason;
 use crate::graph::ValueId;
+use crate::lowering::Layout;
 use crate::tape::{Step, Tape};
 
 /// What a forward rule did.
@@ -32,21 +34,35 @@ type Gradients = Result<Vec<Option<ValueId>>, Reason>;
 /// Lets an operator with a forward rule emit itself.
 pub(crate) fn forward(
     tape: &mut Tape,
-    op: &str,
+    op: &'static str,
     inputs: &[Option<ValueId>],
     attributes: &Attributes,
 ) -> Result<Forward, Reason> {
+    if tape.lowering.layout == Layout::BatchLast
+        && let Some(outputs) = maps::forward(tape, op, inputs, attributes)?
+    {
+        return Ok(Forward::Composed(outputs));
+    }
     match op {
         "BatchNormalization" => normalization::batch_forward(tape, inputs, attributes),
         "Dropout" => normalization::dropout_forward(tape, inputs, attributes),
         "Conv" => convolution::forward(tape, inputs, attributes),
         "Gather" => movement::gather_forward(tape, inputs, attributes),
+        "Transpose" => movement::transpose_forward(tape, inputs, attributes),
+        "ReduceMean" | "ReduceSum" => reduction::forward(tape, inputs, attributes),
         _ => Ok(Forward::Plain),
     }
 }
 
 /// Gradients of a step's inputs, from those of its outputs, of which at least one is there.
 pub(crate) fn backward(tape: &mut Tape, step: &Step, gradients: &[Option<ValueId>]) -> Gradients {
+    if step.op == "Positions" || step.op == "MapMaxPool" {
+        let Some(gradient) = gradients[0] else { return Ok(vec![]) };
+        return first(match step.op {
+            "Positions" => maps::positions_backward(tape, step, gradient),
+            _ => maps::maximum_backward(tape, step, gradient),
+        });
+    }
     if step.op == "Split" {
         return movement::split(tape, step, gradients);
     }

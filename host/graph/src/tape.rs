@@ -9,6 +9,7 @@ use crate::error::{GraphError, Reason};
 use crate::graph::{Graph, Type, ValueId};
 use crate::lowering::Lowering;
 use crate::model::Model;
+use crate::rules::maps::Map;
 use crate::{opset, rules};
 
 /// What a graph is for.
@@ -49,6 +50,8 @@ pub(crate) struct Tape {
     pub(crate) mode: Mode,
     /// New running statistics by the name of the buffer.
     pub(crate) statistics: BTreeMap<String, ValueId>,
+    /// Values of the model that are there in another layout.
+    pub(crate) maps: HashMap<ValueId, Map>,
     /// Values that depend on a parameter, as far as steps have been recorded.
     active: HashSet<ValueId>,
     steps: Vec<Step>,
@@ -65,6 +68,7 @@ impl Tape {
             lowering,
             mode,
             statistics: BTreeMap::new(),
+            maps: HashMap::new(),
             active: HashSet::new(),
             steps: Vec::new(),
             recorded: HashSet::new(),
@@ -116,15 +120,70 @@ impl Tape {
             rules::Forward::Saved(outputs, saved) => (outputs, saved),
             rules::Forward::Plain => (self.graph.push(op, inputs, attributes.clone())?, vec![]),
         };
+        self.keep(op, (inputs, &outputs), attributes, saved);
+        Ok(outputs)
+    }
+
+    /// Adds a step as it is, whatever other rules would make of it.
+    pub(crate) fn plain(
+        &mut self,
+        op: &'static str,
+        inputs: &[ValueId],
+        attributes: Attributes,
+    ) -> Result<ValueId, Reason> {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        let outputs = self.graph.push(op, &inputs, attributes.clone())?;
+        self.keep(op, (&inputs, &outputs), attributes, vec![]);
+        Ok(outputs[0])
+    }
+
+    /// Remembers a step that a rule has emitted.
+    pub(crate) fn record(&mut self, op: &'static str, inputs: &[ValueId], outputs: &[ValueId], attributes: Attributes) {
+        self.record_with(op, inputs, outputs, (attributes, vec![]));
+    }
+
+    /// [`record`](Self::record), with values kept for the backward rule.
+    pub(crate) fn record_with(
+        &mut self,
+        op: &'static str,
+        inputs: &[ValueId],
+        outputs: &[ValueId],
+        (attributes, saved): (Attributes, Vec<ValueId>),
+    ) {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        self.keep(op, (&inputs, outputs), attributes, saved);
+    }
+
+    fn keep(
+        &mut self,
+        op: &'static str,
+        (inputs, outputs): (&[Option<ValueId>], &[ValueId]),
+        attributes: Attributes,
+        saved: Vec<ValueId>,
+    ) {
         // A node that was simplified away gives back a value that is known already.
         let is_new = !inputs.contains(&Some(outputs[0])) && self.recorded.insert(outputs[0]);
         if is_new && inputs.iter().flatten().any(|id| self.active.contains(id)) {
             let floats = outputs.iter().filter(|id| self.graph.element(**id) == ElementType::F32);
             self.active.extend(floats);
-            let (inputs, outputs, origin) = (inputs.to_vec(), outputs.clone(), self.graph.origin.clone());
+            let (inputs, outputs, origin) = (inputs.to_vec(), outputs.to_vec(), self.graph.origin.clone());
             self.steps.push(Step { op, inputs, outputs, attributes, saved, origin });
         }
-        Ok(outputs)
+    }
+
+    /// Number of steps so far.
+    pub(crate) fn steps_len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Forgets steps from `first` on: a rule of its own takes their place.
+    pub(crate) fn forget_steps(&mut self, first: usize) {
+        for step in self.steps.drain(first..) {
+            step.outputs.iter().for_each(|id| {
+                self.recorded.remove(id);
+                self.active.remove(id);
+            });
+        }
     }
 
     /// [`apply`](Self::apply) for one output and inputs that are all there.

@@ -20,6 +20,9 @@ pub struct Options {
     pub lowering: Lowering,
     /// Whether dropout drops, by noise that is an input.
     pub dropout: bool,
+    /// Whether gradients may come in another shape, of the same elements in the same order: for a host that gives them
+    /// their shape, engines need not copy them.
+    pub flat_outputs: bool,
     /// Parameters that are not trained, by name; `*` stands for any characters.
     pub frozen: Vec<String>,
 }
@@ -27,7 +30,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let loss = Loss::CrossEntropy { ignore_index: None };
-        Options { loss, lowering: Lowering::portable(), dropout: true, frozen: vec![] }
+        Options { loss, lowering: Lowering::portable(), dropout: true, flat_outputs: false, frozen: vec![] }
     }
 }
 
@@ -94,6 +97,9 @@ impl Model {
         }
         let statistics: Vec<String> = tape.statistics.keys().cloned().collect();
         outputs.extend(tape.statistics.iter().map(|(name, id)| (format!("new.{name}"), *id)));
+        if options.flat_outputs {
+            outputs.iter_mut().skip(1).for_each(|(_, id)| *id = unshaped(&tape.graph, *id));
+        }
         let inputs = tape.graph.named_inputs();
         let noise = inputs.iter().filter(|(name, _)| name.starts_with("noise.")).cloned().collect();
         let graph = finish(tape.graph, outputs);
@@ -151,6 +157,16 @@ impl Model {
             None => Ok(()),
         }
     }
+}
+
+/// The value that is only reshaped in the end.
+fn unshaped(graph: &Graph, mut id: ValueId) -> ValueId {
+    while let Some(node) = graph.producer(id).filter(|node| node.op == "Reshape")
+        && let Some(source) = node.inputs[0].filter(|source| graph.producer(*source).is_some())
+    {
+        id = source;
+    }
+    id
 }
 
 fn find(names: &Names, name: &str) -> Result<ValueId, GraphError> {

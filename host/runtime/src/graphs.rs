@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use skein_engine::{ElementType, Engine, EngineError, Pool, Tensor};
+use skein_engine::{ElementType, Engine, EngineError, Pool, SizeError, Tensor};
 use skein_kernels::layout::Layout;
 
 use crate::capability::Parameters;
@@ -27,6 +27,8 @@ pub struct Graph {
     pool: Pool,
     inputs: Vec<GraphInput>,
     outputs: Vec<String>,
+    /// Shapes of outputs that the engine may give in another.
+    shapes: BTreeMap<String, Vec<u32>>,
     /// The input that takes a batch's `input`: the only one that nobody else fills.
     samples: Option<usize>,
 }
@@ -39,14 +41,19 @@ impl Graph {
         };
         let mut open = inputs.iter().enumerate().filter(|(_, input)| is_open(input)).map(|(index, _)| index);
         let samples = open.next().filter(|_| open.next().is_none());
-        Graph { pool, inputs, outputs, samples }
+        let shape = |output: &String| {
+            let name = output.strip_prefix("grad.").or_else(|| output.strip_prefix("new."))?;
+            Some((output.clone(), layout.find(name)?.0.shape.clone()))
+        };
+        let shapes = outputs.iter().filter_map(shape).collect();
+        Graph { pool, inputs, outputs, shapes, samples }
     }
 
     /// A graph that a function brought along: it is given everything by the function.
     pub(crate) fn brought(pool: Pool) -> Graph {
         let signature = pool.signature();
         let inputs = signature.inputs.into_iter().map(|name| GraphInput { name, shape: vec![] }).collect();
-        Graph { pool, inputs, outputs: signature.outputs, samples: None }
+        Graph { pool, inputs, outputs: signature.outputs, shapes: BTreeMap::new(), samples: None }
     }
 
     /// Everything the graph needs: what the function gives, and what it leaves out that the host has.
@@ -101,7 +108,14 @@ impl Graph {
     pub(crate) fn run(&self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
         let outputs: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
         let tensors = self.pool.run(inputs, &outputs)?;
-        Ok(self.outputs.iter().cloned().zip(tensors).collect())
+        let shaped = |(name, tensor): (&String, Tensor)| match self.shapes.get(name) {
+            Some(shape) => {
+                let reason = |error: SizeError| EngineError::Output { name: name.clone(), reason: error.to_string() };
+                Ok((name.clone(), tensor.reshaped(shape.clone()).map_err(reason)?))
+            }
+            None => Ok((name.clone(), tensor)),
+        };
+        self.outputs.iter().zip(tensors).map(shaped).collect()
     }
 }
 
@@ -129,7 +143,7 @@ fn shaped(tensor: Tensor, shape: &[Option<u32>]) -> Result<Tensor, String> {
 }
 
 /// Numbers uniform in [0, 1), by the seed and the input's name: the same on every machine.
-fn noise(input: &GraphInput, samples: u32, seed: u64) -> Result<Tensor, skein_engine::SizeError> {
+fn noise(input: &GraphInput, samples: u32, seed: u64) -> Result<Tensor, SizeError> {
     let dimensions: Vec<u32> = input.shape.iter().map(|size| size.unwrap_or(samples)).collect();
     let count: usize = dimensions.iter().map(|size| *size as usize).product();
     let mut hasher = blake3::Hasher::new_derive_key("skein 2026-11 dropout noise");

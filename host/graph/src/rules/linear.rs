@@ -19,9 +19,20 @@ fn matmul(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     let mut gradients = vec![None, None];
     let is_matrix = tape.graph.rank(b) == 2;
     if tape.is_active(a) {
-        let transposed = tape.graph.transpose_last(b)?;
-        let product = tape.graph.matmul(g, transposed)?;
-        gradients[0] = Some(tape.graph.unbroadcast(product, a)?);
+        gradients[0] = Some(match is_row(tape, a) && tape.graph.rank(a) == tape.graph.rank(b) && !is_matrix {
+            // One row, as of a depthwise kernel: to transpose `b` would cost more than the product.
+            true => {
+                let product = tape.graph.mul(b, g)?;
+                let last = tape.graph.rank(product) - 1;
+                let sum = tape.graph.reduce("ReduceSum", product, &[last], false)?;
+                tape.graph.reshape_like(sum, a)?
+            }
+            false => {
+                let transposed = tape.graph.transpose_last(b)?;
+                let product = tape.graph.matmul(g, transposed)?;
+                tape.graph.unbroadcast(product, a)?
+            }
+        });
     }
     if tape.is_active(b) {
         let own = match is_matrix {
@@ -39,6 +50,13 @@ fn matmul(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
         gradients[1] = Some(own);
     }
     Ok(gradients)
+}
+
+/// Whether a stack of matrices has a single row each, and no axis to be broadcast.
+fn is_row(tape: &Tape, a: ValueId) -> bool {
+    let shape = tape.graph.shape(a);
+    let (front, last) = shape.split_at(shape.len() - 2);
+    last[0] == Dim::from(1) && front.iter().all(|dim| *dim != Dim::from(1))
 }
 
 /// All leading axes as one.

@@ -116,6 +116,34 @@ fn pad(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     tape.graph.slice(g, &ranges)
 }
 
+/// Moving axes of size 1 about is a change of shape, and moving what was broadcast is broadcasting what was moved.
+pub(super) fn transpose_forward(
+    tape: &mut Tape,
+    inputs: &[Option<ValueId>],
+    attributes: &Attributes,
+) -> Result<Forward, Reason> {
+    let types = crate::infer::types(&tape.graph, "Transpose", inputs, attributes)?;
+    let (Some(x), Some(perm)) = (inputs[0], attributes.ints("perm")) else { return Ok(Forward::Plain) };
+    let shape = tape.graph.shape(x).to_vec();
+    let moved = perm.iter().filter(|axis| shape[**axis as usize] != Dim::from(1));
+    let target: Vec<i64> = types[0].shape.iter().map(|dim| dim.fixed().unwrap_or(-1)).collect();
+    if moved.is_sorted() && target.iter().filter(|size| **size == -1).count() <= 1 && shape.contains(&Dim::from(1)) {
+        let target = tape.graph.integers(&target);
+        let reshaped = tape.apply_one("Reshape", &[x, target], Attributes::default().with("allowzero", 0))?;
+        return Ok(Forward::Composed(vec![reshaped]));
+    }
+    let Some(source) = tape.graph.producer(x).filter(|node| node.op == "Expand").and_then(|node| node.inputs[0]) else {
+        return Ok(Forward::Plain);
+    };
+    if tape.graph.rank(source) != shape.len() {
+        return Ok(Forward::Plain);
+    }
+    let turned = tape.apply_one("Transpose", &[source], attributes.clone())?;
+    let wide: Vec<i64> = types[0].shape.iter().map(|dim| dim.fixed().unwrap_or(1)).collect();
+    let wide = tape.graph.integers(&wide);
+    Ok(Forward::Composed(vec![tape.apply_one("Expand", &[turned, wide], Attributes::default())?]))
+}
+
 /// One row taken over and over is a broadcast.
 pub(super) fn gather_forward(
     tape: &mut Tape,

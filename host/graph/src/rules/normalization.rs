@@ -3,6 +3,7 @@
 use super::reduction::count;
 use super::{Forward, Gradients, first};
 use crate::attributes::Attributes;
+use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::{Type, ValueId};
 use crate::ops::Made;
@@ -17,9 +18,42 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
     })
 }
 
+/// A batch normalization of rows `[C, values]` instead of `[N, C, ..]`.
+pub(super) fn rows(tape: &mut Tape, inputs: [ValueId; 5], attributes: &Attributes) -> Made {
+    let [x, scale, bias, mean, variance] = inputs;
+    let channels = tape.graph.shape(x)[0].clone();
+    let (y, saved) = by_batch(tape, inputs, (&[1], &[channels, Dim::from(1)]), attributes)?;
+    let attributes = attributes.clone().with("channel_axis", 0);
+    tape.record_with("BatchNormalization", &[x, scale, bias, mean, variance], &[y], (attributes, saved));
+    Ok(y)
+}
+
+/// Normalizes by the statistics of the batch, over `axes`; numbers per channel have the given shape.
+fn by_batch(
+    tape: &mut Tape,
+    [x, scale, bias, mean, variance]: [ValueId; 5],
+    (axes, shape): (&[usize], &[Dim]),
+    attributes: &Attributes,
+) -> Result<(ValueId, Vec<ValueId>), Reason> {
+    let (scale, bias) = (tape.graph.reshape(scale, shape)?, tape.graph.reshape(bias, shape)?);
+    let batch_mean = tape.graph.mean(x, axes)?;
+    let centred = tape.graph.sub(x, batch_mean)?;
+    let squares = tape.graph.mul(centred, centred)?;
+    let batch_variance = tape.graph.mean(squares, axes)?;
+    let inverse = inverse_root(tape, batch_variance, attributes.float("epsilon", 1e-5))?;
+    let slope = tape.graph.mul(scale, inverse)?;
+    let scaled = tape.graph.mul(centred, slope)?;
+    let y = tape.graph.add(scaled, bias)?;
+    let momentum = attributes.float("momentum", 0.9);
+    let unbiased = unbiased(tape, batch_variance, x, axes)?;
+    follow(tape, (mean, batch_mean), momentum)?;
+    follow(tape, (variance, unbiased), momentum)?;
+    Ok((y, vec![centred, inverse, slope]))
+}
+
 /// All axes but that of the channels.
-fn batch_axes(tape: &Tape, x: ValueId) -> Vec<usize> {
-    (0..tape.graph.rank(x)).filter(|axis| *axis != 1).collect()
+fn batch_axes(tape: &Tape, x: ValueId, channels: usize) -> Vec<usize> {
+    (0..tape.graph.rank(x)).filter(|axis| *axis != channels).collect()
 }
 
 /// In training the statistics of the batch normalize, and the running ones follow them in the manner of PyTorch: by
@@ -34,11 +68,10 @@ pub(super) fn batch_forward(
         return Err("it lacks an input".into());
     };
     let shape = tape.graph.channel_shape(x);
-    let epsilon = attributes.float("epsilon", 1e-5);
-    let graph = &mut tape.graph;
-    let (scale, bias) = (graph.reshape(scale, &shape)?, graph.reshape(bias, &shape)?);
     if tape.mode == Mode::Evaluation {
         let graph = &mut tape.graph;
+        let epsilon = attributes.float("epsilon", 1e-5);
+        let (scale, bias) = (graph.reshape(scale, &shape)?, graph.reshape(bias, &shape)?);
         let (mean, variance) = (graph.reshape(mean, &shape)?, graph.reshape(variance, &shape)?);
         let inverse = inverse_root(tape, variance, epsilon)?;
         let slope = tape.graph.mul(scale, inverse)?;
@@ -47,20 +80,9 @@ pub(super) fn batch_forward(
         let scaled = tape.graph.mul(x, slope)?;
         return Ok(Forward::Saved(vec![tape.graph.add(scaled, shift)?], vec![]));
     }
-    let axes = batch_axes(tape, x);
-    let batch_mean = tape.graph.mean(x, &axes)?;
-    let centred = tape.graph.sub(x, batch_mean)?;
-    let squares = tape.graph.mul(centred, centred)?;
-    let batch_variance = tape.graph.mean(squares, &axes)?;
-    let inverse = inverse_root(tape, batch_variance, epsilon)?;
-    let slope = tape.graph.mul(scale, inverse)?;
-    let scaled = tape.graph.mul(centred, slope)?;
-    let y = tape.graph.add(scaled, bias)?;
-    let momentum = attributes.float("momentum", 0.9);
-    let unbiased = unbiased(tape, batch_variance, x, &axes)?;
-    follow(tape, (mean, batch_mean), momentum)?;
-    follow(tape, (variance, unbiased), momentum)?;
-    Ok(Forward::Saved(vec![y], vec![centred, inverse, slope]))
+    let axes = batch_axes(tape, x, 1);
+    let (y, saved) = by_batch(tape, [x, scale, bias, mean, variance], (&axes, &shape), attributes)?;
+    Ok(Forward::Saved(vec![y], saved))
 }
 
 /// `1 / √(x + ε)`
@@ -97,7 +119,7 @@ fn batch(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
         return Err("it normalizes by running statistics, which has no gradient here".into());
     };
     let (x, scale, bias) = (step.input(0)?, step.input(1)?, step.input(2)?);
-    let axes = batch_axes(tape, x);
+    let axes = batch_axes(tape, x, step.attributes.int("channel_axis", 1) as usize);
     let graph = &mut tape.graph;
     let sum = graph.sum(g, &axes)?;
     let product = graph.mul(g, centred)?;
@@ -105,14 +127,16 @@ fn batch(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     let scale_gradient = graph.mul(correlation, inverse)?;
     let count = count(tape, x, &axes)?;
     let graph = &mut tape.graph;
-    let mean = graph.div(sum, count)?;
-    let square = graph.mul(inverse, inverse)?;
-    let weight = graph.mul(correlation, square)?;
-    let weight = graph.div(weight, count)?;
-    let along = graph.mul(centred, weight)?;
-    let rest = graph.sub(g, mean)?;
-    let rest = graph.sub(rest, along)?;
-    let own = graph.mul(rest, slope)?;
+    // s·g + a·(x − μ) + b, with a and b per channel: four passes over the elements.
+    let share = graph.div(slope, count)?;
+    let share = graph.neg(share)?;
+    let inclination = graph.mul(inverse, scale_gradient)?;
+    let inclination = graph.mul(share, inclination)?;
+    let offset = graph.mul(share, sum)?;
+    let along = graph.mul(centred, inclination)?;
+    let rest = graph.add(along, offset)?;
+    let scaled = graph.mul(g, slope)?;
+    let own = graph.add(scaled, rest)?;
     let (scale, bias) = (graph.reshape_like(scale_gradient, scale)?, graph.reshape_like(sum, bias)?);
     Ok(vec![Some(own), Some(scale), Some(bias)])
 }

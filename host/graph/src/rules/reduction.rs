@@ -1,11 +1,29 @@
 //! Operators that take many elements to one: every one of the many gets its share.
 
-use super::{Gradients, first};
+use super::{Forward, Gradients, first};
+use crate::attributes::Attributes;
 use crate::constant::ElementType;
 use crate::dim::Dim;
+use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::ops::Made;
 use crate::tape::{Step, Tape};
+
+/// Over axes of size 1 alone a sum or mean is a change of shape.
+pub(super) fn forward(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -> Result<Forward, Reason> {
+    let (Some(x), Some(axes)) = (inputs[0], inputs.get(1).copied().flatten()) else { return Ok(Forward::Plain) };
+    let types = crate::infer::types(&tape.graph, "ReduceMean", inputs, attributes)?;
+    let shape = tape.graph.shape(x);
+    let axes = tape.graph.integers_of(axes).unwrap_or_default();
+    let is_idle = axes.iter().all(|axis| shape.get(*axis as usize) == Some(&Dim::from(1))) && !axes.is_empty();
+    let target: Vec<i64> = types[0].shape.iter().map(|dim| dim.fixed().unwrap_or(-1)).collect();
+    if !is_idle || target.iter().filter(|size| **size == -1).count() > 1 {
+        return Ok(Forward::Plain);
+    }
+    let target = tape.graph.integers(&target);
+    let reshaped = tape.apply_one("Reshape", &[x, target], Attributes::default().with("allowzero", 0))?;
+    Ok(Forward::Composed(vec![reshaped]))
+}
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
     Some(match step.op {

@@ -117,7 +117,14 @@ fn compute(node: &NodeProto, values: &HashMap<String, Array>) -> Vec<Array> {
             result.is_integer = input(1).is_integer;
             result
         }
-        "Sum" => (1..inputs.len()).fold(input(0).clone(), |sum, index| broadcast(&sum, input(index), |a, b| a + b)),
+        "Sum" | "Max" | "Min" => {
+            let f = match op {
+                "Sum" => |a: f64, b: f64| a + b,
+                "Max" => f64::max,
+                _ => f64::min,
+            };
+            (1..inputs.len()).fold(input(0).clone(), |sum, index| broadcast(&sum, input(index), f))
+        }
         "Split" => return split(input(0), input(1), attributes.int("axis") as usize),
         "Concat" => concat(&inputs.iter().map(|input| input.expect("an input")).collect::<Vec<_>>(), &attributes),
         "Gemm" => gemm(&inputs, &attributes),
@@ -181,8 +188,6 @@ fn several(op: &str, inputs: &[Option<&Array>], attributes: &Attributes<'_>) -> 
         "Div" if a.is_integer => broadcast(a, b, |a, b| (a / b).trunc()),
         "Div" => broadcast(a, b, |a, b| a / b),
         "Pow" => broadcast(a, b, f64::powf),
-        "Max" => broadcast(a, b, f64::max),
-        "Min" => broadcast(a, b, f64::min),
         "Greater" => compare(&|a, b| a > b),
         "GreaterOrEqual" => compare(&|a, b| a >= b),
         "Less" => compare(&|a, b| a < b),

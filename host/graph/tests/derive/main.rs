@@ -6,6 +6,7 @@
 mod bad_models;
 mod build;
 mod interpret;
+mod maps;
 mod rules;
 mod spatial;
 

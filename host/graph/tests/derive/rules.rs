@@ -22,25 +22,31 @@ fn lowerings() -> Vec<Lowering> {
     vec![portable, flipped, scattered, Lowering::onnxruntime(), Lowering::openvino(), Lowering::rten()]
 }
 
-/// Derives the training graph of a file and compares its gradients with differences of its loss.
-fn check(name: &str, file: Vec<u8>, loss: Loss) {
-    let read = |_: &skein_graph::ExternalData| Err("there is no other file".to_owned());
-    let model = Model::parse(file.into(), &read).unwrap_or_else(|error| panic!("{name}: {error}"));
-    for fixed in [false, true] {
-        let sizes = BTreeMap::from([("batch".to_owned(), BATCH as i64)]);
-        let is_named = model.inputs().any(|(_, shape)| shape.iter().any(|dim| dim.fixed().is_none()));
-        let model = match fixed && is_named {
-            true => model.clone().with_sizes(&sizes).unwrap(),
-            false => model.clone(),
-        };
-        for lowering in lowerings() {
-            let options = Options { loss, lowering: lowering.clone(), ..Options::default() };
-            let graph = model.training_graph(&options).unwrap_or_else(|error| panic!("{name}: {error}"));
-            let inputs = inputs(&model, &graph, loss);
-            for parameter in &graph.trained {
-                compare(&format!("{name}, {parameter}, fixed {fixed}, {lowering:?}"), &graph.onnx, &inputs, parameter);
-            }
+/// Derives the training graph of a file and compares its gradients with differences of its loss, in every lowering, with
+/// the batch known by name and by number.
+pub(crate) fn check(name: &str, file: Vec<u8>, loss: Loss) {
+    let sizes = BTreeMap::from([("batch".to_owned(), BATCH as i64)]);
+    let model = parse(name, file);
+    let is_named = model.inputs().any(|(_, shape)| shape.iter().any(|dim| dim.fixed().is_none()));
+    for lowering in lowerings() {
+        check_model(name, &model, loss, &lowering);
+        if is_named {
+            check_model(&format!("{name}, sized"), &model.clone().with_sizes(&sizes).unwrap(), loss, &lowering);
         }
+    }
+}
+
+pub(crate) fn parse(name: &str, file: Vec<u8>) -> Model {
+    let read = |_: &skein_graph::ExternalData| Err("there is no other file".to_owned());
+    Model::parse(file.into(), &read).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+pub(crate) fn check_model(name: &str, model: &Model, loss: Loss, lowering: &Lowering) {
+    let options = Options { loss, lowering: lowering.clone(), ..Options::default() };
+    let graph = model.training_graph(&options).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let inputs = inputs(model, &graph, loss);
+    for parameter in &graph.trained {
+        compare(&format!("{name}, {parameter}, {lowering:?}"), &graph.onnx, &inputs, parameter);
     }
 }
 

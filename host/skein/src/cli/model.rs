@@ -85,7 +85,8 @@ impl Derivation {
         let name = self.lowering.as_deref().unwrap_or(default);
         let lowering = Lowering::named(name)
             .with_context(|| format!("there is no lowering `{name}`: choose `portable` or the name of an engine"))?;
-        Ok(Options { loss: loss(&self.loss)?, lowering, dropout: !self.no_dropout, frozen: self.freeze.clone() })
+        let (loss, dropout) = (loss(&self.loss)?, !self.no_dropout);
+        Ok(Options { loss, lowering, dropout, frozen: self.freeze.clone(), ..Options::default() })
     }
 
     fn derive(&self, default: &str) -> Result<(skein_graph::Model, TrainingGraph)> {

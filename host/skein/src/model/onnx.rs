@@ -91,6 +91,7 @@ pub(super) fn prepare(manifest: &Manifest, dataset: &Dataset, engine: &Choice) -
         loss: loss(&settings.loss)?,
         lowering: Lowering::named(opened.kind().name()).context("the engine has no lowering")?,
         dropout: settings.dropout,
+        flat_outputs: true,
         frozen: settings.freeze.clone(),
     };
     let layout = layout(&model, &options.frozen);
