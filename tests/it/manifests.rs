@@ -18,7 +18,7 @@ fn every_manifest_in_runtime_config_is_valid() {
         }
     }
     names.sort();
-    assert_eq!(names, ["digits.toml", "mnist.toml"]);
+    assert_eq!(names, ["cifar10.toml", "digits.toml", "mnist.toml"]);
 }
 
 /// The manifest of the demo is the demo.

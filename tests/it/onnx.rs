@@ -159,3 +159,26 @@ fn networks_agree_with_their_references_on_every_engine() {
         }
     }
 }
+
+/// What is frozen stays as the file has it, in the run and in the exported file.
+#[test]
+fn frozen_parameters_stay_as_they_are() {
+    let place = Place::new();
+    small_network(&place);
+    place.job("[model]\nonnx = \"small.onnx\"\nfreeze = [\"blocks.*\"]\n[train]\nrounds = 5\n");
+    let trained = place.json(&["train", "--out", "run"]);
+    assert_eq!(trained["parameters"], 10 * 512 + 10 + 2 * (16 + 32), "the linear layer and running statistics");
+    place.json(&["export", "--checkpoint", "run", "--to", "trained.safetensors"]);
+    place.json(&["export", "--checkpoint", "run", "--to", "trained.onnx"]);
+    let weights = |file: &str| {
+        let bytes = fs::read(place.path(file)).unwrap();
+        let model = skein_graph::Model::parse(bytes.into(), &|_| Err(String::new())).unwrap();
+        let values = |name: &str| {
+            model.parameters().iter().find(|tensor| tensor.name == name).unwrap().initial.to_floats().unwrap()
+        };
+        (values("blocks.0.conv.weight"), values("linear.weight"))
+    };
+    let (before, after) = (weights("small.onnx"), weights("trained.onnx"));
+    assert_eq!(before.0, after.0);
+    assert_ne!(before.1, after.1);
+}

@@ -193,7 +193,9 @@ fn check_code(code: &str) -> Option<String> {
             ["xtask", chore, ..] => {
                 let chores = fs::read_to_string(root().join("xtask/src/main.rs")).unwrap();
                 let variant = chore[..1].to_uppercase() + &chore[1..];
-                (!chores.contains(&format!("    {variant} {{")) && !chores.contains(&format!("    {variant},")))
+                [" {", ",", "("]
+                    .iter()
+                    .all(|end| !chores.contains(&format!("    {variant}{end}")))
                     .then(|| format!("there is no chore `{chore}`"))
             }
             _ => None,
@@ -209,8 +211,10 @@ fn check_code(code: &str) -> Option<String> {
 
 /// Whether the program knows the subcommand and every long option.
 fn check_arguments(name: &str, program: &str, arguments: &[&str]) -> Option<String> {
-    let subcommand = arguments.iter().find(|word| !word.starts_with('-'));
-    let help = Command::new(program).args(subcommand).arg("--help").output().unwrap();
+    // Subcommands, perhaps one in another, and operands that `--help` passes over.
+    let subcommands: Vec<&str> = arguments.iter().copied().take_while(|word| !word.starts_with('-')).collect();
+    let subcommand = subcommands.first();
+    let help = Command::new(program).args(&subcommands).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap() + "--version";
     if help == "--version" {
         return Some(format!("`{name}` has no command `{}`", subcommand.unwrap_or(&"")));

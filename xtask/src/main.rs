@@ -1,6 +1,7 @@
 //! Chores of the project, in Rust: `cargo xtask --help` lists them.
 
 mod bench;
+mod gradients;
 mod guests;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ enum Chore {
         #[arg(short, long, value_enum, default_value = "text")]
         output: bench::Format,
     },
+    /// Time gradients of ONNX models on every engine, against PyTorch.
+    Gradients(gradients::Gradients),
     /// Rebuild the built-in functions in `guest-functions/dist`.
     Guests {
         /// Change nothing; fail if a component in `dist` is not what the sources give.
@@ -33,6 +36,7 @@ enum Chore {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Bench { output } => bench::run(output),
+        Chore::Gradients(options) => gradients::run(&workspace_root(), &options),
         Chore::Guests { check } => guests::run(check),
     }
 }

@@ -12,6 +12,7 @@ mod component {
 
     use bindings::exports::skein::train::gradients::{Batch, Error, Gradient, Guest, Metrics, Tensor};
     use bindings::skein::train::{parameters, settings};
+    use bindings::wasi::nn::graph::{ExecutionTarget, GraphEncoding, load, load_by_name};
     use bindings::wasi::nn::tensor::TensorType;
 
     struct Probe;
@@ -34,6 +35,7 @@ mod component {
                 "many-samples" => gradient.samples += 1,
                 "no-samples" => gradient.samples = 0,
                 "nan-loss" => gradient.loss = f32::NAN,
+                graph if graph.starts_with("graph-") => return use_graph(graph, batch),
                 _ => {}
             }
             gradient.tensors = zeros(&behaviour);
@@ -105,6 +107,61 @@ mod component {
     #[expect(unconditional_recursion, reason = "that is what it is for")]
     fn recurse(depth: u32) -> u32 {
         std::hint::black_box(recurse(std::hint::black_box(depth) + 1)) + 1
+    }
+
+    /// Uses the job's graph, rightly or wrongly; what the host says of it is what the call is refused with.
+    fn use_graph(behaviour: &str, batch: Batch) -> Result<Gradient, Error> {
+        let samples = batch.samples;
+        let graph = match behaviour {
+            "graph-load" => load(&[vec![8, 9]], GraphEncoding::Onnx, ExecutionTarget::Cpu),
+            "graph-load-openvino" => load(&[vec![8, 9]], GraphEncoding::Openvino, ExecutionTarget::Cpu),
+            "graph-unknown" => load_by_name("nothing"),
+            _ => load_by_name("model/train"),
+        };
+        let context = graph.and_then(|graph| graph.init_execution_context()).map_err(told)?;
+        let mut inputs = batch.tensors;
+        match behaviour {
+            "graph-empty" => inputs.clear(),
+            "graph-strange" => inputs.push(("strange".into(), Tensor::new(&[1], TensorType::U8, &[1]))),
+            "graph-twice" => inputs.push(("input".into(), Tensor::new(&[1], TensorType::U8, &[1]))),
+            "graph-wrong-shape" => inputs[0].1 = Tensor::new(&[3], TensorType::Fp32, &[0; 12]),
+            "graph-wrong-type" => {
+                let count = inputs[0].1.dimensions().iter().product::<u32>();
+                inputs[0].1 = Tensor::new(&inputs[0].1.dimensions(), TensorType::I32, &vec![0; count as usize * 4]);
+            }
+            "graph-half" => {
+                let count = inputs[0].1.dimensions().iter().product::<u32>();
+                inputs[0].1 = Tensor::new(&inputs[0].1.dimensions(), TensorType::Fp16, &vec![0; count as usize * 2]);
+            }
+            "graph-forged" => {
+                // Parameters of the function's own choice are computed with, as any input is.
+                let weight = vec![0; 10 * 512 * 4];
+                inputs.push(("linear.weight".into(), Tensor::new(&[10, 512], TensorType::Fp32, &weight)));
+            }
+            _ => {}
+        }
+        let mut kept = Vec::new();
+        if behaviour == "graph-hoard" {
+            // Parameters of its own bring what the host would bind; results are never let go.
+            loop {
+                let own = [("input", &[4u32, 64][..], TensorType::Fp32, 1024), ("labels", &[4], TensorType::I64, 32)];
+                let own = own.map(|(name, shape, ty, bytes)| (name.into(), Tensor::new(shape, ty, &vec![0; bytes])));
+                kept.push(context.compute(own.into()).map_err(told)?);
+            }
+        }
+        let outputs = context.compute(inputs).map_err(told)?;
+        let mut gradient = Gradient { loss: 0.0, samples, tensors: kept.into_iter().flatten().collect() };
+        for (name, tensor) in outputs {
+            match name.strip_prefix("grad.").or_else(|| name.strip_prefix("new.")) {
+                Some(parameter) => gradient.tensors.push((parameter.into(), tensor)),
+                None => gradient.loss = f32::from_le_bytes(tensor.data()[..4].try_into().unwrap_or_default()),
+            }
+        }
+        Ok(gradient)
+    }
+
+    fn told(error: bindings::wasi::nn::errors::Error) -> Error {
+        Error::Other(format!("{:?}: {}", error.code(), error.data()))
     }
 
     bindings::export!(Probe with_types_in bindings);

@@ -14,12 +14,14 @@ const INPUT: &str = "input";
 const NOISE: &str = "noise.";
 
 /// An input of a graph.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct GraphInput {
     /// Its name.
     pub name: String,
     /// Sizes of its dimensions; none where the size is that of the batch.
     pub shape: Vec<Option<u32>>,
+    /// What it always is, such as a parameter that is not trained.
+    pub fixed: Option<Tensor>,
 }
 
 /// A graph that functions load by its name.
@@ -37,7 +39,10 @@ impl Graph {
     /// A compiled graph; `layout` tells which inputs the host binds to the model's parameters.
     pub fn new(pool: Pool, inputs: Vec<GraphInput>, outputs: Vec<String>, layout: &Layout) -> Graph {
         let is_open = |input: &GraphInput| {
-            layout.find(&input.name).is_none() && !input.name.starts_with(NOISE) && input.name != "labels"
+            layout.find(&input.name).is_none()
+                && input.fixed.is_none()
+                && !input.name.starts_with(NOISE)
+                && input.name != "labels"
         };
         let mut open = inputs.iter().enumerate().filter(|(_, input)| is_open(input)).map(|(index, _)| index);
         let samples = open.next().filter(|_| open.next().is_none());
@@ -52,7 +57,7 @@ impl Graph {
     /// A graph that a function brought along: it is given everything by the function.
     pub(crate) fn brought(pool: Pool) -> Graph {
         let signature = pool.signature();
-        let inputs = signature.inputs.into_iter().map(|name| GraphInput { name, shape: vec![] }).collect();
+        let inputs = signature.inputs.into_iter().map(|name| GraphInput { name, shape: vec![], fixed: None }).collect();
         Graph { pool, inputs, outputs: signature.outputs, shapes: BTreeMap::new(), samples: None }
     }
 
@@ -75,6 +80,8 @@ impl Graph {
                 let values = parameters.values.clone();
                 Tensor::from_floats(parameter.shape.clone(), values, range)
                     .map_err(|error| refuse(error.to_string()))?
+            } else if let Some(fixed) = &input.fixed {
+                fixed.clone()
             } else if name.starts_with(NOISE) {
                 noise(input, samples, noise_seed).map_err(|error| refuse(error.to_string()))?
             } else {
@@ -223,7 +230,7 @@ mod tests {
 
     #[test]
     fn noise_depends_on_seed_and_name_only() {
-        let input = |name: &str| GraphInput { name: name.into(), shape: vec![None, Some(300)] };
+        let input = |name: &str| GraphInput { name: name.into(), shape: vec![None, Some(300)], fixed: None };
         let draw = |name, seed| noise(&input(name), 4, seed).expect("a tensor that fits").bytes().to_vec();
         assert_eq!(draw("noise.a", 1), draw("noise.a", 1));
         assert_ne!(draw("noise.a", 1), draw("noise.b", 1));

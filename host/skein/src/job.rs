@@ -77,6 +77,9 @@ impl Job {
         let name = train.gradient.as_deref().unwrap_or(default);
         let (mut function, bytes) = read_function(manifest, name)?;
         give_graphs(&mut function, manifest, &model);
+        if manifest.function(name).is_some_and(|function| function.load_graphs) {
+            function.graphs.loader = Some((engine.open()?, engine.options));
+        }
         let gradient = runtime.gradient_function(function, &bytes).await?;
         let (function, bytes) = read_function(manifest, &train.aggregate)?;
         let aggregate = runtime.aggregate_function(function, &bytes).await?;

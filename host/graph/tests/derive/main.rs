@@ -9,6 +9,7 @@ mod interpret;
 mod maps;
 mod rules;
 mod spatial;
+mod windows;
 
 /// A small generator of numbers that look random (Marsaglia's xorshift), the same in every run.
 struct Numbers(u64);

@@ -36,6 +36,9 @@ pub struct Function {
     /// What a call may use.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether the function may bring ONNX graphs of its own to the engine, beside the job's.
+    #[serde(default)]
+    pub load_graphs: bool,
     /// What the function reads through `skein:train/settings`.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
@@ -89,6 +92,7 @@ impl Function {
             source: format!("{BUILTIN}{name}").into(),
             digest: None,
             limits: Limits::default(),
+            load_graphs: false,
             settings: BTreeMap::new(),
             build: None,
         })

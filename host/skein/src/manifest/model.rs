@@ -29,7 +29,7 @@ pub struct Model {
     pub loss: String,
     /// Whether the dropout of the model drops in training.
     pub dropout: bool,
-    /// Parameters of `onnx` that are not trained, by name; `*` stands for any characters.
+    /// Parameters of `onnx` that are not trained and stay as the file has them, by name; `*` stands for any characters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
     /// Units of each hidden layer of a multilayer perceptron, first layer first. Empty: softmax regression.

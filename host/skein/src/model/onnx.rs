@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use serde_json::json;
-use skein_engine::{Engine, Pool};
+use skein_engine::{Engine, Pool, Tensor};
 use skein_graph::{Dim, ExternalData, Loss, Lowering, Shape, TensorKind};
 use skein_kernels::layout::{Layout, Parameter};
 use skein_runtime::graphs::{Graph, GraphInput, Graphs};
@@ -138,16 +138,26 @@ fn text(shape: &Shape) -> String {
     format!("[{}]", sizes.join(", "))
 }
 
-/// Parameters, then what no optimizer moves: frozen parameters and running statistics.
+/// Parameters that are trained, then running statistics.
 fn layout(model: &skein_graph::Model, frozen: &[String]) -> Layout {
-    let describe = |tensor: &skein_graph::Tensor| Parameter {
-        name: tensor.name.clone(),
-        shape: tensor.initial.dims().iter().map(|size| u32::try_from(*size).unwrap_or(u32::MAX)).collect(),
+    let describe = |tensor: &skein_graph::Tensor| Parameter { name: tensor.name.clone(), shape: sizes(tensor) };
+    let trained = model.parameters().iter().filter(|tensor| !skein_graph::is_frozen(frozen, &tensor.name));
+    Layout::with_statistics(trained.map(describe).collect(), model.buffers().iter().map(describe).collect())
+}
+
+fn sizes(tensor: &skein_graph::Tensor) -> Vec<u32> {
+    tensor.initial.dims().iter().map(|size| u32::try_from(*size).unwrap_or(u32::MAX)).collect()
+}
+
+/// Parameters that are not trained, as the file has them.
+fn fixed(model: &skein_graph::Model, frozen: &[String]) -> BTreeMap<String, Tensor> {
+    let tensors = model.parameters().iter().filter(|tensor| skein_graph::is_frozen(frozen, &tensor.name));
+    let convert = |tensor: &skein_graph::Tensor| {
+        let values = Arc::new(tensor.initial.to_floats()?);
+        let len = values.len();
+        Some((tensor.name.clone(), Tensor::from_floats(sizes(tensor), values, 0..len).ok()?))
     };
-    let is_frozen = |tensor: &&skein_graph::Tensor| skein_graph::is_frozen(frozen, &tensor.name);
-    let trained = model.parameters().iter().filter(|tensor| !is_frozen(tensor)).map(describe).collect();
-    let kept = model.parameters().iter().filter(is_frozen).chain(model.buffers()).map(describe).collect();
-    Layout::with_statistics(trained, kept)
+    tensors.filter_map(convert).collect()
 }
 
 /// What graphs are compiled for.
@@ -176,11 +186,12 @@ fn compile(
     let outputs = ["loss".to_owned()].into_iter();
     let outputs = outputs.chain(training.trained.iter().map(|name| format!("grad.{name}")));
     let outputs = outputs.chain(training.statistics.iter().map(|name| format!("new.{name}"))).collect();
+    let fixed = fixed(model, &options.frozen);
     let pool = Pool::new(engine.clone(), training.onnx, run)?;
-    let train = Graph::new(pool, inputs(&training.inputs, &batch), outputs, layout);
+    let train = Graph::new(pool, inputs(&training.inputs, &batch, &fixed), outputs, layout);
     let pool = Pool::new(engine.clone(), evaluation.onnx, run)?;
     let outputs = evaluation.outputs.iter().map(|(name, _)| name.clone()).collect();
-    let evaluate = Graph::new(pool, inputs(&evaluation.inputs, &batch), outputs, layout);
+    let evaluate = Graph::new(pool, inputs(&evaluation.inputs, &batch, &fixed), outputs, layout);
     let named = [(NAME.to_owned(), evaluate), (format!("{NAME}/train"), train)];
     Ok(Graphs { named: named.map(|(name, graph)| (name, Arc::new(graph))).into(), loader: None })
 }
@@ -193,18 +204,17 @@ pub(crate) fn batch_name(model: &skein_graph::Model) -> Result<String> {
     symbol.with_context(|| format!("input `{name}` has a fixed batch of {first}: export the model with a dynamic one"))
 }
 
-fn inputs(inputs: &[(String, Shape)], batch: &str) -> Vec<GraphInput> {
-    let size = |dim: &Dim| match dim.fixed() {
-        Some(size) => u32::try_from(size).ok(),
-        None => {
-            debug_assert!(dim.symbols().any(|symbol| symbol == batch), "only the batch is left open");
-            None
-        }
+fn inputs(inputs: &[(String, Shape)], batch: &str, fixed: &BTreeMap<String, Tensor>) -> Vec<GraphInput> {
+    let size = |dim: &Dim| {
+        debug_assert!(dim.fixed().is_some() || dim.symbols().any(|symbol| symbol == batch), "only the batch is open");
+        dim.fixed().and_then(|size| u32::try_from(size).ok())
     };
-    inputs
-        .iter()
-        .map(|(name, shape)| GraphInput { name: name.clone(), shape: shape.iter().map(size).collect() })
-        .collect()
+    let input = |(name, shape): &(String, Shape)| GraphInput {
+        name: name.clone(),
+        shape: shape.iter().map(size).collect(),
+        fixed: fixed.get(name).cloned(),
+    };
+    inputs.iter().map(input).collect()
 }
 
 /// Values before the first round: the file's, or drawn from the seed.

@@ -1,0 +1,135 @@
+//! Guests that use the job's graphs through `wasi:nn`, rightly and wrongly.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skein_engine::{Device, Kind, Pool};
+use skein_graph::{Dim, Model, Shape, networks};
+use skein_kernels::layout::{Layout, Parameter};
+use skein_runtime::gradient::{Batch, Gradient, Parameters};
+use skein_runtime::graphs::{Graph, GraphInput, Graphs};
+use skein_runtime::{Call, CallError, Function, Limits, Options, Runtime, Tensor};
+
+const SAMPLES: u32 = 4;
+/// Where a limit does not work, a test fails instead of hanging.
+const BOUND: Duration = Duration::from_secs(60);
+
+fn component(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-functions/dist").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The small convolutional network for images of 8×8, its graphs on the engine that is built in.
+fn network() -> (Parameters, Graphs) {
+    let file = networks::convolutional([1, 8, 8], 10);
+    let model = Model::parse(file.into(), &|_| Err(String::new())).expect("a model");
+    let describe = |tensor: &skein_graph::Tensor| Parameter {
+        name: tensor.name.clone(),
+        shape: tensor.initial.dims().iter().map(|size| *size as u32).collect(),
+    };
+    let (trained, kept) = (model.parameters().iter().map(describe), model.buffers().iter().map(describe));
+    let layout = Arc::new(Layout::with_statistics(trained.collect(), kept.collect()));
+    let tensors = model.parameters().iter().chain(model.buffers());
+    let values: Vec<f32> = tensors.flat_map(|tensor| tensor.initial.to_floats().expect("floats")).collect();
+    let engine = skein_engine::open(Kind::Rten, None).expect("it is built in");
+    let options = skein_engine::Options { threads: 1, device: Device::Cpu };
+    let graph = model.training_graph(&skein_graph::Options::default()).expect("a graph");
+    let outputs = ["loss".to_owned()].into_iter();
+    let outputs = outputs.chain(graph.trained.iter().map(|name| format!("grad.{name}")));
+    let outputs = outputs.chain(graph.statistics.iter().map(|name| format!("new.{name}"))).collect();
+    let size = |dim: &Dim| dim.fixed().map(|size| size as u32);
+    let input = |(name, shape): &(String, Shape)| GraphInput {
+        name: name.clone(),
+        shape: shape.iter().map(size).collect(),
+        fixed: None,
+    };
+    let inputs = graph.inputs.iter().map(input).collect();
+    let pool = Pool::new(engine, graph.onnx, options).expect("the engine takes the graph");
+    let train = Arc::new(Graph::new(pool, inputs, outputs, &layout));
+    let graphs = Graphs { named: BTreeMap::from([("model/train".to_owned(), train)]), loader: None };
+    (Parameters { layout, values: Arc::new(values) }, graphs)
+}
+
+fn batch() -> Batch {
+    let values: Vec<f32> = (0..SAMPLES * 64).map(|i| (i % 17) as f32 / 17.0).collect();
+    let len = values.len();
+    let input = Tensor::from_floats(vec![SAMPLES, 64], Arc::new(values), 0..len).expect("as many values as fit");
+    let labels = Tensor::from_integers((0..i64::from(SAMPLES)).collect());
+    Batch { samples: SAMPLES, tensors: vec![("input".into(), input), ("labels".into(), labels)], noise_seed: 1 }
+}
+
+async fn call(name: &str, behaviour: &str, graphs: Graphs, parameters: Parameters) -> Call<Gradient> {
+    let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).expect("the engine starts");
+    let limits = Limits { memory_mib: 16, cpu: BOUND, wall: BOUND, hostcall_mib: 8, handles: 1000 };
+    let settings = BTreeMap::from([("behaviour".to_owned(), behaviour.to_owned())]);
+    let function = Function { name: "guest".into(), limits, settings, graphs };
+    let function = runtime.gradient_function(function, &component(name)).await.expect("it loads");
+    function.compute(parameters, batch()).await
+}
+
+#[tokio::test]
+async fn gradients_come_back_without_a_parameter_crossing() {
+    let (parameters, graphs) = network();
+    let Call { result, usage } = call("gradient-onnx.wasm", "", graphs, parameters.clone()).await;
+    let gradient = result.expect("a gradient");
+    assert_eq!(gradient.tensors.len(), parameters.layout.parameters().len());
+    // All weights are zero, so every class is as likely as any other.
+    assert!((gradient.loss - 10f32.ln()).abs() < 1e-5, "{}", gradient.loss);
+    assert_eq!(usage.parameter_bytes, 0, "parameters stay with the host");
+    assert!(usage.engine > Duration::ZERO && usage.engine < usage.duration);
+    // The running variance moves a tenth of the way from 1 to that of zeros.
+    let last = gradient.tensors.last().expect("statistics come last").floats().expect("floats").into_owned();
+    assert!(last.iter().all(|value| (value - 0.9).abs() < 1e-6), "{last:?}");
+}
+
+#[tokio::test]
+async fn what_a_guest_does_wrong_is_an_error_that_it_can_read() {
+    let (parameters, graphs) = network();
+    for (behaviour, expected) in [
+        ("graph-load", "ErrorCode::Security: this function may not load graphs of its own"),
+        ("graph-unknown", "ErrorCode::NotFound: there is no graph `nothing`, there is `model/train`"),
+        ("graph-empty", "ErrorCode::InvalidArgument: input `input` of the graph: it is not given"),
+        ("graph-strange", "ErrorCode::InvalidArgument: input `strange` of the graph: it has no such input"),
+        ("graph-twice", "ErrorCode::InvalidArgument: input `input` of the graph: it is given twice"),
+        ("graph-wrong-shape", "input `input` of the graph: it has shape [3] where [batch, 1, 8, 8] is expected"),
+        ("graph-wrong-type", "ErrorCode::"),
+        ("graph-half", "input `input` of the graph: rten does not take Fp16"),
+    ] {
+        let Call { result, .. } = call("gradient-probe.wasm", behaviour, graphs.clone(), parameters.clone()).await;
+        let error = result.expect_err(behaviour).to_string();
+        assert!(error.contains("refused its input") && error.contains(expected), "{behaviour}: {error}");
+    }
+    let call = call("gradient-probe.wasm", "graph-right", graphs, parameters).await;
+    call.result.expect("the same graph goes on after all that");
+}
+
+#[tokio::test]
+async fn a_guest_may_load_a_graph_only_where_it_is_allowed() {
+    let (parameters, mut graphs) = network();
+    let engine = skein_engine::open(Kind::Rten, None).expect("it is built in");
+    graphs.loader = Some((engine, skein_engine::Options { threads: 1, device: Device::Cpu }));
+    for (behaviour, expected) in [
+        ("graph-load", "ErrorCode::InvalidEncoding: `rten` can not compile the graph"),
+        ("graph-load-openvino", "ErrorCode::InvalidEncoding: graphs have to be ONNX"),
+    ] {
+        let Call { result, .. } = call("gradient-probe.wasm", behaviour, graphs.clone(), parameters.clone()).await;
+        let error = result.expect_err(behaviour).to_string();
+        assert!(error.contains(expected), "{behaviour}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn results_that_are_kept_count_into_the_limits() {
+    let (parameters, graphs) = network();
+    let Call { result, .. } = call("gradient-probe.wasm", "graph-hoard", graphs.clone(), parameters.clone()).await;
+    assert!(matches!(result, Err(CallError::Limit { .. })), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_guest_may_compute_with_other_values_than_the_store_s() {
+    let (parameters, graphs) = network();
+    let Call { result, .. } = call("gradient-probe.wasm", "graph-forged", graphs, parameters).await;
+    result.expect("an input like any other");
+}

@@ -1,0 +1,144 @@
+//! Gradients per second of ONNX models on every engine, against PyTorch in the same run.
+//!
+//! PyTorch uses all cores for one batch; Skein computes as many batches at a time as there are cores, one thread each.
+//! What is compared is the machine's throughput. PyTorch is measured before and behind the engines, since machines
+//! change their pace.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+
+/// How often the memory of a running process is read.
+const WATCH_EVERY: Duration = Duration::from_millis(10);
+
+/// What is compared with what.
+#[derive(clap::Args)]
+pub(crate) struct Gradients {
+    /// A folder of ONNX models, each called as torchvision calls it
+    #[arg(long, value_name = "DIR")]
+    models: PathBuf,
+    /// A script that prints `median_ms` of PyTorch as JSON, given MODEL BATCH THREADS
+    #[arg(long, value_name = "FILE")]
+    pytorch: Option<PathBuf>,
+    /// The Python that has PyTorch
+    #[arg(long, value_name = "FILE", default_value = "python3")]
+    python: PathBuf,
+    /// Samples of a batch
+    #[arg(long, default_value_t = 64)]
+    batch: u32,
+}
+
+pub(crate) fn run(root: &Path, options: &Gradients) -> Result<()> {
+    let build = Command::new(env!("CARGO")).args(["build", "--quiet", "--release"]).current_dir(root).status()?;
+    ensure!(build.success(), "the program does not compile");
+    let program = root.join("target/release/skein");
+    let cores = std::thread::available_parallelism()?.get();
+    let mut models: Vec<PathBuf> = std::fs::read_dir(&options.models)
+        .with_context(|| format!("failed to read `{}`", options.models.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "onnx"))
+        .collect();
+    models.sort();
+    let engines = ready_engines(&program)?;
+    let mut figures = Map::new();
+    let mut best_ratios = Vec::new();
+    for model in &models {
+        let name = model.file_stem().and_then(|stem| stem.to_str()).context("a model has a name")?.to_owned();
+        eprintln!("{name}");
+        let figure = compare(&program, (model, &name), &engines, (options, cores))?;
+        best_ratios.extend(figure["best_ratio"].as_f64());
+        figures.insert(name, figure);
+    }
+    if !best_ratios.is_empty() {
+        let mean = best_ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / best_ratios.len() as f64;
+        figures.insert("geometric_mean_of_best_ratios".into(), json!(mean.exp()));
+    }
+    println!("{:#}", Value::Object(figures));
+    Ok(())
+}
+
+fn ready_engines(program: &Path) -> Result<Vec<String>> {
+    let (listed, _) = measured(Command::new(program).args(["engine", "list", "--output", "json"]))?;
+    let rows = listed.as_array().context("a list of engines")?.iter();
+    let ready = rows.filter(|row| row["state"] == "ready").filter_map(|row| row["engine"].as_str());
+    Ok(ready.map(str::to_owned).collect())
+}
+
+/// One model on every engine, between two runs of PyTorch.
+fn compare(
+    program: &Path,
+    (model, name): (&Path, &str),
+    engines: &[String],
+    (options, cores): (&Gradients, usize),
+) -> Result<Value> {
+    let batch = options.batch.to_string();
+    let pytorch = || -> Result<Option<(f64, f64)>> {
+        let Some(script) = &options.pytorch else { return Ok(None) };
+        let mut command = Command::new(&options.python);
+        let (timed, peak) = measured(command.arg(script).args([name, &batch, &cores.to_string()]))?;
+        Ok(Some((timed["median_ms"].as_f64().context("PyTorch's script printed no `median_ms`")?, peak)))
+    };
+    let before = pytorch()?;
+    let mut figure = Map::new();
+    for engine in engines {
+        let bench = |concurrency: usize| {
+            let mut command = Command::new(program);
+            command.args(["bench", "gradient", "--output", "json", "--batch", &batch, "--engine", engine, "--model"]);
+            measured(command.arg(model).args(["--concurrency", &concurrency.to_string()]))
+        };
+        let (mut wide, _) = bench(cores)?;
+        let (_, peak) = bench(1)?;
+        wide["peak_memory_mib_of_one"] = json!(peak);
+        figure.insert(engine.clone(), wide);
+    }
+    let mut derive = Command::new(program);
+    let (derived, _) = measured(derive.args(["model", "add", "--output", "json"]).arg(model))?;
+    figure.insert("derive_ms".into(), derived["derive_ms"].clone());
+    if let (Some((before, peak)), Some((after, _))) = (before, pytorch()?) {
+        let per_second = 2e3 / (before + after);
+        let ratios = engines.iter().map(|engine| {
+            let own = figure[engine]["gradients_per_second"].as_f64().unwrap_or(f64::NAN);
+            (engine.clone(), own / per_second)
+        });
+        let ratios: Vec<(String, f64)> = ratios.collect();
+        for (engine, ratio) in &ratios {
+            let memory = figure[engine]["peak_memory_mib_of_one"].as_f64().unwrap_or(f64::NAN) / peak;
+            figure[engine]["ratio"] = json!(ratio);
+            figure[engine]["memory_ratio"] = json!(memory);
+        }
+        figure.insert("pytorch_ms".into(), json!([before, after]));
+        figure.insert("pytorch_peak_memory_mib".into(), json!(peak));
+        let best = ratios.iter().map(|(_, ratio)| *ratio).fold(0.0, f64::max);
+        figure.insert("best_ratio".into(), json!(best));
+    }
+    Ok(Value::Object(figure))
+}
+
+/// What a command prints as JSON, and the most memory that it held, in MiB.
+fn measured(command: &mut Command) -> Result<(Value, f64)> {
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("failed to run {command:?}"))?;
+    let mut out = child.stdout.take().context("the output was asked for")?;
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        out.read_to_string(&mut text).map(|_| text)
+    });
+    let status_file = format!("/proc/{}/status", child.id());
+    let mut peak = 0.0f64;
+    let status = loop {
+        let text = std::fs::read_to_string(&status_file).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+        peak = peak.max(kib.unwrap_or(0.0) / 1024.0);
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(WATCH_EVERY);
+    };
+    let text = reader.join().map_err(|_| anyhow::anyhow!("the reader ended abruptly"))??;
+    ensure!(status.success(), "{command:?} ended with {status}: {text}");
+    Ok((serde_json::from_str(&text).with_context(|| format!("{command:?} printed `{text}`"))?, peak))
+}
