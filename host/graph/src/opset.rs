@@ -2,6 +2,7 @@
 //! operators that are short for others taken apart.
 
 mod composite;
+mod einsum;
 mod movement;
 mod spatial;
 
@@ -60,6 +61,7 @@ pub(crate) fn apply(tape: &mut Tape, opset: i64, node: &SourceNode, inputs: &[Op
         "Shape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Reshape" | "Transpose" | "Concat" | "Split" | "Slice"
         | "Pad" | "Gather" | "GatherElements" | "GatherND" | "Expand" | "Tile" | "Trilu" | "ConstantOfShape"
         | "OneHot" | "ArgMax" | "CumSum" => movement::apply(&mut call),
+        "Einsum" => einsum::apply(&mut call),
         "Upsample" => Err("it was replaced by Resize in 2019: export the model with a newer operator set".into()),
         reduction if reduction.starts_with("Reduce") => call.reduction(),
         _ => composite::apply(&mut call),

@@ -22,7 +22,6 @@ pub(super) fn apply(call: &mut Call<'_>) -> Outputs {
         "GroupNormalization" => one(group(call)),
         "RMSNormalization" => one(rms(call)),
         "Attention" => one(attention(call)),
-        "Einsum" => Err("it has no rule here: write it as products of matrices".into()),
         _ => call.with(Attributes::default()),
     }
 }

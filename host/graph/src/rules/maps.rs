@@ -99,9 +99,15 @@ fn map_of(tape: &mut Tape, x: ValueId, converts: bool) -> Result<Option<Map>, Re
 /// A map as the model sees it. Nothing is left of it where nobody but maps uses it.
 fn outer(tape: &mut Tape, map: Map) -> Made {
     let rows = Dim::from(map.channels * map.positions());
-    let flat = step_reshape(tape, map.value, &[rows, map.batch.clone()])?;
+    let flat = step_reshape(tape, map.value, &[rows.clone(), map.batch.clone()])?;
     let turned = tape.apply_one("Transpose", &[flat], Attributes::default().with("perm", vec![1, 0]))?;
     let own = step_reshape(tape, turned, &map.shape())?;
+    if own != turned {
+        // What is reshaped further begins here, since reshapes are not chained.
+        let value = step_reshape(tape, map.value, &[rows.clone(), 1.into(), map.batch.clone()])?;
+        let flat = Map { repeats: map.repeats, ..map.with(value, map.channels * map.positions(), vec![]) };
+        tape.maps.insert(turned, flat);
+    }
     tape.maps.insert(own, map);
     Ok(own)
 }
@@ -238,15 +244,21 @@ fn concat(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) 
 
 /// A reshape that leaves the batch alone moves nothing here either.
 fn reshape(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -> Result<Option<Map>, Reason> {
-    let Some(map) = inputs[0].and_then(|x| tape.maps.get(&x).cloned()) else { return Ok(None) };
+    let Some(map) = inputs[0].and_then(|x| behind_reshape(tape, x)) else { return Ok(None) };
     let types = crate::infer::types(&tape.graph, "Reshape", inputs, attributes)?;
     let shape = &types[0].shape;
     let rest = shape.get(1..).and_then(crate::dim::fixed).filter(|rest| !rest.is_empty());
     let Some(rest) = rest.filter(|_| shape[0] == map.batch) else { return Ok(None) };
     let positions = rest[1..].iter().product::<i64>();
     let value = step_reshape(tape, map.value, &[rest[0].into(), positions.into(), map.batch.clone()])?;
-    let repeats = map.repeats.filter(|_| positions == 1);
+    let repeats = map.repeats.filter(|_| rest[0] == map.channels || positions == 1);
     Ok(Some(Map { repeats, ..map.with(value, rest[0], rest[1..].to_vec()) }))
+}
+
+/// The map that a value is, or that it is only a reshaped form of.
+fn behind_reshape(tape: &Tape, x: ValueId) -> Option<Map> {
+    let source = || tape.graph.producer(x).filter(|node| node.op == "Reshape").and_then(|node| node.inputs[0]);
+    tape.maps.get(&x).or_else(|| tape.maps.get(&source()?)).cloned()
 }
 
 /// One position repeated over all, as adaptive pooling of a 1×1 map does.

@@ -2,7 +2,7 @@
 
 use super::{Forward, Gradients, first};
 use crate::attributes::Attributes;
-use crate::constant::ElementType;
+use crate::constant::{Constant, ElementType};
 use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::ValueId;
@@ -47,7 +47,7 @@ fn reduce(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     };
     let gradient = as_kept(tape, g)?;
     match step.op {
-        "ReduceSum" => tape.graph.expand_like(gradient, x),
+        "ReduceSum" => repeat(tape, gradient, x, &axes),
         "ReduceMean" => {
             let share = share(tape, gradient, x, &axes)?;
             tape.graph.expand_like(share, x)
@@ -62,6 +62,22 @@ fn reduce(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
             tape.graph.keep_where(is_chosen, share)
         }
     }
+}
+
+/// `gradient` broadcast to `x`. Along a short last axis alone by a product with ones, which engines do several times
+/// faster.
+fn repeat(tape: &mut Tape, gradient: ValueId, x: ValueId, axes: &[usize]) -> Made {
+    let shape = tape.graph.shape(x).to_vec();
+    let last = shape.last().and_then(Dim::fixed).filter(|size| (2..=64).contains(size));
+    let Some(size) = last.filter(|_| axes == [shape.len() - 1] && shape.len() > 1) else {
+        return tape.graph.expand_like(gradient, x);
+    };
+    let ones = tape.graph.constant(Constant::floats(&[1, size], &vec![1.0; size as usize]));
+    let target = tape.graph.integers(&[-1, 1]);
+    let column = Attributes::default().with("allowzero", 0);
+    let column = tape.graph.op_with("Reshape", &[gradient, target], column)?;
+    let repeated = tape.graph.matmul(column, ones)?;
+    tape.graph.reshape_like(repeated, x)
 }
 
 /// `gradient` divided by the number of elements of `x` along `axes`.

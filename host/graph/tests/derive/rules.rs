@@ -302,6 +302,20 @@ fn matrix_products() {
 }
 
 #[test]
+fn sums_of_products() {
+    for (equation, first, second) in [
+        ("bij,bjk->bik", &[4, 5][..], Some(&[3, 5, 6][..])),
+        ("bij,kj->bik", &[4, 5], Some(&[6, 5])),
+        ("bij,bkl->blk", &[4, 5], Some(&[3, 2, 6])),
+        ("bhi,bhj->bhij", &[4, 5], Some(&[3, 4, 2])),
+        ("bij->jb", &[4, 5], None),
+    ] {
+        let others: Vec<&[i64]> = second.into_iter().collect();
+        check_operator("Einsum", first, &others, &[("equation", Text(equation))]);
+    }
+}
+
+#[test]
 fn normalizations() {
     check_operator("LayerNormalization", &[4, 5], &[&[5], &[5]], &[]);
     check_operator("LayerNormalization", &[4, 5], &[&[4, 5]], &[("axis", Int(1))]);
