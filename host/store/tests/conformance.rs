@@ -123,6 +123,25 @@ fn gradients_are_clipped_by_norm_and_by_value() {
     });
 }
 
+/// The optimizer moves what is trained; running statistics take the aggregate's values, whatever clips gradients.
+#[test]
+fn running_statistics_are_replaced_and_not_moved() {
+    on_every_store(5, async |store| {
+        let update = Update {
+            gradient: vec![3.0, 4.0, 0.0, 100.0, -7.0].into(),
+            trained: 3,
+            clip_norm: Some(1.0),
+            clip_value: Some(0.7),
+            ..update(1, 0.0, 5)
+        };
+        let state = store.apply(update.clone()).await.expect("an update");
+        assert_eq!(**state.parameters(), [-0.6, -0.7, 0.0, 100.0, -7.0]);
+        assert_eq!(*state.slots()[0], [0.6, 0.7, 0.0, 0.0, 0.0]);
+        let refused = store.apply(Update { round: 2, trained: 6, ..update }).await;
+        assert!(matches!(refused, Err(StoreError::Length { expected: 5, actual: 6 })));
+    });
+}
+
 #[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() {
     on_every_store(3, async |store| {

@@ -48,6 +48,25 @@ pub(crate) fn check_model(name: &str, model: &Model, loss: Loss, lowering: &Lowe
     for parameter in &graph.trained {
         compare(&format!("{name}, {parameter}, {lowering:?}"), &graph.onnx, &inputs, parameter);
     }
+    agree(&format!("{name}, {lowering:?}"), (model, &options), &graph.onnx, &inputs);
+}
+
+/// Whatever the lowering, the graph computes what the model's own operators do: differences of a loss would not tell.
+fn agree(name: &str, (model, options): (&Model, &Options), onnx: &[u8], inputs: &HashMap<String, Array>) {
+    let plain = Options { lowering: Lowering::portable(), ..options.clone() };
+    let expected = run(&model.training_graph(&plain).unwrap().onnx, inputs);
+    for (output, actual) in run(onnx, inputs) {
+        let expected = &expected[&output];
+        assert_eq!(actual.dims, expected.dims, "{name}, {output}");
+        let scale = expected.values.iter().fold(1e-3f64, |scale, value| scale.max(value.abs()));
+        for (actual, expected) in actual.values.iter().zip(&expected.values) {
+            // Constants of transforms are rounded to 32 bits.
+            assert!(
+                (actual - expected).abs() < 1e-5 * scale,
+                "{name}, {output}: {actual} where {expected} is expected"
+            );
+        }
+    }
 }
 
 /// Random values for everything but the parameters, which the file gives.
@@ -129,9 +148,11 @@ pub(crate) fn check_operator(op: &str, dims: &[i64], others: &[&[i64]], attribut
         let options = Options { loss: Loss::MeanSquaredError, lowering: lowering.clone(), ..Options::default() };
         let graph = model.training_graph(&options).unwrap_or_else(|error| panic!("{op}: {error}"));
         let inputs = inputs(&model, &graph, Loss::MeanSquaredError);
+        let name = format!("{op} {dims:?} {others:?}, {lowering:?}");
         for parameter in &graph.trained {
-            compare(&format!("{op} {dims:?} {others:?}, {parameter}, {lowering:?}"), &graph.onnx, &inputs, parameter);
+            compare(&format!("{name}, {parameter}"), &graph.onnx, &inputs, parameter);
         }
+        agree(&name, (&model, &options), &graph.onnx, &inputs);
     }
 }
 
@@ -283,6 +304,27 @@ fn reductions() {
         check_operator(op, &[4, 5], &[], &[("axis", Int(1))]);
         check_operator(op, &[4, 5], &[], &[]);
     }
+}
+
+/// Differences do not exist where elements tie; the elements that do share the gradient.
+#[test]
+fn elements_that_tie_share_the_gradient() {
+    let file = Build::new(20)
+        .input("x", &[1, 3])
+        .floats("p", &[1, 3], &[2.0, 2.0, 1.0])
+        .floats("q", &[1, 1], &[2.0])
+        .node("Sub", "x x", "zero", &[])
+        .node("Add", "p zero", "a", &[])
+        .node("ReduceMax", "a", "b", &[])
+        .node("Max", "b q", "y", &[])
+        .output("y");
+    let model = parse("ties", file);
+    let graph = model.training_graph(&Options { loss: Loss::MeanSquaredError, ..Options::default() }).unwrap();
+    let mut inputs = inputs(&model, &graph, Loss::MeanSquaredError);
+    inputs.insert("labels".into(), Array::new(&[1, 1], vec![0.0]));
+    let outputs = run(&graph.onnx, &inputs);
+    assert_eq!(outputs["grad.q"].values, [2.0], "half of the slope of 2²");
+    assert_eq!(outputs["grad.p"].values, [1.0, 1.0, 0.0], "half of the other half each");
 }
 
 #[test]
