@@ -160,6 +160,14 @@ fn networks_agree_with_their_references_on_every_engine() {
     }
 }
 
+/// The values of one tensor of an ONNX file.
+fn values(place: &Place, file: &str, name: &str) -> Vec<f32> {
+    let bytes = fs::read(place.path(file)).unwrap();
+    let model = skein_graph::Model::parse(bytes.into(), &|_| Err(String::new())).unwrap();
+    let tensor = model.parameters().iter().find(|tensor| tensor.name == name).unwrap();
+    tensor.initial.to_floats().unwrap()
+}
+
 /// What is frozen stays as the file has it, in the run and in the exported file.
 #[test]
 fn frozen_parameters_stay_as_they_are() {
@@ -168,17 +176,31 @@ fn frozen_parameters_stay_as_they_are() {
     place.job("[model]\nonnx = \"small.onnx\"\nfreeze = [\"blocks.*\"]\n[train]\nrounds = 5\n");
     let trained = place.json(&["train", "--out", "run"]);
     assert_eq!(trained["parameters"], 10 * 512 + 10 + 2 * (16 + 32), "the linear layer and running statistics");
-    place.json(&["export", "--checkpoint", "run", "--to", "trained.safetensors"]);
     place.json(&["export", "--checkpoint", "run", "--to", "trained.onnx"]);
-    let weights = |file: &str| {
-        let bytes = fs::read(place.path(file)).unwrap();
-        let model = skein_graph::Model::parse(bytes.into(), &|_| Err(String::new())).unwrap();
-        let values = |name: &str| {
-            model.parameters().iter().find(|tensor| tensor.name == name).unwrap().initial.to_floats().unwrap()
-        };
-        (values("blocks.0.conv.weight"), values("linear.weight"))
-    };
-    let (before, after) = (weights("small.onnx"), weights("trained.onnx"));
-    assert_eq!(before.0, after.0);
-    assert_ne!(before.1, after.1);
+    let is_same = |name| values(&place, "small.onnx", name) == values(&place, "trained.onnx", name);
+    assert!(is_same("blocks.0.conv.weight"));
+    assert!(!is_same("linear.weight"));
+}
+
+/// A rate of learning so small that nothing moves shows what a run starts from.
+#[test]
+fn a_model_starts_from_its_file_or_from_the_seed() {
+    let place = Place::new();
+    small_network(&place);
+    for (init, seed, is_of_file) in [("file", "1", true), ("kaiming", "1", false), ("xavier", "2", false)] {
+        let model = format!("[model]\nonnx = \"small.onnx\"\ninit = \"{init}\"\n");
+        place.job(&format!("{model}[train]\nrounds = 1\nlearning_rate = 1e-30\n"));
+        place.json(&["train", "--out", init, "--seed", seed]);
+        let file = format!("{init}.onnx");
+        place.json(&["export", "--checkpoint", init, "--to", &file, "--seed", seed]);
+        let start = values(&place, &file, "blocks.1.conv.weight");
+        assert_eq!(start == values(&place, "small.onnx", "blocks.1.conv.weight"), is_of_file, "{init}");
+        if !is_of_file {
+            assert_eq!(values(&place, &file, "blocks.1.norm.weight"), [1.0; 32], "{init}");
+            // He et al. draw from ±√(6 / fan-in), Glorot and Bengio from ±√(6 / (fan-in + fan-out)).
+            let bound = if init == "kaiming" { (6.0f32 / 144.0).sqrt() } else { (6.0f32 / (144.0 + 32.0)).sqrt() };
+            let largest = start.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            assert!(largest <= bound && largest > 0.9 * bound, "{init}: {largest} for {bound}");
+        }
+    }
 }

@@ -29,5 +29,12 @@ pub enum GraphError {
     Request(String),
 }
 
+impl GraphError {
+    /// What is wrong with a node.
+    pub(crate) fn node(node: &str, operator: &str, reason: Reason) -> GraphError {
+        GraphError::Node { node: node.to_owned(), operator: operator.to_owned(), reason }
+    }
+}
+
 /// Why a node can not be built. Who builds it knows its name and makes a [`GraphError::Node`] of it.
 pub(crate) type Reason = String;

@@ -46,7 +46,6 @@ pub(crate) fn forward(
     match op {
         "BatchNormalization" => normalization::batch_forward(tape, inputs, attributes),
         "Dropout" => normalization::dropout_forward(tape, inputs, attributes),
-        "Conv" => convolution::forward(tape, inputs, attributes),
         "Gather" => movement::gather_forward(tape, inputs, attributes),
         "Transpose" => movement::transpose_forward(tape, inputs, attributes),
         "ReduceMean" | "ReduceSum" => reduction::forward(tape, inputs, attributes),

@@ -92,8 +92,7 @@ impl Tape {
             names.insert(name.clone(), self.graph.constant(constant.clone()));
         }
         for node in &model.nodes {
-            let refuse =
-                |reason| GraphError::Node { node: node.name.to_string(), operator: node.op.to_owned(), reason };
+            let refuse = |reason| GraphError::node(&node.name, node.op, reason);
             self.graph.origin = node.name.clone();
             let find = |name: &String| match name.as_str() {
                 "" => Ok(None),
@@ -213,8 +212,7 @@ impl Tape {
         let seed = self.graph.reshape_like(one, loss).map_err(GraphError::Request)?;
         parts.insert(loss, vec![seed]);
         for step in std::mem::take(&mut self.steps).into_iter().rev() {
-            let refuse =
-                |reason| GraphError::Node { node: step.origin.to_string(), operator: step.op.to_owned(), reason };
+            let refuse = |reason| GraphError::node(&step.origin, step.op, reason);
             self.graph.origin = step.origin.clone();
             let mut gradients = Vec::with_capacity(step.outputs.len());
             for output in &step.outputs {

@@ -53,7 +53,7 @@ pub(super) fn node(node: proto::Node) -> Result<SourceNode, GraphError> {
         true => node.op_type.clone(),
         false => format!("{}.{}", node.domain, node.op_type),
     };
-    let refuse = |reason: Reason| GraphError::Node { node: name.clone(), operator: operator.clone(), reason };
+    let refuse = |reason: Reason| GraphError::node(&name, &operator, reason);
     let mut attributes = Attributes::default();
     for attribute in node.attribute {
         let key = attribute.name.clone();

@@ -3,7 +3,7 @@
 //! With output size `o = (x + begin + end − d(k−1) − 1)/s + 1`, the last `r` elements (the rest of the division) are
 //! never read: the transposed convolution appends them, the weight gradient drops them.
 
-use super::{Forward, Gradients};
+use super::Gradients;
 use crate::attributes::Attributes;
 use crate::dim::Dim;
 use crate::error::Reason;
@@ -12,11 +12,6 @@ use crate::infer::Window;
 use crate::lowering::{InputGradient, WeightGradient};
 use crate::ops::Made;
 use crate::tape::{Step, Tape};
-
-pub(super) fn forward(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -> Result<Forward, Reason> {
-    crate::infer::types(&tape.graph, "Conv", inputs, attributes)?;
-    Ok(Forward::Plain)
-}
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
     Some(match step.op {

@@ -151,7 +151,7 @@ fn dense(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -
     let (Some(map), Some(weights)) = (tape.maps.get(&x).cloned(), tape.graph.fixed_shape(weight)) else {
         return Ok(None);
     };
-    if !is_plain || !is_vector || tape.is_active(weight) && tape.graph.producer(weight).is_some() {
+    if !is_plain || !is_vector {
         return Ok(None);
     }
     let outputs = weights[0];
@@ -181,7 +181,8 @@ fn batch_normalization(
     if tape.mode == Mode::Evaluation {
         return Ok(None);
     }
-    let Some(map) = map_of(tape, x, true)? else { return Ok(None) };
+    // What convolutions too large for patches give stays as it is.
+    let Some(map) = map_of(tape, x, false)? else { return Ok(None) };
     let rows = matrix(tape, &map, map.channels)?;
     let normal = normalization::rows(tape, [rows, scale, bias, mean, variance], attributes)?;
     let value = step_reshape(tape, normal, &[map.channels.into(), map.positions().into(), map.batch.clone()])?;

@@ -1,7 +1,8 @@
 //! `wasi:nn/graph`, `inference` and `errors`: graphs by name, computed by the engine off the async threads.
 //!
 //! Tensors stay with the host: what a function leaves out is bound from the store, and what a graph gives comes back
-//! as handles. Whatever a function does wrong is an error that it can read.
+//! as handles. Whatever a function does wrong is an error that it can read. An engine can not be stopped: a call that hits
+//! its wall time ends at once, while the engine finishes its run on a thread that nobody waits for.
 
 use std::sync::Arc;
 use std::time::Instant;
