@@ -38,6 +38,34 @@ fn every_engine_trains_and_all_peers_keep_in_step() {
     }
 }
 
+/// Any engine gives the exported file's loss on the samples held out, as the run told it.
+#[test]
+fn an_exported_model_gives_the_same_loss_elsewhere() {
+    const HELD_OUT: u32 = 200;
+    let place = Place::new();
+    place.job_on(&format!("source = \"builtin:digits\"\ntest_samples = {HELD_OUT}\n"), "[train]\nrounds = 20\n");
+    let expected = place.json(&["train", "--out", "run"])["test"]["loss"].as_f64().unwrap();
+    place.json(&["export", "--checkpoint", "run", "--to", "trained.onnx"]);
+    let data = skein::data::Dataset::load("builtin:digits".as_ref(), &skein::manifest::Data::default()).unwrap();
+    let last = data.len() as u32 - HELD_OUT..data.len() as u32;
+    let batch = data.batch(&last.collect::<Vec<_>>());
+    let (input, labels) = (batch.tensors[0].1.clone(), batch.tensors[1].1.integers().unwrap().into_owned());
+    let input = input.reshaped(vec![HELD_OUT, 1, 8, 8]).unwrap();
+    let options = skein_engine::Options { threads: 1, device: skein_engine::Device::Cpu };
+    for engine in engines() {
+        let engine = skein_engine::open(engine.parse().unwrap(), None).unwrap();
+        let mut session = engine.compile(&fs::read(place.path("trained.onnx")).unwrap(), options).unwrap();
+        let logits = session.run(&[("input", input.clone())], &["logits"]).unwrap();
+        let logits = logits[0].floats().unwrap();
+        let loss = |(row, label): (&[f32], &i64)| {
+            let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+            sum.ln() - f64::from(row[*label as usize])
+        };
+        let loss = logits.chunks(10).zip(&labels).map(loss).sum::<f64>() / f64::from(HELD_OUT);
+        assert!((loss - expected).abs() < 1e-5 * expected, "{}: {loss} for {expected}", engine.kind());
+    }
+}
+
 /// What was trained, read back from the exported file, evaluates the same; so does the checkpoint it came from.
 #[test]
 fn an_exported_model_evaluates_as_the_trained_one_did() {
@@ -154,7 +182,11 @@ fn networks_agree_with_their_references_on_every_engine() {
                 "--engine",
                 &engine,
             ];
+            let gradients = models.join(format!("{name}.gradients.safetensors"));
+            let whole = gradients.exists().then(|| ["--gradients", gradients.to_str().unwrap()]);
+            let arguments: Vec<&str> = arguments.into_iter().chain(whole.into_iter().flatten()).collect();
             let checked = Place::new().json(&arguments);
+            assert_eq!(checked["cosine"].is_null(), !gradients.exists());
             assert_eq!(checked["passes"], Value::Bool(true), "{name} on {engine}: {checked}");
         }
     }

@@ -27,6 +27,9 @@ pub(crate) struct Gradients {
     /// The Python that has PyTorch
     #[arg(long, value_name = "FILE", default_value = "python3")]
     python: PathBuf,
+    /// CIFAR-10 records: models with a `.reference.json` beside them are compared with it
+    #[arg(long, value_name = "FILE")]
+    reference_data: Option<PathBuf>,
     /// Samples of a batch
     #[arg(long, default_value_t = 64)]
     batch: u32,
@@ -93,6 +96,9 @@ fn compare(
         let (mut wide, _) = bench(cores)?;
         let (_, peak) = bench(1)?;
         wide["peak_memory_mib_of_one"] = json!(peak);
+        if let Some(checked) = agreement(program, model, engine, options)? {
+            wide["reference"] = checked;
+        }
         figure.insert(engine.clone(), wide);
     }
     let mut derive = Command::new(program);
@@ -116,6 +122,20 @@ fn compare(
         figure.insert("best_ratio".into(), json!(best));
     }
     Ok(Value::Object(figure))
+}
+
+/// How far loss, gradients and running statistics are from the model's reference, if it has one.
+fn agreement(program: &Path, model: &Path, engine: &str, options: &Gradients) -> Result<Option<Value>> {
+    let (reference, gradients) =
+        (model.with_extension("reference.json"), model.with_extension("gradients.safetensors"));
+    let Some(data) = options.reference_data.as_ref().filter(|_| reference.exists()) else { return Ok(None) };
+    let mut command = Command::new(program);
+    command.args(["model", "check", "--output", "json", "--engine", engine]).arg(model);
+    command.arg("--reference").arg(reference).arg("--data").arg(data);
+    if gradients.exists() {
+        command.arg("--gradients").arg(gradients);
+    }
+    Ok(Some(measured(&mut command)?.0))
 }
 
 /// What a command prints as JSON, and the most memory that it held, in MiB.

@@ -8,7 +8,7 @@ use skein_graph::{Loss, Model, Options};
 
 use crate::Numbers;
 use crate::build::Build;
-use crate::build::Value::{Graph, Half, Int};
+use crate::build::Value::{Float, Graph, Half, Int};
 
 /// Reads a file and derives its training graph; gives what was wrong.
 fn refusal(file: Vec<u8>, loss: Loss) -> String {
@@ -157,6 +157,40 @@ fn a_graph_in_a_graph_in_a_graph_does_not_overflow() {
     let file = [1, 7].into_iter().fold(node, wrap);
     let refusal = refusal(file, Options::default().loss);
     assert!(refusal.contains("recursion limit"), "{refusal}");
+}
+
+/// Functions that a file brings along are what their nodes do, attributes handed on; one that calls itself has no end.
+#[test]
+fn functions_of_the_file_are_inlined() {
+    let text = |field: u8, text: &str| [&[field << 3 | 2, text.len() as u8], text.as_bytes()].concat();
+    let node = |op: &str, domain: &str, names: [&str; 2], attribute: Vec<u8>| {
+        let fields = [text(1, names[0]), text(2, names[1]), text(4, op), text(7, domain), attribute].concat();
+        [vec![7 << 3 | 2, fields.len() as u8], fields].concat()
+    };
+    // An attribute `alpha` of a float (type 1) whose value is that of the call.
+    let handed_on = [text(1, "alpha"), vec![20 << 3 & 0x7f | 0x80, 1, 1], vec![0xaa, 1, 5], b"slope".to_vec()].concat();
+    let handed_on = [vec![5 << 3 | 2, handed_on.len() as u8], handed_on].concat();
+    let function = |name: &str, body: Vec<u8>| {
+        let fields = [text(1, name), text(4, "a"), text(5, "b"), text(6, "slope"), body, text(10, "mine")].concat();
+        // Field 25 of the model.
+        [vec![0xca, 1, fields.len() as u8], fields].concat()
+    };
+    let file = |called: &str| {
+        let model = start().node(&format!("mine.{called}"), "a", "y", &[("slope", Float(0.25))]).output("y");
+        let body =
+            [node("LeakyRelu", "", ["a", "t"], handed_on.clone()), node("Tanh", "", ["t", "b"], vec![])].concat();
+        let endless = node("Endless", "mine", ["a", "b"], vec![]);
+        [model, function("Bend", body), function("Endless", endless)].concat()
+    };
+    let model = Model::parse(file("Bend").into(), &|_| Err(String::new())).unwrap();
+    let operators = model.operators();
+    assert_eq!(operators.keys().copied().collect::<Vec<_>>(), ["LeakyRelu", "MatMul", "Tanh"]);
+    let plain = start().node("LeakyRelu", "a", "t", &[("alpha", Float(0.25))]).node("Tanh", "t", "y", &[]).output("y");
+    let plain = Model::parse(plain.into(), &|_| Err(String::new())).unwrap();
+    let derive = |model: &Model| model.training_graph(&Options::default()).unwrap().onnx;
+    assert!(derive(&model) == derive(&plain));
+    let refusal = refusal(file("Endless"), Options::default().loss);
+    assert!(refusal.contains("its function calls itself"), "{refusal}");
 }
 
 fn push_length(buffer: &mut Vec<u8>, mut len: usize) {

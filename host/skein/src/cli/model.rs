@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use skein_engine::Tensor;
-use skein_graph::{Dim, Lowering, Options, Shape, TrainingGraph};
+use skein_graph::{Dim, Loss, Lowering, Options, Shape, TrainingGraph};
 
 use crate::data::Dataset;
 use crate::engines::Choice;
@@ -36,6 +36,9 @@ pub(super) enum Model {
         /// Loss, gradient norms and norms of statistics, as JSON
         #[arg(long, value_name = "FILE")]
         reference: PathBuf,
+        /// The whole reference gradient, as safetensors
+        #[arg(long, value_name = "FILE")]
+        gradients: Option<PathBuf>,
         /// CIFAR-10 records, of which the first are the reference's batch
         #[arg(long, value_name = "FILE")]
         data: PathBuf,
@@ -55,6 +58,9 @@ pub(super) struct Derivation {
     /// `cross-entropy`, `mean-squared-error` or `binary-cross-entropy`
     #[arg(long, default_value = "cross-entropy")]
     loss: String,
+    /// Label of samples that count for nothing, with cross-entropy
+    #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
+    ignore_index: Option<i64>,
     /// What the graph is written for: `portable`, `onnxruntime`, `openvino` or `rten` [default: the engine in use]
     #[arg(long, value_name = "NAME")]
     lowering: Option<String>,
@@ -85,7 +91,13 @@ impl Derivation {
         let name = self.lowering.as_deref().unwrap_or(default);
         let lowering = Lowering::named(name)
             .with_context(|| format!("there is no lowering `{name}`: choose `portable` or the name of an engine"))?;
-        let (loss, dropout) = (loss(&self.loss)?, !self.no_dropout);
+        let (mut loss, dropout) = (loss(&self.loss)?, !self.no_dropout);
+        if let Some(label) = self.ignore_index {
+            let Loss::CrossEntropy { ignore_index } = &mut loss else {
+                bail!("`--ignore-index` goes with `cross-entropy`, not with `{}`", self.loss);
+            };
+            *ignore_index = Some(label);
+        }
         Ok(Options { loss, lowering, dropout, frozen: self.freeze.clone(), ..Options::default() })
     }
 
@@ -108,7 +120,10 @@ impl Model {
                 let to = to.context("say where the graph goes: `-o FILE.onnx`")?;
                 train_graph(&derivation, &to, output)
             }
-            Model::Check { derivation, reference, data } => check(&derivation, (&reference, &data), choice, output),
+            Model::Check { derivation, reference, gradients, data } => {
+                let expected = Expected { reference, gradients, data };
+                check(&derivation, &expected, choice, output)
+            }
             Model::Inspect { file } => inspect(&file, output),
         }
     }
@@ -178,6 +193,13 @@ fn inspect(file: &Path, output: &mut Output) -> Result<()> {
     )?)
 }
 
+/// Files that a model is checked against.
+struct Expected {
+    reference: PathBuf,
+    gradients: Option<PathBuf>,
+    data: PathBuf,
+}
+
 /// How far a graph is from a reference.
 struct Difference {
     loss: f64,
@@ -187,13 +209,11 @@ struct Difference {
 
 /// Largest relative error that passes: of the loss, of the norm of a gradient, of a running statistic.
 const TOLERANCES: [f64; 3] = [1e-5, 0.02, 1e-4];
+/// Smallest cosine of the angle between the whole gradient and the reference's that passes.
+const COSINE_MIN: f64 = 0.9999;
 
-fn check(
-    derivation: &Derivation,
-    (reference, data): (&Path, &Path),
-    choice: &Choice,
-    output: &mut Output,
-) -> Result<()> {
+fn check(derivation: &Derivation, files: &Expected, choice: &Choice, output: &mut Output) -> Result<()> {
+    let Expected { reference, gradients, data } = files;
     let text = std::fs::read(reference).with_context(|| format!("failed to read `{}`", reference.display()))?;
     let expected: Value =
         serde_json::from_slice(&text).with_context(|| format!("`{}` is no JSON", reference.display()))?;
@@ -201,8 +221,8 @@ fn check(
     let (model, graph) = derivation.derive(engine.kind().name())?;
     let inputs = reference_inputs(&model, data)?;
     let statistics = graph.statistics.iter().map(|name| format!("new.{name}"));
-    let gradients = graph.trained.iter().map(|name| format!("grad.{name}"));
-    let names: Vec<String> = ["loss".to_owned()].into_iter().chain(gradients).chain(statistics).collect();
+    let trained = graph.trained.iter().map(|name| format!("grad.{name}"));
+    let names: Vec<String> = ["loss".to_owned()].into_iter().chain(trained).chain(statistics).collect();
     let mut session = engine.compile(&graph.onnx, choice.options)?;
     let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -216,23 +236,48 @@ fn check(
     let difference =
         compare(&expected, loss, &norms).with_context(|| format!("`{}` is no reference", reference.display()))?;
     let Difference { loss: by_loss, gradient_norm: (by_norm, worst), statistic } = &difference;
-    let passes = [*by_loss, *by_norm, *statistic].iter().zip(TOLERANCES).all(|(error, bound)| *error <= bound);
+    let cosine = gradients.as_deref().map(|file| cosine(file, &wanted, &found)).transpose()?;
+    let passes = [*by_loss, *by_norm, *statistic].iter().zip(TOLERANCES).all(|(error, bound)| *error <= bound)
+        && cosine.is_none_or(|cosine| cosine >= COSINE_MIN);
+    let angle = cosine.map_or_else(String::new, |cosine| format!("cosine of the whole gradient {cosine:.9}\n"));
     output.result(
         || {
             format!(
                 "loss {loss:.7}, relative error {by_loss:.1e}\nworst gradient norm {by_norm:.1e} ({worst})\nworst \
-                 running statistic {statistic:.1e}\n"
+                 running statistic {statistic:.1e}\n{angle}"
             )
         },
         || {
             json!({
                 "engine": engine.kind().name(), "loss": loss, "loss_error": by_loss, "gradient_norm_error": by_norm,
-                "worst_parameter": worst, "statistic_error": statistic, "passes": passes,
+                "worst_parameter": worst, "statistic_error": statistic, "cosine": cosine, "passes": passes,
             })
         },
     )?;
-    ensure!(passes, "the model does not agree with its reference within {TOLERANCES:?}");
+    ensure!(passes, "the model does not agree with its reference within {TOLERANCES:?} and a cosine of {COSINE_MIN}");
     Ok(())
+}
+
+/// Cosine of the angle between all gradients together and the file's.
+fn cosine(file: &Path, names: &[&str], found: &[Tensor]) -> Result<f64> {
+    let bytes = std::fs::read(file).with_context(|| format!("failed to read `{}`", file.display()))?;
+    let reference = safetensors::SafeTensors::deserialize(&bytes)
+        .with_context(|| format!("`{}` is no safetensors file", file.display()))?;
+    let (mut product, mut own, mut others) = (0.0, 0.0, 0.0);
+    for (name, view) in reference.tensors() {
+        let at = names.iter().position(|known| known.strip_prefix("grad.") == Some(&name));
+        let at = at.with_context(|| format!("the model has no trained parameter `{name}`"))?;
+        let actual = found[at].floats().unwrap_or_default();
+        let expected: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+        ensure!(expected.len() == actual.len(), "`{name}` has {} values in `{}`", expected.len(), file.display());
+        for (expected, actual) in expected.iter().zip(&*actual) {
+            let (expected, actual) = (f64::from(*expected), f64::from(*actual));
+            product += expected * actual;
+            own += actual * actual;
+            others += expected * expected;
+        }
+    }
+    Ok(product / (own * others).sqrt())
 }
 
 /// The file's values, and the first 16 records of CIFAR-10, normalized by the data set's mean and deviation.
