@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
-use skein_engine::{Device, Engine, Kind, Options};
+use skein_engine::{Device, Engine, EngineError, Kind, Options};
 
 /// How graphs are to be computed.
 #[derive(Debug, Clone)]
@@ -37,7 +37,11 @@ impl Choice {
             match skein_engine::open(kind, None) {
                 Ok(engine) => return Ok(engine),
                 Err(error) => {
-                    tracing::debug!(%error, "engine passed over");
+                    // One that is installed and broken is another thing than one that is not there.
+                    match error {
+                        EngineError::Missing { .. } => tracing::debug!(%error, "engine passed over"),
+                        _ => tracing::warn!(%error, "engine passed over"),
+                    }
                     last = Some(error);
                 }
             }
