@@ -145,6 +145,8 @@ fn a_model_that_can_not_be_used_is_refused_by_name() {
     assert!(
         place.fails(&["train"]).contains("its input `input` takes [batch, 1, 8, 8] where samples have the shape [2]")
     );
+    std::fs::File::create(place.path("large.onnx")).unwrap().set_len((2 << 30) + 1).unwrap();
+    assert!(place.fails(&["model", "add", "large.onnx"]).contains("more than an ONNX file can hold"));
     place.job("[model]\nonnx = \"small.onnx\"\nnetwork = \"mlp\"\n");
     assert!(place.fails(&["train"]).contains("exclude each other"));
 }

@@ -105,7 +105,7 @@ fn round_figures(root: &Path) -> Result<Map<String, Value>> {
 }
 
 /// Standard output of a command that has to succeed.
-fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("failed to run {command:?}"))?;
     ensure!(output.status.success(), "{command:?} ended with {}", output.status);
     Ok(String::from_utf8(output.stdout)?)

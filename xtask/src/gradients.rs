@@ -4,16 +4,18 @@
 //! What is compared is the machine's throughput. PyTorch is measured before and behind the engines, since machines
 //! change their pace.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-/// How often the memory of a running process is read.
-const WATCH_EVERY: Duration = Duration::from_millis(10);
+use crate::bench::output;
+
+/// Runs the script that is its first argument, then prints the most memory that the process held, in MiB.
+const WITH_PEAK: &str = "import resource, runpy, sys; sys.argv = sys.argv[1:]; \
+    runpy.run_path(sys.argv[0], run_name='__main__'); \
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)";
 
 /// What is compared with what.
 #[derive(clap::Args)]
@@ -36,8 +38,7 @@ pub(crate) struct Gradients {
 }
 
 pub(crate) fn run(root: &Path, options: &Gradients) -> Result<()> {
-    let build = Command::new(env!("CARGO")).args(["build", "--quiet", "--release"]).current_dir(root).status()?;
-    ensure!(build.success(), "the program does not compile");
+    output(Command::new(env!("CARGO")).args(["build", "--quiet", "--release"]).current_dir(root))?;
     let program = root.join("target/release/skein");
     let cores = std::thread::available_parallelism()?.get();
     let mut models: Vec<PathBuf> = std::fs::read_dir(&options.models)
@@ -65,7 +66,7 @@ pub(crate) fn run(root: &Path, options: &Gradients) -> Result<()> {
 }
 
 fn ready_engines(program: &Path) -> Result<Vec<String>> {
-    let (listed, _) = measured(Command::new(program).args(["engine", "list", "--output", "json"]))?;
+    let listed = printed(Command::new(program).args(["engine", "list", "--output", "json"]))?;
     let rows = listed.as_array().context("a list of engines")?.iter();
     let ready = rows.filter(|row| row["state"] == "ready").filter_map(|row| row["engine"].as_str());
     Ok(ready.map(str::to_owned).collect())
@@ -82,8 +83,11 @@ fn compare(
     let pytorch = || -> Result<Option<(f64, f64)>> {
         let Some(script) = &options.pytorch else { return Ok(None) };
         let mut command = Command::new(&options.python);
-        let (timed, peak) = measured(command.arg(script).args([name, &batch, &cores.to_string()]))?;
-        Ok(Some((timed["median_ms"].as_f64().context("PyTorch's script printed no `median_ms`")?, peak)))
+        let text = output(command.args(["-c", WITH_PEAK]).arg(script).args([name, &batch, &cores.to_string()]))?;
+        let (timed, peak) = text.trim().rsplit_once('\n').context("PyTorch's script printed nothing")?;
+        let timed: Value = serde_json::from_str(timed).with_context(|| format!("it printed `{timed}`"))?;
+        let median = timed["median_ms"].as_f64().context("PyTorch's script printed no `median_ms`")?;
+        Ok(Some((median, peak.parse::<f64>()?)))
     };
     let before = pytorch()?;
     let mut figure = Map::new();
@@ -91,18 +95,17 @@ fn compare(
         let bench = |concurrency: usize| {
             let mut command = Command::new(program);
             command.args(["bench", "gradient", "--output", "json", "--batch", &batch, "--engine", engine, "--model"]);
-            measured(command.arg(model).args(["--concurrency", &concurrency.to_string()]))
+            printed(command.arg(model).args(["--concurrency", &concurrency.to_string()]))
         };
-        let (mut wide, _) = bench(cores)?;
-        let (_, peak) = bench(1)?;
-        wide["peak_memory_mib_of_one"] = json!(peak);
+        let mut wide = bench(cores)?;
+        wide["peak_memory_mib_of_one"] = bench(1)?["peak_memory_mib"].clone();
         if let Some(checked) = agreement(program, model, engine, options)? {
             wide["reference"] = checked;
         }
         figure.insert(engine.clone(), wide);
     }
     let mut derive = Command::new(program);
-    let (derived, _) = measured(derive.args(["model", "add", "--output", "json"]).arg(model))?;
+    let derived = printed(derive.args(["model", "add", "--output", "json"]).arg(model))?;
     figure.insert("derive_ms".into(), derived["derive_ms"].clone());
     if let (Some((before, peak)), Some((after, _))) = (before, pytorch()?) {
         let per_second = 2e3 / (before + after);
@@ -135,30 +138,11 @@ fn agreement(program: &Path, model: &Path, engine: &str, options: &Gradients) ->
     if gradients.exists() {
         command.arg("--gradients").arg(gradients);
     }
-    Ok(Some(measured(&mut command)?.0))
+    Ok(Some(printed(&mut command)?))
 }
 
-/// What a command prints as JSON, and the most memory that it held, in MiB.
-fn measured(command: &mut Command) -> Result<(Value, f64)> {
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("failed to run {command:?}"))?;
-    let mut out = child.stdout.take().context("the output was asked for")?;
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        out.read_to_string(&mut text).map(|_| text)
-    });
-    let status_file = format!("/proc/{}/status", child.id());
-    let mut peak = 0.0f64;
-    let status = loop {
-        let text = std::fs::read_to_string(&status_file).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
-        peak = peak.max(kib.unwrap_or(0.0) / 1024.0);
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        std::thread::sleep(WATCH_EVERY);
-    };
-    let text = reader.join().map_err(|_| anyhow::anyhow!("the reader ended abruptly"))??;
-    ensure!(status.success(), "{command:?} ended with {status}: {text}");
-    Ok((serde_json::from_str(&text).with_context(|| format!("{command:?} printed `{text}`"))?, peak))
+/// What a command prints as JSON.
+fn printed(command: &mut Command) -> Result<Value> {
+    let text = output(command)?;
+    serde_json::from_str(&text).with_context(|| format!("{command:?} printed `{text}`"))
 }

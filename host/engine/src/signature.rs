@@ -1,5 +1,7 @@
 //! The names of a graph's inputs and outputs, and whether a run gives and asks for them.
 
+use std::collections::HashSet;
+
 use crate::{EngineError, Tensor};
 
 /// Names of a compiled graph.
@@ -17,18 +19,22 @@ impl Signature {
     /// Engines differ in what they do with an input that is left out: one of them takes that of the run before.
     pub(crate) fn check(&self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<(), EngineError> {
         let refuse = |name: &str, reason: &str| EngineError::Input { name: name.to_owned(), reason: reason.to_owned() };
-        for (index, (name, _)) in inputs.iter().enumerate() {
-            if !self.inputs.iter().any(|own| own == name) {
+        // Large models have hundreds of inputs, and this is done at every run.
+        let own: HashSet<&str> = self.inputs.iter().map(String::as_str).collect();
+        let mut given = HashSet::with_capacity(inputs.len());
+        for (name, _) in inputs {
+            if !own.contains(name) {
                 return Err(refuse(name, "it has no such input"));
             }
-            if inputs[..index].iter().any(|(other, _)| other == name) {
+            if !given.insert(*name) {
                 return Err(refuse(name, "it is given twice"));
             }
         }
-        if let Some(missing) = self.inputs.iter().find(|own| !inputs.iter().any(|(name, _)| name == own)) {
+        if let Some(missing) = self.inputs.iter().find(|own| !given.contains(own.as_str())) {
             return Err(refuse(missing, "it is not given"));
         }
-        match outputs.iter().find(|name| !self.outputs.iter().any(|own| own == *name)) {
+        let known: HashSet<&str> = self.outputs.iter().map(String::as_str).collect();
+        match outputs.iter().find(|name| !known.contains(**name)) {
             Some(name) => {
                 let reason = "it has no such output".to_owned();
                 Err(EngineError::Output { name: (*name).to_owned(), reason })

@@ -136,21 +136,16 @@ impl Tape {
         Ok(outputs[0])
     }
 
-    /// Remembers a step that a rule has emitted.
-    pub(crate) fn record(&mut self, op: &'static str, inputs: &[ValueId], outputs: &[ValueId], attributes: Attributes) {
-        self.record_with(op, inputs, outputs, (attributes, vec![]));
-    }
-
-    /// [`record`](Self::record), with values kept for the backward rule.
-    pub(crate) fn record_with(
+    /// Remembers a step that a rule has emitted, and values kept for the backward rule.
+    pub(crate) fn record(
         &mut self,
         op: &'static str,
         inputs: &[ValueId],
-        outputs: &[ValueId],
+        output: ValueId,
         (attributes, saved): (Attributes, Vec<ValueId>),
     ) {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
-        self.keep(op, (&inputs, outputs), attributes, saved);
+        self.keep(op, (&inputs, &[output]), attributes, saved);
     }
 
     fn keep(
@@ -167,21 +162,6 @@ impl Tape {
             self.active.extend(floats);
             let (inputs, outputs, origin) = (inputs.to_vec(), outputs.to_vec(), self.graph.origin.clone());
             self.steps.push(Step { op, inputs, outputs, attributes, saved, origin });
-        }
-    }
-
-    /// Number of steps so far.
-    pub(crate) fn steps_len(&self) -> usize {
-        self.steps.len()
-    }
-
-    /// Forgets steps from `first` on: a rule of its own takes their place.
-    pub(crate) fn forget_steps(&mut self, first: usize) {
-        for step in self.steps.drain(first..) {
-            step.outputs.iter().for_each(|id| {
-                self.recorded.remove(id);
-                self.active.remove(id);
-            });
         }
     }
 

@@ -55,9 +55,48 @@ impl Map {
     }
 }
 
+/// Operators that have a rule in this layout.
+const KNOWN: [&str; 30] = [
+    "Conv",
+    "Gemm",
+    "BatchNormalization",
+    "MaxPool",
+    "AveragePool",
+    "ReduceMean",
+    "Concat",
+    "Reshape",
+    "Expand",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Max",
+    "Min",
+    "Relu",
+    "LeakyRelu",
+    "Elu",
+    "Sigmoid",
+    "Tanh",
+    "HardSigmoid",
+    "HardSwish",
+    "Gelu",
+    "Erf",
+    "Softplus",
+    "Exp",
+    "Neg",
+    "Abs",
+    "Sqrt",
+    "Clip",
+];
+
 /// Applies an operator in this layout, if it has a rule here and its input is a map.
 pub(super) fn forward(tape: &mut Tape, op: &'static str, inputs: &[Option<ValueId>], attributes: &Attributes) -> Found {
     let Some(Some(x)) = inputs.first().copied() else { return Ok(None) };
+    if !KNOWN.contains(&op) {
+        return Ok(None);
+    }
+    // The rules rely on what inference makes sure of.
+    crate::infer::types(&tape.graph, op, inputs, attributes)?;
     let map = match op {
         "Conv" => convolution::forward(tape, inputs, attributes)?,
         "Gemm" => dense(tape, inputs, attributes)?,
@@ -68,10 +107,8 @@ pub(super) fn forward(tape: &mut Tape, op: &'static str, inputs: &[Option<ValueI
         "Concat" => concat(tape, inputs, attributes)?,
         "Reshape" => reshape(tape, inputs, attributes)?,
         "Expand" => expand(tape, inputs)?,
-        "Relu" | "LeakyRelu" | "Elu" | "Sigmoid" | "Tanh" | "HardSigmoid" | "HardSwish" | "Gelu" | "Erf"
-        | "Softplus" | "Exp" | "Neg" | "Abs" | "Sqrt" | "Clip" => unary(tape, op, inputs, attributes)?,
         "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" => binary(tape, op, inputs)?,
-        _ => None,
+        _ => unary(tape, op, inputs, attributes)?,
     };
     map.map(|map| Ok(vec![outer(tape, map)?])).transpose()
 }
@@ -85,6 +122,9 @@ fn map_of(tape: &mut Tape, x: ValueId, converts: bool) -> Result<Option<Map>, Re
     let is_float = tape.graph.element(x) == crate::constant::ElementType::F32;
     let known = shape.get(1..).and_then(crate::dim::fixed).filter(|rest| !rest.is_empty());
     let (Some(rest), true, true) = (known, converts, is_float) else { return Ok(None) };
+    if is_too_large(&rest[1..]) {
+        return Ok(None);
+    }
     let is_input = tape.graph.producer(x).is_none();
     let flat = step_reshape(tape, x, &[shape[0].clone(), Dim::from(rest.iter().product::<i64>())])?;
     let turned = tape.apply_one("Transpose", &[flat], Attributes::default().with("perm", vec![1, 0]))?;
@@ -94,6 +134,12 @@ fn map_of(tape: &mut Tape, x: ValueId, converts: bool) -> Result<Option<Map>, Re
     let map = Map { value, ..map };
     tape.maps.insert(x, map.clone());
     Ok(Some(map))
+}
+
+/// Whether a map of these sizes has more positions than tables are made for.
+fn is_too_large(sizes: &[i64]) -> bool {
+    let count = sizes.iter().try_fold(1i64, |count, size| count.checked_mul(*size));
+    count.is_none_or(|count| count > positions::POSITIONS_MAX)
 }
 
 /// A map as the model sees it. Nothing is left of it where nobody but maps uses it.
@@ -249,7 +295,7 @@ fn reshape(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes)
     let types = crate::infer::types(&tape.graph, "Reshape", inputs, attributes)?;
     let shape = &types[0].shape;
     let rest = shape.get(1..).and_then(crate::dim::fixed).filter(|rest| !rest.is_empty());
-    let Some(rest) = rest.filter(|_| shape[0] == map.batch) else { return Ok(None) };
+    let Some(rest) = rest.filter(|rest| shape[0] == map.batch && !is_too_large(&rest[1..])) else { return Ok(None) };
     let positions = rest[1..].iter().product::<i64>();
     let value = step_reshape(tape, map.value, &[rest[0].into(), positions.into(), map.batch.clone()])?;
     let repeats = map.repeats.filter(|_| rest[0] == map.channels || positions == 1);
@@ -269,10 +315,10 @@ fn expand(tape: &mut Tape, inputs: &[Option<ValueId>]) -> Result<Option<Map>, Re
     let shape = &types[0].shape;
     let keeps_front = shape.len() == map.sizes.len() + 2 && shape[..2] == map.shape()[..2];
     let Some(sizes) = shape.get(2..).and_then(crate::dim::fixed).filter(|_| keeps_front) else { return Ok(None) };
-    let times: i64 = sizes.iter().product();
-    if map.positions() != 1 || times < 2 {
+    if map.positions() != 1 || is_too_large(&sizes) || sizes.iter().product::<i64>() < 2 {
         return Ok(None);
     }
+    let times: i64 = sizes.iter().product();
     let target = tape.graph.integers(&[map.channels, times, 1]);
     let value = step(tape, "Expand", &[map.value, target])?;
     Ok(Some(Map { repeats: Some((map.value, times)), ..map.with(value, map.channels, sizes) }))

@@ -20,11 +20,10 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
 
 /// A batch normalization of rows `[C, values]` instead of `[N, C, ..]`.
 pub(super) fn rows(tape: &mut Tape, inputs: [ValueId; 5], attributes: &Attributes) -> Made {
-    let [x, scale, bias, mean, variance] = inputs;
-    let channels = tape.graph.shape(x)[0].clone();
+    let channels = tape.graph.shape(inputs[0])[0].clone();
     let (y, saved) = by_batch(tape, inputs, (&[1], &[channels, Dim::from(1)]), attributes)?;
     let attributes = attributes.clone().with("channel_axis", 0);
-    tape.record_with("BatchNormalization", &[x, scale, bias, mean, variance], &[y], (attributes, saved));
+    tape.record("BatchNormalization", &inputs, y, (attributes, saved));
     Ok(y)
 }
 

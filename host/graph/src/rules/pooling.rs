@@ -15,6 +15,9 @@ use crate::tape::{Step, Tape};
 /// Less than any activation, and finite: what pads a maximum.
 const LOWEST: f32 = -1e30;
 
+/// Elements of the constants that lead gradients back: 64 MiB, enough for 7×7 windows over thousands of channels.
+const ELEMENTS_MAX: i64 = 1 << 24;
+
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
     Some(match step.op {
         "MaxPool" => Pool::new(tape, step, g).and_then(|pool| first(maximum(tape, step, &pool))),
@@ -39,14 +42,16 @@ impl Pool {
         let x = step.input(0)?;
         let kernel = step.attributes.ints("kernel_shape").ok_or("it has no kernel")?;
         let sizes = |id, from| tape.graph.fixed_shape_from(id, from).ok_or("its sizes are not known");
-        Ok(Pool {
-            x,
-            g,
-            window: Window::of(&step.attributes, kernel)?,
-            channels: sizes(x, 1)?[0],
-            input: sizes(x, 2)?,
-            output: sizes(g, 2)?,
-        })
+        let (window, channels, output) = (Window::of(&step.attributes, kernel)?, sizes(x, 1)?[0], sizes(g, 2)?);
+        let product = |sizes: &[i64], first| sizes.iter().try_fold(first, |count: i64, size| count.checked_mul(*size));
+        // Each tap of each channel has a kernel of its own, as large as the window.
+        let taps = product(&window.kernel, 1);
+        let elements = taps.and_then(|taps| taps.checked_mul(taps)?.checked_mul(channels));
+        let largest = elements.zip(product(&output, 1)).map(|(elements, positions)| elements.max(positions));
+        if largest.is_none_or(|largest| largest > ELEMENTS_MAX) {
+            return Err(format!("its window of {kernel:?} is too large to lead a gradient back through"));
+        }
+        Ok(Pool { x, g, window, channels, input: sizes(x, 2)?, output })
     }
 
     /// Elements up to the end of the last window, from the beginning of the padding.

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use rten_onnx::onnx::{DataLocation, DataType, StringStringEntryProto, TensorProto};
-use skein_graph::{Loss, Model, Options};
+use skein_graph::{Loss, Lowering, Model, Options};
 
 use crate::Numbers;
 use crate::build::Build;
-use crate::build::Value::{Float, Graph, Half, Int};
+use crate::build::Value::{Float, Graph, Half, Int, Ints};
 
 /// Reads a file and derives its training graph; gives what was wrong.
 fn refusal(file: Vec<u8>, loss: Loss) -> String {
@@ -143,6 +143,46 @@ fn files_that_are_no_models_are_refused() {
     }
 }
 
+/// Sizes are a few bytes of a file and can claim anything: what is derived from them has bounds.
+#[test]
+fn absurd_sizes_cost_no_memory() {
+    let huge = 1 << 30;
+    let pool = |op: &str, kernel: [i64; 2], pads: [i64; 4]| {
+        Build::new(20)
+            .input("x", &[0, 1, 3, 3])
+            .floats("w", &[1, 1, 1, 1], &[1.0])
+            .node("Conv", "x w", "a", &[])
+            .node(op, "a", "y", &[("kernel_shape", Ints(&kernel)), ("pads", Ints(&pads))])
+            .output("y")
+    };
+    let files = [
+        pool("MaxPool", [huge, huge], [huge, huge, 0, 0]),
+        pool("AveragePool", [huge, huge], [huge, huge, 0, 0]),
+        pool("MaxPool", [2, 2], [huge, huge, huge, huge]),
+        Build::new(20)
+            .input("x", &[0, 1, huge, huge])
+            .floats("w", &[1, 1, 1, 1], &[1.0])
+            .node("Conv", "x w", "y", &[])
+            .output("y"),
+        Build::new(20)
+            .input("x", &[0, 1, 1, 1])
+            .floats("w", &[1, 1, 1, 1], &[1.0])
+            .integers("shape", &[4], &[1, 1, huge, huge])
+            .node("Conv", "x w", "a", &[])
+            .node("Expand", "a shape", "y", &[])
+            .output("y"),
+    ];
+    for file in files {
+        let model = Model::parse(file.into(), &|_| Err(String::new())).unwrap();
+        for lowering in [Lowering::portable(), Lowering::onnxruntime(), Lowering::rten()] {
+            // Some of it can be derived, for an engine to refuse.
+            let options = Options { loss: Loss::MeanSquaredError, lowering, ..Options::default() };
+            let size = model.training_graph(&options).map_or(0, |graph| graph.onnx.len());
+            assert!(size < 1 << 20, "{size} bytes");
+        }
+    }
+}
+
 /// Messages in messages, as deep as fits: an error, not the end of the stack.
 #[test]
 fn a_graph_in_a_graph_in_a_graph_does_not_overflow() {
@@ -229,6 +269,7 @@ proptest! {
         }
         if let Ok(model) = Model::parse(file.into(), &|_| Err(String::new())) {
             let _ = model.training_graph(&Options::default());
+            let _ = model.training_graph(&Options { lowering: Lowering::onnxruntime(), ..Options::default() });
             let _ = model.training_graph(&Options { loss: Loss::MeanSquaredError, ..Options::default() });
             let _ = model.evaluation_graph();
         }

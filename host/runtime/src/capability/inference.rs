@@ -75,7 +75,9 @@ impl graph::Host for State {
         if target != ExecutionTarget::Cpu {
             return Ok(Err(self.refuse(ErrorCode::UnsupportedOperation, "graphs are run on the processor")?));
         }
-        let [bytes] = <[Vec<u8>; 1]>::try_from(builder).unwrap_or_default();
+        let Ok([bytes]) = <[Vec<u8>; 1]>::try_from(builder) else {
+            return Ok(Err(self.refuse(ErrorCode::InvalidArgument, "a graph is one file, its only builder")?));
+        };
         if !self.meter.take(bytes.len()) {
             wasmtime::bail!("the graph does not fit the memory limit");
         }

@@ -22,7 +22,7 @@ use crate::manifest::model::{Init, Start};
 
 /// What functions call the graphs.
 const NAME: &str = "model";
-/// Where large models end: what a file of this format can hold at all.
+/// What a file of this format can hold at all.
 const FILE_BYTES_MAX: u64 = 2 << 30;
 
 /// Reads a model's file, and those that it keeps tensors in.
@@ -30,13 +30,14 @@ const FILE_BYTES_MAX: u64 = 2 << 30;
 /// # Errors
 /// A file can not be read, or is no model that can be trained.
 pub fn read(path: &Path) -> Result<(skein_graph::Model, Bytes)> {
-    let open = || -> std::io::Result<Vec<u8>> {
-        let file = File::open(path)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len().min(FILE_BYTES_MAX)).unwrap_or(0));
-        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = Bytes::from(open().with_context(|| format!("failed to read the model `{}`", path.display()))?);
+    let failed = || format!("failed to read the model `{}`", path.display());
+    let size = std::fs::metadata(path).with_context(failed)?.len();
+    ensure!(
+        size <= FILE_BYTES_MAX,
+        "`{}` has {size} bytes, more than an ONNX file can hold: export it with its tensors in files of their own",
+        path.display()
+    );
+    let bytes = Bytes::from(std::fs::read(path).with_context(failed)?);
     let folder = path.parent().unwrap_or(Path::new(""));
     let model = skein_graph::Model::parse(bytes.clone(), &|data| external(folder, data));
     let model = model.with_context(|| format!("`{}` can not be used as a model", path.display()))?;
@@ -180,6 +181,7 @@ fn compile(
     let sized = model.clone().with_sizes(&BTreeMap::from([(batch.clone(), batch_size.into())]))?;
     let training = sized.training_graph(options)?;
     let evaluation = model.evaluation_graph()?;
+    check_sizes(&evaluation.inputs, &batch)?;
     if let Loss::CrossEntropy { .. } = options.loss {
         check_classes(&evaluation.outputs, classes)?;
     }
@@ -188,27 +190,34 @@ fn compile(
     let outputs = outputs.chain(training.statistics.iter().map(|name| format!("new.{name}"))).collect();
     let fixed = fixed(model, &options.frozen);
     let pool = Pool::new(engine.clone(), training.onnx, run)?;
-    let train = Graph::new(pool, inputs(&training.inputs, &batch, &fixed), outputs, layout);
+    let train = Graph::new(pool, inputs(&training.inputs, &fixed), outputs, layout);
     let pool = Pool::new(engine.clone(), evaluation.onnx, run)?;
     let outputs = evaluation.outputs.iter().map(|(name, _)| name.clone()).collect();
-    let evaluate = Graph::new(pool, inputs(&evaluation.inputs, &batch, &fixed), outputs, layout);
+    let evaluate = Graph::new(pool, inputs(&evaluation.inputs, &fixed), outputs, layout);
     let named = [(NAME.to_owned(), evaluate), (format!("{NAME}/train"), train)];
     Ok(Graphs { named: named.map(|(name, graph)| (name, Arc::new(graph))).into(), loader: None })
 }
 
 /// The name of the size that is the batch's.
-pub(crate) fn batch_name(model: &skein_graph::Model) -> Result<String> {
+fn batch_name(model: &skein_graph::Model) -> Result<String> {
     let (name, shape) = model.inputs().next().context("the model has no input")?;
     let first = shape.first().with_context(|| format!("input `{name}` has no dimensions"))?;
     let symbol = first.symbols().next().map(str::to_owned);
     symbol.with_context(|| format!("input `{name}` has a fixed batch of {first}: export the model with a dynamic one"))
 }
 
-fn inputs(inputs: &[(String, Shape)], batch: &str, fixed: &BTreeMap<String, Tensor>) -> Vec<GraphInput> {
-    let size = |dim: &Dim| {
-        debug_assert!(dim.fixed().is_some() || dim.symbols().any(|symbol| symbol == batch), "only the batch is open");
-        dim.fixed().and_then(|size| u32::try_from(size).ok())
-    };
+/// No size but the batch's is left open.
+fn check_sizes(inputs: &[(String, Shape)], batch: &str) -> Result<()> {
+    for (name, shape) in inputs {
+        if let Some(open) = shape.iter().find(|dim| dim.fixed().is_none() && dim.symbols().ne([batch])) {
+            bail!("input `{name}` of {} has the size `{open}`, which no sample gives: export it fixed", text(shape));
+        }
+    }
+    Ok(())
+}
+
+fn inputs(inputs: &[(String, Shape)], fixed: &BTreeMap<String, Tensor>) -> Vec<GraphInput> {
+    let size = |dim: &Dim| dim.fixed().and_then(|size| u32::try_from(size).ok());
     let input = |(name, shape): &(String, Shape)| GraphInput {
         name: name.clone(),
         shape: shape.iter().map(size).collect(),

@@ -33,7 +33,7 @@ pub(super) fn forward(
     let Some(weights) = tape.graph.fixed_shape(weight) else { return Ok(None) };
     let window = Window::of(attributes, &weights[2..])?;
     let Some(map) = map_of(tape, x, true)? else { return Ok(None) };
-    let table = Table::new(&window, &map.sizes)?;
+    let Some(table) = Table::new(&window, &map.sizes)? else { return Ok(None) };
     let patch_bytes =
         weights[1..].iter().chain(&table.output).fold(4u64, |b, size| b.saturating_mul(size.unsigned_abs()));
     if patch_bytes > tape.lowering.patch_bytes_max {

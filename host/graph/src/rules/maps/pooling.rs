@@ -1,6 +1,6 @@
 //! Maxima and means over windows of maps.
 
-use super::positions::{Table, lead_back, pick, pick_or};
+use super::positions::{Table, emit, lead_back, marks, pick};
 use super::{Map, map_of, step_reshape};
 use crate::attributes::Attributes;
 use crate::error::Reason;
@@ -12,7 +12,7 @@ use crate::tape::{Step, Tape};
 /// Less than any activation, and finite: what pads a maximum.
 const LOWEST: f32 = -3e38;
 
-fn table(map: &Map, attributes: &Attributes) -> Result<Table, Reason> {
+fn table(map: &Map, attributes: &Attributes) -> Result<Option<Table>, Reason> {
     let kernel = attributes.ints("kernel_shape").ok_or("it has no kernel")?;
     Table::new(&Window::of(attributes, kernel)?, &map.sizes)
 }
@@ -20,15 +20,11 @@ fn table(map: &Map, attributes: &Attributes) -> Result<Table, Reason> {
 /// The largest of what the taps meet, tap by tap.
 pub(super) fn maximum(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> Result<Option<Map>, Reason> {
     let Some(map) = map_of(tape, x, false)? else { return Ok(None) };
-    let table = table(&map, attributes)?;
-    let (source, first) = (map.value, tape.steps_len());
-    let taps = table.rows.iter().map(|row| pick_or(tape, source, row, LOWEST));
+    let Some(table) = table(&map, attributes)? else { return Ok(None) };
+    let taps = table.rows.iter().map(|row| emit(tape, map.value, row, LOWEST));
     let taps = taps.collect::<Result<Vec<_>, _>>()?;
-    // The gradient goes by a rule of its own.
-    tape.forget_steps(first);
     let value = tape.graph.op("Max", &taps)?;
-    let marks: Vec<i64> = table.flat().iter().map(|at| at.map_or(-1, |at| at as i64)).collect();
-    tape.record_with("MapMaxPool", &[source], &[value], (Attributes::default().with("table", marks), taps));
+    tape.record("MapMaxPool", &[map.value], value, (marks(&table.flat()), taps));
     Ok(Some(map.with(value, map.channels, table.output)))
 }
 
@@ -56,7 +52,7 @@ pub(in crate::rules) fn maximum_backward(tape: &mut Tape, step: &Step, g: ValueI
 
 pub(super) fn average(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> Result<Option<Map>, Reason> {
     let Some(map) = map_of(tape, x, false)? else { return Ok(None) };
-    let table = table(&map, attributes)?;
+    let Some(table) = table(&map, attributes)? else { return Ok(None) };
     let is_partial = table.flat().contains(&None);
     if is_partial && (attributes.int("ceil_mode", 0) == 1 || attributes.int("count_include_pad", 0) == 0) {
         return Ok(None);

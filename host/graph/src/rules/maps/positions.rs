@@ -9,6 +9,10 @@ use crate::ops::Made;
 use crate::rules::convolution::taps;
 use crate::tape::{Step, Tape};
 
+/// Most positions of a map, and most entries of a table: 49 taps over 224×224 positions, so that a file which claims
+/// absurd sizes costs no memory.
+pub(super) const POSITIONS_MAX: i64 = 1 << 22;
+
 /// Which position each tap of a window meets for each output: `[tap][output]`; none outside of the map.
 pub(super) struct Table {
     pub(super) rows: Vec<Vec<Option<usize>>>,
@@ -17,8 +21,14 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(window: &Window, sizes: &[i64]) -> Result<Table, Reason> {
+    /// The table of a window over a map of the given sizes; none if it would be too long.
+    pub(super) fn new(window: &Window, sizes: &[i64]) -> Result<Option<Table>, Reason> {
         let output = (0..sizes.len()).map(|axis| window.output(axis, sizes[axis])).collect::<Result<Vec<_>, _>>()?;
+        let mut sizes_of_table = output.iter().chain(&window.kernel);
+        let entries = sizes_of_table.try_fold(1i64, |count, size| count.checked_mul(*size));
+        if entries.is_none_or(|entries| entries > POSITIONS_MAX) {
+            return Ok(None);
+        }
         let at = |tap: &[i64], position: &[i64]| {
             position.iter().enumerate().try_fold(0usize, |flat, (axis, p)| {
                 let along = p * window.strides[axis] + tap[axis] * window.dilations[axis] - window.begins[axis];
@@ -27,7 +37,7 @@ impl Table {
         };
         let outputs = taps(&output);
         let row = |tap: Vec<i64>| outputs.iter().map(|position| at(&tap, position)).collect();
-        Ok(Table { rows: taps(&window.kernel).into_iter().map(row).collect(), output })
+        Ok(Some(Table { rows: taps(&window.kernel).into_iter().map(row).collect(), output }))
     }
 
     /// All rows, one after the other.
@@ -38,21 +48,26 @@ impl Table {
 
 /// `[A, table, N]` out of `[A, P, N]`; zeros where the table has none.
 pub(super) fn pick(tape: &mut Tape, x: ValueId, table: &[Option<usize>]) -> Made {
-    pick_or(tape, x, table, 0.0)
+    let picked = emit(tape, x, table, 0.0)?;
+    tape.record("Positions", &[x], picked, (marks(table), vec![]));
+    Ok(picked)
 }
 
-/// As [`pick`], with `fill` where the table has none.
-pub(super) fn pick_or(tape: &mut Tape, x: ValueId, table: &[Option<usize>], fill: f32) -> Made {
+/// The nodes of [`pick`] for a rule that leads gradients back itself, with `fill` where the table has none.
+pub(super) fn emit(tape: &mut Tape, x: ValueId, table: &[Option<usize>], fill: f32) -> Made {
     let size = tape.graph.shape(x)[1].fixed().ok_or("the positions of a map are not known")?;
     if table.iter().copied().eq((0..size as usize).map(Some)) {
         return Ok(x);
     }
     let source = if table.contains(&None) { tape.graph.pad(x, &[0, 0, 0], &[0, 1, 0], fill)? } else { x };
     let indices: Vec<i64> = table.iter().map(|at| at.map_or(size, |at| at as i64)).collect();
-    let picked = gather(tape, source, &[indices.len() as i64], &indices)?;
+    gather(tape, source, &[indices.len() as i64], &indices)
+}
+
+/// A table as an attribute, −1 where it has none.
+pub(super) fn marks(table: &[Option<usize>]) -> Attributes {
     let marks: Vec<i64> = table.iter().map(|at| at.map_or(-1, |at| at as i64)).collect();
-    tape.record("Positions", &[x], &[picked], Attributes::default().with("table", marks));
-    Ok(picked)
+    Attributes::default().with("table", marks)
 }
 
 fn gather(tape: &mut Tape, x: ValueId, dims: &[i64], indices: &[i64]) -> Made {
