@@ -12,7 +12,7 @@ use skein::peer::{Peer, RoundEnd, RoundReport};
 use skein::workers::Workers;
 use skein_runtime::{Options, Runtime};
 use skein_store::{
-    Accumulated, Average, Embedded, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values,
+    Accumulated, Average, Embedded, Head, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values,
 };
 use skein_workflow::convergence::Progress;
 use skein_workflow::identity::{Identity, PeerId};
@@ -49,6 +49,14 @@ impl Store for Lying {
         Ok(Some(values.into()))
     }
 
+    async fn head(&self) -> Result<Head, StoreError> {
+        self.inner.head().await
+    }
+
+    async fn parameters(&self) -> Result<(u64, Values), StoreError> {
+        self.inner.parameters().await
+    }
+
     async fn state(&self) -> Result<State, StoreError> {
         self.inner.state().await
     }
@@ -65,7 +73,7 @@ impl Store for Lying {
         self.inner.put_contribution(round, peer, values).await
     }
 
-    async fn apply(&self, update: Update) -> Result<State, StoreError> {
+    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
         self.inner.apply(update).await
     }
 

@@ -14,8 +14,11 @@
 //! | [`tree`] | the fixed reduction tree, at once or as leaves arrive |
 //! | [`mean`] | mean and weighted mean |
 //! | [`order`] | coordinate-wise median and trimmed mean |
+//! | [`rule`] | one of them, chosen at run time |
 //! | [`optimizer`] | SGD, momentum, Nesterov, Adam, AdamW |
+//! | [`update`] | rule, clipping and optimizer as one pass over the state |
 //! | [`norm`] | finiteness, norms, clipping |
+//! | `statistics` | hash and finiteness in one pass; with the feature `statistics`, since it needs BLAKE3 |
 //! | [`digest`] | what records, tensors and states are known by |
 //! | [`layout`] | names and shapes of the parameters inside a flat vector |
 //!
@@ -36,7 +39,11 @@ pub mod mean;
 pub mod norm;
 pub mod optimizer;
 pub mod order;
+pub mod rule;
+#[cfg(feature = "statistics")]
+pub mod statistics;
 pub mod tree;
+pub mod update;
 
 mod error;
 

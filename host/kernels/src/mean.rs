@@ -1,7 +1,6 @@
 //! Mean and weighted mean of rows. Neither tolerates a single liar; see [`crate::order`] for rules that do.
 
 use crate::error::{Error, check_rows};
-use crate::norm::first_non_finite;
 use crate::tree::sum_rows;
 
 /// Arithmetic mean: `out[k] = (Σ rows[i][k]) / n`, summed in tree order.
@@ -9,8 +8,8 @@ use crate::tree::sum_rows;
 /// # Errors
 /// No row, rows of different lengths, or a value that is not finite.
 pub fn mean(rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
-    check(rows, out)?;
-    sum_rows(rows, None, out);
+    check_rows(rows, 1, out)?;
+    sum_rows(rows, None, out)?;
     divide(out, rows.len() as f32);
     Ok(())
 }
@@ -20,13 +19,13 @@ pub fn mean(rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
 /// # Errors
 /// As [`mean`], and weights that are negative, do not number as the rows, or sum to no positive finite value.
 pub fn weighted_mean(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) -> Result<(), Error> {
-    check(rows, out)?;
+    check_rows(rows, 1, out)?;
     let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
     let positive = total.is_finite() && total > 0.0;
     if weights.len() != rows.len() || weights.iter().any(|weight| *weight < 0.0) || !positive {
         return Err(Error::Weights);
     }
-    sum_rows(rows, Some(weights), out);
+    sum_rows(rows, Some(weights), out)?;
     divide(out, total as f32);
     Ok(())
 }
@@ -35,14 +34,6 @@ pub fn weighted_mean(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) -> Resul
 pub fn divide(values: &mut [f32], divisor: f32) {
     for value in values {
         *value /= divisor;
-    }
-}
-
-fn check(rows: &[&[f32]], out: &[f32]) -> Result<(), Error> {
-    check_rows(rows, 1, out)?;
-    match first_non_finite(rows) {
-        Some(row) => Err(Error::NonFinite { row }),
-        None => Ok(()),
     }
 }
 

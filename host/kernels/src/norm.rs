@@ -11,11 +11,6 @@ pub fn all_finite(values: &[f32]) -> bool {
     values.chunks(1024).all(|chunk| chunk.iter().fold(true, |finite, value| finite & value.is_finite()))
 }
 
-/// Index of the first row that holds a value that is not finite.
-pub fn first_non_finite(rows: &[&[f32]]) -> Option<usize> {
-    rows.iter().position(|row| !all_finite(row))
-}
-
 /// Euclidean norm, accumulated in `f64`.
 pub fn l2_norm(values: &[f32]) -> f64 {
     values.chunks(BLOCK).map(sum_of_squares).fold(0.0, |sum, block| sum + block).sqrt()

@@ -6,19 +6,27 @@
 
 use std::collections::BTreeMap;
 
+use crate::error::Error;
+use crate::norm::all_finite;
+
 /// Values that one pass works on, so that partial sums stay in the first-level cache.
 const CHUNK: usize = 1024;
 
 /// `out = Σ weight(i) · rows[i]` in tree order; without weights the rows are taken as they are.
 ///
-/// The caller has checked that `rows` is not empty and that all lengths agree.
-pub(crate) fn sum_rows(rows: &[&[f32]], weights: Option<&[f32]>, out: &mut [f32]) {
+/// The caller has checked that `rows` is not empty and that all lengths agree. Values are checked while they are in
+/// the cache.
+///
+/// # Errors
+/// A row that holds a NaN or an infinity.
+pub(crate) fn sum_rows(rows: &[&[f32]], weights: Option<&[f32]>, out: &mut [f32]) -> Result<(), Error> {
     let depth = rows.len().next_power_of_two().trailing_zeros() as usize;
     let mut scratch = vec![0.0; depth * CHUNK.min(out.len())];
     for (index, chunk) in out.chunks_mut(CHUNK).enumerate() {
         let leaves = Leaves { rows, weights, start: index * CHUNK };
-        leaves.sum(0, rows.len(), chunk, &mut scratch);
+        leaves.sum(0, rows.len(), chunk, &mut scratch)?;
     }
+    Ok(())
 }
 
 /// The rows seen through a window of at most [`CHUNK`] values.
@@ -29,20 +37,24 @@ struct Leaves<'a> {
 }
 
 impl Leaves<'_> {
-    fn sum(&self, first: usize, count: usize, out: &mut [f32], scratch: &mut [f32]) {
+    fn sum(&self, first: usize, count: usize, out: &mut [f32], scratch: &mut [f32]) -> Result<(), Error> {
         if count == 1 {
             let leaf = &self.rows[first][self.start..][..out.len()];
+            if !all_finite(leaf) {
+                return Err(Error::NonFinite { row: first });
+            }
             match self.weights {
                 Some(weights) => scale_into(out, leaf, weights[first]),
                 None => out.copy_from_slice(leaf),
             }
-            return;
+            return Ok(());
         }
         let left = count.next_power_of_two() / 2;
-        self.sum(first, left, out, scratch);
+        self.sum(first, left, out, scratch)?;
         let (right, rest) = scratch.split_at_mut(out.len());
-        self.sum(first + left, count - left, right, rest);
+        self.sum(first + left, count - left, right, rest)?;
         add(out, right);
+        Ok(())
     }
 }
 
@@ -76,7 +88,7 @@ impl Position {
 
 /// What became of values that were placed in a [`Tree`].
 #[derive(Debug, PartialEq)]
-pub enum Placed {
+pub enum Placed<T> {
     /// They wait for their sibling.
     Waits,
     /// Both siblings are there: add `right` to `left` and place the sum at `parent`.
@@ -84,9 +96,9 @@ pub enum Placed {
         /// Where the sum belongs.
         parent: Position,
         /// Values of the sibling with the lower index.
-        left: Vec<f32>,
+        left: T,
         /// Values of the sibling with the higher index.
-        right: Vec<f32>,
+        right: T,
     },
     /// They are the sum of all leaves; [`Tree::take`] gives it.
     Root,
@@ -95,17 +107,17 @@ pub enum Placed {
 /// The reduction tree while its leaves arrive.
 ///
 /// It never adds by itself: [`Tree::place`] hands out the pair to join, so that the owner can keep the tree
-/// behind a lock and add outside of it.
+/// behind a lock and add outside of it. `T` is whatever holds the values.
 #[derive(Debug)]
-pub struct Tree {
+pub struct Tree<T = Vec<f32>> {
     seen: Vec<bool>,
-    waiting: BTreeMap<Position, Vec<f32>>,
-    root: Option<Vec<f32>>,
+    waiting: BTreeMap<Position, T>,
+    root: Option<T>,
 }
 
-impl Tree {
+impl<T> Tree<T> {
     /// A tree that waits for `leaves` leaves.
-    pub fn new(leaves: u32) -> Tree {
+    pub fn new(leaves: u32) -> Tree<T> {
         Tree { seen: vec![false; leaves as usize], waiting: BTreeMap::new(), root: None }
     }
 
@@ -123,7 +135,7 @@ impl Tree {
     }
 
     /// Puts values at their place. Leaves are [claimed](Tree::claim) first.
-    pub fn place(&mut self, mut at: Position, values: Vec<f32>) -> Placed {
+    pub fn place(&mut self, mut at: Position, values: T) -> Placed<T> {
         loop {
             let width = self.leaves().div_ceil(1 << at.level);
             if width == 1 {
@@ -146,7 +158,7 @@ impl Tree {
     }
 
     /// The sum of all leaves, once every one has come.
-    pub fn take(&mut self) -> Option<Vec<f32>> {
+    pub fn take(&mut self) -> Option<T> {
         self.root.take()
     }
 }
@@ -179,14 +191,14 @@ mod tests {
         ) {
             let rows: Vec<&[f32]> = leaves.iter().map(Vec::as_slice).collect();
             let mut at_once = vec![0.0; 3];
-            sum_rows(&rows, None, &mut at_once);
+            sum_rows(&rows, None, &mut at_once).expect("finite rows");
             prop_assert_eq!(on_arrival(&leaves, &order), at_once);
         }
     }
 
     #[test]
     fn a_leaf_counts_once() {
-        let mut tree = Tree::new(2);
+        let mut tree: Tree = Tree::new(2);
         assert!(tree.claim(1));
         assert!(!tree.claim(1), "a second arrival");
         assert!(!tree.claim(2), "a leaf of another tree");
@@ -196,7 +208,7 @@ mod tests {
     fn the_sum_spans_chunks() {
         let row: Vec<f32> = (0..3 * CHUNK + 7).map(|i| i as f32).collect();
         let mut out = vec![0.0; row.len()];
-        sum_rows(&[&row, &row, &row], Some(&[1.0, 2.0, 4.0]), &mut out);
+        sum_rows(&[&row, &row, &row], Some(&[1.0, 2.0, 4.0]), &mut out).expect("finite rows");
         assert!(out.iter().zip(&row).all(|(sum, x)| *sum == 7.0 * x));
     }
 }

@@ -13,7 +13,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use skein_kernels::Digest;
 use skein_kernels::layout::Layout;
-use skein_store::{State, Values};
+use skein_store::{Head, State, Values};
 use skein_workflow::convergence::Progress;
 use skein_workflow::state::state_hash;
 
@@ -68,7 +68,7 @@ struct Rules {
 impl Checkpoint {
     /// Hash of the state.
     pub fn state_hash(&self) -> Digest {
-        hash_of(&self.state)
+        hash_of(&self.state.head())
     }
 
     /// Writes the checkpoint next to `path` and moves it there. If anything fails, what was at `path` stays.
@@ -157,7 +157,7 @@ impl Checkpoint {
             slots.push(Values::from(values(&tensors, &slot_name(slots.len()), layout.len())?));
         }
         let state = State::new(round, parameters.into(), slots);
-        if hash_of(&state) != hash {
+        if hash_of(&state.head()) != hash {
             return Err("does not hold the state that it names: it was altered".to_owned());
         }
         let Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = rules;
@@ -167,9 +167,8 @@ impl Checkpoint {
 }
 
 /// The hash that peers compare.
-pub fn hash_of(state: &State) -> Digest {
-    let slots: Vec<Digest> = state.slots().iter().map(|slot| slot.statistics().hash).collect();
-    state_hash(state.round(), state.parameters().statistics().hash, &slots)
+pub fn hash_of(head: &Head) -> Digest {
+    state_hash(head.round, head.parameters, &head.slots)
 }
 
 fn slot_name(slot: usize) -> String {

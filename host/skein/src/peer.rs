@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use skein_kernels::Digest;
 use skein_kernels::optimizer::Step as OptimizerStep;
+use skein_kernels::update::Change;
 use skein_runtime::aggregate::Contribution;
 use skein_runtime::gradient::{Batch, Gradient, Parameters};
-use skein_store::{Average, Leaf, State, Store, Update};
+use skein_store::{Aggregate, Average, Head, Leaf, State, Store, Update};
 use skein_workflow::announcement::{Announcement, Evaluation};
 use skein_workflow::convergence::Progress;
 use skein_workflow::deadline::Deadline;
@@ -140,11 +141,11 @@ impl Peer {
     /// A function failed, the peers are out of step, or too few of them are left.
     pub async fn round(&mut self, number: u64) -> Result<RoundEnd> {
         let mut phases = Phases::default();
-        let state = self.store().state().await?;
-        let (average, evaluation) = self.contribute(number, &state, &mut phases).await?;
+        let head = self.store().head().await?;
+        let (average, evaluation) = self.contribute(number, &mut phases).await?;
 
         let ready = self.clock.elapsed();
-        let mut round = self.open_round(number, &state, average, evaluation).await?;
+        let mut round = self.open_round(number, &head, average, evaluation).await?;
         let mut applied = None;
         let mut phase = Phase::Gather;
         loop {
@@ -189,14 +190,14 @@ impl Peer {
     async fn open_round(
         &mut self,
         number: u64,
-        state: &State,
+        head: &Head,
         average: Average,
         evaluation: Option<Evaluation>,
     ) -> Result<Round> {
         let context = RoundContext {
             job: self.job.digest,
             round: number,
-            state: hash_of(state),
+            state: hash_of(head),
             roster: self.stores.keys().copied().collect(),
             faults: self.job.train.faults,
         };
@@ -213,14 +214,10 @@ impl Peer {
     }
 
     /// Computes the batches of the round in parallel, and the evaluation if it is due; averages the batches.
-    async fn contribute(
-        &mut self,
-        number: u64,
-        state: &State,
-        phases: &mut Phases,
-    ) -> Result<(Average, Option<Evaluation>)> {
+    async fn contribute(&mut self, number: u64, phases: &mut Phases) -> Result<(Average, Option<Evaluation>)> {
         let begun = Instant::now();
-        let parameters = Parameters { layout: self.job.layout.clone(), values: state.parameters().buffer() };
+        let (_, values) = self.store().parameters().await?;
+        let parameters = Parameters { layout: self.job.layout.clone(), values: values.buffer() };
         let mut batches = self.spawn_batches(number, &parameters);
         let is_due = number > 1 && (number - 1).is_multiple_of(u64::from(self.job.train.evaluate_every));
         let evaluation = async {
@@ -300,24 +297,23 @@ impl Peer {
 
         let begun = Instant::now();
         let learning_rate = self.progress.learning_rate;
-        let update = Update {
-            round: number,
-            gradient: aggregated.values.into(),
+        let change = Change {
             trained: self.job.layout.trained(),
             clip_norm: self.job.train.clip_norm,
             clip_value: self.job.train.clip_value,
             optimizer: self.job.train.kernel(),
             step: OptimizerStep { number, learning_rate: learning_rate as f32 },
         };
-        let state = self.store().apply(update).await?;
+        let aggregate = Aggregate::Values(aggregated.values.into());
+        let head = self.store().apply(Update { round: number, aggregate, change }).await?;
         phases.add(Phase::Update, begun);
         let samples: u64 = agreement.peers.values().map(|announcement| announcement.samples).sum();
         let loss_sum: f64 = agreement.peers.values().map(|a| a.loss * a.samples as f64).sum();
         Ok(Some(RoundReport {
             round: number,
             peer: self.me(),
-            state_hash: hash_of(&state),
-            state,
+            state_hash: hash_of(&head),
+            state: self.store().state().await?,
             progress: self.progress,
             learning_rate,
             loss: loss_sum / samples as f64,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use skein_runtime::gradient::Parameters;
-use skein_store::{Embedded, State, Store, Values};
+use skein_store::{Embedded, Head, State, Store, Values};
 use skein_workflow::announcement::Evaluation;
 use skein_workflow::convergence::Progress;
 use skein_workflow::identity::{Identity, PeerId};
@@ -86,8 +86,8 @@ pub async fn train(job: Arc<Job>, workers: Arc<Workers>, options: Options, outpu
         ended.context("a peer ended abruptly")??;
     }
     session.finish_writing().await?;
-    let states = final_states(&stores).await?;
-    session.sum_up(stopped, states, output).await
+    let heads = final_heads(&stores).await?;
+    session.sum_up(stopped, heads, output).await
 }
 
 /// One peer's whole run.
@@ -137,12 +137,12 @@ async fn new_stores(job: &Job, state: &State) -> Result<BTreeMap<PeerId, Arc<dyn
     Ok(stores)
 }
 
-async fn final_states(stores: &BTreeMap<PeerId, Arc<dyn Store>>) -> Result<BTreeMap<PeerId, State>> {
-    let mut states = BTreeMap::new();
+async fn final_heads(stores: &BTreeMap<PeerId, Arc<dyn Store>>) -> Result<BTreeMap<PeerId, Head>> {
+    let mut heads = BTreeMap::new();
     for (peer, store) in stores {
-        states.insert(*peer, store.state().await?);
+        heads.insert(*peer, store.head().await?);
     }
-    Ok(states)
+    Ok(heads)
 }
 
 /// A run while it goes on.
@@ -219,7 +219,7 @@ impl Session {
     async fn sum_up(
         self,
         stopped: Option<Evaluation>,
-        states: BTreeMap<PeerId, State>,
+        heads: BTreeMap<PeerId, Head>,
         output: &mut Output,
     ) -> Result<Summary> {
         output.finish();
@@ -240,7 +240,7 @@ impl Session {
             stopped_early: stopped.is_some(),
             validation,
             test,
-            state_hashes: states.iter().map(|(peer, state)| (*peer, checkpoint::hash_of(state))).collect(),
+            state_hashes: heads.iter().map(|(peer, head)| (*peer, checkpoint::hash_of(head))).collect(),
             phases: self.phases,
             wall_ms: ms(self.started.elapsed()),
             ledger,

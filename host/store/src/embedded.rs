@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use skein_kernels::mean::divide;
-use skein_kernels::norm::{clip_by_norm, clip_by_value};
 use skein_kernels::tree::{Placed, Position, Tree, add};
 use tokio::sync::watch;
 
-use crate::{Accumulated, Average, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values};
+use crate::step::next_state;
+use crate::{
+    Accumulated, Aggregate, Average, Head, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values,
+};
 
 /// Records that are kept for others to read. A round has three, so a peer may fall a thousand rounds behind.
 const RECORDS_MAX: usize = 4096;
@@ -131,11 +133,16 @@ impl Embedded {
         if before.round() + 1 != update.round {
             return Err(out_of_order(before.round()));
         }
-        let expected = before.parameters().len();
-        if update.gradient.len() != expected || update.trained > expected {
-            return Err(StoreError::Length { expected, actual: update.gradient.len().max(update.trained) });
-        }
-        let after = next_state(&before, update);
+        let rows = match &update.aggregate {
+            Aggregate::Values(values) => vec![values.clone()],
+            Aggregate::Contributions { peers, .. } => {
+                let inner = self.lock();
+                let row = |peer: &PeerKey| inner.contributions.get(&(update.round, *peer)).cloned();
+                let row = |peer| row(peer).ok_or(StoreError::Missing { round: update.round, peer: *peer });
+                peers.iter().map(row).collect::<Result<_, _>>()?
+            }
+        };
+        let after = next_state(&before, update, &rows)?;
         let mut inner = self.lock();
         match inner.state.as_ref().map(State::round) {
             Some(round) if round == before.round() => {
@@ -155,32 +162,18 @@ impl Sum {
     }
 }
 
-fn next_state(before: &State, update: &Update) -> State {
-    let mut parameters = before.parameters().to_vec();
-    let mut slots: Vec<Vec<f32>> = before.slots().iter().map(|slot| slot.to_vec()).collect();
-    let mut gradient = std::borrow::Cow::Borrowed(&*update.gradient);
-    let trained = update.trained;
-    if let Some(norm_max) = update.clip_norm {
-        clip_by_norm(&mut gradient.to_mut()[..trained], norm_max);
-    }
-    if let Some(value_max) = update.clip_value {
-        clip_by_value(&mut gradient.to_mut()[..trained], value_max);
-    }
-    let mut moved: Vec<&mut [f32]> = slots.iter_mut().map(|slot| &mut slot[..trained]).collect();
-    update.optimizer.step(update.step, &gradient[..trained], &mut parameters[..trained], &mut moved);
-    parameters[trained..].copy_from_slice(&gradient[trained..]);
-    drop(moved);
-    let state = State::new(update.round, parameters.into(), slots.into_iter().map(Values::from).collect());
-    // Found out here, where blocking is allowed, for whoever compares states.
-    let all = std::iter::once(state.parameters()).chain(state.slots());
-    for values in all {
-        values.statistics();
-    }
-    state
-}
-
 #[async_trait]
 impl Store for Embedded {
+    async fn head(&self) -> Result<Head, StoreError> {
+        let state = self.state().await?;
+        Ok(self.blocking(move |_| state.head()).await)
+    }
+
+    async fn parameters(&self) -> Result<(u64, Values), StoreError> {
+        let state = self.state().await?;
+        Ok((state.round(), state.parameters().clone()))
+    }
+
     async fn state(&self) -> Result<State, StoreError> {
         self.lock().state.clone().ok_or(StoreError::NoState)
     }
@@ -212,8 +205,8 @@ impl Store for Embedded {
         Ok(self.lock().contributions.get(&(round, peer)).cloned())
     }
 
-    async fn apply(&self, update: Update) -> Result<State, StoreError> {
-        self.blocking(move |store| store.update(&update)).await
+    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
+        self.blocking(move |store| Ok(store.update(&update)?.head())).await
     }
 
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {

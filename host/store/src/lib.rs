@@ -25,16 +25,19 @@
 //! ```
 
 mod embedded;
+mod step;
 mod values;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use skein_kernels::Digest;
-use skein_kernels::optimizer::{Optimizer, Step};
+use skein_kernels::rule::Rule;
+use skein_kernels::update::Change;
 
 pub use embedded::Embedded;
-pub use values::{Statistics, Values};
+pub use skein_kernels::statistics::Statistics;
+pub use values::Values;
 
 /// A peer's public key.
 pub type PeerKey = [u8; 32];
@@ -71,6 +74,23 @@ impl State {
     pub fn slots(&self) -> &[Values] {
         &self.slots
     }
+
+    /// The state by its hashes; takes a pass over values that were not hashed before.
+    pub fn head(&self) -> Head {
+        let slots = self.slots.iter().map(|slot| slot.statistics().hash).collect();
+        Head { round: self.round, parameters: self.parameters.statistics().hash, slots }
+    }
+}
+
+/// A state by its hashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The last round that was applied.
+    pub round: u64,
+    /// Hash of the parameters.
+    pub parameters: Digest,
+    /// Hashes of the vectors of optimizer state.
+    pub slots: Vec<Digest>,
 }
 
 /// One batch among those of a round.
@@ -111,19 +131,24 @@ pub struct Average {
 pub struct Update {
     /// The round that is applied; the state has to be that of the round before.
     pub round: u64,
-    /// The aggregate.
-    pub gradient: Values,
-    /// Values from the first on that the optimizer moves. What is behind them are running statistics, whose new
-    /// values the aggregate holds.
-    pub trained: usize,
-    /// Bound on the norm of the gradient.
-    pub clip_norm: Option<f32>,
-    /// Bound on each of its values, applied after the one on the norm.
-    pub clip_value: Option<f32>,
-    /// The optimizer.
-    pub optimizer: Optimizer,
-    /// Its step.
-    pub step: Step,
+    /// What moves the state.
+    pub aggregate: Aggregate,
+    /// How it moves it.
+    pub change: Change,
+}
+
+/// What moves the state.
+#[derive(Debug, Clone)]
+pub enum Aggregate {
+    /// Values that were aggregated elsewhere.
+    Values(Values),
+    /// Contributions of the round that lie in the store, to be aggregated there.
+    Contributions {
+        /// How.
+        rule: Rule,
+        /// Whose, in this order.
+        peers: Vec<PeerKey>,
+    },
 }
 
 /// Why a store did not do as told. Nothing was changed.
@@ -156,6 +181,22 @@ pub enum StoreError {
         /// The round.
         round: u64,
     },
+    /// A contribution that is to be aggregated is not there.
+    #[error("the store lost the contribution of peer {} to round {round}", Digest(*peer))]
+    Missing {
+        /// The round.
+        round: u64,
+        /// Whose contribution.
+        peer: PeerKey,
+    },
+    /// The rule refuses the contributions.
+    #[error("the contributions to round {round} can not be aggregated")]
+    Rule {
+        /// The round.
+        round: u64,
+        /// Why.
+        source: skein_kernels::Error,
+    },
     /// A round that does not follow the state.
     #[error("round {round} can not be applied to the state of round {state}")]
     OutOfOrder {
@@ -169,7 +210,13 @@ pub enum StoreError {
 /// A peer's store. All rounds are numbered from 1.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// The current state.
+    /// The current state by its hashes.
+    async fn head(&self) -> Result<Head, StoreError>;
+
+    /// The current parameters, and the round after which they are.
+    async fn parameters(&self) -> Result<(u64, Values), StoreError>;
+
+    /// The current state with all its values.
     async fn state(&self) -> Result<State, StoreError>;
 
     /// Replaces the state: at the start of a job, or to resume one.
@@ -190,7 +237,7 @@ pub trait Store: Send + Sync {
 
     /// Moves the state one round on. A round that was applied before is not applied again: the state that it gave
     /// is returned as it is.
-    async fn apply(&self, update: Update) -> Result<State, StoreError>;
+    async fn apply(&self, update: Update) -> Result<Head, StoreError>;
 
     /// Appends a record for others to read.
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError>;

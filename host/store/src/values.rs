@@ -4,11 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use skein_kernels::Digest;
-use skein_kernels::norm::all_finite;
-
-/// Values looked at together: they are hashed and checked while they are in the cache.
-const CHUNK: usize = 1 << 15;
+use skein_kernels::statistics::Statistics;
 
 /// Immutable values. Cloning shares them, and with them their statistics: however many peers of a process look at
 /// the same buffer, it is hashed once.
@@ -16,17 +12,6 @@ const CHUNK: usize = 1 << 15;
 pub struct Values {
     values: Arc<Vec<f32>>,
     statistics: Arc<OnceLock<Statistics>>,
-}
-
-/// What a store finds out about values it is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Statistics {
-    /// Number of values.
-    pub len: usize,
-    /// BLAKE3 of their little-endian bytes.
-    pub hash: Digest,
-    /// Whether none is NaN or infinite.
-    pub finite: bool,
 }
 
 impl Values {
@@ -65,34 +50,5 @@ impl fmt::Debug for Values {
     /// How many there are: nobody reads a million numbers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} values", self.len())
-    }
-}
-
-impl Statistics {
-    /// Looks at every value.
-    pub fn of(values: &[f32]) -> Statistics {
-        const { assert!(cfg!(target_endian = "little"), "values are hashed as they lie in memory") };
-        let mut hasher = blake3::Hasher::new();
-        let mut finite = true;
-        for chunk in values.chunks(CHUNK) {
-            hasher.update(bytemuck::cast_slice(chunk));
-            finite &= all_finite(chunk);
-        }
-        Statistics { len: values.len(), hash: Digest(*hasher.finalize().as_bytes()), finite }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statistics_span_chunks() {
-        let mut values = vec![0.5f32; 3 * CHUNK + 5];
-        let good = Values::from(values.clone());
-        let whole = blake3::hash(bytemuck::cast_slice(&values));
-        assert_eq!(good.statistics(), Statistics { len: values.len(), hash: Digest(*whole.as_bytes()), finite: true });
-        values[2 * CHUNK] = f32::NAN;
-        assert!(!Values::from(values).statistics().finite);
     }
 }

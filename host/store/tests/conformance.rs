@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use skein_kernels::optimizer::{Optimizer, Step};
-use skein_store::{Accumulated, Embedded, Leaf, State, Statistics, Store, StoreError, Update, Values};
+use skein_kernels::optimizer::{Moments, Optimizer, Step};
+use skein_kernels::rule::Rule;
+use skein_kernels::update::{After, Before, Change};
+use skein_store::{Accumulated, Aggregate, Embedded, Leaf, State, Statistics, Store, StoreError, Update, Values};
 
 const ME: [u8; 32] = [1; 32];
 const NO_WAIT: Duration = Duration::ZERO;
@@ -34,12 +36,14 @@ fn leaf(index: u32, leaves: u32) -> Leaf {
 fn update(round: u64, value: f32, len: usize) -> Update {
     Update {
         round,
-        gradient: vec![value; len].into(),
-        trained: len,
-        clip_norm: None,
-        clip_value: None,
-        optimizer: Optimizer::Momentum { momentum: 0.5, nesterov: false, weight_decay: 0.0 },
-        step: Step { number: round, learning_rate: 1.0 },
+        aggregate: Aggregate::Values(vec![value; len].into()),
+        change: Change {
+            trained: len,
+            clip_norm: None,
+            clip_value: None,
+            optimizer: Optimizer::Momentum { momentum: 0.5, nesterov: false, weight_decay: 0.0 },
+            step: Step { number: round, learning_rate: 1.0 },
+        },
     }
 }
 
@@ -96,15 +100,25 @@ fn concurrent_batches_give_the_same_bits() {
     });
 }
 
+/// Applies an update, and gives the state after it once it is as the store said it would be.
+async fn apply(store: &Arc<dyn Store>, update: Update) -> Result<State, StoreError> {
+    let head = store.apply(update).await?;
+    let state = store.state().await?;
+    assert_eq!(state.head(), head);
+    assert_eq!(store.head().await?, head);
+    assert_eq!(store.parameters().await?, (state.round(), state.parameters().clone()));
+    Ok(state)
+}
+
 #[test]
 fn a_round_is_applied_once_and_in_order() {
     on_every_store(3, async |store| {
-        let first = store.apply(update(1, 1.0, 3)).await.expect("round 1 follows round 0");
+        let first = apply(&store, update(1, 1.0, 3)).await.expect("round 1 follows round 0");
         assert_eq!((first.round(), first.parameters()[0], first.slots()[0][0]), (1, -1.0, 1.0));
-        let again = store.apply(update(1, 500.0, 3)).await.expect("it was applied before");
+        let again = apply(&store, update(1, 500.0, 3)).await.expect("it was applied before");
         assert_eq!(again, first, "a second application changes nothing");
         assert!(matches!(store.apply(update(3, 1.0, 3)).await, Err(StoreError::OutOfOrder { round: 3, state: 1 })));
-        let second = store.apply(update(2, 1.0, 3)).await.expect("round 2 follows round 1");
+        let second = apply(&store, update(2, 1.0, 3)).await.expect("round 2 follows round 1");
         assert_eq!((second.parameters()[0], second.slots()[0][0]), (-2.5, 1.5));
         assert!(matches!(store.apply(update(1, 1.0, 3)).await, Err(StoreError::OutOfOrder { round: 1, state: 2 })));
         assert_eq!(store.state().await.expect("a state"), second);
@@ -113,13 +127,19 @@ fn a_round_is_applied_once_and_in_order() {
     });
 }
 
+/// An update with other bounds.
+fn clipped(round: u64, clip_norm: Option<f32>, clip_value: Option<f32>) -> Update {
+    let update = update(round, 3.0, 4);
+    Update { change: Change { clip_norm, clip_value, ..update.change }, ..update }
+}
+
 #[test]
 fn gradients_are_clipped_by_norm_and_by_value() {
     on_every_store(4, async |store| {
-        let clipped = Update { clip_norm: Some(1.0), clip_value: Some(0.25), ..update(1, 3.0, 4) };
-        assert_eq!(store.apply(clipped).await.expect("an update").parameters()[0], -0.25);
-        let clipped = Update { clip_norm: Some(1.0), clip_value: None, ..update(2, 3.0, 4) };
-        assert_eq!(store.apply(clipped).await.expect("an update").slots()[0][0], 0.5 + 0.25 / 2.0);
+        let state = apply(&store, clipped(1, Some(1.0), Some(0.25))).await.expect("an update");
+        assert_eq!(state.parameters()[0], -0.25);
+        let state = apply(&store, clipped(2, Some(1.0), None)).await.expect("an update");
+        assert_eq!(state.slots()[0][0], 0.5 + 0.25 / 2.0);
     });
 }
 
@@ -127,18 +147,98 @@ fn gradients_are_clipped_by_norm_and_by_value() {
 #[test]
 fn running_statistics_are_replaced_and_not_moved() {
     on_every_store(5, async |store| {
-        let update = Update {
-            gradient: vec![3.0, 4.0, 0.0, 100.0, -7.0].into(),
-            trained: 3,
-            clip_norm: Some(1.0),
-            clip_value: Some(0.7),
-            ..update(1, 0.0, 5)
-        };
-        let state = store.apply(update.clone()).await.expect("an update");
+        let plain = update(1, 0.0, 5);
+        let change = Change { trained: 3, clip_norm: Some(1.0), clip_value: Some(0.7), ..plain.change };
+        let aggregate = Aggregate::Values(vec![3.0, 4.0, 0.0, 100.0, -7.0].into());
+        let state = apply(&store, Update { aggregate: aggregate.clone(), change, ..plain }).await.expect("an update");
         assert_eq!(**state.parameters(), [-0.6, -0.7, 0.0, 100.0, -7.0]);
         assert_eq!(*state.slots()[0], [0.6, 0.7, 0.0, 0.0, 0.0]);
-        let refused = store.apply(Update { round: 2, trained: 6, ..update }).await;
+        let refused = store.apply(Update { round: 2, aggregate, change: Change { trained: 6, ..change } }).await;
         assert!(matches!(refused, Err(StoreError::Length { expected: 5, actual: 6 })));
+    });
+}
+
+/// Every rule and optimizer gives the bits of the kernels in this process, whoever aggregates.
+#[test]
+fn rules_and_optimizers_give_the_same_bits_in_every_store() {
+    // More than one window of the kernels.
+    const LEN: usize = 9000;
+    let moments = Moments { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let rules = [
+        Rule::Mean,
+        Rule::WeightedMean(vec![1.0, 2.0, 0.1, 3.5, 7.0]),
+        Rule::Median { faults: 2 },
+        Rule::TrimmedMean { faults: 1 },
+    ];
+    let optimizers = [
+        Optimizer::Sgd { weight_decay: 1e-4 },
+        Optimizer::Momentum { momentum: 0.9, nesterov: true, weight_decay: 0.1 },
+        Optimizer::Adam(moments),
+        Optimizer::AdamW(moments),
+    ];
+    let peers: Vec<[u8; 32]> = (0..5).map(|peer| [peer * 3; 32]).collect();
+    let noise = |seed: usize| (0..LEN).map(|i| ((i * 31 + seed * 17) % 23) as f32 * 0.37 - 4.0).collect::<Vec<_>>();
+    for optimizer in optimizers {
+        on_every_store(LEN, async |store| {
+            let slots = vec![vec![0.0; LEN].into(); optimizer.slots()];
+            let mut expected = State::new(0, noise(99).into(), slots);
+            store.set_state(expected.clone()).await.expect("a state");
+            for (round, rule) in (1..).zip(&rules) {
+                let rows: Vec<Vec<f32>> = (0..peers.len()).map(|peer| noise(peer + round as usize)).collect();
+                for (peer, row) in peers.iter().zip(&rows) {
+                    store.put_contribution(round, *peer, row.clone().into()).await.expect("kept");
+                }
+                let clip_norm = (round % 2 == 0).then_some(2.5);
+                let step = Step { number: round, learning_rate: 0.1 / round as f32 };
+                let change = Change { trained: LEN - 9, clip_norm, clip_value: Some(3.3), optimizer, step };
+                let aggregate = Aggregate::Contributions { rule: rule.clone(), peers: peers.clone() };
+                let state = apply(&store, Update { round, aggregate, change }).await.expect("an update");
+
+                let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+                let slots: Vec<&[f32]> = expected.slots().iter().map(|slot| &**slot).collect();
+                let (mut parameters, mut moved) = (vec![0.0; LEN], vec![vec![0.0; LEN]; slots.len()]);
+                let before = Before { parameters: expected.parameters(), slots: &slots };
+                let slots = moved.iter_mut().map(Vec::as_mut_slice).collect();
+                change.apply(rule, &rows, before, After { parameters: &mut parameters, slots }).expect("valid rows");
+                expected = State::new(round, parameters.into(), moved.into_iter().map(Values::from).collect());
+                assert_eq!(state, expected, "{rule} {optimizer:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn what_can_not_be_aggregated_is_refused_and_changes_nothing() {
+    on_every_store(2, async |store| {
+        let apply = async |rule: Rule, peers: &[[u8; 32]]| {
+            let aggregate = Aggregate::Contributions { rule, peers: peers.to_vec() };
+            let refused = store.apply(Update { aggregate, ..update(1, 0.0, 2) }).await;
+            assert_eq!(store.head().await.expect("a state").round, 0);
+            refused
+        };
+        let (other, nan, short) = ([2; 32], [3; 32], [4; 32]);
+        for (peer, values) in
+            [(ME, vec![1.0, 2.0]), (other, vec![0.0; 2]), (nan, vec![0.0, f32::NAN]), (short, vec![1.0])]
+        {
+            store.put_contribution(1, peer, values.into()).await.expect("kept");
+        }
+        use skein_kernels::Error;
+        let refused = apply(Rule::Mean, &[ME, [9; 32]]).await;
+        assert!(matches!(refused, Err(StoreError::Missing { round: 1, peer }) if peer == [9; 32]), "{refused:?}");
+        let refused = apply(Rule::Mean, &[ME, short]).await;
+        assert!(matches!(refused, Err(StoreError::Length { expected: 2, actual: 1 })), "{refused:?}");
+        for (rule, peers, expected) in [
+            (Rule::Mean, vec![ME, nan], Error::NonFinite { row: 1 }),
+            (Rule::TrimmedMean { faults: 1 }, vec![ME, other], Error::TooFew { needed: 3, present: 2 }),
+            (Rule::Median { faults: 2 }, vec![ME, other], Error::TooFew { needed: 5, present: 2 }),
+            (Rule::WeightedMean(vec![0.0, 0.0]), vec![ME, other], Error::Weights),
+        ] {
+            let refused = apply(rule, &peers).await;
+            assert!(
+                matches!(&refused, Err(StoreError::Rule { round: 1, source }) if *source == expected),
+                "{refused:?}"
+            );
+        }
     });
 }
 
@@ -155,7 +255,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         assert!(matches!(store.average(1, ME).await, Err(StoreError::Incomplete { round: 1 })));
         assert!(matches!(store.average(2, ME).await, Err(StoreError::Incomplete { round: 2 })));
         assert!(matches!(store.apply(update(1, 0.0, 2)).await, Err(StoreError::Length { expected: 3, actual: 2 })));
-        assert_eq!(store.state().await.expect("a state").round(), 0);
+        assert_eq!(store.head().await.expect("a state").round, 0);
     });
 }
 

@@ -1,0 +1,56 @@
+//! An aggregation rule chosen at run time, with what it needs beside the contributions.
+
+use std::fmt;
+
+use crate::error::{Error, check_rows};
+use crate::mean::{mean, weighted_mean};
+use crate::order::{median, trimmed_mean};
+
+/// How contributions become one aggregate.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rule {
+    /// [`mean`]
+    Mean,
+    /// [`weighted_mean`], one weight for each contribution.
+    WeightedMean(Vec<f32>),
+    /// [`median`], which needs `2 * faults + 1` contributions.
+    Median {
+        /// Contributions of which nothing good is assumed.
+        faults: u32,
+    },
+    /// [`trimmed_mean`], which needs as many.
+    TrimmedMean {
+        /// Contributions of which nothing good is assumed.
+        faults: u32,
+    },
+}
+
+impl Rule {
+    /// Aggregates `rows`, or the same window of each of them.
+    ///
+    /// # Errors
+    /// Too few rows for the faults, rows of different lengths, a value that is not finite, senseless weights.
+    pub fn apply(&self, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
+        match self {
+            Rule::Mean => mean(rows, out),
+            Rule::WeightedMean(weights) => weighted_mean(rows, weights, out),
+            Rule::Median { faults } => {
+                check_rows(rows, 2 * *faults as usize + 1, out)?;
+                median(rows, out)
+            }
+            Rule::TrimmedMean { faults } => trimmed_mean(rows, *faults as usize, out),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    /// The rule's name, as records, commands and manifests spell it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Rule::Mean => "mean",
+            Rule::WeightedMean(_) => "weighted-mean",
+            Rule::Median { .. } => "median",
+            Rule::TrimmedMean { .. } => "trimmed-mean",
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! One round's change of the state: aggregate, clip, step, all while a window of it is in the cache.
+//!
+//! The state is never changed in place. Whoever reads it meanwhile, or takes a snapshot of it, sees the one before.
+
+use crate::error::{Error, check_rows};
+use crate::norm::{clip_by_norm, clip_by_value};
+use crate::optimizer::{Optimizer, Step};
+use crate::rule::Rule;
+
+/// Values that are worked on together; a handful of such windows fit the second-level cache.
+const WINDOW: usize = 1 << 13;
+
+/// How a gradient moves the state.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Change {
+    /// Values from the first on that the optimizer moves. What is behind them are running statistics, whose new
+    /// values the aggregate holds.
+    pub trained: usize,
+    /// Bound on the norm of the gradient.
+    pub clip_norm: Option<f32>,
+    /// Bound on each of its values, applied after the one on the norm.
+    pub clip_value: Option<f32>,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// Its step.
+    pub step: Step,
+}
+
+/// Parameters and optimizer state as a [`Change`] finds them.
+#[derive(Debug, Clone, Copy)]
+pub struct Before<'a> {
+    /// All parameters as one vector.
+    pub parameters: &'a [f32],
+    /// Vectors of optimizer state, each as long.
+    pub slots: &'a [&'a [f32]],
+}
+
+/// Where a [`Change`] writes the new state; what is in it before does not matter.
+#[derive(Debug)]
+pub struct After<'a> {
+    /// As long as the parameters before.
+    pub parameters: &'a mut [f32],
+    /// As many and as long as the slots before.
+    pub slots: Vec<&'a mut [f32]>,
+}
+
+impl Change {
+    /// Writes the state that follows `before` when `rows` are aggregated by `rule`.
+    ///
+    /// # Errors
+    /// What the rule refuses, rows that are not as long as the parameters included.
+    ///
+    /// # Panics
+    /// When the lengths of `before`, `after` and [`Change::trained`] do not fit: the owner of the state keeps them.
+    pub fn apply(&self, rule: &Rule, rows: &[&[f32]], before: Before<'_>, mut after: After<'_>) -> Result<(), Error> {
+        assert_eq!(before.parameters.len(), after.parameters.len(), "length of the parameters");
+        assert!(self.trained <= before.parameters.len(), "values to train");
+        check_rows(rows, 1, after.parameters)?;
+        let Some(norm_max) = self.clip_norm else {
+            return self.by_window(rule, rows, before, &mut after);
+        };
+        // The norm takes the whole aggregate before the first value is moved.
+        let mut aggregate = vec![0.0; after.parameters.len()];
+        rule.apply(rows, &mut aggregate)?;
+        clip_by_norm(&mut aggregate[..self.trained], norm_max);
+        self.by_window(&Rule::Mean, &[&aggregate], before, &mut after)
+    }
+
+    fn by_window(&self, rule: &Rule, rows: &[&[f32]], before: Before<'_>, after: &mut After<'_>) -> Result<(), Error> {
+        let len = before.parameters.len();
+        let mut aggregate = vec![0.0; WINDOW.min(len)];
+        for start in (0..len).step_by(WINDOW) {
+            let window = start..len.min(start + WINDOW);
+            let gradient = &mut aggregate[..window.len()];
+            let rows: Vec<&[f32]> = rows.iter().map(|row| &row[window.clone()]).collect();
+            rule.apply(&rows, gradient)?;
+            let parameters = &mut after.parameters[window.clone()];
+            parameters.copy_from_slice(&before.parameters[window.clone()]);
+            let trained = self.trained.clamp(window.start, window.end) - window.start;
+            if let Some(value_max) = self.clip_value {
+                clip_by_value(&mut gradient[..trained], value_max);
+            }
+            let mut moved: Vec<&mut [f32]> = Vec::with_capacity(after.slots.len());
+            for (slot, before) in after.slots.iter_mut().zip(before.slots) {
+                let slot = &mut slot[window.clone()];
+                slot.copy_from_slice(&before[window.clone()]);
+                moved.push(&mut slot[..trained]);
+            }
+            self.optimizer.step(self.step, &gradient[..trained], &mut parameters[..trained], &mut moved);
+            parameters[trained..].copy_from_slice(&gradient[trained..]);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Window by window gives the bits of one operation after the other.
+    #[track_caller]
+    fn check(change: Change, rule: &Rule, rows: &[&[f32]]) {
+        let len = rows[0].len();
+        let noise = |seed: usize| (0..len).map(move |i| ((i * 31 + seed * 17) % 23) as f32 * 0.25 - 2.0);
+        let parameters: Vec<f32> = noise(1).collect();
+        let slots: Vec<Vec<f32>> =
+            (0..change.optimizer.slots()).map(|slot| noise(2 + slot).map(f32::abs).collect()).collect();
+
+        let (mut expected, mut expected_slots) = (parameters.clone(), slots.clone());
+        let mut gradient = vec![0.0; len];
+        rule.apply(rows, &mut gradient).expect("valid rows");
+        let trained = change.trained;
+        change.clip_norm.map(|norm_max| clip_by_norm(&mut gradient[..trained], norm_max));
+        change.clip_value.into_iter().for_each(|value_max| clip_by_value(&mut gradient[..trained], value_max));
+        let mut moved: Vec<&mut [f32]> = expected_slots.iter_mut().map(|slot| &mut slot[..trained]).collect();
+        change.optimizer.step(change.step, &gradient[..trained], &mut expected[..trained], &mut moved);
+        expected[trained..].copy_from_slice(&gradient[trained..]);
+
+        let (mut after, mut after_slots) = (vec![f32::NAN; len], vec![vec![f32::NAN; len]; slots.len()]);
+        let slots: Vec<&[f32]> = slots.iter().map(Vec::as_slice).collect();
+        let written = After { parameters: &mut after, slots: after_slots.iter_mut().map(Vec::as_mut_slice).collect() };
+        change.apply(rule, rows, Before { parameters: &parameters, slots: &slots }, written).expect("valid rows");
+        assert_eq!((after, after_slots), (expected, expected_slots));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
+        #[test]
+        fn windows_change_no_bit(
+            trained in 0usize..=2 * WINDOW + 5,
+            clip_norm in prop::option::of(0.1f32..10.0),
+            clip_value in prop::option::of(0.01f32..1.0),
+            faults in 0u32..2,
+            adam: bool,
+        ) {
+            let rows: Vec<Vec<f32>> =
+                (0..5).map(|row| (0..2 * WINDOW + 5).map(|i| ((i + row * 7) % 13) as f32 - 6.0).collect()).collect();
+            let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+            let optimizer = match adam {
+                true => Optimizer::Adam(crate::optimizer::Moments { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 }),
+                false => Optimizer::Momentum { momentum: 0.9, nesterov: true, weight_decay: 0.1 },
+            };
+            let change = Change { trained, clip_norm, clip_value, optimizer, step: Step { number: 3, learning_rate: 0.1 } };
+            let weights = vec![1.0, 2.0, 3.0, 0.5, 0.25];
+            for rule in [Rule::Mean, Rule::WeightedMean(weights), Rule::Median { faults }, Rule::TrimmedMean { faults }] {
+                check(change, &rule, &rows);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_rule_refuses_is_an_error() {
+        let change = Change {
+            trained: 2,
+            clip_norm: None,
+            clip_value: None,
+            optimizer: Optimizer::Sgd { weight_decay: 0.0 },
+            step: Step { number: 1, learning_rate: 1.0 },
+        };
+        let (mut out, good) = ([0.0; 2], [1.0f32, 2.0]);
+        let mut apply = |rule: Rule, rows: &[&[f32]]| {
+            let before = Before { parameters: &[0.0; 2], slots: &[] };
+            change.apply(&rule, rows, before, After { parameters: &mut out, slots: vec![] })
+        };
+        assert_eq!(apply(Rule::Mean, &[]), Err(Error::TooFew { needed: 1, present: 0 }));
+        assert_eq!(apply(Rule::Mean, &[&good, &[1.0]]), Err(Error::Length { row: 1, expected: 2, actual: 1 }));
+        assert_eq!(apply(Rule::Mean, &[&good, &[0.0, f32::NAN]]), Err(Error::NonFinite { row: 1 }));
+        assert_eq!(apply(Rule::Median { faults: 1 }, &[&good, &good]), Err(Error::TooFew { needed: 3, present: 2 }));
+        assert_eq!(apply(Rule::TrimmedMean { faults: 1 }, &[&good]), Err(Error::TooFew { needed: 3, present: 1 }));
+        assert_eq!(apply(Rule::WeightedMean(vec![1.0]), &[&good, &good]), Err(Error::Weights));
+    }
+}

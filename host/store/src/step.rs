@@ -1,0 +1,28 @@
+//! The state after a round, computed in this process: what every store does that has no kernels of its own.
+
+use skein_kernels::rule::Rule;
+use skein_kernels::update::{After, Before};
+
+use crate::{Aggregate, State, StoreError, Update, Values};
+
+/// The state that follows `before`, with `rows` as the aggregate or as the contributions that are to be aggregated.
+pub(crate) fn next_state(before: &State, update: &Update, rows: &[Values]) -> Result<State, StoreError> {
+    let expected = before.parameters().len();
+    let lengths = rows.iter().map(|row| row.len()).chain([update.change.trained.max(expected)]);
+    if let Some(actual) = { lengths }.find(|actual| *actual != expected) {
+        return Err(StoreError::Length { expected, actual });
+    }
+    let rule = match &update.aggregate {
+        Aggregate::Values(_) => &Rule::Mean,
+        Aggregate::Contributions { rule, .. } => rule,
+    };
+    let rows: Vec<&[f32]> = rows.iter().map(|row| &**row).collect();
+    let slots: Vec<&[f32]> = before.slots().iter().map(|slot| &**slot).collect();
+    let mut parameters = vec![0.0; expected];
+    let mut after: Vec<Vec<f32>> = slots.iter().map(|_| vec![0.0; expected]).collect();
+    let written = After { parameters: &mut parameters, slots: after.iter_mut().map(Vec::as_mut_slice).collect() };
+    let before = Before { parameters: before.parameters(), slots: &slots };
+    let applied = update.change.apply(rule, &rows, before, written);
+    applied.map_err(|source| StoreError::Rule { round: update.round, source })?;
+    Ok(State::new(update.round, parameters.into(), after.into_iter().map(Values::from).collect()))
+}
