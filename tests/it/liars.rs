@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use skein::checkpoint::Checkpoint;
 use skein::job::Job;
 use skein::manifest::Manifest;
-use skein::peer::{Peer, RoundEnd, RoundReport};
+use skein::peer::{Peer, RoundEnd, RoundReport, Seat};
 use skein::workers::Workers;
 use skein_runtime::{Options, Runtime};
 use skein_store::{
-    Accumulated, Average, Embedded, Head, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values,
+    Accumulated, Average, Embedded, Head, Leaf, PeerKey, Published, State, Statistics, Store, StoreError, Update,
+    Values,
 };
-use skein_workflow::convergence::Progress;
 use skein_workflow::identity::{Identity, PeerId};
 use skein_workflow::round::{Absence, Charge};
 use tokio::task::JoinSet;
@@ -32,13 +33,7 @@ struct Lying {
 }
 
 #[async_trait]
-impl Store for Lying {
-    async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
-        let average = self.inner.average(round, peer).await?;
-        let spoilt = self.contribution(round, peer).await?.unwrap();
-        Ok(Average { hash: if self.hash_of_spoilt { spoilt.statistics().hash } else { average.hash }, ..average })
-    }
-
+impl Published for Lying {
     async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
         let Some(values) = self.inner.contribution(round, peer).await? else { return Ok(None) };
         if peer != self.owner {
@@ -47,6 +42,23 @@ impl Store for Lying {
         let mut values = values.to_vec();
         (self.spoil)(&mut values);
         Ok(Some(values.into()))
+    }
+
+    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.inner.records(after, wait).await
+    }
+}
+
+#[async_trait]
+impl Store for Lying {
+    fn aggregates(&self) -> bool {
+        false
+    }
+
+    async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
+        let average = self.inner.average(round, peer).await?;
+        let spoilt = self.contribution(round, peer).await?.unwrap();
+        Ok(Average { hash: if self.hash_of_spoilt { spoilt.statistics().hash } else { average.hash }, ..average })
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
@@ -77,12 +89,16 @@ impl Store for Lying {
         self.inner.apply(update).await
     }
 
-    async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
-        self.inner.publish(record).await
+    async fn remember(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
+        self.inner.remember(round, note).await
     }
 
-    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        self.inner.records(after, wait).await
+    async fn recall(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.recall(round).await
+    }
+
+    async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
+        self.inner.publish(record).await
     }
 
     async fn forget(&self, round: u64) -> Result<(), StoreError> {
@@ -111,24 +127,27 @@ async fn run(
     rounds: u64,
 ) -> Vec<(Vec<RoundReport>, anyhow::Result<()>)> {
     let workers = Arc::new(Workers::start(2).unwrap());
-    let parameters = Values::from(job.initial.clone());
-    let state = State::new(0, parameters.clone(), vec![vec![0.0; parameters.len()].into()]);
     let honest = job.shares.len() - liars;
-    let mut stores: BTreeMap<PeerId, Arc<dyn Store>> = BTreeMap::new();
+    let mut stores: BTreeMap<PeerId, (Arc<dyn Store>, Arc<dyn Published>)> = BTreeMap::new();
     for (index, peer) in job.shares.keys().enumerate() {
         let inner = Embedded::default();
-        inner.set_state(state.clone()).await.unwrap();
-        let store: Arc<dyn Store> = match index < honest {
-            true => Arc::new(inner),
-            false => Arc::new(Lying { inner, owner: peer.0, spoil, hash_of_spoilt }),
+        Checkpoint::initial(job).restore(&inner).await.unwrap();
+        let pair: (Arc<dyn Store>, Arc<dyn Published>) = match index < honest {
+            true => (Arc::new(inner.clone()), Arc::new(inner)),
+            false => {
+                let lying = Arc::new(Lying { inner, owner: peer.0, spoil, hash_of_spoilt });
+                (lying.clone(), lying)
+            }
         };
-        stores.insert(*peer, store);
+        stores.insert(*peer, pair);
     }
     let (mut tasks, mut liars_tasks) = (JoinSet::new(), JoinSet::new());
     for (index, share) in job.shares.values().enumerate() {
         let identity = Identity::derived(job.train.seed, share.index);
-        let progress = Progress::new(job.train.learning_rate);
-        let mut peer = Peer::start(job.clone(), workers.clone(), identity, stores.clone(), progress);
+        let others = stores.iter().filter(|(peer, _)| **peer != identity.id());
+        let others = others.map(|(peer, (_, published))| (*peer, published.clone())).collect();
+        let seat = Seat { store: stores[&identity.id()].0.clone(), identity, others };
+        let mut peer = Peer::start(job.clone(), workers.clone(), seat).await.unwrap();
         let rounds = async move {
             let mut reports = Vec::new();
             for round in 1..=rounds {

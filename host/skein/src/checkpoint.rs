@@ -13,9 +13,11 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use skein_kernels::Digest;
 use skein_kernels::layout::Layout;
-use skein_store::{Head, State, Values};
+use skein_store::{Head, State, Store, StoreError, Values};
 use skein_workflow::convergence::Progress;
 use skein_workflow::state::state_hash;
+
+use crate::job::Job;
 
 /// Name of the file in a run's folder.
 pub const FILE: &str = "checkpoint.safetensors";
@@ -66,6 +68,23 @@ struct Rules {
 }
 
 impl Checkpoint {
+    /// Where a job begins.
+    pub fn initial(job: &Job) -> Checkpoint {
+        let parameters = Values::from(job.initial.clone());
+        let slots = vec![Values::from(vec![0.0; parameters.len()]); job.train.kernel().slots()];
+        let state = State::new(0, parameters, slots);
+        Checkpoint { job: job.digest, state, progress: Progress::new(job.train.learning_rate) }
+    }
+
+    /// Puts the state into a store, in the place of what is there.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn restore(&self, store: &dyn Store) -> Result<(), StoreError> {
+        store.set_state(self.state.clone()).await?;
+        store.remember(self.state.round(), encode_progress(&self.progress)).await
+    }
+
     /// Hash of the state.
     pub fn state_hash(&self) -> Digest {
         hash_of(&self.state.head())
@@ -110,9 +129,7 @@ impl Checkpoint {
     }
 
     fn metadata(&self) -> HashMap<String, String> {
-        let Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = self.progress;
-        let rules = Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited };
-        let rules = serde_json::to_string(&rules).expect("numbers and none can be written as JSON");
+        let rules = String::from_utf8(encode_progress(&self.progress)).expect("JSON is text");
         HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("job".to_owned(), self.job.to_string()),
@@ -146,7 +163,7 @@ impl Checkpoint {
         let parse = |name: &str| field(name)?.parse().map_err(|_| format!("has no valid `{name}` in its metadata"));
         let (job, hash): (Digest, Digest) = (parse("job")?, parse("state_hash")?);
         let round = field("round")?.parse().map_err(|_| "has no valid `round` in its metadata".to_owned())?;
-        let rules: Rules = serde_json::from_str(field("convergence")?).map_err(|error| error.to_string())?;
+        let progress = decode_progress(field("convergence")?.as_bytes()).map_err(|error| error.to_string())?;
 
         let mut parameters = Vec::with_capacity(layout.len());
         for parameter in layout.parameters() {
@@ -160,10 +177,25 @@ impl Checkpoint {
         if hash_of(&state.head()) != hash {
             return Err("does not hold the state that it names: it was altered".to_owned());
         }
-        let Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = rules;
-        let progress = Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited };
         Ok(Checkpoint { job, state, progress })
     }
+}
+
+/// What the convergence rules remember, as it is kept beside a state.
+pub fn encode_progress(progress: &Progress) -> Vec<u8> {
+    let Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = *progress;
+    let rules = Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited };
+    serde_json::to_vec(&rules).expect("numbers and none can be written as JSON")
+}
+
+/// What [`encode_progress`] wrote.
+///
+/// # Errors
+/// It is something else.
+pub fn decode_progress(bytes: &[u8]) -> serde_json::Result<Progress> {
+    let rules: Rules = serde_json::from_slice(bytes)?;
+    let Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = rules;
+    Ok(Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited })
 }
 
 /// The hash that peers compare.

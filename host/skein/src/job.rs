@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use skein_kernels::Digest;
 use skein_kernels::layout::Layout;
+use skein_kernels::rule::Rule;
 use skein_runtime::Runtime;
 use skein_runtime::aggregate::AggregateFunction;
 use skein_runtime::gradient::GradientFunction;
@@ -36,10 +37,23 @@ pub struct Job {
     pub gradient: GradientFunction,
     /// The aggregation function.
     pub aggregate: AggregateFunction,
+    /// What that function does, where it is one of the built-in ones: a store may do it instead.
+    pub rule: Option<BuiltinRule>,
     /// What each peer has, in the order of the peers' keys.
     pub shares: BTreeMap<PeerId, Share>,
     /// Samples held out for the end.
     pub test: Option<Part>,
+}
+
+/// What a built-in aggregation function does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuiltinRule {
+    /// The mean; `true`: weighted by the samples that peers claim.
+    Mean(bool),
+    /// The coordinate-wise median.
+    Median,
+    /// The coordinate-wise trimmed mean.
+    TrimmedMean,
 }
 
 /// What one peer has.
@@ -68,9 +82,18 @@ impl Job {
     /// # Errors
     /// Whatever does not fit, with the name of the file, key or function.
     pub async fn prepare(manifest: &Manifest, runtime: &Runtime, engine: &Choice) -> Result<Job> {
+        let train = &manifest.train;
+        let peers: Vec<PeerId> = (0..train.peers).map(|index| Identity::derived(train.seed, index).id()).collect();
+        Job::prepare_for(manifest, &peers, runtime, engine).await
+    }
+
+    /// As [`Job::prepare`], for peers with keys of their own, in the order of the manifest.
+    ///
+    /// # Errors
+    /// As [`Job::prepare`].
+    pub async fn prepare_for(manifest: &Manifest, peers: &[PeerId], runtime: &Runtime, engine: &Choice) -> Result<Job> {
         let Manifest { train, data, .. } = manifest;
-        let identities: Vec<PeerId> = (0..train.peers).map(|index| Identity::derived(train.seed, index).id()).collect();
-        let (shares, test) = divide(data, train, &identities)?;
+        let (shares, test) = divide(data, train, peers)?;
         let first = &shares.values().next().context("a job has at least one peer")?.dataset;
         let model = Model::prepare(manifest, first, engine)?;
         let default = if model.graphs.named.is_empty() { "gradient-mlp" } else { "gradient-onnx" };
@@ -82,6 +105,7 @@ impl Job {
         }
         let gradient = runtime.gradient_function(function, &bytes).await?;
         let (function, bytes) = read_function(manifest, &train.aggregate)?;
+        let rule = BuiltinRule::of(&function, &bytes);
         let aggregate = runtime.aggregate_function(function, &bytes).await?;
 
         let identity = json!({
@@ -107,9 +131,34 @@ impl Job {
             is_graph: !model.graphs.named.is_empty(),
             gradient,
             aggregate,
+            rule,
             shares,
             test,
         })
+    }
+}
+
+impl BuiltinRule {
+    /// What a function does that is a built-in one to the byte, with settings that it knows.
+    fn of(function: &skein_runtime::Function, bytes: &[u8]) -> Option<BuiltinRule> {
+        let (name, _) = manifest::function::BUILTINS.into_iter().find(|(_, builtin)| *builtin == bytes)?;
+        match (name, function.settings.get("weighted").map(String::as_str)) {
+            ("aggregate-mean", None | Some("false")) => Some(BuiltinRule::Mean(false)),
+            ("aggregate-mean", Some("true")) => Some(BuiltinRule::Mean(true)),
+            ("aggregate-median", _) => Some(BuiltinRule::Median),
+            ("aggregate-trimmed-mean", _) => Some(BuiltinRule::TrimmedMean),
+            _ => None,
+        }
+    }
+
+    /// The kernel for contributions of peers that claim so many samples.
+    pub fn kernel(self, faults: u32, samples: &[u64]) -> Rule {
+        match self {
+            BuiltinRule::Mean(false) => Rule::Mean,
+            BuiltinRule::Mean(true) => Rule::WeightedMean(samples.iter().map(|samples| *samples as f32).collect()),
+            BuiltinRule::Median => Rule::Median { faults },
+            BuiltinRule::TrimmedMean => Rule::TrimmedMean { faults },
+        }
     }
 }
 

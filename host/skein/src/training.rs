@@ -7,9 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use skein_runtime::gradient::Parameters;
-use skein_store::{Embedded, Head, State, Store, Values};
+use skein_store::{Embedded, Head, Published, Store};
 use skein_workflow::announcement::Evaluation;
-use skein_workflow::convergence::Progress;
 use skein_workflow::identity::{Identity, PeerId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -19,7 +18,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::evaluation::evaluate;
 use crate::job::{Job, Share};
 use crate::output::Output;
-use crate::peer::{Peer, RoundEnd, RoundReport};
+use crate::peer::{Peer, RoundEnd, RoundReport, Seat};
 use crate::phases::Phases;
 use crate::report::{Metrics, RoundSummary, Summary};
 use crate::workers::{Workers, ms};
@@ -54,12 +53,15 @@ pub async fn train(job: Arc<Job>, workers: Arc<Workers>, options: Options, outpu
         workers: workers.clone(),
         options,
     };
-    let stores = new_stores(&job, &checkpoint.state).await?;
+    let stores = new_stores(&job, &checkpoint).await?;
     let (sender, mut ends) = mpsc::channel(job.shares.len());
     let mut peers = JoinSet::new();
     for share in job.shares.values() {
         let identity = Identity::derived(job.train.seed, share.index);
-        let peer = Peer::start(job.clone(), workers.clone(), identity, stores.clone(), checkpoint.progress);
+        let others = stores.iter().filter(|(peer, _)| **peer != identity.id());
+        let others = others.map(|(peer, store)| (*peer, Arc::new(store.clone()) as Arc<dyn Published>)).collect();
+        let store = Arc::new(stores[&identity.id()].clone());
+        let peer = Peer::start(job.clone(), workers.clone(), Seat { identity, store, others }).await?;
         peers.spawn(run_peer(peer, first_round + 1..=job.train.rounds, sender.clone()));
     }
     drop(sender);
@@ -109,10 +111,7 @@ fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
         if let Some(path) = path.filter(|path| path.exists()) {
             bail!("`{}` is there already: go on with `--resume`, or choose another folder", path.display());
         }
-        let parameters = Values::from(job.initial.clone());
-        let slots = vec![Values::from(vec![0.0; parameters.len()]); job.train.kernel().slots()];
-        let state = State::new(0, parameters, slots);
-        return Ok(Checkpoint { job: job.digest, state, progress: Progress::new(job.train.learning_rate) });
+        return Ok(Checkpoint::initial(job));
     }
     let path = path.context("`--resume` needs the folder of the run: set `--out`")?;
     let checkpoint = Checkpoint::load(&job.layout, &path)?;
@@ -127,17 +126,17 @@ fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-async fn new_stores(job: &Job, state: &State) -> Result<BTreeMap<PeerId, Arc<dyn Store>>> {
-    let mut stores: BTreeMap<PeerId, Arc<dyn Store>> = BTreeMap::new();
+async fn new_stores(job: &Job, checkpoint: &Checkpoint) -> Result<BTreeMap<PeerId, Embedded>> {
+    let mut stores = BTreeMap::new();
     for peer in job.shares.keys() {
         let store = Embedded::default();
-        store.set_state(state.clone()).await?;
-        stores.insert(*peer, Arc::new(store));
+        checkpoint.restore(&store).await?;
+        stores.insert(*peer, store);
     }
     Ok(stores)
 }
 
-async fn final_heads(stores: &BTreeMap<PeerId, Arc<dyn Store>>) -> Result<BTreeMap<PeerId, Head>> {
+async fn final_heads(stores: &BTreeMap<PeerId, Embedded>) -> Result<BTreeMap<PeerId, Head>> {
     let mut heads = BTreeMap::new();
     for (peer, store) in stores {
         heads.insert(*peer, store.head().await?);

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use crate::step::next_state;
 use crate::{
-    Accumulated, Aggregate, Average, Head, Leaf, PeerKey, State, Statistics, Store, StoreError, Update, Values,
+    Accumulated, Aggregate, Average, Head, Leaf, PeerKey, Published, State, Statistics, Store, StoreError, Update,
+    Values,
 };
 
 /// Records that are kept for others to read. A round has three, so a peer may fall a thousand rounds behind.
@@ -30,6 +31,7 @@ struct Inner {
     state: Option<State>,
     sums: BTreeMap<u64, Sum>,
     contributions: BTreeMap<(u64, PeerKey), Values>,
+    notes: BTreeMap<u64, Vec<u8>>,
     records: VecDeque<(u64, Vec<u8>)>,
 }
 
@@ -163,7 +165,27 @@ impl Sum {
 }
 
 #[async_trait]
+impl Published for Embedded {
+    async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
+        Ok(self.lock().contributions.get(&(round, peer)).cloned())
+    }
+
+    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let mut published = self.published.subscribe();
+        // Running out of time is an answer too: there is no record.
+        let _ = tokio::time::timeout(wait, published.wait_for(|number| *number > after)).await;
+        let inner = self.lock();
+        Ok(inner.records.iter().filter(|(number, _)| *number > after).cloned().collect())
+    }
+}
+
+#[async_trait]
 impl Store for Embedded {
+    fn aggregates(&self) -> bool {
+        // Contributions lie in this process either way, so the job's own function may as well run.
+        false
+    }
+
     async fn head(&self) -> Result<Head, StoreError> {
         let state = self.state().await?;
         Ok(self.blocking(move |_| state.head()).await)
@@ -182,6 +204,7 @@ impl Store for Embedded {
         let mut inner = self.lock();
         inner.state = Some(state);
         inner.sums.clear();
+        inner.notes.clear();
         inner.contributions.clear();
         Ok(())
     }
@@ -201,12 +224,17 @@ impl Store for Embedded {
         Ok(statistics)
     }
 
-    async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
-        Ok(self.lock().contributions.get(&(round, peer)).cloned())
-    }
-
     async fn apply(&self, update: Update) -> Result<Head, StoreError> {
         self.blocking(move |store| Ok(store.update(&update)?.head())).await
+    }
+
+    async fn remember(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
+        self.lock().notes.insert(round, note);
+        Ok(())
+    }
+
+    async fn recall(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lock().notes.get(&round).cloned())
     }
 
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
@@ -220,17 +248,10 @@ impl Store for Embedded {
         Ok(())
     }
 
-    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        let mut published = self.published.subscribe();
-        // Running out of time is an answer too: there is no record.
-        let _ = tokio::time::timeout(wait, published.wait_for(|number| *number > after)).await;
-        let inner = self.lock();
-        Ok(inner.records.iter().filter(|(number, _)| *number > after).cloned().collect())
-    }
-
     async fn forget(&self, round: u64) -> Result<(), StoreError> {
         let mut inner = self.lock();
         inner.sums = inner.sums.split_off(&round);
+        inner.notes = inner.notes.split_off(&round);
         inner.contributions = inner.contributions.split_off(&(round, [0; 32]));
         Ok(())
     }

@@ -1,13 +1,14 @@
 //! A peer's store: the state of the job, the contributions of the round, the records that peers exchange.
 //!
-//! [`Store`] is the contract; [`Embedded`] keeps everything in this process. Work on tensors happens in the
+//! [`Store`] is the contract; [`Embedded`] keeps everything in this process, [`redis`] in a database of the peer's own.
+//! Work on tensors happens in the
 //! store and not beside it, so that a store inside a database can do it where the values are. Every store gives
 //! the same bits: sums over batches follow the tree of [`skein_kernels::tree`] whatever the order of arrival, and
 //! averages and updates are the kernels'.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
-//! use skein_store::{Embedded, Leaf, State, Store};
+//! use skein_store::{Embedded, Leaf, Published, State, Store};
 //!
 //! let (store, me) = (Embedded::default(), [1; 32]);
 //! store.set_state(State::new(0, vec![0.0; 2].into(), vec![])).await?;
@@ -25,6 +26,8 @@
 //! ```
 
 mod embedded;
+mod error;
+pub mod redis;
 mod step;
 mod values;
 
@@ -36,6 +39,7 @@ use skein_kernels::rule::Rule;
 use skein_kernels::update::Change;
 
 pub use embedded::Embedded;
+pub use error::StoreError;
 pub use skein_kernels::statistics::Statistics;
 pub use values::Values;
 
@@ -151,65 +155,23 @@ pub enum Aggregate {
     },
 }
 
-/// Why a store did not do as told. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// No state was set yet.
-    #[error("the store holds no state")]
-    NoState,
-    /// Values that are not as long as the parameters.
-    #[error("{actual} values where the model has {expected}")]
-    Length {
-        /// Values of the model.
-        expected: usize,
-        /// Values that were given.
-        actual: usize,
-    },
-    /// A batch that does not fit the others of its round.
-    #[error("batch {index} of {leaves} does not fit round {round}")]
-    Leaf {
-        /// The round.
-        round: u64,
-        /// Index of the batch.
-        index: u32,
-        /// Batches it says the round has.
-        leaves: u32,
-    },
-    /// Batches of the round are still missing.
-    #[error("round {round} still waits for batches")]
-    Incomplete {
-        /// The round.
-        round: u64,
-    },
-    /// A contribution that is to be aggregated is not there.
-    #[error("the store lost the contribution of peer {} to round {round}", Digest(*peer))]
-    Missing {
-        /// The round.
-        round: u64,
-        /// Whose contribution.
-        peer: PeerKey,
-    },
-    /// The rule refuses the contributions.
-    #[error("the contributions to round {round} can not be aggregated")]
-    Rule {
-        /// The round.
-        round: u64,
-        /// Why.
-        source: skein_kernels::Error,
-    },
-    /// A round that does not follow the state.
-    #[error("round {round} can not be applied to the state of round {state}")]
-    OutOfOrder {
-        /// Round to apply.
-        round: u64,
-        /// Round of the state.
-        state: u64,
-    },
+/// What a peer publishes, as the others read it. All rounds are numbered from 1.
+#[async_trait]
+pub trait Published: Send + Sync {
+    /// A contribution that the peer holds: its own, or another's that it has copied.
+    async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError>;
+
+    /// Records behind number `after` (0: from the first that is still kept), each with its own number. Waits for
+    /// one until `wait` is over, and then gives none.
+    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
 }
 
-/// A peer's store. All rounds are numbered from 1.
+/// A peer's own store.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Published {
+    /// Whether rules run where the contributions are, so that [`Aggregate::Contributions`] saves their way out.
+    fn aggregates(&self) -> bool;
+
     /// The current state by its hashes.
     async fn head(&self) -> Result<Head, StoreError>;
 
@@ -232,20 +194,19 @@ pub trait Store: Send + Sync {
     /// Keeps a contribution of another peer and says what it is.
     async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError>;
 
-    /// A contribution, the own one included.
-    async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError>;
-
     /// Moves the state one round on. A round that was applied before is not applied again: the state that it gave
     /// is returned as it is.
     async fn apply(&self, update: Update) -> Result<Head, StoreError>;
 
+    /// Keeps what the peer has to know of a round when it goes on from there; forgotten with the round.
+    async fn remember(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError>;
+
+    /// What was kept of a round.
+    async fn recall(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError>;
+
     /// Appends a record for others to read.
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError>;
 
-    /// Records behind number `after` (0: from the first that is still kept), each with its own number. Waits for
-    /// one until `wait` is over, and then gives none.
-    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
-
-    /// Forgets sums and contributions of all rounds before `round`.
+    /// Forgets sums, contributions and notes of all rounds before `round`.
     async fn forget(&self, round: u64) -> Result<(), StoreError>;
 }

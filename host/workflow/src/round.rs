@@ -108,8 +108,13 @@ pub enum Step {
         /// On the driver's clock.
         until: Duration,
     },
-    /// Get these contributions, then tell [`Round::hold`] or [`Round::charge`] about each.
-    Fetch(BTreeMap<PeerId, Announcement>),
+    /// Get these contributions, until then at the longest, then tell [`Round::hold`] or [`Round::charge`] about each.
+    Fetch {
+        /// Whose, and what they announced.
+        wanted: BTreeMap<PeerId, Announcement>,
+        /// On the driver's clock.
+        until: Duration,
+    },
     /// Sign and publish this vote.
     Vote(Vote),
     /// Aggregate and update, then tell [`Round::applied`] and publish the state's hash.
@@ -311,7 +316,10 @@ impl Round {
         let settled = |peer: &PeerId| self.held.contains(peer) || self.charges.contains_key(peer);
         let complete = self.context.roster.iter().all(settled);
         if !complete && now < deadline {
-            return if missing.is_empty() { Step::Wait { until: deadline } } else { Step::Fetch(missing) };
+            return match missing.is_empty() {
+                true => Step::Wait { until: deadline },
+                false => Step::Fetch { wanted: missing, until: deadline },
+            };
         }
         self.phase = Phase::Voting { deadline: now + self.wait };
         let held = self.held.iter().filter_map(|peer| Some((*peer, self.announced.get(peer)?.0))).collect();
@@ -351,7 +359,10 @@ impl Round {
         }
         let lacking = self.missing(peers.iter().map(|(peer, announcement)| (*peer, *announcement)));
         if let Some(peer) = lacking.keys().next() {
-            return if now < deadline { Ok(Step::Fetch(lacking)) } else { Err(Refusal::Lacking(*peer)) };
+            return match now < deadline {
+                true => Ok(Step::Fetch { wanted: lacking, until: deadline }),
+                false => Err(Refusal::Lacking(*peer)),
+            };
         }
         let absent = self.context.roster.iter().filter(|peer| !peers.contains_key(peer));
         let absent = absent.map(|peer| (*peer, self.absence(peer))).collect();

@@ -79,7 +79,7 @@ impl Peers {
     fn vote(&mut self, index: usize, now: Duration) -> Vote {
         loop {
             match self.step(index, now).expect("gathering refuses nothing") {
-                Step::Fetch(peers) => peers.keys().for_each(|peer| self.0[index].round.hold(*peer)),
+                Step::Fetch { wanted, .. } => wanted.keys().for_each(|peer| self.0[index].round.hold(*peer)),
                 Step::Vote(vote) => {
                     self.publish(index, Kind::Vote, vote.encode());
                     return vote;
@@ -125,7 +125,9 @@ fn a_silent_peer_is_waited_for_until_the_deadline_and_no_longer() {
     (0..3).for_each(|peer| peers.announce(peer));
     peers.exchange();
     for peer in 0..3 {
-        let Ok(Step::Fetch(fetch)) = peers.step(peer, Duration::ZERO) else { panic!("others announced") };
+        let Ok(Step::Fetch { wanted: fetch, .. }) = peers.step(peer, Duration::ZERO) else {
+            panic!("others announced")
+        };
         fetch.keys().for_each(|other| peers.0[peer].round.hold(*other));
         assert_eq!(peers.step(peer, WAIT / 2), Ok(Step::Wait { until: WAIT }));
         assert_eq!(peers.vote(peer, WAIT).held.len(), 3);
@@ -244,7 +246,9 @@ fn a_contribution_that_few_hold_is_outvoted_everywhere() {
     for peer in 0..4 {
         // Peers 0 and 1 never get the values of the last peer.
         let reachable = |other: &PeerId| peer >= 2 || *other != late;
-        let Ok(Step::Fetch(fetch)) = peers.step(peer, Duration::ZERO) else { panic!("others announced") };
+        let Ok(Step::Fetch { wanted: fetch, .. }) = peers.step(peer, Duration::ZERO) else {
+            panic!("others announced")
+        };
         fetch.keys().filter(|other| reachable(other)).for_each(|other| peers.0[peer].round.hold(*other));
         match peers.step(peer, WAIT) {
             Ok(Step::Vote(vote)) => peers.publish(peer, Kind::Vote, vote.encode()),

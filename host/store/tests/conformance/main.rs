@@ -1,32 +1,41 @@
 //! What every store has to do: one suite, run on each.
 
+mod server;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use skein_kernels::Digest;
 use skein_kernels::optimizer::{Moments, Optimizer, Step};
 use skein_kernels::rule::Rule;
 use skein_kernels::update::{After, Before, Change};
-use skein_store::{Accumulated, Aggregate, Embedded, Leaf, State, Statistics, Store, StoreError, Update, Values};
+use skein_store::{
+    Accumulated, Aggregate, Embedded, Leaf, State, Statistics, Store, StoreError, Update, Values, redis,
+};
+
+use crate::server::Server;
 
 const ME: [u8; 32] = [1; 32];
 const NO_WAIT: Duration = Duration::ZERO;
 
-/// The stores under test, each fresh and empty.
-fn stores() -> Vec<Arc<dyn Store>> {
-    vec![Arc::new(Embedded::default())]
+/// Runs `test` on every kind of store, fresh, with the state of round 0 set to `len` zeros.
+fn on_every_store(len: usize, test: impl AsyncFn(Arc<dyn Store>)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let state = State::new(0, vec![0.0; len].into(), vec![vec![0.0; len].into()]);
+        let run = async |store: Arc<dyn Store>| {
+            store.set_state(state.clone()).await.expect("a state");
+            test(store).await;
+        };
+        run(Arc::new(Embedded::default())).await;
+        let server = Server::start(&[]);
+        run(redis::open(&server.options(), scope(len)).await.expect("a database")).await;
+    });
 }
 
-/// Runs `test` on every store, with the state of round 0 set to `len` zeros.
-fn on_every_store(len: usize, test: impl AsyncFn(Arc<dyn Store>)) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
-    runtime.expect("a runtime").block_on(async {
-        for store in stores() {
-            let state = State::new(0, vec![0.0; len].into(), vec![vec![0.0; len].into()]);
-            store.set_state(state).await.expect("a state");
-            test(store).await;
-        }
-    });
+fn scope(values: usize) -> redis::Scope {
+    redis::Scope { job: Digest([7; 32]), peer: ME, values }
 }
 
 fn leaf(index: u32, leaves: u32) -> Leaf {
@@ -272,6 +281,19 @@ fn contributions_are_looked_at_when_they_come() {
         assert_eq!(store.contribution(1, ME).await.expect("readable"), None);
         store.forget(2).await.expect("forgets");
         assert_eq!(store.contribution(1, other).await.expect("readable"), None);
+    });
+}
+
+#[test]
+fn notes_are_kept_with_their_round() {
+    on_every_store(1, async |store| {
+        let recall = async |round| store.recall(round).await.expect("readable");
+        for round in [1, 2] {
+            store.remember(round, vec![round as u8, 0, 255]).await.expect("kept");
+        }
+        assert_eq!((recall(1).await, recall(3).await), (Some(vec![1, 0, 255]), None));
+        store.forget(2).await.expect("forgets");
+        assert_eq!((recall(1).await, recall(2).await), (None, Some(vec![2, 0, 255])));
     });
 }
 

@@ -1,0 +1,75 @@
+//! What the peer has said already: after a restart it says the same again, and never something else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use skein_kernels::Digest;
+use skein_store::Store;
+use skein_workflow::identity::{Identity, PeerId};
+use skein_workflow::record::{Header, Kind, Record};
+
+/// The peer's own records of the rounds that it has not finished, and the last one before them.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    records: BTreeMap<(u64, Kind), Record>,
+    last: Option<(u64, Digest)>,
+}
+
+impl History {
+    /// Reads what the peer published before it was last ended, `round` being the last one it applied.
+    pub(super) async fn read(store: &dyn Store, me: PeerId, job: Digest, round: u64) -> Result<History> {
+        let mut history = History::default();
+        let mut number = 0;
+        loop {
+            let records = store.records(number, Duration::ZERO).await?;
+            let Some((last, _)) = records.last() else { break };
+            number = *last;
+            for (_, bytes) in records {
+                // Whoever can write to the peer's own store can leave anything there.
+                let Ok(record) = Record::decode(&bytes) else { continue };
+                let Header { job: of, peer, .. } = *record.header();
+                if peer == me && of == job {
+                    history.add(record);
+                }
+            }
+        }
+        history.forget(round);
+        Ok(history)
+    }
+
+    /// What was said of that kind in that round.
+    pub(super) fn said(&self, round: u64, kind: Kind) -> Option<&Record> {
+        self.records.get(&(round, kind))
+    }
+
+    pub(super) fn add(&mut self, record: Record) {
+        let Header { round, kind, .. } = *record.header();
+        self.records.insert((round, kind), record);
+    }
+
+    /// Drops records of rounds before `round`, but for the hash of the last.
+    pub(super) fn forget(&mut self, round: u64) {
+        let kept = self.records.split_off(&(round, Kind::Announcement));
+        let dropped = std::mem::replace(&mut self.records, kept);
+        if let Some((_, record)) = dropped.into_iter().next_back() {
+            self.last = Some((record.header().round, record.hash()));
+        }
+    }
+
+    /// Hash of the last record of a round before `round`, which that round's first record follows.
+    pub(super) fn before(&self, round: u64) -> Option<Digest> {
+        let kept = self.records.range(..(round, Kind::Announcement)).next_back().map(|(_, record)| record.hash());
+        kept.or_else(|| self.last.filter(|(last, _)| *last < round).map(|(_, hash)| hash))
+    }
+
+    /// The check that a peer owes the others which was ended after it had applied `round` and before it said so.
+    pub(super) fn owed(&self, identity: &Identity, round: u64, state_hash: Digest) -> Option<Record> {
+        let vote = self.said(round, Kind::Vote)?;
+        if self.said(round, Kind::Check).is_some() {
+            return None;
+        }
+        let header = Header { kind: Kind::Check, previous: vote.hash(), ..*vote.header() };
+        Some(Record::sign(identity, header, state_hash.0.to_vec()))
+    }
+}

@@ -1,0 +1,103 @@
+//! A peer's store in a Redis or Valkey of its own.
+//!
+//! With Skein's module loaded, averages, rules and optimizer steps run inside of the database; without it the same
+//! kernels run here, on values that are fetched and stored again. Either way the bits are those of
+//! [`crate::Embedded`]. The crate `redis` carries commands, a channel of our own carries tensors without a copy.
+//!
+//! Everything here may be repeated, and is while the database is out of reach: a batch counts by its index, a round by
+//! its number, and what a record says is signed.
+
+mod address;
+mod channel;
+mod database;
+mod failure;
+mod host;
+mod keys;
+mod link;
+mod options;
+mod reader;
+mod reply;
+mod server;
+mod shared;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skein_kernels::Digest;
+
+use self::keys::Keys;
+use self::link::Link;
+use self::reader::Reader;
+use self::server::{Package, Server};
+use self::shared::Shared;
+use crate::{PeerKey, Published, Store, StoreError};
+
+pub use address::{Address, AddressError};
+pub use options::{Compute, Options, PASSWORD_VARIABLE};
+pub use tls::Tls;
+
+/// How long a database may take to come up at the start; later on [`Options::outage_max`] counts.
+const START_WAIT: Duration = Duration::from_secs(5);
+
+/// Whose values, and how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope {
+    /// Digest of the job.
+    pub job: Digest,
+    /// The peer.
+    pub peer: PeerKey,
+    /// Values of the model.
+    pub values: usize,
+}
+
+/// Opens the own database of a peer.
+///
+/// # Errors
+/// It is out of reach, denies access, has a known security hole, or lacks the module that the options ask for.
+pub async fn open(options: &Options, scope: Scope) -> Result<Arc<dyn Store>, StoreError> {
+    let shared = Shared::new(reader(options, scope)?);
+    let link = shared.link();
+    link.reach(START_WAIT).await.map_err(|failure| shared.failed(failure, ""))?;
+    let info: String = link.control(redis::cmd("INFO").arg("server")).await.map_err(|f| shared.failed(f, ""))?;
+    let is_local = link.address().is_local();
+    let package = |program: &str| is_local.then(|| Package::of(program)).flatten();
+    let unfit = |reason: String| StoreError::Unfit { address: link.address().to_string(), reason };
+    if let Some(hole) = Server::parse(&info).hole(link.address().is_tls, package) {
+        if !options.allow_vulnerable {
+            return Err(unfit(format!("{hole}, or set `allow_vulnerable = true`")));
+        }
+        tracing::warn!(address = %link.address(), hole, "the server has a known security hole");
+    }
+    let has_module = shared.reader.has_module().await.map_err(|failure| shared.failed(failure, ""))?;
+    match options.compute {
+        Compute::Database if !has_module => {
+            Err(unfit("it does not have Skein's module: start it with `skein redis run`".into()))
+        }
+        Compute::Host if has_module => {
+            Err(unfit("it has Skein's module, whose tensors a host does not compute on".into()))
+        }
+        _ if has_module => Ok(Arc::new(database::Database::new(shared))),
+        _ => Ok(Arc::new(host::Host::new(shared))),
+    }
+}
+
+/// Reads what another peer publishes in its database. Nothing is asked of it yet.
+///
+/// # Errors
+/// Files that the options name can not be read.
+pub fn read(options: &Options, scope: Scope) -> Result<Arc<dyn Published>, StoreError> {
+    Ok(Arc::new(Shared::new(reader(options, scope)?)))
+}
+
+fn reader(options: &Options, scope: Scope) -> Result<Reader, StoreError> {
+    let keys = Keys::new(scope.job, scope.peer);
+    let link = Link::new(options, keys.records()).map_err(|error| {
+        let reason = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        StoreError::Unfit { address: options.url.to_string(), reason }
+    })?;
+    Ok(Reader { link, keys, values_max: scope.values, has_module: Default::default() })
+}

@@ -1,0 +1,285 @@
+//! A Redis without the module: values are fetched, computed on here, and stored again.
+//!
+//! Values are strings. A state is written under keys of its round first; one small key then says which round counts,
+//! so that a state appears whole or not at all.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use skein_kernels::Digest;
+use skein_kernels::mean::divide;
+use skein_kernels::tree::{Placed, Position, Tree, add};
+
+use super::shared::{Shared, blocking, hashed};
+use crate::step::next_state;
+use crate::{
+    Accumulated, Aggregate, Average, Head, Leaf, PeerKey, Published, State, Statistics, Store, StoreError, Update,
+    Values,
+};
+
+/// Moves the state on if it is still the one before; gives the state that counts.
+const COMMIT: &str = "
+local state = redis.call('GET', KEYS[1])
+if (state or '') ~= ARGV[1] then return state end
+redis.call('SET', KEYS[1], ARGV[2])
+return ARGV[2]";
+
+/// Values behind those of a gradient: the samples and the loss of its batch.
+const TRAILER: usize = 2;
+
+/// The store of a database that only keeps values.
+pub(crate) struct Host(Shared);
+
+impl Host {
+    pub(crate) fn new(mut shared: Shared) -> Host {
+        // Gradients are kept with what is said of them.
+        shared.reader.values_max += TRAILER;
+        Host(shared)
+    }
+
+    fn values_max(&self) -> usize {
+        self.0.reader.values_max - TRAILER
+    }
+
+    async fn text(&self) -> Result<String, StoreError> {
+        let key = self.0.keys().state();
+        let text: Option<String> = self.0.control(redis::cmd("GET").arg(&key), &key).await?;
+        text.ok_or(StoreError::NoState)
+    }
+
+    /// Parses what [`text_of`] wrote.
+    fn head_of(&self, text: &str) -> Result<Head, StoreError> {
+        let mut words = text.split(' ');
+        let round = words.next().and_then(|word| word.parse().ok());
+        let hashes: Option<Vec<Digest>> = words.map(|word| word.parse().ok()).collect();
+        match (round, hashes.as_deref()) {
+            (Some(round), Some([parameters, slots @ ..])) => {
+                Ok(Head { round, parameters: *parameters, slots: slots.to_vec() })
+            }
+            _ => Err(self.0.spoilt(self.0.keys().state())),
+        }
+    }
+
+    async fn put(&self, key: &str, values: &[f32]) -> Result<(), StoreError> {
+        let arguments = [b"SET", key.as_bytes(), bytemuck::cast_slice(values)];
+        self.0.link().call(&arguments, 64).await.map(drop).map_err(|failure| self.0.failed(failure, key))
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Vec<f32>>, StoreError> {
+        let values = self.0.link().values(&[b"GET", key.as_bytes()], self.0.reader.values_max).await;
+        values.map_err(|failure| self.0.failed(failure, key))
+    }
+
+    fn value_keys(&self, round: u64, slots: usize) -> Vec<String> {
+        let slots = (0..slots).map(|slot| self.0.keys().slot(slot, Some(round)));
+        std::iter::once(self.0.keys().parameters(Some(round))).chain(slots).collect()
+    }
+
+    /// Stores a state beside the one that counts, and then lets it count if that is still `before`.
+    async fn commit(&self, before: &str, state: &State) -> Result<Head, StoreError> {
+        let head = state.head();
+        let all: Vec<Values> = std::iter::once(state.parameters()).chain(state.slots()).cloned().collect();
+        let keys = self.value_keys(head.round, head.slots.len());
+        for (key, values) in keys.iter().zip(&all) {
+            self.put(key, values).await?;
+        }
+        let key = self.0.keys().state();
+        let mut command = redis::cmd("EVAL");
+        command.arg(COMMIT).arg(1).arg(&key).arg(before).arg(text_of(&head));
+        let counts: Option<String> = self.0.control(&command, &key).await?;
+        let counts = self.head_of(&counts.ok_or(StoreError::NoState)?)?;
+        if counts == head {
+            self.0.know(all);
+        }
+        if let Ok(before) = self.head_of(before)
+            && before.round != counts.round
+        {
+            let old = self.value_keys(before.round, before.slots.len());
+            self.0.control::<u64>(redis::cmd("UNLINK").arg(old), &key).await?;
+        }
+        Ok(counts)
+    }
+
+    async fn contribution_for(&self, round: u64, peer: PeerKey) -> Result<Values, StoreError> {
+        let values = self.0.contribution(round, peer).await?;
+        values.ok_or(StoreError::Missing { round, peer })
+    }
+}
+
+fn text_of(head: &Head) -> String {
+    let hashes = std::iter::once(&head.parameters).chain(&head.slots);
+    hashes.fold(head.round.to_string(), |text, hash| format!("{text} {hash}"))
+}
+
+#[async_trait]
+impl Published for Host {
+    async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
+        self.0.contribution(round, peer).await
+    }
+
+    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.0.records(after, wait).await
+    }
+}
+
+#[async_trait]
+impl Store for Host {
+    fn aggregates(&self) -> bool {
+        false
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        self.head_of(&self.text().await?)
+    }
+
+    async fn parameters(&self) -> Result<(u64, Values), StoreError> {
+        let head = self.head().await?;
+        let key = self.0.keys().parameters(Some(head.round));
+        Ok((head.round, self.0.verified("GET", key, head.parameters).await?))
+    }
+
+    async fn state(&self) -> Result<State, StoreError> {
+        let head = self.head().await?;
+        let parameters = self.0.keys().parameters(Some(head.round));
+        let parameters = self.0.verified("GET", parameters, head.parameters).await?;
+        let mut slots = Vec::with_capacity(head.slots.len());
+        for (slot, hash) in head.slots.iter().enumerate() {
+            slots.push(self.0.verified("GET", self.0.keys().slot(slot, Some(head.round)), *hash).await?);
+        }
+        Ok(State::new(head.round, parameters, slots))
+    }
+
+    async fn set_state(&self, state: State) -> Result<(), StoreError> {
+        self.0.forget(u64::MAX).await?;
+        let before = match self.text().await {
+            Ok(text) => text,
+            Err(StoreError::NoState) => String::new(),
+            Err(error) => return Err(error),
+        };
+        let (state, head) = blocking(move || (state.clone(), state.head())).await;
+        match self.commit(&before, &state).await? {
+            counts if counts == head => Ok(()),
+            _ => Err(self.0.spoilt(self.0.keys().state())),
+        }
+    }
+
+    async fn accumulate(&self, round: u64, leaf: Leaf, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+        let expected = self.values_max();
+        if gradient.len() != expected {
+            return Err(StoreError::Length { expected, actual: gradient.len() });
+        }
+        if round <= self.head().await?.round {
+            return Ok(Accumulated::Duplicate);
+        }
+        let (sum, key) = (self.0.keys().sum(round), self.0.keys().gradient(round, leaf.index));
+        self.0.belongs(round, &[&sum, &key]).await?;
+        let claim = redis::cmd("SET").arg(&sum).arg(leaf.leaves).arg("NX").arg("GET").take();
+        let leaves: Option<u32> = self.0.control(&claim, &sum).await?;
+        if leaves.is_some_and(|leaves| leaves != leaf.leaves) || leaf.index >= leaf.leaves {
+            return Err(StoreError::Leaf { round, index: leaf.index, leaves: leaf.leaves });
+        }
+        gradient.extend([f32::from_bits(leaf.samples), leaf.loss]);
+        let arguments: [&[u8]; 4] = [b"SET", key.as_bytes(), bytemuck::cast_slice(&gradient), b"NX"];
+        let reply = self.0.link().call(&arguments, 64).await.map_err(|failure| self.0.failed(failure, &key))?;
+        Ok(match reply {
+            super::reply::Reply::Nil => Accumulated::Duplicate,
+            _ => Accumulated::Counted,
+        })
+    }
+
+    async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
+        let sum = self.0.keys().sum(round);
+        let leaves: Option<u32> = self.0.control(redis::cmd("GET").arg(&sum), &sum).await?;
+        let leaves = leaves.ok_or(StoreError::Incomplete { round })?;
+        let mut tree = Tree::new(leaves);
+        let (mut samples, mut loss) = (0, 0.0);
+        for index in 0..leaves {
+            let key = self.0.keys().gradient(round, index);
+            let mut values = self.get(&key).await?.ok_or(StoreError::Incomplete { round })?;
+            if values.len() != self.values_max() + TRAILER {
+                return Err(self.0.spoilt(key));
+            }
+            let (batch, mean) = (values[values.len() - 2].to_bits(), values[values.len() - 1]);
+            values.truncate(self.values_max());
+            samples += u64::from(batch);
+            loss += f64::from(batch) * f64::from(mean);
+            tree = blocking(move || {
+                grow(&mut tree, index, batch as f32, values);
+                tree
+            })
+            .await;
+        }
+        let mut values = tree.take().ok_or(StoreError::Incomplete { round })?;
+        let values = blocking(move || {
+            divide(&mut values, samples as f32);
+            values
+        })
+        .await;
+        let statistics = self.put_contribution(round, peer, values.into()).await?;
+        Ok(Average { hash: statistics.hash, samples, loss: loss / samples as f64 })
+    }
+
+    async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError> {
+        let key = self.0.keys().contribution(round, peer);
+        self.0.belongs(round, &[&key]).await?;
+        let values = hashed(values).await;
+        self.put(&key, &values).await?;
+        Ok(values.statistics())
+    }
+
+    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
+        let text = self.text().await?;
+        let head = self.head_of(&text)?;
+        let round = update.round;
+        if head.round == round {
+            return Ok(head);
+        }
+        if head.round + 1 != round {
+            return Err(StoreError::OutOfOrder { round, state: head.round });
+        }
+        let mut rows = Vec::new();
+        match &update.aggregate {
+            Aggregate::Values(values) => rows.push(values.clone()),
+            Aggregate::Contributions { peers, .. } => {
+                for peer in peers {
+                    rows.push(self.contribution_for(round, *peer).await?);
+                }
+            }
+        }
+        let before = self.state().await?;
+        let after = blocking(move || {
+            let after = next_state(&before, &update, &rows)?;
+            after.head();
+            Ok::<_, StoreError>(after)
+        });
+        let counts = self.commit(&text, &after.await?).await?;
+        // Somebody else may have applied the same round meanwhile, to the same bits.
+        if counts.round == round { Ok(counts) } else { Err(StoreError::OutOfOrder { round, state: counts.round }) }
+    }
+
+    async fn remember(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
+        self.0.remember(round, note).await
+    }
+
+    async fn recall(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.recall(round).await
+    }
+
+    async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
+        self.0.publish(record).await
+    }
+
+    async fn forget(&self, round: u64) -> Result<(), StoreError> {
+        self.0.forget(round).await
+    }
+}
+
+/// Places one gradient in the tree, and joins whatever has its sibling.
+fn grow(tree: &mut Tree, index: u32, weight: f32, mut values: Vec<f32>) {
+    values.iter_mut().for_each(|value| *value *= weight);
+    let mut at = Position::leaf(index);
+    while let Placed::Join { parent, mut left, right } = tree.place(at, values) {
+        add(&mut left, &right);
+        (at, values) = (parent, left);
+    }
+}

@@ -1,0 +1,71 @@
+//! Names of keys. All keys of a peer carry one hash tag, so that a cluster keeps them on one node; what others may
+//! read has `public` in its name, so that one pattern is all that their user is given.
+
+use skein_kernels::Digest;
+
+use crate::PeerKey;
+
+/// Digits of a digest that tell jobs and peers of one database apart.
+const DIGITS: usize = 16;
+
+/// The keys of one peer in one job.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys(String);
+
+impl Keys {
+    pub(crate) fn new(job: Digest, peer: PeerKey) -> Keys {
+        let short = |digest: Digest| digest.to_string()[..DIGITS].to_owned();
+        Keys(format!("skein:{{{}:{}}}", short(job), short(Digest(peer))))
+    }
+
+    /// The round and the hashes of the state; of a database with the module, how many slots there are.
+    pub(crate) fn state(&self) -> String {
+        format!("{}:state", self.0)
+    }
+
+    /// The parameters, of a round where the database does not know versions.
+    pub(crate) fn parameters(&self, round: Option<u64>) -> String {
+        format!("{}:parameters{}", self.0, suffix(round))
+    }
+
+    pub(crate) fn slot(&self, slot: usize, round: Option<u64>) -> String {
+        format!("{}:slot:{slot}{}", self.0, suffix(round))
+    }
+
+    /// The batches of a round that have come: a sum in the module, else how many there are in all.
+    pub(crate) fn sum(&self, round: u64) -> String {
+        format!("{}:sum:{round}", self.0)
+    }
+
+    /// One gradient as it came.
+    pub(crate) fn gradient(&self, round: u64, index: u32) -> String {
+        format!("{}:gradient:{round}:{index}", self.0)
+    }
+
+    /// An aggregate that was computed elsewhere, on its way into the state.
+    pub(crate) fn aggregate(&self, round: u64) -> String {
+        format!("{}:aggregate:{round}", self.0)
+    }
+
+    /// What the peer has to know of a round when it goes on from there.
+    pub(crate) fn note(&self, round: u64) -> String {
+        format!("{}:note:{round}", self.0)
+    }
+
+    /// Keys that belong to a round, by the round: what there is to forget.
+    pub(crate) fn rounds(&self) -> String {
+        format!("{}:rounds", self.0)
+    }
+
+    pub(crate) fn contribution(&self, round: u64, peer: PeerKey) -> String {
+        format!("{}:public:contribution:{round}:{}", self.0, Digest(peer))
+    }
+
+    pub(crate) fn records(&self) -> String {
+        format!("{}:public:records", self.0)
+    }
+}
+
+fn suffix(round: Option<u64>) -> String {
+    round.map_or_else(String::new, |round| format!(":{round}"))
+}

@@ -1,0 +1,285 @@
+//! The way to one database: finds the server, keeps connections, and tries again while it is out of reach.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::address::{Address, Endpoint, Place};
+use super::channel::{Channel, Login};
+use super::failure::Failure;
+use super::options::{Options, PasswordError};
+use super::reply::Reply;
+use super::tls::{Tls, TlsError};
+
+/// Connections for tensors at the same time: beyond this many the memory of the machine is the limit anyway.
+const CHANNELS: usize = 16;
+/// How long the other end may take for one step of an exchange, which is also above every wait for records.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Pauses between tries: the first, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The way to one database.
+pub(crate) struct Link {
+    address: Address,
+    login: Login,
+    tls: Option<Tls>,
+    /// A key of the peer, by which a cluster is asked for the node.
+    key: String,
+    outage_max: Duration,
+    idle: Mutex<VecDeque<Channel>>,
+    permits: Semaphore,
+    control: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+}
+
+/// A database that can not be addressed as the options say.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// The password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// TLS without certificates, or certificates without TLS.
+    #[error("`{0}`: an address with `rediss` and a table `tls` belong together")]
+    Mixed(Address),
+}
+
+/// What a command is to give.
+enum Want {
+    Reply { bytes_max: usize },
+    Values { values_max: usize },
+}
+
+enum Got {
+    Reply(Reply),
+    Values(Option<Vec<f32>>),
+}
+
+impl Link {
+    pub(crate) fn new(options: &Options, key: String) -> Result<Link, LinkError> {
+        let address = options.url.clone();
+        if address.is_tls != options.tls.is_some() {
+            return Err(LinkError::Mixed(address));
+        }
+        let login = Login {
+            tls: options.tls.as_ref().map(Tls::config).transpose()?,
+            user: address.user.clone(),
+            password: options.password()?,
+            database: address.database,
+        };
+        Ok(Link {
+            address,
+            login,
+            tls: options.tls.clone(),
+            key,
+            outage_max: options.outage_max,
+            idle: Mutex::default(),
+            permits: Semaphore::new(CHANNELS),
+            control: tokio::sync::Mutex::default(),
+        })
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// One command with a reply of at most `bytes_max` bytes.
+    pub(crate) async fn call(&self, arguments: &[&[u8]], bytes_max: usize) -> Result<Reply, Failure> {
+        match self.exchange(arguments, &Want::Reply { bytes_max }, self.outage_max).await? {
+            Got::Reply(reply) => Ok(reply),
+            Got::Values(_) => unreachable!("a reply was wanted"),
+        }
+    }
+
+    /// One command that gives values; none where there is no such key.
+    pub(crate) async fn values(&self, arguments: &[&[u8]], values_max: usize) -> Result<Option<Vec<f32>>, Failure> {
+        match self.exchange(arguments, &Want::Values { values_max }, self.outage_max).await? {
+            Got::Values(values) => Ok(values),
+            Got::Reply(_) => unreachable!("values were wanted"),
+        }
+    }
+
+    /// Whether the server answers within `wait`.
+    pub(crate) async fn reach(&self, wait: Duration) -> Result<(), Failure> {
+        self.exchange(&[b"PING"], &Want::Reply { bytes_max: 64 }, wait).await.map(drop)
+    }
+
+    /// Commands may be repeated, since whoever sends one can not know whether it was carried out before the connection
+    /// broke. All commands that are used here may be.
+    async fn exchange(&self, arguments: &[&[u8]], want: &Want, wait: Duration) -> Result<Got, Failure> {
+        let mut tries = Tries::new(&self.address, wait);
+        loop {
+            let failure = match self.once(arguments, want).await {
+                Ok(got) => return Ok(got),
+                Err(failure) => failure,
+            };
+            if let Failure::Lost(_) = failure {
+                // The others lead to the same server.
+                self.idle().clear();
+            }
+            tries.again(failure).await?;
+        }
+    }
+
+    async fn once(&self, arguments: &[&[u8]], want: &Want) -> Result<Got, Failure> {
+        let _permit = self.permits.acquire().await;
+        let idle = self.idle().pop_front();
+        let mut channel = match idle {
+            Some(channel) => channel,
+            None => Channel::open(&self.resolve().await?, &self.login, PATIENCE).await?,
+        };
+        channel.send(arguments).await?;
+        let result = match want {
+            Want::Reply { bytes_max } => channel.reply(*bytes_max).await.map(Got::Reply),
+            Want::Values { values_max } => channel.values(*values_max).await.map(Got::Values),
+        };
+        // Where the reply was read to its end, the connection is as good as before.
+        if matches!(result, Ok(_) | Err(Failure::Refused { .. })) {
+            self.idle().push_front(channel);
+        }
+        result
+    }
+
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Channel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server to talk to now.
+    async fn resolve(&self) -> Result<Endpoint, Failure> {
+        match &self.address.place {
+            Place::Server(endpoint) => Ok(endpoint.clone()),
+            Place::Sentinel { sentinels, service } => {
+                let arguments: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.as_bytes()];
+                let login = Login { user: None, password: None, database: 0, ..self.login.clone() };
+                let [host, port] = ask(sentinels, &login, &arguments).await?.elements()?;
+                Ok(Endpoint::Tcp { host: host.text()?.to_owned(), port: port.parse()? })
+            }
+            Place::Cluster { seeds } => {
+                let slot = ask(seeds, &self.login, &[b"CLUSTER", b"KEYSLOT", self.key.as_bytes()]).await?.integer()?;
+                for range in ask(seeds, &self.login, &[b"CLUSTER", b"SLOTS"]).await?.array()? {
+                    let range = range.array()?;
+                    let [first, last, master, ..] = &range[..] else { continue };
+                    if !(first.integer()?..=last.integer()?).contains(&slot) {
+                        continue;
+                    }
+                    let Reply::Array(master) = master else { continue };
+                    let [host, port, ..] = &master[..] else { continue };
+                    return Ok(Endpoint::Tcp { host: host.text()?.to_owned(), port: port.parse()? });
+                }
+                Err(Failure::reply("CLUSTERDOWN no node serves the peer's keys"))
+            }
+        }
+    }
+
+    /// Sends a command over the connection that all commands share; `work` may be repeated.
+    pub(crate) async fn control<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {
+        let mut tries = Tries::new(&self.address, self.outage_max);
+        loop {
+            let result = match self.connection().await {
+                Ok(mut connection) => command.query_async(&mut connection).await.map_err(Failure::from),
+                Err(failure) => Err(failure),
+            };
+            let failure = match result {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            if failure.is_passing() {
+                self.control.lock().await.take();
+            }
+            tries.again(failure).await?;
+        }
+    }
+
+    /// The connection that all commands share.
+    async fn connection(&self) -> Result<MultiplexedConnection, Failure> {
+        let mut control = self.control.lock().await;
+        if let Some(connection) = &*control {
+            return Ok(connection.clone());
+        }
+        let client = self.client(&self.resolve().await?)?;
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(PAUSE_MAX)).set_response_timeout(Some(PATIENCE));
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        *control = Some(connection.clone());
+        Ok(connection)
+    }
+
+    fn client(&self, endpoint: &Endpoint) -> Result<Client, Failure> {
+        let addr = match endpoint {
+            Endpoint::Unix(path) => ConnectionAddr::Unix(path.clone()),
+            Endpoint::Tcp { host, port } if self.tls.is_some() => {
+                ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+            }
+            Endpoint::Tcp { host, port } => ConnectionAddr::Tcp(host.clone(), *port),
+        };
+        let mut settings = RedisConnectionInfo::default().set_db(self.login.database.into());
+        if let Some(password) = &self.login.password {
+            settings = settings.set_password(password);
+            if let Some(user) = &self.login.user {
+                settings = settings.set_username(user);
+            }
+        }
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info: ConnectionInfo = addr.into_connection_info()?;
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        match &self.tls {
+            Some(tls) => {
+                let certificates = tls.certificates().map_err(|error| Failure::Certificate(error.to_string()))?;
+                Ok(Client::build_with_tls(info, certificates)?)
+            }
+            None => Ok(Client::open(info)?),
+        }
+    }
+}
+
+/// The first answer that one of several servers gives.
+async fn ask(endpoints: &[Endpoint], login: &Login, arguments: &[&[u8]]) -> Result<Reply, Failure> {
+    let mut last = Failure::reply("CLUSTERDOWN no address");
+    for endpoint in endpoints {
+        let answer = match Channel::open(endpoint, login, PATIENCE).await {
+            Ok(mut channel) => channel.call(arguments).await,
+            Err(failure) => Err(failure),
+        };
+        match answer {
+            // A sentinel that does not know the service.
+            Ok(Reply::Nil) => last = Failure::reply("MASTERDOWN the sentinels know no such service"),
+            Ok(reply) => return Ok(reply),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
+}
+
+/// How often something was tried, and for how long it still is.
+struct Tries<'a> {
+    address: &'a Address,
+    until: Instant,
+    pause: Duration,
+}
+
+impl Tries<'_> {
+    fn new(address: &Address, wait: Duration) -> Tries<'_> {
+        Tries { address, until: Instant::now() + wait, pause: PAUSE_MIN }
+    }
+
+    /// Waits before the next try, ever longer; gives the failure back where another try is of no use.
+    async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
+        if !failure.is_passing() || Instant::now() + self.pause > self.until {
+            return Err(failure);
+        }
+        if self.pause == PAUSE_MAX {
+            tracing::warn!(address = %self.address, %failure, "the database is out of reach, trying again");
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        Ok(())
+    }
+}

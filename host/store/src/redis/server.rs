@@ -1,0 +1,144 @@
+//! What a server says of itself, and whether it is fit for use.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+/// What `INFO server` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// `redis` or `valkey`.
+    pub(crate) name: String,
+    /// Numbers of the version.
+    pub(crate) version: Vec<u32>,
+    /// The program, as the server's machine names it.
+    executable: String,
+}
+
+/// Releases in which the holes of 2025 that let an authenticated user run code are closed (CVE-2025-49844 and the three
+/// found with it), by the release line that they are of.
+const FLOORS: [(&str, [u32; 2], [u32; 3]); 8] = [
+    ("redis", [6, 2], [6, 2, 20]),
+    ("redis", [7, 2], [7, 2, 11]),
+    ("redis", [7, 4], [7, 4, 6]),
+    ("redis", [8, 0], [8, 0, 4]),
+    ("redis", [8, 2], [8, 2, 2]),
+    ("valkey", [7, 2], [7, 2, 11]),
+    ("valkey", [8, 0], [8, 0, 6]),
+    ("valkey", [8, 1], [8, 1, 4]),
+];
+/// The oldest release line with the access rules that are used here.
+const OLDEST: [u32; 2] = [7, 0];
+/// Redis 7.0 ends with this release; Debian mends it in its packages, of which these are the first that are whole.
+const LAST_OF_7_0: [u32; 3] = [7, 0, 15];
+const DEBIAN_12: &str = "5:7.0.15-1~deb12u9";
+/// CVE-2026-81934: whoever reaches the port of a server with TLS can run code, without logging in.
+const DEBIAN_12_TLS: &str = "5:7.0.15-1~deb12u10";
+
+impl Server {
+    pub(crate) fn parse(info: &str) -> Server {
+        let fields: BTreeMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
+        let field = |name: &str| fields.get(name).copied().unwrap_or_default();
+        // Valkey calls itself Redis 7.2.4 for clients that know nothing else.
+        let (name, version) = match field("valkey_version") {
+            "" => ("redis", field("redis_version")),
+            version => ("valkey", version),
+        };
+        let version = version.split('.').map_while(|number| number.parse().ok()).collect();
+        Server { name: name.to_owned(), version, executable: field("executable").to_owned() }
+    }
+
+    /// Why the server is not fit for use, if that is known. `package` gives the version of the distribution's package
+    /// that a program on this machine is of.
+    pub(crate) fn hole(&self, is_tls: bool, package: impl Fn(&str) -> Option<Package>) -> Option<String> {
+        let shown = self.version.iter().map(ToString::to_string).collect::<Vec<_>>().join(".");
+        let Server { name, version, executable } = self;
+        let line = version.get(..2)?;
+        if version[..] < OLDEST[..] {
+            return Some(format!("{name} {shown} lacks the access rules of {name} 7.0"));
+        }
+        if name == "redis" && line == OLDEST {
+            return match package(executable) {
+                Some(package) if is_tls && !package.is_at_least(DEBIAN_12_TLS) => {
+                    Some(format!("{name} {} has CVE-2026-81934: upgrade to {DEBIAN_12_TLS}", package.0))
+                }
+                Some(package) if !package.is_at_least(DEBIAN_12) => {
+                    Some(format!("{name} {} has CVE-2026-66373: upgrade to {DEBIAN_12}", package.0))
+                }
+                Some(_) => None,
+                None if is_tls => {
+                    Some(format!("{name} {shown} has CVE-2026-81934 unless a distribution has mended it"))
+                }
+                // A distribution may have mended it; what it is of can not be seen from here.
+                None => (version[..] < LAST_OF_7_0[..]).then(|| format!("{name} {shown} has CVE-2023-41056")),
+            };
+        }
+        let (.., floor) = FLOORS.iter().find(|(of, release, _)| of == name && line == release)?;
+        let floor_shown = floor.map(|number| number.to_string()).join(".");
+        (version[..] < floor[..]).then(|| format!("{name} {shown} has CVE-2025-49844: upgrade to {floor_shown}"))
+    }
+}
+
+/// The version of a Debian package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Package(String);
+
+impl Package {
+    /// The package that a program of this machine is of.
+    pub(crate) fn of(executable: &str) -> Option<Package> {
+        let output = |program: &str, arguments: &[&str]| {
+            let output =
+                Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
+            String::from_utf8(output.stdout).ok()
+        };
+        // Debian's server is a link to a program that checks files as well.
+        let path = std::fs::canonicalize(executable).ok()?;
+        let owner = output("dpkg-query", &["--search", path.to_str()?])?;
+        let (name, _) = owner.split_once(':')?;
+        Some(Package(output("dpkg-query", &["--show", "--showformat=${Version}", name])?))
+    }
+
+    fn is_at_least(&self, other: &str) -> bool {
+        let status = Command::new("dpkg").args(["--compare-versions", &self.0, "ge", other]).status();
+        status.is_ok_and(|status| status.success())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(info: &str, is_tls: bool, package: Option<&str>, expected: Option<&str>) {
+        let server = Server::parse(info);
+        let hole = server.hole(is_tls, |_| package.map(|version| Package(version.to_owned())));
+        assert_eq!(hole.is_some(), expected.is_some(), "{info}: {hole:?}");
+        assert!(hole.unwrap_or_default().contains(expected.unwrap_or_default()), "{info}");
+    }
+
+    #[test]
+    fn known_holes_are_found() {
+        check("redis_version:6.0.16\r\n", false, None, Some("access rules"));
+        check("redis_version:7.0.11\r\n", false, None, Some("CVE-2023-41056"));
+        check("redis_version:7.0.15\r\n", false, None, None);
+        check("redis_version:7.0.15\r\n", true, None, Some("CVE-2026-81934"));
+        check("redis_version:7.2.10\r\n", false, None, Some("upgrade to 7.2.11"));
+        check("redis_version:7.2.11\r\n", true, None, None);
+        check("redis_version:8.0.3\r\n", false, None, Some("upgrade to 8.0.4"));
+        check("redis_version:8.4.0\r\n", true, None, None);
+        check("redis_version:7.2.4\r\nvalkey_version:8.1.3\r\n", false, None, Some("upgrade to 8.1.4"));
+        check("redis_version:7.2.4\r\nvalkey_version:9.1.2\r\n", true, None, None);
+    }
+
+    #[test]
+    fn packages_of_a_distribution_are_told_apart() {
+        if Command::new("dpkg").arg("--version").output().is_err() {
+            println!("skipped: there is no dpkg");
+            return;
+        }
+        let info = "redis_version:7.0.15\r\nexecutable:/usr/bin/redis-server\r\n";
+        check(info, false, Some("5:7.0.15-1~deb12u8"), Some("CVE-2026-66373"));
+        check(info, false, Some("5:7.0.15-1~deb12u9"), None);
+        check(info, true, Some("5:7.0.15-1~deb12u9"), Some("CVE-2026-81934"));
+        check(info, true, Some("5:7.0.15-1~deb12u10"), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! Real servers, each in a folder of its own and with nothing but a Unix socket.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use skein_store::redis::{Address, Options};
+use tempfile::TempDir;
+
+/// A database server that ends with the test.
+pub(crate) struct Server {
+    dir: TempDir,
+    child: Child,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    /// Starts Debian's `redis-server`, with what `arguments` add.
+    pub(crate) fn start(arguments: &[&str]) -> Server {
+        let dir = TempDir::new().expect("a folder");
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>();
+        let child = spawn(dir.path().join("redis.sock"), &arguments);
+        Server { dir, child, arguments }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("redis.sock")
+    }
+
+    /// How to reach it. It may still be starting: that is what a first connection waits for.
+    pub(crate) fn options(&self) -> Options {
+        let url: Address = format!("unix://{}", self.socket().display()).parse().expect("an address");
+        Options::new(url)
+    }
+
+    /// Ends the server as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Starts it again in its folder, with what it saved there.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(self.socket(), &self.arguments);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(socket: PathBuf, arguments: &[String]) -> Child {
+    // A test that is killed takes its servers with it.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
+    command.args(["--dir"]).arg(socket.parent().expect("a folder")).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("`redis-server` is installed")
+}
