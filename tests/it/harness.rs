@@ -65,7 +65,7 @@ impl Place {
         self.write("skein.toml", format!("{head}{data}{rest}"))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_skein"));
         command.args(arguments).current_dir(self.0.path()).stdin(Stdio::null());
         // Components are compiled once for all tests.

@@ -23,6 +23,9 @@ use tokio::task::JoinSet;
 /// What a liar makes of its contribution.
 type Spoil = fn(&mut Vec<f32>);
 
+/// A store as its owner sees it, and as others do.
+type Faces = (Arc<dyn Store>, Arc<dyn Published>);
+
 /// A store whose owner lies about its own contribution.
 struct Lying {
     inner: Embedded,
@@ -128,18 +131,18 @@ async fn run(
 ) -> Vec<(Vec<RoundReport>, anyhow::Result<()>)> {
     let workers = Arc::new(Workers::start(2).unwrap());
     let honest = job.shares.len() - liars;
-    let mut stores: BTreeMap<PeerId, (Arc<dyn Store>, Arc<dyn Published>)> = BTreeMap::new();
+    let mut stores: BTreeMap<PeerId, Faces> = BTreeMap::new();
     for (index, peer) in job.shares.keys().enumerate() {
         let inner = Embedded::default();
         Checkpoint::initial(job).restore(&inner).await.unwrap();
-        let pair: (Arc<dyn Store>, Arc<dyn Published>) = match index < honest {
+        let faces: Faces = match index < honest {
             true => (Arc::new(inner.clone()), Arc::new(inner)),
             false => {
                 let lying = Arc::new(Lying { inner, owner: peer.0, spoil, hash_of_spoilt });
                 (lying.clone(), lying)
             }
         };
-        stores.insert(*peer, pair);
+        stores.insert(*peer, faces);
     }
     let (mut tasks, mut liars_tasks) = (JoinSet::new(), JoinSet::new());
     for (index, share) in job.shares.values().enumerate() {

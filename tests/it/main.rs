@@ -10,5 +10,6 @@ mod formats;
 mod liars;
 mod manifests;
 mod onnx;
+mod peers;
 mod tidy;
 mod train;

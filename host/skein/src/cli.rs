@@ -5,9 +5,13 @@ mod demo;
 mod engine;
 mod eval;
 mod export;
+mod host;
 mod model;
+mod redis;
 mod train;
+mod up;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -21,6 +25,7 @@ use skein_runtime::{Compiler, Options, Runtime, StartError};
 
 use crate::engines::Choice;
 use crate::output::{Format, Output};
+use crate::redis::child::{BOUND, become_bound};
 use crate::workers::Workers;
 
 /// What a host process calls itself with to compile a component.
@@ -91,6 +96,17 @@ enum Command {
     Demo(demo::Demo),
     /// Train the job of a manifest, all its peers in this process
     Train(train::Train),
+    /// Run the peers of a job on this machine, each as a process with a database of its own or all in one
+    Up(up::Up),
+    /// Run one peer of a job, with its own database
+    Host(host::HostArguments),
+    /// Show a peer's public key; make the key if it is not there
+    Identity(host::IdentityArguments),
+    /// Configure and run the database of a peer
+    Redis {
+        #[command(subcommand)]
+        command: redis::Redis,
+    },
     /// Evaluate a checkpoint of a job
     Eval(eval::Eval),
     /// Write a trained model as ONNX, and its values as safetensors
@@ -120,6 +136,14 @@ enum Command {
     /// Compile a component from standard input to standard output
     #[command(name = COMPILE, hide = true)]
     Compile,
+    /// Become another program that ends with this process's parent
+    #[command(name = BOUND, hide = true)]
+    Bound {
+        parent: u32,
+        program: OsString,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Runs a command; gives the process's exit status: 0 on success, 1 on failure (2 is clap's, for usage).
@@ -127,6 +151,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let Arguments { command, global } = arguments;
     if let Command::Compile = command {
         return exit_code(skein_runtime::compile_as_child());
+    }
+    if let Command::Bound { parent, program, arguments } = command {
+        return become_bound(parent, &program, &arguments);
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("SKEIN_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
@@ -159,6 +186,10 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
     match command {
         Command::Demo(demo) => in_host(global, async |host| demo.run(host, output).await),
         Command::Train(train) => in_host(global, async |host| train.run(host, output).await),
+        Command::Up(up) => up.run(global, output),
+        Command::Host(host) => in_host(global, async |runs| host.run(runs, output).await),
+        Command::Identity(identity) => identity.run(output),
+        Command::Redis { command } => on_this_thread(command.run(output)),
         Command::Eval(eval) => in_host(global, async |host| eval.run(host, output).await),
         Command::Export(export) => in_host(global, async |host| export.run(&host, output).await),
         Command::Model { command } => command.run(&global.choice(), output),
@@ -173,7 +204,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
             Ok(())
         }
         // `run` has returned already.
-        Command::Compile => Ok(()),
+        Command::Compile | Command::Bound { .. } => Ok(()),
     }
 }
 
@@ -196,6 +227,25 @@ enum Device {
 impl Global {
     fn concurrency(&self) -> usize {
         self.concurrency.map_or_else(|| Options::default().concurrency, usize::from)
+    }
+
+    /// The same options for a child.
+    fn passed_on(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        let mut pass = |name: &str, value: Option<OsString>| {
+            arguments.extend(value.into_iter().flat_map(|value| [name.into(), value]));
+        };
+        let number = |number: Option<u16>| number.map(|number| number.to_string().into());
+        pass("--concurrency", number(self.concurrency));
+        pass("--engine", self.engine.map(|kind| kind.name().into()));
+        pass("--engine-library", self.engine_library.as_ref().map(Into::into));
+        pass("--engine-threads", number(self.engine_threads));
+        pass("--device", self.device.to_possible_value().map(|value| value.get_name().into()));
+        pass("--cache-dir", self.cache_dir.as_ref().map(Into::into));
+        if self.quiet {
+            arguments.push("--quiet".into());
+        }
+        arguments
     }
 
     fn choice(&self) -> Choice {
@@ -233,6 +283,12 @@ fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Re
     let peers = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let peers = peers.context("failed to start the peers' threads")?;
     peers.block_on(command(Host { runtime, workers, engine: global.choice() }))
+}
+
+/// Runs what needs no function, on the thread that lives as long as the program: children end with it.
+fn on_this_thread(command: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to start")?.block_on(command)
 }
 
 /// `$XDG_CACHE_HOME/skein`, or `~/.cache/skein`; without a home nothing is kept.

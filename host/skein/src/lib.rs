@@ -16,7 +16,9 @@
 //! | [`job`] | a job made ready to run |
 //! | [`workers`] | threads for functions, and the account of what they use |
 //! | [`peer`] | one peer's side of a round |
-//! | [`training`] | a whole run |
+//! | [`session`] | a run of the peers of this process |
+//! | [`training`], [`host`] | all peers in one process, and one peer of many with its own database |
+//! | [`redis`] | hardened configurations for databases, and databases as children |
 //! | [`checkpoint`] | the state on disk |
 //! | [`report`], [`output`] | what a run tells, and how it is shown |
 
@@ -25,12 +27,15 @@ pub mod cli;
 pub mod data;
 pub mod engines;
 pub mod evaluation;
+pub mod host;
 pub mod job;
 pub mod manifest;
 pub mod model;
 pub mod output;
 pub mod peer;
 pub mod phases;
+pub mod redis;
 pub mod report;
+pub mod session;
 pub mod training;
 pub mod workers;

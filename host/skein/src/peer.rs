@@ -131,11 +131,14 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Goes on from the state of the store, which somebody has just put there.
+    /// Goes on from the state of the store, which had lost it and got it back, and says again what it has lost.
     ///
     /// # Errors
     /// As [`Peer::start`].
     pub async fn recover(&mut self) -> Result<()> {
+        for record in self.history.records() {
+            self.store.publish(record.encode()).await?;
+        }
         let head = self.store.head().await?;
         self.recall(&head).await
     }
@@ -216,7 +219,7 @@ impl Peer {
         let report = applied.context("a round is applied before it is finished")?;
         self.progress = report.progress;
         self.heads = round.heads().clone();
-        self.history.forget(number + 1);
+        self.history.forget(number);
         self.taken.clear();
         Ok(RoundEnd::Applied(Box::new(RoundReport { phases, ..report })))
     }

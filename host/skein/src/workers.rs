@@ -59,7 +59,8 @@ impl Workers {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(concurrency)
             .thread_name("skein-worker")
-            .enable_time()
+            // Gradients go to a database from the thread that computed them.
+            .enable_all()
             .build()?;
         let gate = Arc::new(Semaphore::new(concurrency));
         Ok(Workers { runtime: Some(runtime), gate, ledger: Arc::default(), concurrency })

@@ -14,7 +14,7 @@ use crate::evaluation::evaluate;
 use crate::job::Job;
 use crate::output::Output;
 use crate::report::{evaluation_json, evaluation_text};
-use crate::training::validate;
+use crate::session::validate;
 
 /// Arguments of `skein eval`.
 #[derive(clap::Args)]

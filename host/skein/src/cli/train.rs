@@ -81,8 +81,18 @@ impl ModelArgument {
 }
 
 impl JobArguments {
+    /// The manifest with paths that count from anywhere.
+    pub(super) fn manifest_in_place(&self) -> Result<Manifest> {
+        let from = std::path::absolute(&self.from)?;
+        self.load(&from)
+    }
+
     pub(super) fn manifest(&self) -> Result<Manifest> {
-        let mut manifest = Manifest::load(&self.from)?;
+        self.load(&self.from)
+    }
+
+    fn load(&self, from: &std::path::Path) -> Result<Manifest> {
+        let mut manifest = Manifest::load(from)?;
         manifest.train.peers = self.peers.unwrap_or(manifest.train.peers);
         manifest.train.seed = self.seed.unwrap_or(manifest.train.seed);
         manifest.train.rounds = self.rounds.unwrap_or(manifest.train.rounds);
@@ -98,6 +108,11 @@ impl JobArguments {
 }
 
 impl Train {
+    /// A run that keeps nothing.
+    pub(super) fn of(job: JobArguments) -> Train {
+        Train { job, out: None, resume: false }
+    }
+
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.job.manifest()?;
         let job = Arc::new(Job::prepare(&manifest, &host.runtime, &host.engine).await?);

@@ -43,6 +43,11 @@ impl History {
         self.records.get(&(round, kind))
     }
 
+    /// All of them, in their order.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
     pub(super) fn add(&mut self, record: Record) {
         let Header { round, kind, .. } = *record.header();
         self.records.insert((round, kind), record);

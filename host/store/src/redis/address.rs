@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// |---|---|
 /// | `redis://[user@]host[:port][/db]` | a server over TCP |
 /// | `rediss://…` | the same over TLS |
-/// | `unix:///path/to/socket[?db=0]` | a server's Unix socket |
+/// | `unix://[user@]/path/to/socket[?db=0]` | a server's Unix socket |
 /// | `redis+sentinel://[user@]host[:port],…/service[/db]` | the master that these sentinels name, `rediss+sentinel` over TLS |
 /// | `redis+cluster://[user@]host[:port],…` | the node of a cluster that holds the peer's keys, `rediss+cluster` over TLS |
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,7 @@ impl FromStr for Address {
 fn parse(text: &str) -> Result<Address, &'static str> {
     let (scheme, rest) = text.split_once("://").ok_or("it begins with `redis://`, `rediss://` or `unix://`")?;
     if scheme == "unix" {
+        let (user, rest) = user_of(rest.split_once("@/").map(|(user, _)| (user, &rest[user.len() + 1..])), rest)?;
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
         if !path.starts_with('/') {
             return Err("the path of a Unix socket is absolute: `unix:///…`");
@@ -73,7 +74,7 @@ fn parse(text: &str) -> Result<Address, &'static str> {
             Some(query) => number(query.strip_prefix("db=").ok_or("only `?db=` may follow the path")?)?,
             None => 0,
         };
-        return Ok(Address { place: Place::Server(Endpoint::Unix(path.into())), is_tls: false, user: None, database });
+        return Ok(Address { place: Place::Server(Endpoint::Unix(path.into())), is_tls: false, user, database });
     }
     let (base, kind) = scheme.split_once('+').map_or((scheme, ""), |(base, kind)| (base, kind));
     let is_tls = match base {
@@ -81,13 +82,7 @@ fn parse(text: &str) -> Result<Address, &'static str> {
         "rediss" => true,
         _ => return Err("it begins with `redis://`, `rediss://` or `unix://`"),
     };
-    let (user, rest) = match rest.rsplit_once('@') {
-        Some((user, _)) if user.contains(':') => {
-            return Err("a password stands in a file or in the environment, not in an address");
-        }
-        Some((user, rest)) => (Some(user.to_owned()), rest),
-        None => (None, rest),
-    };
+    let (user, rest) = user_of(rest.rsplit_once('@'), rest)?;
     let (hosts, path) = rest.split_once('/').map_or((rest, ""), |(hosts, path)| (hosts, path));
     let endpoints = |port| hosts.split(',').map(|host| endpoint(host, port)).collect::<Result<Vec<_>, _>>();
     let (place, database) = match kind {
@@ -108,6 +103,17 @@ fn parse(text: &str) -> Result<Address, &'static str> {
     };
     let database = if database.is_empty() { 0 } else { number(database)? };
     Ok(Address { place, is_tls, user, database })
+}
+
+/// The user and what follows, from the two sides of an `@` if there is one.
+fn user_of<'a>(sides: Option<(&str, &'a str)>, whole: &'a str) -> Result<(Option<String>, &'a str), &'static str> {
+    match sides {
+        Some((user, _)) if user.contains(':') => {
+            Err("a password stands in a file or in the environment, not in an address")
+        }
+        Some((user, rest)) => Ok((Some(user.to_owned()), rest)),
+        None => Ok((None, whole)),
+    }
 }
 
 fn number(text: &str) -> Result<u32, &'static str> {
@@ -150,7 +156,7 @@ impl fmt::Display for Address {
         let scheme = if self.is_tls { "rediss" } else { "redis" };
         let user = self.user.as_ref().map_or_else(String::new, |user| format!("{user}@"));
         match &self.place {
-            Place::Server(endpoint @ Endpoint::Unix(_)) => write!(f, "unix://{endpoint}"),
+            Place::Server(endpoint @ Endpoint::Unix(_)) => write!(f, "unix://{user}{endpoint}"),
             Place::Server(endpoint) => write!(f, "{scheme}://{user}{endpoint}"),
             Place::Sentinel { sentinels, service } => {
                 write!(f, "{scheme}+sentinel://{user}{}/{service}", list(sentinels))
@@ -186,6 +192,7 @@ mod tests {
             ("redis://peer@10.0.0.1:7000/3", "redis://peer@10.0.0.1:7000/3"),
             ("rediss://[::1]:7000", "rediss://[::1]:7000"),
             ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+            ("unix://owner@/run/redis.sock", "unix://owner@/run/redis.sock"),
             ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
             ("redis+sentinel://a,b:1/mine/4", "redis+sentinel://a:26379,b:1/mine/4"),
             ("rediss+cluster://u@a,b:1", "rediss+cluster://u@a:6379,b:1"),
@@ -211,6 +218,7 @@ mod tests {
             ("unix://run/redis.sock", "absolute"),
             ("unix:///run/redis.sock?x=1", "`?db=`"),
             ("redis://[::1", "bracket"),
+            ("unix://owner:secret@/run/redis.sock", "a password stands in a file"),
             ("redis://:secret@a", "a password stands in a file"),
         ] {
             let error = text.parse::<Address>().expect_err(text).to_string();

@@ -1,0 +1,47 @@
+//! `skein host` and `skein identity`: one peer as a process of its own.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Host;
+use crate::host::config::{Config, Key};
+use crate::host::{prepare, run};
+use crate::output::Output;
+
+/// Arguments of `skein host`.
+#[derive(clap::Args)]
+pub(super) struct HostArguments {
+    /// The peer's configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl HostArguments {
+    pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
+        let config = Config::load(&self.config)?;
+        let job = prepare(&config, &host.runtime, &host.engine).await?;
+        let summary = run(&config, job.clone(), host.workers, output).await?;
+        Ok(output.result(|| summary.to_table(&job), || summary.to_json(&job))?)
+    }
+}
+
+/// Arguments of `skein identity`.
+#[derive(clap::Args)]
+pub(super) struct IdentityArguments {
+    /// File with the secret key; a fresh one is written if it is not there
+    #[arg(long, value_name = "FILE")]
+    key_file: PathBuf,
+}
+
+impl IdentityArguments {
+    pub(super) fn run(self, output: &mut Output) -> Result<()> {
+        let identity = match self.key_file.exists() {
+            true => Key::KeyFile(self.key_file).load(0)?,
+            false => Key::create(&self.key_file)?,
+        };
+        let id = identity.id();
+        Ok(output.result(|| format!("{id}\n"), || json!({ "id": id.to_string() }))?)
+    }
+}

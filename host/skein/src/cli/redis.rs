@@ -1,0 +1,121 @@
+//! `skein redis`: the configuration of a peer's database, and the database itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use skein_store::redis::{Options, Tls};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::output::Output;
+use crate::redis::server::Server;
+use crate::redis::{CONFIG_FILE, Settings, module_file, owner, reader, write};
+
+/// Arguments of `skein redis`.
+#[derive(clap::Subcommand)]
+pub(super) enum Redis {
+    /// Write a hardened configuration with fresh secrets
+    Config(ConfigArguments),
+    /// Run the database of a folder until this program ends; the configuration is written if it is not there
+    Run {
+        #[command(flatten)]
+        config: ConfigArguments,
+        /// The server's program [default: `redis-server` or `valkey-server` on the path]
+        #[arg(long, value_name = "FILE")]
+        server: Option<PathBuf>,
+    },
+}
+
+/// What a configuration is made of.
+#[derive(clap::Args)]
+pub(super) struct ConfigArguments {
+    /// Folder for the configuration, the secrets and the data
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Address and port for other machines [default: a Unix socket only]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Memory for the data, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    memory: u64,
+    /// The authority that signed the certificates of all peers
+    #[arg(long, value_name = "FILE", requires_all = ["tls_certificate", "tls_key"])]
+    tls_ca: Option<PathBuf>,
+    /// The server's certificate
+    #[arg(long, value_name = "FILE", requires = "tls_ca")]
+    tls_certificate: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "tls_ca")]
+    tls_key: Option<PathBuf>,
+    /// Skein's module [default: the one beside this program]
+    #[arg(long, value_name = "FILE", conflicts_with = "without_module")]
+    module: Option<PathBuf>,
+    /// Load no module: the host computes
+    #[arg(long)]
+    without_module: bool,
+}
+
+impl ConfigArguments {
+    fn settings(self) -> Result<Settings> {
+        let ConfigArguments { dir, listen, memory, tls_ca, tls_certificate, tls_key, module, without_module } = self;
+        let module = match (module, without_module) {
+            (_, true) => None,
+            (Some(module), _) => Some(module),
+            (None, false) => Some(module_file()?),
+        };
+        let tls = tls_ca.map(|ca| Tls { ca, certificate: tls_certificate, key: tls_key });
+        Ok(Settings { dir, listen, tls, memory_mib: memory, module })
+    }
+}
+
+impl Redis {
+    pub(super) async fn run(self, output: &mut Output) -> Result<()> {
+        match self {
+            Redis::Config(config) => {
+                let settings = config.settings()?;
+                write(&settings)?;
+                tell(&settings, None, output)
+            }
+            Redis::Run { config, server } => {
+                let settings = config.settings()?;
+                if !settings.dir.join(CONFIG_FILE).exists() {
+                    write(&settings)?;
+                }
+                let mut interrupts = signal(SignalKind::interrupt()).context("failed to listen for signals")?;
+                let mut terminations = signal(SignalKind::terminate()).context("failed to listen for signals")?;
+                let mut server = Server::start(&settings.dir, server.as_deref()).await?;
+                tell(&settings, server.id(), output)?;
+                tokio::select! {
+                    _ = interrupts.recv() => server.stop().await,
+                    _ = terminations.recv() => server.stop().await,
+                    ended = server.ended() => bail!("the database has ended: {}", ended?),
+                }
+            }
+        }
+    }
+}
+
+/// How the database is reached, by its owner and by others.
+fn tell(settings: &Settings, process: Option<u32>, output: &mut Output) -> Result<()> {
+    let own = owner(&settings.dir)?;
+    let others = reader(&settings.dir, settings.listen, settings.tls.clone())?;
+    let file =
+        |options: &Options| options.password_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    Ok(output.result(
+        || {
+            format!(
+                "own host     {}  password in {}\nother peers  {}  password in {}\n",
+                own.url,
+                file(&own),
+                others.url,
+                file(&others)
+            )
+        },
+        || {
+            let entry = |options: &Options| json!({ "url": options.url.to_string(), "password_file": file(options) });
+            let has_module = settings.module.is_some();
+            json!({ "owner": entry(&own), "peer": entry(&others), "module": has_module, "process": process })
+        },
+    )?)
+}

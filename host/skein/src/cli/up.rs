@@ -1,0 +1,177 @@
+//! `skein up`: the peers of a job on this machine, in one command.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use skein_workflow::identity::Identity;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::train::{JobArguments, Train};
+use super::{Global, in_host, on_this_thread};
+use crate::host::config::{Config, Key, Member};
+use crate::manifest::Manifest;
+use crate::output::Output;
+use crate::redis::server::Server;
+use crate::redis::{CONFIG_FILE, Settings, child, module_file, owner, reader, write};
+
+/// Name of a host's configuration in its folder.
+const HOST_FILE: &str = "host.toml";
+
+/// Arguments of `skein up`.
+#[derive(clap::Args)]
+pub(super) struct Up {
+    #[command(flatten)]
+    job: JobArguments,
+    /// Every peer is a process with a Redis of its own; without this, all are in one process and need no server
+    #[arg(long)]
+    redis: bool,
+    /// Load no module into the databases: the hosts compute
+    #[arg(long, requires = "redis")]
+    without_module: bool,
+    /// Memory of each database, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 2048, requires = "redis")]
+    memory: u64,
+    /// Folder for databases, checkpoints and metrics; a run that is there goes on [default: one that is removed]
+    #[arg(long, value_name = "DIR", requires = "redis")]
+    dir: Option<PathBuf>,
+}
+
+impl Up {
+    pub(super) fn run(self, global: &Global, output: &mut Output) -> Result<()> {
+        if !self.redis {
+            return in_host(global, async |host| Train::of(self.job).run(host, output).await);
+        }
+        // Children end with the thread that started them, which is this one.
+        on_this_thread(self.run_on_redis(global, output))
+    }
+
+    async fn run_on_redis(self, global: &Global, output: &mut Output) -> Result<()> {
+        let temporary = tempfile::tempdir()?;
+        let dir = self.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+        std::fs::create_dir_all(&dir).with_context(|| format!("failed to make the folder `{}`", dir.display()))?;
+        let dir = dir.canonicalize()?;
+        let manifest = self.job.manifest_in_place()?;
+        let text = toml::to_string(&manifest).context("failed to write the manifest")?;
+        std::fs::write(dir.join("skein.toml"), text).context("failed to write the manifest")?;
+
+        let mut interrupts = signal(SignalKind::interrupt()).context("failed to listen for signals")?;
+        let mut terminations = signal(SignalKind::terminate()).context("failed to listen for signals")?;
+        let peers = manifest.train.peers;
+        let mut servers = Vec::new();
+        for index in 0..peers {
+            servers.push(self.start_database(&dir.join(format!("peer-{index}"))).await?);
+        }
+        output.note(&format!("{peers} databases in `{}`", dir.display()));
+        let configs: Vec<_> = (0..peers).map(|i| self.host_config(&dir, &manifest, i)).collect::<Result<_>>()?;
+        let hosts = configs.iter().enumerate().map(|(index, config)| spawn_host(config, global, index == 0));
+        let mut hosts = hosts.collect::<Result<Vec<_>>>()?;
+        let finished = tokio::select! {
+            finished = finish(&mut hosts) => finished,
+            _ = interrupts.recv() => Err(anyhow::anyhow!("interrupted")),
+            _ = terminations.recv() => Err(anyhow::anyhow!("interrupted")),
+        };
+        stop(hosts).await?;
+        for server in servers {
+            server.stop().await?;
+        }
+        let hint = self.dir.map(|dir| format!(": go on with `--dir {}`", dir.display())).unwrap_or_default();
+        tell(finished.with_context(|| format!("the peers did not come to the end{hint}"))?, output)
+    }
+
+    async fn start_database(&self, dir: &Path) -> Result<Server> {
+        let dir = dir.join("redis");
+        if !dir.join(CONFIG_FILE).exists() {
+            let module = if self.without_module { None } else { Some(module_file()?) };
+            write(&Settings { dir: dir.clone(), listen: None, tls: None, memory_mib: self.memory, module })?;
+        }
+        Server::start(&dir, None).await
+    }
+
+    /// Writes the configuration of one host.
+    fn host_config(&self, dir: &Path, manifest: &Manifest, index: u32) -> Result<PathBuf> {
+        let database = |index: u32| dir.join(format!("peer-{index}/redis"));
+        let member = |index: u32| -> Result<Member> {
+            let id = Identity::derived(manifest.train.seed, index).id();
+            Ok(Member { id, store: Some(reader(&database(index), None, None)?) })
+        };
+        let config = Config {
+            job: dir.join("skein.toml"),
+            dir: dir.join(format!("peer-{index}")),
+            rounds: None,
+            identity: Key::Index(index),
+            store: owner(&database(index))?,
+            roster: (0..manifest.train.peers).map(member).collect::<Result<_>>()?,
+        };
+        let path = config.dir.join(HOST_FILE);
+        std::fs::write(&path, toml::to_string(&config)?)
+            .with_context(|| format!("failed to write `{}`", path.display()))?;
+        Ok(path)
+    }
+}
+
+/// Starts one host; only the first shows its progress, since all have the same.
+fn spawn_host(config: &Path, global: &Global, is_first: bool) -> Result<Child> {
+    let mut arguments: Vec<OsString> =
+        vec!["host".into(), "--config".into(), config.into(), "-o".into(), "json".into()];
+    arguments.extend(global.passed_on());
+    if !is_first && !global.quiet {
+        arguments.push("--quiet".into());
+    }
+    let program = std::env::current_exe().context("failed to find this program's own file")?;
+    let mut command: Command = child::bound(&program, arguments.iter().map(OsString::as_os_str))?.into();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.spawn().context("failed to start a host")
+}
+
+/// Waits until every host is done, or the first has failed; gives their summaries.
+async fn finish(hosts: &mut [Child]) -> Result<Vec<Value>> {
+    let summaries = hosts.iter_mut().map(|host| async {
+        let mut text = Vec::new();
+        let mut stdout = host.stdout.take().context("the output of a host is read once")?;
+        tokio::io::AsyncReadExt::read_to_end(&mut stdout, &mut text).await?;
+        let status = host.wait().await?;
+        if !status.success() {
+            bail!("a host ended with {status}");
+        }
+        serde_json::from_slice(&text).context("a host gave no summary")
+    });
+    // One after the other would not notice a host that fails while another waits for it.
+    futures_util::future::try_join_all(summaries).await
+}
+
+/// Lets hosts that still run write their checkpoints and end.
+async fn stop(hosts: Vec<Child>) -> Result<()> {
+    for mut host in hosts {
+        if let Some(pid) = host.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            kill_process(pid, Signal::TERM).context("failed to stop a host")?;
+        }
+        host.wait().await.context("failed to wait for a host")?;
+    }
+    Ok(())
+}
+
+fn tell(summaries: Vec<Value>, output: &mut Output) -> Result<()> {
+    let hashes: Vec<Value> = summaries.iter().filter_map(|summary| summary["state_hashes"].get(0)).cloned().collect();
+    let first = summaries.first().context("a job has a peer")?;
+    let table = || {
+        let row = |(index, hash): (usize, &Value)| format!("peer {index}  {}\n", hash.as_str().unwrap_or_default());
+        let validation = first["validation_accuracy"].as_f64().unwrap_or(f64::NAN);
+        format!(
+            "rounds  {}\nvalidation accuracy  {validation:.4}\n{}",
+            first["rounds"],
+            hashes.iter().enumerate().map(row).collect::<String>()
+        )
+    };
+    Ok(output.result(table, || {
+        let mut whole = first.clone();
+        whole["state_hashes"] = json!(hashes);
+        whole["peers"] = json!(hashes.len());
+        whole["hosts"] = json!(summaries);
+        whole
+    })?)
+}

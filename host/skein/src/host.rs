@@ -1,0 +1,118 @@
+//! One peer of a job as a process of its own, with its own database: `skein host`.
+
+pub mod config;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use skein_runtime::Runtime;
+use skein_store::redis::{self, Scope};
+use skein_store::{Head, Published, Store, StoreError};
+use skein_workflow::identity::PeerId;
+
+use self::config::Config;
+use crate::checkpoint::{self, Checkpoint, decode_progress, hash_of};
+use crate::engines::Choice;
+use crate::job::Job;
+use crate::manifest::Manifest;
+use crate::output::Output;
+use crate::peer::Seat;
+use crate::report::Summary;
+use crate::session::Run;
+use crate::workers::Workers;
+
+/// Makes the job ready that a configuration names, for the peers of its roster.
+///
+/// # Errors
+/// The manifest, the data or the roster does not fit.
+pub async fn prepare(config: &Config, runtime: &Runtime, engine: &Choice) -> Result<Arc<Job>> {
+    let mut manifest = Manifest::load(&config.job)?;
+    let roster: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
+    ensure!(
+        roster.len() == manifest.train.peers as usize,
+        "the roster has {} peers where `{}` asks for {}",
+        roster.len(),
+        config.job.display(),
+        manifest.train.peers
+    );
+    if let Some(rounds) = config.rounds {
+        manifest.train.rounds = rounds;
+    }
+    Ok(Arc::new(Job::prepare_for(&manifest, &roster, runtime, engine).await?))
+}
+
+/// Runs the peer to the end of the job, from wherever it was ended before.
+///
+/// # Errors
+/// A database can not be used, a function failed, or the peers are out of step.
+pub async fn run(config: &Config, job: Arc<Job>, workers: Arc<Workers>, output: &mut Output) -> Result<Summary> {
+    let identity = config.identity.load(job.train.seed)?;
+    let me = identity.id();
+    ensure!(job.shares.contains_key(&me), "the roster does not have this peer: add a member with the id `{me}`");
+    let scope = |peer: PeerId| Scope { job: job.digest, peer: peer.0, values: job.layout.len() };
+    let mut others: BTreeMap<PeerId, Arc<dyn Published>> = BTreeMap::new();
+    for member in config.roster.iter().filter(|member| member.id != me) {
+        let store = member.store.as_ref();
+        let store = store.with_context(|| format!("peer {:?} of the roster has no `store`", member.id))?;
+        others.insert(member.id, redis::read(store, scope(member.id))?);
+    }
+    let store = redis::open(&config.store, scope(me)).await?;
+    let start = settle(&*store, config, &job).await?;
+    output.note(&format!(
+        "peer {me:?} of {}: round {}, {} parameters, {}",
+        job.shares.len(),
+        start.state.round(),
+        job.layout.len(),
+        if store.aggregates() { "computing in the database" } else { "computing in the host" }
+    ));
+    let hint = ": start it again to go on".to_owned();
+    let seats = vec![Seat { identity, store, others }];
+    Run { job, workers, seats, start, out: Some(config.dir.clone()), hint }.to_end(output).await
+}
+
+/// Finds out where the peer goes on: from the state of its database, or from the checkpoint if that is ahead of it.
+async fn settle(store: &dyn Store, config: &Config, job: &Job) -> Result<Checkpoint> {
+    let path = config.dir.join(checkpoint::FILE);
+    let saved = if path.exists() { Some(Checkpoint::load(&job.layout, &path)?) } else { None };
+    if let Some(other) = saved.as_ref().filter(|saved| saved.job != job.digest) {
+        bail!(
+            "`{}` is the checkpoint of another job ({}, this one is {}): choose another `dir`",
+            path.display(),
+            other.job,
+            job.digest
+        );
+    }
+    let saved = saved.unwrap_or_else(|| Checkpoint::initial(job));
+    let (head, note) = match store.head().await {
+        Ok(head) => {
+            let note = store.recall(head.round).await?;
+            (head, note)
+        }
+        Err(StoreError::NoState | StoreError::Spoilt { .. }) => {
+            saved.restore(store).await?;
+            return Ok(saved);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match note {
+        Some(note) if is_whole(&head, &saved) => {
+            let state = store.state().await?;
+            Ok(Checkpoint { job: job.digest, state, progress: decode_progress(&note)? })
+        }
+        _ => {
+            tracing::warn!(
+                database = head.round,
+                checkpoint = saved.state.round(),
+                "the database is behind: restoring it"
+            );
+            saved.restore(store).await?;
+            Ok(saved)
+        }
+    }
+}
+
+/// Whether what the database holds is at least as far as the checkpoint, and no other state of the same round.
+fn is_whole(head: &Head, saved: &Checkpoint) -> bool {
+    head.round > saved.state.round() || hash_of(head) == saved.state_hash()
+}

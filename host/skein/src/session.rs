@@ -1,0 +1,278 @@
+//! A run of the peers of this process: starts them, collects their rounds, keeps checkpoints, sums up.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use skein_kernels::Digest;
+use skein_runtime::gradient::Parameters;
+use skein_store::{Store, StoreError};
+use skein_workflow::announcement::Evaluation;
+use skein_workflow::identity::PeerId;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::checkpoint::{self, Checkpoint, hash_of};
+use crate::evaluation::evaluate;
+use crate::job::{Job, Share};
+use crate::output::Output;
+use crate::peer::{Peer, RoundEnd, RoundReport, Seat};
+use crate::phases::Phases;
+use crate::report::{Metrics, RoundSummary, Summary};
+use crate::workers::{Workers, ms};
+
+/// How often a peer puts its state back into a store that lost it before it gives up on a round.
+const RECOVERIES_MAX: u32 = 5;
+
+/// What peers of this process run with.
+pub struct Run {
+    /// The job.
+    pub job: Arc<Job>,
+    /// Where functions run.
+    pub workers: Arc<Workers>,
+    /// The peers. Their stores hold the state of `start`.
+    pub seats: Vec<Seat>,
+    /// Where they begin.
+    pub start: Checkpoint,
+    /// Folder for the checkpoint and the metrics.
+    pub out: Option<PathBuf>,
+    /// What whoever interrupts the run is told.
+    pub hint: String,
+}
+
+impl Run {
+    /// Runs the peers to the end of the job.
+    ///
+    /// # Errors
+    /// A function failed, the peers are out of step, a store or a file can not be used. The last checkpoint stays.
+    pub async fn to_end(self, output: &mut Output) -> Result<Summary> {
+        let Run { job, workers, seats, start, out, hint } = self;
+        let first_round = start.state.round();
+        let metrics = out.as_deref().map(|dir| Metrics::open(dir, first_round)).transpose()?;
+        let mut session = Session {
+            pending: BTreeMap::new(),
+            phases: Phases::default(),
+            last: start.clone(),
+            writing: None,
+            metrics,
+            started: Instant::now(),
+            first_round,
+            local: seats.len(),
+            job: job.clone(),
+            workers: workers.clone(),
+            out,
+            hint,
+        };
+        let stores: Vec<_> = seats.iter().map(|seat| (seat.identity.id(), seat.store.clone())).collect();
+        let (sender, mut ends) = mpsc::channel(seats.len());
+        let mut peers = JoinSet::new();
+        for seat in seats {
+            let store = seat.store.clone();
+            let peer = Peer::start(job.clone(), workers.clone(), seat).await?;
+            peers.spawn(run_peer(peer, store, start.clone(), job.train.rounds, sender.clone()));
+        }
+        drop(sender);
+
+        let mut stopped = None;
+        // Listening begins once and not with every round: a signal between two rounds must not be missed.
+        let mut interrupts = signal(SignalKind::interrupt()).context("failed to listen for signals")?;
+        let mut terminations = signal(SignalKind::terminate()).context("failed to listen for signals")?;
+        loop {
+            // Rounds before ends: a peer that is done has sent its last round already.
+            tokio::select! {
+                biased;
+                _ = interrupts.recv() => return session.interrupted().await,
+                _ = terminations.recv() => return session.interrupted().await,
+                end = ends.recv() => match end {
+                    Some(RoundEnd::Applied(report)) => session.collect(*report, output).await?,
+                    Some(RoundEnd::Stopped { evaluation }) => stopped = Some(evaluation),
+                    None => break,
+                },
+                Some(ended) = peers.join_next() => ended.context("a peer ended abruptly")??,
+            }
+        }
+        while let Some(ended) = peers.join_next().await {
+            ended.context("a peer ended abruptly")??;
+        }
+        session.finish_writing().await?;
+        let mut hashes = BTreeMap::new();
+        for (peer, store) in stores {
+            hashes.insert(peer, hash_of(&store.head().await?));
+        }
+        session.sum_up(stopped, hashes, output).await
+    }
+}
+
+/// One peer's whole run, from where `last` is to round `rounds`.
+async fn run_peer(
+    mut peer: Peer,
+    store: Arc<dyn Store>,
+    mut last: Checkpoint,
+    rounds: u64,
+    sender: mpsc::Sender<RoundEnd>,
+) -> Result<()> {
+    for round in last.state.round() + 1..=rounds {
+        let mut recoveries = 0;
+        let end = loop {
+            match peer.round(round).await {
+                Ok(end) => break end,
+                Err(error) if is_loss(&error) && recoveries < RECOVERIES_MAX => {
+                    tracing::warn!(round, error = format!("{error:#}"), "the store lost the state: putting it back");
+                    recoveries += 1;
+                    last.restore(&*store).await?;
+                    peer.recover().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let is_last = match &end {
+            RoundEnd::Applied(report) => {
+                last = Checkpoint { job: last.job, state: report.state.clone(), progress: report.progress };
+                false
+            }
+            RoundEnd::Stopped { .. } => true,
+        };
+        if sender.send(end).await.is_err() || is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the store no longer holds what was put there, as after a crash without a save or with an old backup.
+fn is_loss(error: &anyhow::Error) -> bool {
+    let error = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
+    matches!(
+        error,
+        Some(
+            StoreError::NoState
+                | StoreError::Incomplete { .. }
+                | StoreError::Missing { .. }
+                | StoreError::OutOfOrder { .. }
+                | StoreError::Spoilt { .. }
+        )
+    )
+}
+
+/// A run while it goes on.
+struct Session {
+    job: Arc<Job>,
+    workers: Arc<Workers>,
+    /// Peers of this process.
+    local: usize,
+    /// Folder for the checkpoint and the metrics.
+    out: Option<PathBuf>,
+    /// What whoever interrupts the run is told.
+    hint: String,
+    /// Rounds that some peers have not reported yet. Peers wait for each other, so there are two at most.
+    pending: BTreeMap<u64, Vec<RoundReport>>,
+    phases: Phases,
+    last: Checkpoint,
+    writing: Option<JoinHandle<Result<(), checkpoint::CheckpointError>>>,
+    metrics: Option<Metrics>,
+    started: Instant,
+    first_round: u64,
+}
+
+impl Session {
+    /// Takes in one peer's report; closes the round with the last.
+    async fn collect(&mut self, report: RoundReport, output: &mut Output) -> Result<()> {
+        let round = report.round;
+        let reports = self.pending.entry(round).or_default();
+        reports.push(report);
+        if reports.len() < self.local {
+            return Ok(());
+        }
+        let reports = self.pending.remove(&round).expect("it was just extended");
+        let mut phases = Phases::default();
+        reports.iter().for_each(|report| phases.merge(&report.phases, reports.len() as f64));
+        self.phases.merge(&phases, 1.0);
+        let first = &reports[0];
+        // The peers have compared their states among themselves; this is for those who did not confirm in time.
+        if let Some(other) = reports.iter().find(|report| report.state_hash != first.state_hash) {
+            bail!("peers {:?} and {:?} have different states after round {round}", first.peer, other.peer);
+        }
+        self.last = Checkpoint { job: self.job.digest, state: first.state.clone(), progress: first.progress };
+        let elapsed = self.started.elapsed();
+        let summary = RoundSummary { report: first, expected: self.job.shares.len(), phases: &phases, elapsed };
+        if let Some(metrics) = &mut self.metrics {
+            metrics.write(&summary.to_json())?;
+        }
+        // Behind the line of metrics: a run that is killed between the two drops the line and repeats the round.
+        self.write_checkpoint().await?;
+        let done = round - self.first_round;
+        output.round(&summary, self.job.train.rounds, done as f64 / elapsed.as_secs_f64());
+        Ok(())
+    }
+
+    /// Starts to write the last round's checkpoint, after the one before has been written. The next round goes on
+    /// meanwhile.
+    async fn write_checkpoint(&mut self) -> Result<()> {
+        let Some(path) = self.out.as_ref().map(|dir| dir.join(checkpoint::FILE)) else { return Ok(()) };
+        self.finish_writing().await?;
+        let (checkpoint, layout) = (self.last.clone(), self.job.layout.clone());
+        self.writing = Some(tokio::task::spawn_blocking(move || checkpoint.save(&layout, &path)));
+        Ok(())
+    }
+
+    async fn finish_writing(&mut self) -> Result<()> {
+        match self.writing.take() {
+            Some(writing) => Ok(writing.await.context("writing the checkpoint was cut short")??),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves after the last round that all peers applied, which is written down first.
+    async fn interrupted(mut self) -> Result<Summary> {
+        self.finish_writing().await?;
+        bail!("interrupted after round {}{}", self.last.state.round(), self.hint);
+    }
+
+    /// Evaluates the final state and puts the run's figures together.
+    async fn sum_up(
+        self,
+        stopped: Option<Evaluation>,
+        hashes: BTreeMap<PeerId, Digest>,
+        output: &mut Output,
+    ) -> Result<Summary> {
+        output.finish();
+        let layout = self.job.layout.clone();
+        let parameters = Parameters { layout, values: self.last.state.parameters().buffer() };
+        let validation = match stopped {
+            Some(evaluation) => Some(evaluation),
+            None => validate(&self.job, &self.workers, &parameters).await?,
+        };
+        let test = match &self.job.test {
+            Some(part) => evaluate(&self.workers, &self.job.gradient, parameters, &part.dataset, &part.samples).await?,
+            None => None,
+        };
+        let ledger = self.workers.ledger();
+        Ok(Summary {
+            rounds: self.last.state.round(),
+            rounds_run: self.last.state.round() - self.first_round,
+            stopped_early: stopped.is_some(),
+            validation,
+            test,
+            state_hashes: hashes,
+            phases: self.phases,
+            wall_ms: ms(self.started.elapsed()),
+            ledger,
+            learning_rate: self.last.progress.learning_rate,
+        })
+    }
+}
+
+/// How parameters do on all peers' validation samples.
+///
+/// # Errors
+/// A call failed.
+pub async fn validate(job: &Job, workers: &Workers, parameters: &Parameters) -> Result<Option<Evaluation>> {
+    let mut parts = Vec::new();
+    for Share { dataset, validation, .. } in job.shares.values() {
+        parts.push(evaluate(workers, &job.gradient, parameters.clone(), dataset, validation).await?);
+    }
+    Ok(Evaluation::total(parts.into_iter().flatten()))
+}

@@ -1,0 +1,268 @@
+//! What a real database does to a store: it is away, comes back, forgets, refuses, lies.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skein_store::redis::{self, Options};
+use skein_store::{Aggregate, Published, State, Store, StoreError, Values};
+
+use crate::server::Server;
+use crate::{ME, leaf, scope, update};
+
+const LEN: usize = 64;
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(test);
+}
+
+fn zeros() -> State {
+    State::new(0, vec![0.0; LEN].into(), vec![vec![0.0; LEN].into()])
+}
+
+async fn open(options: &Options) -> Arc<dyn Store> {
+    redis::open(options, scope(LEN)).await.expect("a database")
+}
+
+/// Why a database can not be opened.
+async fn refusal(options: &Options) -> StoreError {
+    match redis::open(options, scope(LEN)).await {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => error,
+    }
+}
+
+/// Runs a command as `redis-cli` does.
+fn command(server: &Server, words: &[&str]) -> String {
+    let output = std::process::Command::new("redis-cli").arg("-s").arg(server.socket()).args(words).output();
+    String::from_utf8(output.expect("`redis-cli` is installed").stdout).expect("text")
+}
+
+#[test]
+fn a_database_that_is_down_at_the_start_is_named() {
+    run(async {
+        let mut server = Server::start(&[]);
+        open(&server.options()).await;
+        server.kill();
+        let error = refusal(&server.options()).await;
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains("redis.sock"), "{error}");
+    });
+}
+
+#[test]
+fn what_is_under_way_waits_for_a_database_that_went_away() {
+    run(async {
+        let mut server = Server::start(&["--appendonly", "yes"]);
+        let store = open(&server.options()).await;
+        store.set_state(zeros()).await.expect("a state");
+        store.accumulate(1, leaf(0, 2), vec![1.0; LEN]).await.expect("counted");
+        server.kill();
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { store.accumulate(1, leaf(1, 2), vec![2.0; LEN]).await }
+        });
+        tokio::task::yield_now().await;
+        server.restart();
+        waiting.await.expect("it ends").expect("counted");
+        let average = store.average(1, ME).await.expect("both batches are there");
+        // 1 sample of 1.0 and 2 of 2.0, each counted once.
+        assert_eq!(average.samples, 3);
+        assert_eq!(store.contribution(1, ME).await.expect("readable").expect("there")[0], 5.0 / 3.0);
+    });
+}
+
+#[test]
+fn a_database_that_stays_away_is_an_error_in_time() {
+    run(async {
+        let mut server = Server::start(&[]);
+        let store = open(&Options { outage_max: Duration::from_millis(200), ..server.options() }).await;
+        store.set_state(zeros()).await.expect("a state");
+        server.kill();
+        let error = store.head().await.expect_err("nobody is there");
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn an_empty_database_has_no_state() {
+    run(async {
+        let mut server = Server::start(&[]);
+        let store = open(&server.options()).await;
+        store.set_state(zeros()).await.expect("a state");
+        server.kill();
+        server.restart();
+        assert!(matches!(store.head().await, Err(StoreError::NoState)));
+        assert!(matches!(store.parameters().await, Err(StoreError::NoState)));
+        assert!(matches!(store.apply(update(1, 1.0, LEN)).await, Err(StoreError::NoState)));
+        assert!(matches!(store.accumulate(1, leaf(0, 1), vec![0.0; LEN]).await, Err(StoreError::NoState)));
+        assert!(matches!(store.average(1, ME).await, Err(StoreError::Incomplete { round: 1 })));
+    });
+}
+
+#[test]
+fn a_database_out_of_memory_says_so_and_keeps_what_it_has() {
+    run(async {
+        let server = Server::start(&[]);
+        let store = open(&server.options()).await;
+        store.set_state(zeros()).await.expect("a state");
+        let before = store.head().await.expect("a state");
+        command(&server, &["CONFIG", "SET", "maxmemory", "1mb"]);
+        let error = store.put_contribution(1, ME, vec![1.0; LEN].into()).await.expect_err("no room");
+        assert!(matches!(error, StoreError::OutOfMemory { .. }), "{error:?}");
+        let error = store.apply(update(1, 1.0, LEN)).await.expect_err("no room");
+        assert!(matches!(error, StoreError::OutOfMemory { .. }), "{error:?}");
+        assert_eq!(store.head().await.expect("a state"), before);
+        command(&server, &["CONFIG", "SET", "maxmemory", "0"]);
+        assert_eq!(store.apply(update(1, 1.0, LEN)).await.expect("there is room again").round, 1);
+    });
+}
+
+#[test]
+fn users_do_what_they_may_and_nothing_else() {
+    run(async {
+        let server = Server::start(&[]);
+        let owner = open(&server.options()).await;
+        owner.set_state(zeros()).await.expect("a state");
+        owner.put_contribution(1, ME, vec![1.5; LEN].into()).await.expect("kept");
+        owner.publish(b"record".to_vec()).await.expect("published");
+        let rules = "on >pass resetkeys resetchannels %R~skein:*:public:* -@all +ping +hello +auth +get +xread";
+        let words: Vec<&str> = ["ACL", "SETUSER", "peer"].into_iter().chain(rules.split(' ')).collect();
+        assert_eq!(command(&server, &words).trim(), "OK");
+        let dir = tempfile::tempdir().expect("a folder");
+        let password = dir.path().join("password");
+        std::fs::write(&password, "pass\n").expect("written");
+        let url = format!("unix://peer@{}", server.socket().display()).parse().expect("an address");
+        let options = Options { password_file: Some(password.clone()), ..Options::new(url) };
+
+        let reader = redis::read(&options, scope(LEN)).expect("files that can be read");
+        assert_eq!(reader.contribution(1, ME).await.expect("readable").expect("there").len(), LEN);
+        assert_eq!(reader.contribution(2, ME).await.expect("readable"), None);
+        assert_eq!(reader.records(0, Duration::ZERO).await.expect("readable").len(), 1);
+        // As an owner it is told what it may not do, with the command.
+        let error = refusal(&options).await;
+        assert!(matches!(&error, StoreError::Denied { reason, .. } if reason.contains("info")), "{error:?}");
+
+        std::fs::write(&password, "wrong\n").expect("written");
+        let reader = redis::read(&options, scope(LEN)).expect("files that can be read");
+        let error = reader.contribution(1, ME).await.expect_err("a wrong password");
+        assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
+        let missing = Options { password_file: Some(dir.path().join("none")), ..options };
+        let error = redis::read(&missing, scope(LEN)).err().expect("no such file");
+        assert!(error.to_string().contains("failed to read the password"), "{error}");
+    });
+}
+
+#[test]
+fn keys_of_another_type_are_named() {
+    run(async {
+        let server = Server::start(&[]);
+        let store = open(&server.options()).await;
+        store.set_state(zeros()).await.expect("a state");
+        let keys = command(&server, &["KEYS", "*:state"]);
+        let key = keys.trim();
+        command(&server, &["DEL", key]);
+        command(&server, &["LPUSH", key, "x"]);
+        let error = store.head().await.expect_err("a list");
+        assert!(matches!(&error, StoreError::WrongType { key: named, .. } if named == key), "{error:?}");
+    });
+}
+
+/// Values that were cut or altered in the database are found out before they count.
+#[test]
+fn spoilt_values_are_found_out() {
+    run(async {
+        let server = Server::start(&[]);
+        open(&server.options()).await.set_state(zeros()).await.expect("a state");
+        let keys = command(&server, &["KEYS", "*:parameters*"]);
+        let key = keys.trim();
+        for spoil in
+            [vec!["SETRANGE", key, "5", "x"], vec!["SET", key, "abcd"], vec!["SET", key, "abc"], vec!["DEL", key]]
+        {
+            command(&server, &spoil);
+            // One that remembers nothing of what was stored.
+            let error = open(&server.options()).await.parameters().await.expect_err("spoilt");
+            let is_named = matches!(&error, StoreError::Spoilt { key: named, .. } if named == key);
+            assert!(is_named || matches!(error, StoreError::Length { .. }), "{error:?}");
+        }
+    });
+}
+
+/// A state whose writing was cut anywhere is either the one before or the one after.
+#[test]
+fn a_contribution_that_went_missing_stops_the_update() {
+    run(async {
+        let server = Server::start(&[]);
+        let store = open(&server.options()).await;
+        store.set_state(zeros()).await.expect("a state");
+        let aggregate = Aggregate::Contributions { rule: skein_kernels::rule::Rule::Mean, peers: vec![ME] };
+        let refused = store.apply(skein_store::Update { aggregate, ..update(1, 0.0, LEN) }).await;
+        assert!(matches!(refused, Err(StoreError::Missing { round: 1, peer: ME })), "{refused:?}");
+        assert_eq!(store.head().await.expect("a state").round, 0);
+    });
+}
+
+/// A server of a peer that lies: whatever it answers is an error in time and memory, never a panic.
+#[test]
+fn a_server_that_answers_nonsense_harms_nobody() {
+    let answers: [&[u8]; 12] = [
+        b"$99999999999999\r\n",
+        b"$-7\r\n",
+        b"$3\r\nabcdef",
+        b"*1000000000\r\n",
+        b"*2\r\n*2\r\n*2\r\n*2\r\n*2\r\n*2\r\n*2\r\n*2\r\n*2\r\n",
+        b"*-2\r\n",
+        b"\r\n",
+        b"!x\r\n",
+        b":notanumber\r\n",
+        b"*1\r\n*2\r\n$1\r\nk\r\n*1\r\n*2\r\n$3\r\nx-y\r\n*0\r\n",
+        b"*1\r\n:1\r\n",
+        &[b'+'; 100_000],
+    ];
+    run(async {
+        for answer in answers {
+            let dir = tempfile::tempdir().expect("a folder");
+            let path = dir.path().join("redis.sock");
+            let listener = UnixListener::bind(&path).expect("a socket");
+            let thread = std::thread::spawn(move || {
+                // It ends with the reader, which closes its connections.
+                while let Ok((mut connection, _)) = listener.accept() {
+                    let mut command = [0; 1 << 12];
+                    while matches!(connection.read(&mut command), Ok(bytes) if bytes > 0) {
+                        if command.starts_with(b"*1\r\n$4\r\nQUIT") {
+                            return;
+                        }
+                        // Who is told nonsense hangs up.
+                        let _ = connection.write_all(answer);
+                    }
+                }
+            });
+            let url = format!("unix://{}", path.display()).parse().expect("an address");
+            let options = Options { outage_max: Duration::ZERO, ..Options::new(url) };
+            let reader: Arc<dyn Published> = redis::read(&options, scope(LEN)).expect("nothing is read yet");
+            let shown = String::from_utf8_lossy(&answer[..answer.len().min(20)]).into_owned();
+            assert!(reader.contribution(1, ME).await.is_err(), "{shown}");
+            assert!(reader.records(0, Duration::ZERO).await.is_err(), "{shown}");
+            std::os::unix::net::UnixStream::connect(&path)
+                .and_then(|mut stream| stream.write_all(b"*1\r\n$4\r\nQUIT\r\n"))
+                .expect("the server still runs");
+            drop(reader);
+            thread.join().expect("the server ends");
+        }
+    });
+}
+
+/// More values than the model has are not even read.
+#[test]
+fn a_contribution_of_another_length_is_told_by_its_length() {
+    run(async {
+        let server = Server::start(&[]);
+        let big = redis::open(&server.options(), scope(1 << 20)).await.expect("a database");
+        big.put_contribution(1, ME, Values::from(vec![1.0; 1 << 20])).await.expect("kept");
+        let reader = redis::read(&server.options(), scope(LEN)).expect("options that fit");
+        let error = reader.contribution(1, ME).await.expect_err("too long");
+        assert!(matches!(error, StoreError::Length { expected: LEN, actual: 1_048_576 }), "{error:?}");
+    });
+}

@@ -1,0 +1,174 @@
+//! Peers as processes, each with a real Redis: the same bits as in one process, whoever is killed on the way.
+
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use skein_workflow::identity::Identity;
+
+use crate::harness::{Place, state_hash};
+
+/// A small job with everything that has to survive a restart.
+const JOB: &str = "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = 60\nevaluate_every = 3\noptimizer = { name = \"adam\" }\n\
+    learning_rate = 0.01\nreduce_on_plateau = { patience = 0, factor = 0.5, min_delta = 0.1 }\n";
+const PEERS: u32 = 4;
+/// The seed of the job, by which its peers are known.
+const SEED: u64 = 5;
+
+/// Hosts and their databases, in one folder.
+struct Cluster {
+    place: Place,
+    databases: Vec<Database>,
+    is_plain: bool,
+}
+
+/// A database, run by the program.
+struct Database {
+    runner: Child,
+    /// The server itself.
+    server: Pid,
+}
+
+impl Cluster {
+    /// Starts the databases and writes the hosts' configurations.
+    fn start(job: &str, is_plain: bool) -> Cluster {
+        let place = Place::new();
+        place.job(job);
+        let mut cluster = Cluster { place, databases: Vec::new(), is_plain };
+        for peer in 0..PEERS {
+            let database = cluster.database(peer);
+            cluster.databases.push(database);
+        }
+        let options = |peer: u32, user: &str| {
+            let dir = cluster.path(peer, "redis");
+            format!("url = \"unix://{user}@{0}/redis.sock\", password_file = \"{0}/{user}.password\"", dir.display())
+        };
+        for peer in 0..PEERS {
+            let mut text = format!(
+                "job = \"../skein.toml\"\ndir = \".\"\nidentity = {{ index = {peer} }}\nstore = {{ {} }}\n",
+                options(peer, "owner")
+            );
+            for other in 0..PEERS {
+                let id = Identity::derived(SEED, other).id();
+                text += &format!("[[roster]]\nid = \"{id}\"\nstore = {{ {} }}\n", options(other, "peer"));
+            }
+            cluster.place.write(&format!("peer-{peer}/host.toml"), text);
+        }
+        cluster
+    }
+
+    fn path(&self, peer: u32, name: &str) -> PathBuf {
+        self.place.path(&format!("peer-{peer}/{name}"))
+    }
+
+    /// Starts a database and waits until it says how it is reached.
+    fn database(&self, peer: u32) -> Database {
+        let dir = format!("peer-{peer}/redis");
+        let plain = ["--without-module"];
+        let arguments = [&["redis", "run", "--dir", &dir, "-o", "json"], &plain[..usize::from(self.is_plain)]].concat();
+        let mut child = self.place.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+        let told: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(told["module"], !self.is_plain);
+        let server = Pid::from_raw(told["process"].as_i64().unwrap().try_into().unwrap()).unwrap();
+        Database { runner: child, server }
+    }
+
+    /// Ends a database by a signal to the server, and starts it again with whatever it saved.
+    fn restart_database(&mut self, peer: u32, signal: Signal) {
+        let database = &mut self.databases[peer as usize];
+        kill_process(database.server, signal).unwrap();
+        assert!(!database.runner.wait().unwrap().success(), "it was not asked to end");
+        self.databases[peer as usize] = self.database(peer);
+    }
+
+    fn host(&self, peer: u32) -> Child {
+        let config = format!("peer-{peer}/host.toml");
+        let mut command = self.place.command(&["host", "--config", &config, "-o", "json", "--quiet"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Starts a host that logs, and waits until it has called so many functions: it is in the middle of its run.
+    fn host_in_the_middle(&self, peer: u32, calls: usize) -> Child {
+        self.place.start(&["host", "--config", &format!("peer-{peer}/host.toml")], calls)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for Database { runner, .. } in &mut self.databases {
+            // It may have ended; if not, its server has to go with it.
+            let _ = kill_process(Pid::from_child(runner), Signal::TERM);
+            let _ = runner.wait();
+        }
+    }
+}
+
+/// The summaries of hosts that have to come to their end.
+fn finish(hosts: Vec<Child>) -> Vec<Value> {
+    hosts
+        .into_iter()
+        .map(|host| {
+            let output = host.wait_with_output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+            serde_json::from_str(&text).unwrap()
+        })
+        .collect()
+}
+
+fn in_one_process() -> String {
+    let place = Place::new();
+    place.job(JOB);
+    state_hash(&place.json(&["train"]))
+}
+
+#[track_caller]
+fn same_hash(summaries: &[Value], expected: &str) {
+    assert!(!summaries.is_empty());
+    for summary in summaries {
+        assert_eq!(state_hash(summary), expected);
+        assert_eq!(summary["rounds"], 60);
+    }
+}
+
+/// Invariant 2.
+#[test]
+fn one_process_and_four_have_the_same_bits() {
+    let cluster = Cluster::start(JOB, true);
+    let hosts = (0..PEERS).map(|peer| cluster.host(peer)).collect();
+    same_hash(&finish(hosts), &in_one_process());
+}
+
+/// Invariant 8: a host that is killed anywhere goes on where it was, and the others wait for it.
+#[test]
+fn a_host_that_is_killed_and_started_again_changes_no_bit() {
+    let expected = in_one_process();
+    let cluster = Cluster::start(JOB, true);
+    let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
+    for calls in [3, 40, 70, 22] {
+        let mut victim = cluster.host_in_the_middle(0, calls);
+        kill_process(Pid::from_child(&victim), Signal::KILL).unwrap();
+        assert!(!victim.wait().unwrap().success());
+    }
+    same_hash(&finish(vec![cluster.host(0)]), &expected);
+    same_hash(&finish(others), &expected);
+}
+
+/// A database that comes back without anything, or as it was some time ago, gets its state from its host.
+#[test]
+fn a_database_that_lost_its_data_changes_no_bit() {
+    let expected = in_one_process();
+    let mut cluster = Cluster::start(JOB, true);
+    let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
+    let host = cluster.host_in_the_middle(0, 30);
+    // Killed, it comes back empty. Ended, it saves what it has; killed again, it comes back as it was then.
+    for signal in [Signal::KILL, Signal::TERM, Signal::KILL, Signal::KILL] {
+        cluster.restart_database(0, signal);
+    }
+    same_hash(&finish(others), &expected);
+    assert!(host.wait_with_output().unwrap().status.success());
+    same_hash(&finish(vec![cluster.host(0)]), &expected);
+}
