@@ -15,6 +15,7 @@ mod host;
 mod keys;
 mod link;
 mod options;
+pub mod queue;
 mod reader;
 mod reply;
 mod server;

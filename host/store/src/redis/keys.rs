@@ -57,6 +57,36 @@ impl Keys {
         format!("{}:rounds", self.0)
     }
 
+    /// The stream of tasks.
+    pub(crate) fn tasks(&self) -> String {
+        format!("{}:tasks", self.0)
+    }
+
+    /// What became of the tasks of a round.
+    pub(crate) fn round_of_tasks(&self, round: u64) -> String {
+        format!("{}{round}", self.rounds_of_tasks())
+    }
+
+    /// What all such keys begin with.
+    pub(crate) fn rounds_of_tasks(&self) -> String {
+        format!("{}:tasks:", self.0)
+    }
+
+    /// The stream that wakes whoever waits for tasks to be done.
+    pub(crate) fn events(&self) -> String {
+        format!("{}:events", self.0)
+    }
+
+    /// The stream of tasks that nobody could carry out.
+    pub(crate) fn dead(&self) -> String {
+        format!("{}:dead", self.0)
+    }
+
+    /// Bytes by their name: components, models, batches.
+    pub(crate) fn blob(&self, name: &str) -> String {
+        format!("{}:blob:{name}", self.0)
+    }
+
     pub(crate) fn contribution(&self, round: u64, peer: PeerKey) -> String {
         format!("{}:public:contribution:{round}:{}", self.0, Digest(peer))
     }

@@ -1,6 +1,7 @@
 //! What every store has to do: one suite, run on each.
 
 mod faults;
+mod queue;
 mod server;
 
 use std::sync::Arc;
