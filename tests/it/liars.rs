@@ -149,7 +149,7 @@ async fn run(
         let identity = Identity::derived(job.train.seed, share.index);
         let others = stores.iter().filter(|(peer, _)| **peer != identity.id());
         let others = others.map(|(peer, (_, published))| (*peer, published.clone())).collect();
-        let seat = Seat { store: stores[&identity.id()].0.clone(), identity, others };
+        let seat = Seat { store: stores[&identity.id()].0.clone(), identity, desk: None, others };
         let mut peer = Peer::start(job.clone(), workers.clone(), seat).await.unwrap();
         let rounds = async move {
             let mut reports = Vec::new();

@@ -157,6 +157,30 @@ fn a_host_that_is_killed_and_started_again_changes_no_bit() {
     same_hash(&finish(others), &expected);
 }
 
+/// Workers come, are killed in the middle of tasks, and leave; every batch counts once.
+#[test]
+fn workers_that_are_killed_change_no_bit() {
+    let cluster = Cluster::start(JOB, true);
+    let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
+    let host = cluster.host_in_the_middle(0, 10);
+    let redis = cluster.path(0, "redis");
+    let url = format!("unix://worker@{}/redis.sock", redis.display());
+    let password = redis.join("worker.password").display().to_string();
+    let arguments = ["worker", "--redis", &url, "--password-file", &password];
+    for calls in [1, 4] {
+        let mut victim = cluster.place.start(&arguments, calls);
+        kill_process(Pid::from_child(&victim), Signal::KILL).unwrap();
+        assert!(!victim.wait().unwrap().success());
+    }
+    let leaver = cluster.place.start(&arguments, 2);
+    kill_process(Pid::from_child(&leaver), Signal::TERM).unwrap();
+    assert!(leaver.wait_with_output().unwrap().status.success(), "it leaves when it is asked to");
+    assert!(host.wait_with_output().unwrap().status.success());
+    let expected = in_one_process();
+    same_hash(&finish(others), &expected);
+    same_hash(&finish(vec![cluster.host(0)]), &expected);
+}
+
 /// A database that comes back without anything, or as it was some time ago, gets its state from its host.
 #[test]
 fn a_database_that_lost_its_data_changes_no_bit() {

@@ -41,6 +41,16 @@ pub struct Gradient {
     pub tensors: Vec<Tensor>,
 }
 
+impl Gradient {
+    /// All tensors as one vector, in the layout's order.
+    pub fn flat(&self) -> Vec<f32> {
+        let parts: Vec<_> = self.tensors.iter().filter_map(|tensor| tensor.floats()).collect();
+        let mut flat = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| flat.extend_from_slice(part));
+        flat
+    }
+}
+
 /// How well parameters do on a batch; the loss is finite.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Metrics {

@@ -10,6 +10,7 @@ mod model;
 mod redis;
 mod train;
 mod up;
+mod worker;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -100,6 +101,13 @@ enum Command {
     Up(up::Up),
     /// Run one peer of a job, with its own database
     Host(host::HostArguments),
+    /// Compute gradients for a peer whose database is within reach, until interrupted
+    Worker(worker::WorkerArguments),
+    /// List and redrive tasks that no worker could carry out
+    Queue {
+        #[command(subcommand)]
+        command: worker::QueueCommand,
+    },
     /// Show a peer's public key; make the key if it is not there
     Identity(host::IdentityArguments),
     /// Configure and run the database of a peer
@@ -188,6 +196,8 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
         Command::Train(train) => in_host(global, async |host| train.run(host, output).await),
         Command::Up(up) => up.run(global, output),
         Command::Host(host) => in_host(global, async |runs| host.run(runs, output).await),
+        Command::Worker(worker) => in_host(global, async |host| worker.run(host, output).await),
+        Command::Queue { command } => on_this_thread(command.run(output)),
         Command::Identity(identity) => identity.run(output),
         Command::Redis { command } => on_this_thread(command.run(output)),
         Command::Eval(eval) => in_host(global, async |host| eval.run(host, output).await),

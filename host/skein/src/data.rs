@@ -11,6 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use skein_kernels::Digest;
 use skein_runtime::Tensor;
 use skein_runtime::gradient::Batch;
@@ -73,6 +74,22 @@ impl DataError {
     }
 }
 
+/// What a model has to know of the samples.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleKind {
+    /// Shape of one sample.
+    pub shape: Vec<u32>,
+    /// Number of classes.
+    pub classes: u32,
+}
+
+impl SampleKind {
+    /// Values of one sample.
+    pub fn features(&self) -> usize {
+        self.shape.iter().map(|size| *size as usize).product()
+    }
+}
+
 impl Dataset {
     /// Reads `path` as `options` say.
     ///
@@ -125,9 +142,9 @@ impl Dataset {
         &self.0.raw.shape
     }
 
-    /// Values of one sample.
-    pub fn features(&self) -> usize {
-        self.0.raw.shape.iter().map(|size| *size as usize).product()
+    /// What its samples are like.
+    pub fn kind(&self) -> SampleKind {
+        SampleKind { shape: self.shape().to_vec(), classes: self.classes() }
     }
 
     /// Number of classes.
@@ -142,7 +159,7 @@ impl Dataset {
 
     /// The samples of these indices as `input` (FP32, shape `[samples, …]`) and `labels` (I64).
     pub fn batch(&self, indices: &[u32]) -> Batch {
-        let (features, scale) = (self.features(), self.0.scale);
+        let (features, scale) = (self.kind().features(), self.0.scale);
         let mut values = Vec::with_capacity(indices.len() * features);
         let ranges = indices.iter().map(|index| *index as usize * features..(*index as usize + 1) * features);
         match &self.0.raw.inputs {

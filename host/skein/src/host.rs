@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use skein_runtime::Runtime;
+use skein_store::redis::queue::{Consumer, Queue};
 use skein_store::redis::{self, Scope};
 use skein_store::{Head, Published, Store, StoreError};
 use skein_workflow::identity::PeerId;
+use tokio::sync::watch;
 
 use self::config::Config;
 use crate::checkpoint::{self, Checkpoint, decode_progress, hash_of};
@@ -20,13 +22,16 @@ use crate::output::Output;
 use crate::peer::Seat;
 use crate::report::Summary;
 use crate::session::Run;
+use crate::worker::desk::Desk;
+use crate::worker::package::Package;
+use crate::worker::{self, Worker};
 use crate::workers::Workers;
 
 /// Makes the job ready that a configuration names, for the peers of its roster.
 ///
 /// # Errors
 /// The manifest, the data or the roster does not fit.
-pub async fn prepare(config: &Config, runtime: &Runtime, engine: &Choice) -> Result<Arc<Job>> {
+pub async fn prepare(config: &Config, runtime: &Runtime, engine: &Choice) -> Result<(Arc<Job>, Package)> {
     let mut manifest = Manifest::load(&config.job)?;
     let roster: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
     ensure!(
@@ -39,14 +44,21 @@ pub async fn prepare(config: &Config, runtime: &Runtime, engine: &Choice) -> Res
     if let Some(rounds) = config.rounds {
         manifest.train.rounds = rounds;
     }
-    Ok(Arc::new(Job::prepare_for(&manifest, &roster, runtime, engine).await?))
+    let job = Job::prepare_for(&manifest, &roster, runtime, engine).await?;
+    let package = Package::new(&manifest, &job)?;
+    Ok((Arc::new(job), package))
 }
 
 /// Runs the peer to the end of the job, from wherever it was ended before.
 ///
 /// # Errors
 /// A database can not be used, a function failed, or the peers are out of step.
-pub async fn run(config: &Config, job: Arc<Job>, workers: Arc<Workers>, output: &mut Output) -> Result<Summary> {
+pub async fn run(
+    config: &Config,
+    (job, package): (Arc<Job>, Package),
+    workers: Arc<Workers>,
+    output: &mut Output,
+) -> Result<Summary> {
     let identity = config.identity.load(job.train.seed)?;
     let me = identity.id();
     ensure!(job.shares.contains_key(&me), "the roster does not have this peer: add a member with the id `{me}`");
@@ -66,9 +78,28 @@ pub async fn run(config: &Config, job: Arc<Job>, workers: Arc<Workers>, output: 
         job.layout.len(),
         if store.aggregates() { "computing in the database" } else { "computing in the host" }
     ));
+    let desk = Desk::new(Queue::open(&config.store, scope(me)).await?, scope(me), package);
+    desk.open().await?;
+    let worker = Worker {
+        workers: workers.clone(),
+        gradient: job.gradient.clone(),
+        layout: job.layout.clone(),
+        store: store.clone(),
+        consumer: Consumer::join(&config.store, scope(me), worker::fresh_name()?, worker::BEAT).await?,
+    };
+    let (stop, stopped) = watch::channel(false);
     let hint = ": start it again to go on".to_owned();
-    let seats = vec![Seat { identity, store, others }];
-    Run { job, workers, seats, start, out: Some(config.dir.clone()), hint }.to_end(output).await
+    let seats = vec![Seat { identity, store, desk: Some(desk), others }];
+    let run = Run { job, workers, seats, start, out: Some(config.dir.clone()), hint };
+    let run = async {
+        let summary = run.to_end(output).await;
+        // Its worker may be in the middle of a task that nobody waits for.
+        stop.send_replace(true);
+        summary
+    };
+    let work = async { worker.run(stopped).await.context("the host's own worker failed") };
+    let (summary, _) = tokio::try_join!(run, work)?;
+    Ok(summary)
 }
 
 /// Finds out where the peer goes on: from the state of its database, or from the checkpoint if that is ahead of it.

@@ -1,6 +1,7 @@
 //! A job made ready: manifest, data and functions checked against one another, every peer's share known.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -13,8 +14,8 @@ use skein_runtime::aggregate::AggregateFunction;
 use skein_runtime::gradient::GradientFunction;
 use skein_workflow::identity::{Identity, PeerId};
 
-use crate::data::Dataset;
 use crate::data::split::{Split, shares};
+use crate::data::{Dataset, SampleKind};
 use crate::engines::Choice;
 use crate::manifest::{self, Manifest};
 use crate::model::Model;
@@ -33,6 +34,8 @@ pub struct Job {
     pub model: String,
     /// Whether the model is an ONNX graph.
     pub is_graph: bool,
+    /// What the gradient function and its model were made from.
+    pub sources: Sources,
     /// The gradient function.
     pub gradient: GradientFunction,
     /// The aggregation function.
@@ -54,6 +57,16 @@ pub enum BuiltinRule {
     Median,
     /// The coordinate-wise trimmed mean.
     TrimmedMean,
+}
+
+/// What a gradient function and its model are made from, for workers that make them again.
+pub struct Sources {
+    /// The component.
+    pub gradient: Vec<u8>,
+    /// What the samples are like.
+    pub samples: SampleKind,
+    /// Names of the model's files in its folder, the model itself first; none if it is no file.
+    pub model_files: Vec<PathBuf>,
 }
 
 /// What one peer has.
@@ -95,15 +108,13 @@ impl Job {
         let Manifest { train, data, .. } = manifest;
         let (shares, test) = divide(data, train, peers)?;
         let first = &shares.values().next().context("a job has at least one peer")?.dataset;
-        let model = Model::prepare(manifest, first, engine)?;
+        let samples = first.kind();
+        let model = Model::prepare(manifest, &samples, engine)?;
         let default = if model.graphs.named.is_empty() { "gradient-mlp" } else { "gradient-onnx" };
         let name = train.gradient.as_deref().unwrap_or(default);
-        let (mut function, bytes) = read_function(manifest, name)?;
-        give_graphs(&mut function, manifest, &model);
-        if manifest.function(name).is_some_and(|function| function.load_graphs) {
-            function.graphs.loader = Some((engine.open()?, engine.options));
-        }
-        let gradient = runtime.gradient_function(function, &bytes).await?;
+        let (_, bytes) = read_function(manifest, name)?;
+        let gradient = load_gradient(manifest, (name, &bytes), &model, runtime, engine).await?;
+        let sources = Sources { gradient: bytes, samples, model_files: model.files };
         let (function, bytes) = read_function(manifest, &train.aggregate)?;
         let rule = BuiltinRule::of(&function, &bytes);
         let aggregate = runtime.aggregate_function(function, &bytes).await?;
@@ -129,6 +140,7 @@ impl Job {
             initial: model.initial,
             model: model.description,
             is_graph: !model.graphs.named.is_empty(),
+            sources,
             gradient,
             aggregate,
             rule,
@@ -175,6 +187,23 @@ fn give_graphs(function: &mut skein_runtime::Function, manifest: &Manifest, mode
         let mib = (2 * 4 * model.layout.len()).div_ceil(1 << 20);
         function.limits.memory_mib = function.limits.memory_mib.saturating_add(u32::try_from(mib).unwrap_or(u32::MAX));
     }
+}
+
+/// Loads the gradient function of that name, which has these bytes.
+pub(crate) async fn load_gradient(
+    manifest: &Manifest,
+    (name, bytes): (&str, &[u8]),
+    model: &Model,
+    runtime: &Runtime,
+    engine: &Choice,
+) -> Result<GradientFunction> {
+    let described = manifest.function(name).with_context(|| format!("there is no function `{name}`"))?;
+    let mut function = described.options(name);
+    give_graphs(&mut function, manifest, model);
+    if described.load_graphs {
+        function.graphs.loader = Some((engine.open()?, engine.options));
+    }
+    Ok(runtime.gradient_function(function, bytes).await?)
 }
 
 /// Bytes of the function of that name, and its options for the runtime.

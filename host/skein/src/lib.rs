@@ -16,6 +16,7 @@
 //! | [`job`] | a job made ready to run |
 //! | [`workers`] | threads for functions, and the account of what they use |
 //! | [`peer`] | one peer's side of a round |
+//! | [`worker`] | gradient calls for a peer, in any process |
 //! | [`session`] | a run of the peers of this process |
 //! | [`training`], [`host`] | all peers in one process, and one peer of many with its own database |
 //! | [`redis`] | hardened configurations for databases, and databases as children |
@@ -38,4 +39,5 @@ pub mod redis;
 pub mod report;
 pub mod session;
 pub mod training;
+pub mod worker;
 pub mod workers;

@@ -2,13 +2,15 @@
 
 mod onnx;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use serde_json::{Value, json};
 use skein_kernels::layout::{Layout, Parameter};
 use skein_runtime::graphs::Graphs;
 use skein_workflow::random::Stream;
 
-use crate::data::Dataset;
+use crate::data::SampleKind;
 use crate::engines::Choice;
 use crate::manifest::model::{Init, Network};
 use crate::manifest::{self, Manifest};
@@ -24,6 +26,8 @@ pub struct Model {
     pub initial: Vec<f32>,
     /// Graphs for the gradient function; none if it computes all by itself.
     pub graphs: Graphs,
+    /// The file that it was read from, and those that belong to it, by their names in its folder.
+    pub files: Vec<PathBuf>,
     /// What identifies the model: whatever changes a bit of what is trained changes it.
     pub identity: Value,
     /// What it is, in a few words.
@@ -31,25 +35,25 @@ pub struct Model {
 }
 
 impl Model {
-    /// The model that the manifest asks for, made for samples like those of `dataset`.
+    /// The model that the manifest asks for, made for samples like those of `samples`.
     ///
     /// # Errors
     /// The model does not fit the samples, can not be trained, or the engine can not run it.
-    pub fn prepare(manifest: &Manifest, dataset: &Dataset, engine: &Choice) -> Result<Model> {
-        match network(manifest, dataset) {
-            Network::Convnet => onnx::prepare(manifest, dataset, engine),
-            Network::Mlp => Ok(described(&manifest.model, dataset, manifest.train.seed)),
+    pub fn prepare(manifest: &Manifest, samples: &SampleKind, engine: &Choice) -> Result<Model> {
+        match network(manifest, samples) {
+            Network::Convnet => onnx::prepare(manifest, samples, engine),
+            Network::Mlp => Ok(described(&manifest.model, samples, manifest.train.seed)),
         }
     }
 }
 
 /// What is trained where the manifest leaves it open: a convolutional network on images, a perceptron otherwise.
-fn network(Manifest { model, train, .. }: &Manifest, dataset: &Dataset) -> Network {
+fn network(Manifest { model, train, .. }: &Manifest, samples: &SampleKind) -> Network {
     match model.network {
         Some(network) => network,
         None if model.onnx.is_some() => Network::Convnet,
         None if !model.hidden.is_empty() || !model.parameters.is_empty() || computes_itself(train) => Network::Mlp,
-        None if image_shape(dataset.shape()).is_some() => Network::Convnet,
+        None if image_shape(&samples.shape).is_some() => Network::Convnet,
         None => Network::Mlp,
     }
 }
@@ -69,12 +73,13 @@ fn image_shape(shape: &[u32]) -> Option<[i64; 3]> {
 }
 
 /// A perceptron, or a model of a function of the job's own.
-fn described(model: &manifest::Model, dataset: &Dataset, seed: u64) -> Model {
-    let parameters = describe(model, dataset.features(), dataset.classes());
+fn described(model: &manifest::Model, samples: &SampleKind, seed: u64) -> Model {
+    let parameters = describe(model, samples.features(), samples.classes);
     Model {
         layout: layout(&parameters),
         initial: initial(&parameters, seed),
         graphs: Graphs::default(),
+        files: Vec::new(),
         identity: json!(parameters),
         description: if model.parameters.is_empty() { "a perceptron".into() } else { "a model".into() },
     }

@@ -29,6 +29,7 @@ use self::neighbours::{INBOX_RECORDS, Neighbours};
 use crate::checkpoint::{decode_progress, encode_progress, hash_of};
 use crate::job::{Job, Share};
 use crate::phases::{Phase, Phases};
+use crate::worker::desk::Desk;
 use crate::workers::{Purpose, Workers};
 
 /// How soon contributions that could not be had are asked for again.
@@ -40,6 +41,7 @@ pub struct Peer {
     workers: Arc<Workers>,
     identity: Identity,
     store: Arc<dyn Store>,
+    desk: Option<Desk>,
     neighbours: Neighbours,
     order: Order,
     progress: Progress,
@@ -59,6 +61,8 @@ pub struct Seat {
     pub identity: Identity,
     /// Where it keeps its state.
     pub store: Arc<dyn Store>,
+    /// Where it lays out its batches for workers; without one it computes them itself.
+    pub desk: Option<Desk>,
     /// What the others publish.
     pub others: BTreeMap<PeerId, Arc<dyn Published>>,
 }
@@ -106,7 +110,7 @@ impl Peer {
     /// # Errors
     /// The store fails, or does not hold a state of the job.
     pub async fn start(job: Arc<Job>, workers: Arc<Workers>, seat: Seat) -> Result<Peer> {
-        let Seat { identity, store, others } = seat;
+        let Seat { identity, store, desk, others } = seat;
         let me = identity.id();
         let head = store.head().await?;
         let history = History::read(&*store, me, job.digest, head.round).await?;
@@ -118,6 +122,7 @@ impl Peer {
             workers,
             identity,
             store,
+            desk,
             neighbours: Neighbours::read(others),
             order,
             deadline,
@@ -136,6 +141,9 @@ impl Peer {
     /// # Errors
     /// As [`Peer::start`].
     pub async fn recover(&mut self) -> Result<()> {
+        if let Some(desk) = &self.desk {
+            desk.open().await?;
+        }
         for record in self.history.records() {
             self.store.publish(record.encode()).await?;
         }

@@ -37,6 +37,7 @@ const LOG_FILE: &str = "redis.log";
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 const MODULE_FILE: &str = "libskein_redis_module.so";
 const OWNER: &str = "owner";
+const WORKER: &str = "worker";
 const READER: &str = "peer";
 
 /// Writes a configuration, an access list and secrets that nobody has seen.
@@ -65,8 +66,9 @@ pub fn write(settings: &Settings) -> Result<()> {
         socket.display()
     );
     let owner = secret(&dir.join(password_file(OWNER)))?;
+    let worker = secret(&dir.join(password_file(WORKER)))?;
     let reader = secret(&dir.join(password_file(READER)))?;
-    create(&dir.join(ACL_FILE), &access_list(&owner, &reader, settings.module.is_some()))?;
+    create(&dir.join(ACL_FILE), &access_list([&owner, &worker, &reader], settings.module.is_some()))?;
     create(&dir.join(CONFIG_FILE), &configuration(dir, settings)?)
 }
 
@@ -91,6 +93,14 @@ pub fn module_file() -> Result<PathBuf> {
 /// The folder's path is no part of an address.
 pub fn owner(dir: &Path) -> Result<Options> {
     options(dir, OWNER, None, None)
+}
+
+/// How workers of the peer reach it, on this machine or another.
+///
+/// # Errors
+/// As [`owner`].
+pub fn worker(dir: &Path, listen: Option<SocketAddr>, tls: Option<Tls>) -> Result<Options> {
+    options(dir, WORKER, listen, tls)
 }
 
 /// How other peers reach it: as a user who may read what is published, and do nothing else.
@@ -130,18 +140,27 @@ fn create(path: &Path, text: &str) -> Result<()> {
     written.with_context(|| format!("failed to write `{}`", path.display()))
 }
 
-/// Users by the hashes of their passwords. The owner may do everything but harm the server; other peers read.
-fn access_list(owner: &str, reader: &str, has_module: bool) -> String {
+/// Users by the hashes of their passwords. The owner may do everything but harm the server, workers touch what is the
+/// job's, other peers read what is published.
+fn access_list([owner, worker, reader]: [&str; 3], has_module: bool) -> String {
     let hash = |password: &str| hex::encode(Sha256::digest(password));
     // A server refuses a list that names commands it does not know.
-    let tensors = if has_module { " +skein.get +skein.getrange +skein.meta +skein.stat" } else { "" };
+    let tensors = |names: &[&str]| match has_module {
+        true => names.iter().map(|name| format!(" +skein.{name}")).collect(),
+        false => String::new(),
+    };
     format!(
         "user default off\n\
          user {OWNER} on #{} ~* &* +@all -@dangerous +info\n\
+         user {WORKER} on #{} ~skein:* resetchannels -@all +@read +@write -@dangerous +eval +info +ping +hello +auth \
+         +select{}\n\
          user {READER} on #{} resetkeys resetchannels %R~skein:*:public:* -@all +ping +hello +auth +get +getrange \
-         +strlen +exists +xread +xrange{tensors}\n",
+         +strlen +exists +xread +xrange{}\n",
         hash(owner),
-        hash(reader)
+        hash(worker),
+        tensors(&["get", "stat", "meta", "acc"]),
+        hash(reader),
+        tensors(&["get", "getrange", "meta", "stat"])
     )
 }
 

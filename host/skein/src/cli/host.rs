@@ -21,8 +21,8 @@ pub(super) struct HostArguments {
 impl HostArguments {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let config = Config::load(&self.config)?;
-        let job = prepare(&config, &host.runtime, &host.engine).await?;
-        let summary = run(&config, job.clone(), host.workers, output).await?;
+        let (job, package) = prepare(&config, &host.runtime, &host.engine).await?;
+        let summary = run(&config, (job.clone(), package), host.workers, output).await?;
         Ok(output.result(|| summary.to_table(&job), || summary.to_json(&job))?)
     }
 }

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::Output;
 use crate::redis::server::Server;
-use crate::redis::{CONFIG_FILE, Settings, module_file, owner, reader, write};
+use crate::redis::{CONFIG_FILE, Settings, module_file, owner, reader, worker, write};
 
 /// Arguments of `skein redis`.
 #[derive(clap::Subcommand)]
@@ -96,26 +96,25 @@ impl Redis {
     }
 }
 
-/// How the database is reached, by its owner and by others.
+/// How the database is reached, by its host, by workers and by other peers.
 fn tell(settings: &Settings, process: Option<u32>, output: &mut Output) -> Result<()> {
-    let own = owner(&settings.dir)?;
-    let others = reader(&settings.dir, settings.listen, settings.tls.clone())?;
+    let Settings { dir, listen, tls, .. } = settings;
+    let users = [("own host", "owner", owner(dir)?), ("workers", "worker", worker(dir, *listen, tls.clone())?)];
+    let users = users.into_iter().chain([("other peers", "peer", reader(dir, *listen, tls.clone())?)]);
+    let users: Vec<_> = users.collect();
     let file =
         |options: &Options| options.password_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let line = |(who, _, options): &(&str, &str, Options)| {
+        format!("{who:<12} {}  password in {}\n", options.url, file(options))
+    };
+    let entry = |(_, name, options): &(&str, &str, Options)| {
+        ((*name).to_owned(), json!({ "url": options.url.to_string(), "password_file": file(options) }))
+    };
     Ok(output.result(
+        || users.iter().map(line).collect(),
         || {
-            format!(
-                "own host     {}  password in {}\nother peers  {}  password in {}\n",
-                own.url,
-                file(&own),
-                others.url,
-                file(&others)
-            )
-        },
-        || {
-            let entry = |options: &Options| json!({ "url": options.url.to_string(), "password_file": file(options) });
-            let has_module = settings.module.is_some();
-            json!({ "owner": entry(&own), "peer": entry(&others), "module": has_module, "process": process })
+            let users: serde_json::Map<_, _> = users.iter().map(entry).collect();
+            json!({ "users": users, "module": settings.module.is_some(), "process": process })
         },
     )?)
 }

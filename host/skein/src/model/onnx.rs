@@ -1,9 +1,10 @@
 //! A model out of an ONNX file: its training graph derived, both graphs compiled, parameters as they start.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +16,7 @@ use skein_kernels::layout::{Layout, Parameter};
 use skein_runtime::graphs::{Graph, GraphInput, Graphs};
 
 use super::{Model, draw, image_shape};
-use crate::data::Dataset;
+use crate::data::SampleKind;
 use crate::engines::Choice;
 use crate::manifest::Manifest;
 use crate::manifest::model::{Init, Start};
@@ -30,6 +31,12 @@ const FILE_BYTES_MAX: u64 = 2 << 30;
 /// # Errors
 /// A file can not be read, or is no model that can be trained.
 pub fn read(path: &Path) -> Result<(skein_graph::Model, Bytes)> {
+    let (model, bytes, _) = read_all(path)?;
+    Ok((model, bytes))
+}
+
+/// As [`read`], with the names of all files that were read, the model's own first.
+fn read_all(path: &Path) -> Result<(skein_graph::Model, Bytes, Vec<PathBuf>)> {
     let failed = || format!("failed to read the model `{}`", path.display());
     let size = std::fs::metadata(path).with_context(failed)?.len();
     ensure!(
@@ -39,9 +46,14 @@ pub fn read(path: &Path) -> Result<(skein_graph::Model, Bytes)> {
     );
     let bytes = Bytes::from(std::fs::read(path).with_context(failed)?);
     let folder = path.parent().unwrap_or(Path::new(""));
-    let model = skein_graph::Model::parse(bytes.clone(), &|data| external(folder, data));
+    let others = RefCell::new(BTreeSet::new());
+    let model = skein_graph::Model::parse(bytes.clone(), &|data| {
+        others.borrow_mut().insert(PathBuf::from(&data.location));
+        external(folder, data)
+    });
     let model = model.with_context(|| format!("`{}` can not be used as a model", path.display()))?;
-    Ok((model, bytes))
+    let own = path.file_name().map(PathBuf::from);
+    Ok((model, bytes, own.into_iter().chain(others.into_inner()).collect()))
 }
 
 /// Part of a file beside the model. A path that leads out of the model's folder is refused: whoever made the file
@@ -78,15 +90,18 @@ pub fn convolutional(shape: &[u32], classes: u32) -> Result<(skein_graph::Model,
 }
 
 /// The manifest's model, or the one that comes with the program.
-pub(super) fn prepare(manifest: &Manifest, dataset: &Dataset, engine: &Choice) -> Result<Model> {
+pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, engine: &Choice) -> Result<Model> {
     let settings = &manifest.model;
-    let ((model, bytes), start) = match &settings.onnx {
-        Some(path) => (read(path)?, settings.init.unwrap_or(Start::File)),
-        None => (convolutional(dataset.shape(), dataset.classes())?, settings.init.unwrap_or(Start::Kaiming)),
+    let ((model, bytes, files), start) = match &settings.onnx {
+        Some(path) => (read_all(path)?, settings.init.unwrap_or(Start::File)),
+        None => {
+            let (model, bytes) = convolutional(&samples.shape, samples.classes)?;
+            ((model, bytes, Vec::new()), settings.init.unwrap_or(Start::Kaiming))
+        }
     };
     let name =
         settings.onnx.as_ref().map_or_else(|| "a convolutional network".into(), |path| path.display().to_string());
-    let model = fitted(model, dataset).with_context(|| format!("`{name}` does not fit the data"))?;
+    let model = fitted(model, samples).with_context(|| format!("`{name}` does not fit the data"))?;
     let opened = engine.open()?;
     let options = skein_graph::Options {
         loss: loss(&settings.loss)?,
@@ -100,7 +115,7 @@ pub(super) fn prepare(manifest: &Manifest, dataset: &Dataset, engine: &Choice) -
         engine: &opened,
         options: engine.options,
         batch_size: manifest.train.batch_size,
-        classes: dataset.classes(),
+        classes: samples.classes,
     };
     let graphs = compile(&model, &options, &layout, &target).with_context(|| format!("`{name}` can not be trained"))?;
     let identity = json!({
@@ -112,7 +127,7 @@ pub(super) fn prepare(manifest: &Manifest, dataset: &Dataset, engine: &Choice) -
     });
     let initial = initial(&model, &layout, start, manifest.train.seed);
     let description = format!("{name} on {}", opened.kind());
-    Ok(Model { layout, initial, graphs, identity, description })
+    Ok(Model { layout, initial, graphs, files, identity, description })
 }
 
 /// A loss by its name.
@@ -122,8 +137,8 @@ pub(crate) fn loss(name: &str) -> Result<Loss> {
 }
 
 /// The model with its sizes set by the samples, all but the batch's; its input has as many values as a sample.
-fn fitted(model: skein_graph::Model, dataset: &Dataset) -> Result<skein_graph::Model> {
-    let sample: Vec<i64> = dataset.shape().iter().map(|size| i64::from(*size)).collect();
+fn fitted(model: skein_graph::Model, samples: &SampleKind) -> Result<skein_graph::Model> {
+    let sample: Vec<i64> = samples.shape.iter().map(|size| i64::from(*size)).collect();
     let (name, shape) = model.inputs().next().context("the model has no input")?;
     let values = |shape: &Shape| shape.iter().skip(1).map(Dim::fixed).product::<Option<i64>>();
     match values(shape) {

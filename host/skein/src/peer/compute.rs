@@ -1,7 +1,7 @@
 //! The peer's own part of a round: gradients of its batches, in parallel, and the evaluation where it is due.
 
 use anyhow::{Result, anyhow};
-use skein_runtime::gradient::{Batch, Gradient, Parameters};
+use skein_runtime::gradient::{Batch, Parameters};
 use skein_store::{Average, Leaf};
 use skein_workflow::announcement::Evaluation;
 use skein_workflow::random::Stream;
@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Peer;
+use crate::data::Dataset;
 use crate::evaluation::evaluate;
 use crate::phases::{Phase, Phases};
 use crate::workers::Purpose;
@@ -23,23 +24,19 @@ impl Peer {
         let begun = Instant::now();
         let (_, values) = self.store.parameters().await?;
         let parameters = Parameters { layout: self.job.layout.clone(), values: values.buffer() };
-        let mut batches = self.spawn_batches(number, &parameters);
+        let planned = self.plan(number);
         let is_due = number > 1 && (number - 1).is_multiple_of(u64::from(self.job.train.evaluate_every));
+        let evaluated = parameters.clone();
         let evaluation = async {
             match is_due {
                 true => {
                     let share = self.share();
-                    evaluate(&self.workers, &self.job.gradient, parameters, &share.dataset, &share.validation).await
+                    evaluate(&self.workers, &self.job.gradient, evaluated, &share.dataset, &share.validation).await
                 }
                 false => Ok(None),
             }
         };
-        let batches = async {
-            while let Some(batch) = batches.join_next().await {
-                batch.map_err(|error| anyhow!("a batch was lost: {error}"))??;
-            }
-            Ok(())
-        };
+        let batches = self.compute(number, planned, parameters);
         let ((), evaluation) = tokio::try_join!(batches, evaluation)?;
         phases.add(Phase::Compute, begun);
         let begun = Instant::now();
@@ -48,35 +45,54 @@ impl Peer {
         Ok((average, evaluation))
     }
 
-    fn spawn_batches(&mut self, number: u64, parameters: &Parameters) -> JoinSet<Result<()>> {
+    /// Samples and noise of every batch of the round.
+    fn plan(&mut self, number: u64) -> Vec<Planned> {
         let (leaves, size) = (self.job.train.batches_per_round, self.job.train.batch_size);
-        let mut tasks = JoinSet::new();
-        for index in 0..leaves {
+        let (seed, me) = (self.job.train.seed, self.me());
+        let planned = (0..leaves).map(|index| {
             let position = ((number - 1) * u64::from(leaves) + u64::from(index)) * u64::from(size);
-            let samples = self.order.take(position, size as usize);
-            let (dataset, store) = (self.share().dataset.clone(), self.store.clone());
+            let parts = [&me.0[..], &position.to_le_bytes()];
+            let noise_seed = Stream::new("skein 2026-11 noise of a batch", seed, &parts).next_u64();
+            Planned { samples: self.order.take(position, size as usize), noise_seed }
+        });
+        planned.collect()
+    }
+
+    /// Computes the batches and adds their gradients to the sum: by whoever is at the queue, or here.
+    async fn compute(&self, number: u64, batches: Vec<Planned>, parameters: Parameters) -> Result<()> {
+        let dataset = self.share().dataset.clone();
+        if let Some(desk) = &self.desk {
+            return desk.compute(number, batches.into_iter().map(|planned| planned.batch(&dataset))).await;
+        }
+        let leaves = self.job.train.batches_per_round;
+        let mut tasks = JoinSet::new();
+        for (index, planned) in (0..leaves).zip(batches) {
+            let (dataset, store) = (dataset.clone(), self.store.clone());
             let (parameters, function) = (parameters.clone(), self.job.gradient.clone());
-            let parts = [&self.me().0[..], &position.to_le_bytes()];
-            let noise_seed = Stream::new("skein 2026-11 noise of a batch", self.job.train.seed, &parts).next_u64();
             let account = self.workers.account(Purpose::Gradient);
             let task = async move {
-                let batch = Batch { noise_seed, ..dataset.batch(&samples) };
-                let call = function.compute(parameters, batch);
-                let gradient = account.book(call).await?;
+                let gradient = account.book(function.compute(parameters, planned.batch(&dataset))).await?;
                 let leaf = Leaf { index, leaves, samples: gradient.samples, loss: gradient.loss };
-                store.accumulate(number, leaf, flatten(&gradient)).await?;
-                Ok(())
+                store.accumulate(number, leaf, gradient.flat()).await?;
+                Ok::<_, anyhow::Error>(())
             };
             self.workers.spawn(&mut tasks, task);
         }
-        tasks
+        while let Some(batch) = tasks.join_next().await {
+            batch.map_err(|error| anyhow!("a batch was lost: {error}"))??;
+        }
+        Ok(())
     }
 }
 
-/// The gradient as one vector in the layout's order.
-fn flatten(gradient: &Gradient) -> Vec<f32> {
-    let parts: Vec<_> = gradient.tensors.iter().filter_map(|tensor| tensor.floats()).collect();
-    let mut flat = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
-    parts.iter().for_each(|part| flat.extend_from_slice(part));
-    flat
+/// A batch before its samples are read: it exists only while it is computed.
+struct Planned {
+    samples: Vec<u32>,
+    noise_seed: u64,
+}
+
+impl Planned {
+    fn batch(&self, dataset: &Dataset) -> Batch {
+        Batch { noise_seed: self.noise_seed, ..dataset.batch(&self.samples) }
+    }
 }

@@ -20,6 +20,8 @@ mod worker;
 
 use std::time::Duration;
 
+use skein_kernels::Digest;
+
 use super::failure::Failure;
 use super::keys::Keys;
 use super::link::Link;
@@ -85,20 +87,57 @@ pub struct DeadLetter {
     pub reason: String,
 }
 
+/// The key that says whose work there is in a database, for workers that know nothing but its address.
+const SCOPE_KEY: &str = "skein:scope";
+
+/// Whose work there is in a database; none if no host has ever used it.
+///
+/// # Errors
+/// The database can not be used.
+pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
+    let nobody = Scope { job: Digest::default(), peer: [0; 32], values: 0 };
+    let shared = Shared::new(reader(options, nobody)?);
+    shared.link().reach(super::START_WAIT).await.map_err(|failure| shared.failed(failure, SCOPE_KEY))?;
+    let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
+    let Some(text) = text else { return Ok(None) };
+    let scope = match text.split(' ').collect::<Vec<_>>()[..] {
+        [job, peer, values] => (job.parse(), peer.parse::<Digest>(), values.parse()),
+        _ => return Err(shared.spoilt(SCOPE_KEY.to_owned())),
+    };
+    match scope {
+        (Ok(job), Ok(peer), Ok(values)) => Ok(Some(Scope { job, peer: peer.0, values })),
+        _ => Err(shared.spoilt(SCOPE_KEY.to_owned())),
+    }
+}
+
 impl Queue {
+    /// Says that this is the queue whose work is to be done.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn advertise(&self, scope: Scope) -> Result<(), StoreError> {
+        let text = format!("{} {} {}", scope.job, Digest(scope.peer), scope.values);
+        self.shared.control(redis::cmd("SET").arg(SCOPE_KEY).arg(text), SCOPE_KEY).await
+    }
+
     /// The queue in the database of a peer.
     ///
     /// # Errors
     /// The database can not be used.
     pub async fn open(options: &Options, scope: Scope) -> Result<Queue, StoreError> {
         let queue = Queue { shared: Shared::new(reader(options, scope)?) };
-        let tasks = queue.keys().tasks();
+        queue.create_group().await?;
+        Ok(queue)
+    }
+
+    async fn create_group(&self) -> Result<(), StoreError> {
+        let tasks = self.keys().tasks();
         let mut command = redis::cmd("XGROUP");
         // From the first task on: what was posted before there was a group has to be done too.
         command.arg("CREATE").arg(&tasks).arg(GROUP).arg("0").arg("MKSTREAM");
-        match queue.link().control::<redis::Value>(&command).await {
-            Err(failure) if failure.code() != Some("BUSYGROUP") => Err(queue.shared.failed(failure, &tasks)),
-            _ => Ok(queue),
+        match self.link().control::<redis::Value>(&command).await {
+            Err(failure) if failure.code() != Some("BUSYGROUP") => Err(self.shared.failed(failure, &tasks)),
+            _ => Ok(()),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use skein_kernels::Digest;
 use skein_store::StoreError;
 use skein_store::redis::queue::{Completion, Consumer, Outcome, Queue, Task};
 
@@ -12,7 +11,6 @@ use crate::server::Server;
 /// How often workers of these tests say that they are alive.
 const BEAT: Duration = Duration::from_millis(40);
 const LONG: Duration = Duration::from_secs(20);
-const RESULT: Digest = Digest([3; 32]);
 
 fn run(test: impl AsyncFn(&Server, Queue)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -43,8 +41,8 @@ fn tasks_are_done_once_and_the_last_one_wakes_the_host() {
         let deliveries = worker.next(10, LONG).await.expect("tasks");
         assert_eq!(deliveries.iter().map(|delivery| delivery.task.clone()).collect::<Vec<_>>(), tasks(1, 3));
         for delivery in &deliveries {
-            assert_eq!(worker.complete(delivery, RESULT).await.expect("an answer"), Completion::Counted);
-            assert_eq!(worker.complete(delivery, RESULT).await.expect("an answer"), Completion::Duplicate);
+            assert_eq!(worker.complete(delivery).await.expect("an answer"), Completion::Counted);
+            assert_eq!(worker.complete(delivery).await.expect("an answer"), Completion::Duplicate);
         }
         assert_eq!(waiting.await.expect("it ends").expect("an outcome"), Outcome::Done);
         assert_eq!(worker.next(10, Duration::from_millis(1)).await.expect("an answer"), []);
@@ -71,11 +69,11 @@ fn tasks_of_a_silent_worker_go_to_another() {
         };
         assert_eq!(taken.task, lost.task, "the own task is not taken, since its worker beats");
         let late = worker(server, "silent").await;
-        assert_eq!(late.complete(&lost, RESULT).await.expect("an answer"), Completion::Fenced);
+        assert_eq!(late.complete(&lost).await.expect("an answer"), Completion::Fenced);
         for delivery in [taken, kept] {
-            assert_eq!(alive.complete(&delivery, RESULT).await.expect("an answer"), Completion::Counted);
+            assert_eq!(alive.complete(&delivery).await.expect("an answer"), Completion::Counted);
         }
-        assert_eq!(late.complete(&lost, RESULT).await.expect("an answer"), Completion::Duplicate);
+        assert_eq!(late.complete(&lost).await.expect("an answer"), Completion::Duplicate);
         assert_eq!(queue.wait(1).await.expect("an outcome"), Outcome::Done);
     });
 }
@@ -97,7 +95,7 @@ fn what_nobody_can_do_is_a_dead_letter_until_it_is_redriven() {
         assert!(queue.redrive(&letters[0]).await.expect("an answer"));
         assert!(!queue.redrive(&letters[0]).await.expect("an answer"), "it is none any more");
         let delivery = worker.next(1, LONG).await.expect("a task").remove(0);
-        assert_eq!(worker.complete(&delivery, RESULT).await.expect("an answer"), Completion::Counted);
+        assert_eq!(worker.complete(&delivery).await.expect("an answer"), Completion::Counted);
         assert_eq!(queue.wait(1).await.expect("an outcome"), Outcome::Done);
     });
 }
@@ -130,7 +128,7 @@ fn rounds_that_are_over_take_no_results() {
         let delivery = worker.next(1, LONG).await.expect("a task").remove(0);
         let store = skein_store::redis::open(&server.options(), scope(1)).await.expect("a store");
         store.forget(2).await.expect("forgets");
-        assert_eq!(worker.complete(&delivery, RESULT).await.expect("an answer"), Completion::Fenced);
+        assert_eq!(worker.complete(&delivery).await.expect("an answer"), Completion::Fenced);
         assert_eq!(queue.get("batch").await.expect("readable"), None);
         assert_eq!(queue.get("component").await.expect("readable"), Some(vec![7; 5000]));
         assert!(matches!(queue.wait(1).await, Err(StoreError::Incomplete { round: 1 })));

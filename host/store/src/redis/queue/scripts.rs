@@ -1,7 +1,7 @@
 //! The steps of the queue, each carried out by the database as a whole or not at all.
 //!
-//! A round of tasks is a hash: for every task `<index>` is `posted`, `dead` or the digest of its result; `want` is how
-//! many there are in all, `done` how many are counted.
+//! A round of tasks is a hash: every task by its index is `posted`, `counted` or `dead`; `want` is how many there are in
+//! all, `done` how many are counted.
 
 /// KEYS tasks, round; ARGV round, want, then index and note of each task.
 pub(super) const POST: &str = "
@@ -14,7 +14,7 @@ for i = 3, #ARGV, 2 do
 end
 return redis.status_reply('OK')";
 
-/// KEYS tasks, round, events; ARGV group, consumer, id, round, index, digest. Gives `counted`, `duplicate` or `fenced`.
+/// KEYS tasks, round, events; ARGV group, consumer, id, round, index. Gives `counted`, `duplicate` or `fenced`.
 pub(super) const COMPLETE: &str = "
 local state = redis.call('HGET', KEYS[2], ARGV[5])
 if state ~= 'posted' then
@@ -24,7 +24,7 @@ if state ~= 'posted' then
 end
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #pending == 0 or pending[1][2] ~= ARGV[2] then return 'fenced' end
-redis.call('HSET', KEYS[2], ARGV[5], ARGV[6])
+redis.call('HSET', KEYS[2], ARGV[5], 'counted')
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 redis.call('XDEL', KEYS[1], ARGV[3])
 local done = redis.call('HINCRBY', KEYS[2], 'done', 1)

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use skein_kernels::Digest;
-
 use super::{DELIVERIES_MAX, GROUP, Queue, REPLY_BYTES_MAX, Task, delivery, scripts};
 use crate::StoreError;
+use crate::redis::failure::Failure;
 use crate::redis::link::Link;
 use crate::redis::reply::Reply;
 use crate::redis::{Options, Scope, reader};
@@ -93,15 +92,24 @@ impl Consumer {
     /// # Errors
     /// The database can not be used.
     pub async fn next(&self, count: usize, wait: Duration) -> Result<Vec<Delivery>, StoreError> {
-        let mut deliveries = self.claim(count).await?;
-        if deliveries.is_empty() {
-            deliveries = self.read(count, wait).await?;
-        }
+        let deliveries = match self.take(count, wait).await {
+            // A database that came back empty has no group any more.
+            Err(failure) if failure.code() == Some("NOGROUP") => {
+                self.queue.create_group().await?;
+                Vec::new()
+            }
+            taken => taken.map_err(|failure| self.queue.shared.failed(failure, &self.queue.keys().tasks()))?,
+        };
         self.held.lock().extend(deliveries.iter().map(|delivery| delivery.id.clone()));
         Ok(deliveries)
     }
 
-    async fn claim(&self, count: usize) -> Result<Vec<Delivery>, StoreError> {
+    async fn take(&self, count: usize, wait: Duration) -> Result<Vec<Delivery>, Failure> {
+        let deliveries = self.claim(count).await?;
+        if deliveries.is_empty() { self.read(count, wait).await } else { Ok(deliveries) }
+    }
+
+    async fn claim(&self, count: usize) -> Result<Vec<Delivery>, Failure> {
         let keys = self.queue.keys();
         let (tasks, idle) = (keys.tasks(), (self.beat * BEATS_MISSED).as_millis().to_string());
         let (events, dead, script) = (keys.events(), keys.dead(), scripts::claim());
@@ -109,36 +117,34 @@ impl Consumer {
         let most = DELIVERIES_MAX.to_string();
         let words = ["EVAL", &script, "3", &tasks, &events, &dead, GROUP, &self.name, &idle, &count, &most, &prefix];
         let reply = self.queue.link().call(&words.map(str::as_bytes), REPLY_BYTES_MAX).await;
-        let entries = reply.and_then(Reply::array).and_then(|entries| entries.into_iter().map(delivery).collect());
-        entries.map_err(|failure| self.queue.shared.failed(failure, &tasks))
+        reply.and_then(Reply::array)?.into_iter().map(delivery).collect()
     }
 
-    async fn read(&self, count: usize, wait: Duration) -> Result<Vec<Delivery>, StoreError> {
+    async fn read(&self, count: usize, wait: Duration) -> Result<Vec<Delivery>, Failure> {
         let (tasks, count, block) = (self.queue.keys().tasks(), count.to_string(), wait.as_millis().max(1).to_string());
         let words =
             ["XREADGROUP", "GROUP", GROUP, &self.name, "COUNT", &count, "BLOCK", &block, "STREAMS", &tasks, ">"];
-        let failed = |failure| self.queue.shared.failed(failure, &tasks);
         let reply = self.queue.link().call(&words.map(str::as_bytes), REPLY_BYTES_MAX).await;
         let mut deliveries = Vec::new();
-        for stream in reply.and_then(Reply::array).map_err(failed)? {
-            let [_, entries] = stream.elements().map_err(failed)?;
-            for entry in entries.array().map_err(failed)? {
-                deliveries.push(delivery(entry).map_err(failed)?);
+        for stream in reply.and_then(Reply::array)? {
+            let [_, entries] = stream.elements()?;
+            for entry in entries.array()? {
+                deliveries.push(delivery(entry)?);
             }
         }
         Ok(deliveries)
     }
 
-    /// Says that a task is done; `result` is what it gave.
+    /// Says that a task is done, and that its result is where it belongs.
     ///
     /// # Errors
     /// The database can not be used.
-    pub async fn complete(&self, delivery: &Delivery, result: Digest) -> Result<Completion, StoreError> {
+    pub async fn complete(&self, delivery: &Delivery) -> Result<Completion, StoreError> {
         let (keys, task) = (self.queue.keys(), &delivery.task);
         let round = keys.round_of_tasks(task.round);
         let mut command = scripts::command(scripts::COMPLETE, &[&keys.tasks(), &round, &keys.events()]);
         command.arg(GROUP).arg(&self.name).arg(&delivery.id).arg(task.round).arg(task.index);
-        let completion: String = self.queue.shared.control(command.arg(result.to_string()), &round).await?;
+        let completion: String = self.queue.shared.control(&command, &round).await?;
         self.held.lock().remove(&delivery.id);
         Ok(match completion.as_str() {
             "counted" => Completion::Counted,
@@ -158,6 +164,11 @@ impl Consumer {
         self.queue.shared.control::<()>(command.arg(keys.rounds_of_tasks()), &keys.tasks()).await?;
         self.held.lock().remove(&delivery.id);
         Ok(())
+    }
+
+    /// Says nothing more about a task: it goes to another worker when the beats are missed.
+    pub fn abandon(&self, delivery: &Delivery) {
+        self.held.lock().remove(&delivery.id);
     }
 
     /// Leaves the queue. Tasks that are still held go to others when the beats are missed.

@@ -1,0 +1,138 @@
+//! `skein worker` and `skein queue`: more hands for a peer, and what none of them could do.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use skein_store::redis::queue::{Consumer, DeadLetter, Queue, find};
+use skein_store::redis::{self, Address, Options, Scope, Tls};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::Host;
+use crate::output::Output;
+use crate::worker::{BEAT, Worker, fresh_name, package};
+
+/// How a database is reached from the command line. Secrets come from files or the environment.
+#[derive(clap::Args)]
+pub(super) struct Database {
+    /// The peer's database: `redis://user@host:port`, `rediss://…`, `unix://user@/path` and more
+    #[arg(long, value_name = "URL")]
+    redis: Address,
+    /// File whose first line is the password [default: the variable `SKEIN_REDIS_PASSWORD`]
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// The authority that signed the server's certificate
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// The certificate that is shown to the server
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    tls_certificate: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+}
+
+impl Database {
+    fn options(self) -> Options {
+        let Database { redis, password_file, tls_ca, tls_certificate, tls_key } = self;
+        let tls = tls_ca.map(|ca| Tls { ca, certificate: tls_certificate, key: tls_key });
+        Options { password_file, tls, ..Options::new(redis) }
+    }
+}
+
+/// Whose work there is in a database.
+async fn scope(options: &Options) -> Result<Scope> {
+    let scope = find(options).await?;
+    scope.with_context(|| format!("no host has used the database `{}` yet: start it first", options.url))
+}
+
+/// Arguments of `skein worker`.
+#[derive(clap::Args)]
+pub(super) struct WorkerArguments {
+    #[command(flatten)]
+    database: Database,
+}
+
+impl WorkerArguments {
+    pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
+        let options = self.database.options();
+        let scope = scope(&options).await?;
+        let consumer = Consumer::join(&options, scope, fresh_name()?, BEAT).await?;
+        let (gradient, layout) = package::unpack(consumer.queue(), &host.runtime, &host.engine).await?;
+        let store = redis::open(&options, scope).await?;
+        output.note(&format!(
+            "at the queue of `{}`, up to {} calls at a time",
+            options.url,
+            host.workers.concurrency()
+        ));
+        let worker = Worker { workers: host.workers, gradient, layout: layout.clone(), store, consumer };
+        anyhow::ensure!(
+            layout.len() == scope.values,
+            "the model has {} values here where the host has {}: use the same version of this program",
+            layout.len(),
+            scope.values
+        );
+        let (stop, stopped) = watch::channel(false);
+        let mut interrupts = signal(SignalKind::interrupt()).context("failed to listen for signals")?;
+        let mut terminations = signal(SignalKind::terminate()).context("failed to listen for signals")?;
+        let run = worker.run(stopped);
+        tokio::pin!(run);
+        let done = loop {
+            tokio::select! {
+                done = &mut run => break done?,
+                _ = interrupts.recv() => drop(stop.send_replace(true)),
+                _ = terminations.recv() => drop(stop.send_replace(true)),
+            }
+        };
+        Ok(output.result(
+            || format!("{} tasks counted, {} were late, {} given back\n", done.counted, done.late, done.released),
+            || json!(done),
+        )?)
+    }
+}
+
+/// Arguments of `skein queue`.
+#[derive(clap::Subcommand)]
+pub(super) enum QueueCommand {
+    /// List the tasks that no worker could carry out, with the reasons
+    Dead {
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Hand out all of them again
+    Redrive {
+        #[command(flatten)]
+        database: Database,
+    },
+}
+
+impl QueueCommand {
+    pub(super) async fn run(self, output: &mut Output) -> Result<()> {
+        let (database, is_redrive) = match self {
+            QueueCommand::Dead { database } => (database, false),
+            QueueCommand::Redrive { database } => (database, true),
+        };
+        let options = database.options();
+        let queue = Queue::open(&options, scope(&options).await?).await?;
+        let letters = queue.dead_letters().await?;
+        if is_redrive {
+            for letter in &letters {
+                queue.redrive(letter).await?;
+            }
+        }
+        let what = if is_redrive { "handed out again" } else { "dead" };
+        let line = |letter: &DeadLetter| {
+            format!("round {} batch {}: {what}: {}\n", letter.task.round, letter.task.index, letter.reason)
+        };
+        Ok(output.result(
+            || if letters.is_empty() { "no dead letter\n".into() } else { letters.iter().map(line).collect() },
+            || {
+                let letter = |letter: &DeadLetter| {
+                    json!({ "round": letter.task.round, "batch": letter.task.index, "reason": letter.reason })
+                };
+                json!({ "letters": letters.iter().map(letter).collect::<Vec<_>>(), "redriven": is_redrive })
+            },
+        )?)
+    }
+}

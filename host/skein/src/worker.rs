@@ -1,0 +1,172 @@
+//! Gradient calls for a peer, by whoever has time: the host itself, and any `skein worker` that reaches its database.
+
+pub mod desk;
+pub mod package;
+mod width;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use skein_kernels::layout::Layout;
+use skein_runtime::gradient::{Batch, Gradient, GradientFunction, Parameters};
+use skein_runtime::{Call, Usage};
+use skein_store::redis::queue::{Completion, Consumer, Delivery};
+use skein_store::{Leaf, Store, StoreError};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::width::Width;
+use crate::workers::{Purpose, Workers};
+
+/// How often a worker says that it is alive. Three beats are missed before its tasks go to another.
+pub const BEAT: Duration = Duration::from_secs(2);
+/// How long a worker that has nothing to do waits before it looks for tasks of workers that went silent.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// A name that no process has had before.
+///
+/// # Errors
+/// The operating system gives no random bytes.
+pub fn fresh_name() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("the operating system gave no random bytes")?;
+    Ok(format!("{}-{}", std::process::id(), hex::encode(bytes)))
+}
+
+/// What a task says beside its round and number.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Note {
+    /// Name of the batch's bytes.
+    pub(crate) batch: String,
+    /// Batches of the round.
+    pub(crate) leaves: u32,
+}
+
+/// A worker at the queue of one peer.
+pub struct Worker {
+    /// Where functions run.
+    pub workers: Arc<Workers>,
+    /// The gradient function.
+    pub gradient: GradientFunction,
+    /// Names and shapes of the parameters.
+    pub layout: Arc<Layout>,
+    /// Where gradients go.
+    pub store: Arc<dyn Store>,
+    /// Its place at the queue.
+    pub consumer: Consumer,
+}
+
+/// What a worker did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Done {
+    /// Tasks that counted.
+    pub counted: u64,
+    /// Tasks that others had done already, or whose round was over.
+    pub late: u64,
+    /// Tasks that were given back.
+    pub released: u64,
+}
+
+/// How one task ended, and what its call used if it came to one.
+struct Ended {
+    delivery: Delivery,
+    result: Result<Completion>,
+    usage: Option<Usage>,
+}
+
+impl Worker {
+    /// Works until `stop` says so, then ends what is under way and leaves.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<Done> {
+        let worker = Arc::new(self);
+        let mut width = Width::new(worker.workers.concurrency());
+        let (mut running, mut done) = (JoinSet::new(), Done::default());
+        while !*stop.borrow() {
+            let free = width.get().saturating_sub(running.len());
+            tokio::select! {
+                _ = stop.changed() => {}
+                Some(ended) = running.join_next() => worker.note(ended?, &mut width, &mut done).await,
+                deliveries = worker.consumer.next(free.max(1), IDLE), if free > 0 => {
+                    for delivery in deliveries? {
+                        let worker = worker.clone();
+                        running.spawn(async move { worker.carry_out(delivery).await });
+                    }
+                }
+            }
+        }
+        while let Some(ended) = running.join_next().await {
+            worker.note(ended?, &mut width, &mut done).await;
+        }
+        let worker = Arc::into_inner(worker).context("no task runs any more")?;
+        worker.consumer.leave().await?;
+        Ok(done)
+    }
+
+    async fn note(&self, ended: Ended, width: &mut Width, done: &mut Done) {
+        if let Some(usage) = &ended.usage {
+            width.observe(usage.memory_bytes_peak as u64, usage.duration);
+        }
+        match ended.result {
+            Ok(Completion::Counted) => done.counted += 1,
+            Ok(Completion::Duplicate | Completion::Fenced) => done.late += 1,
+            Err(error) => {
+                let task = &ended.delivery.task;
+                let reason = format!("{error:#}");
+                tracing::warn!(round = task.round, index = task.index, reason, "a task is given back");
+                done.released += 1;
+                // Where the database is to blame, the task is not: it goes to whoever notices that nobody has it.
+                let is_of_the_store = error.chain().any(|cause| cause.is::<StoreError>());
+                if is_of_the_store || self.consumer.release(&ended.delivery, &reason).await.is_err() {
+                    self.consumer.abandon(&ended.delivery);
+                }
+            }
+        }
+    }
+
+    async fn carry_out(self: Arc<Self>, delivery: Delivery) -> Ended {
+        let mut usage = None;
+        let result = self.compute(&delivery, &mut usage).await;
+        Ended { delivery, result, usage }
+    }
+
+    /// Computes the gradient of a task, adds it to the sum, and then says that it is done: a worker that dies between the
+    /// two has another one find that the batch counts already.
+    async fn compute(&self, delivery: &Delivery, usage: &mut Option<Usage>) -> Result<Completion> {
+        let task = &delivery.task;
+        let note: Note = serde_json::from_str(&task.note).context("the task makes no sense")?;
+        let (round, values) = self.store.parameters().await?;
+        let bytes = self.consumer.queue().get(&note.batch).await?;
+        if let Some(bytes) = bytes.filter(|_| round + 1 == task.round) {
+            let parameters = Parameters { layout: self.layout.clone(), values: values.buffer() };
+            let batch = package::decode_batch(&bytes)?;
+            let gradient = self.call(parameters, batch, usage).await?;
+            let leaf = Leaf { index: task.index, leaves: note.leaves, samples: gradient.samples, loss: gradient.loss };
+            self.store.accumulate(task.round, leaf, gradient.flat()).await?;
+        }
+        Ok(self.consumer.complete(delivery).await?)
+    }
+
+    /// Calls the function on the workers' threads.
+    async fn call(&self, parameters: Parameters, batch: Batch, usage: &mut Option<Usage>) -> Result<Gradient> {
+        let (function, account) = (self.gradient.clone(), self.workers.account(Purpose::Gradient));
+        let mut calls = JoinSet::new();
+        let call = async move {
+            let mut used = None;
+            let call = async {
+                let Call { result, usage } = function.compute(parameters, batch).await;
+                used = Some(usage.clone());
+                Call { result, usage }
+            };
+            let result = account.book(call).await;
+            (result, used)
+        };
+        self.workers.spawn(&mut calls, call);
+        let (result, used) = calls.join_next().await.context("one call was started")??;
+        *usage = used;
+        Ok(result?)
+    }
+}
