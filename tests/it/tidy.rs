@@ -84,10 +84,11 @@ fn functions_stay_small() {
 }
 
 /// The crates of the host, with the crates of the host that each may use.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("skein-kernels", &[]),
     ("skein-engine", &[]),
     ("skein-graph", &[]),
+    ("skein-redis-module", &["skein-kernels"]),
     ("skein-store", &["skein-kernels"]),
     ("skein-workflow", &["skein-kernels"]),
     ("skein-runtime", &["skein-engine", "skein-kernels"]),

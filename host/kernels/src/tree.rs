@@ -84,6 +84,21 @@ impl Position {
     pub fn leaf(index: u32) -> Position {
         Position { level: 0, index }
     }
+
+    /// The place `index` of `level`, as a tree that was saved names it.
+    pub fn new(level: u32, index: u32) -> Position {
+        Position { level, index }
+    }
+
+    /// Levels above the leaves.
+    pub fn level(self) -> u32 {
+        self.level
+    }
+
+    /// Places to the left on the same level.
+    pub fn index(self) -> u32 {
+        self.index
+    }
 }
 
 /// What became of values that were placed in a [`Tree`].
@@ -155,6 +170,39 @@ impl<T> Tree<T> {
             let (left, right) = if at.index < sibling.index { (values, other) } else { (other, values) };
             return Placed::Join { parent, left, right };
         }
+    }
+
+    /// Whether leaf `index` has come.
+    pub fn has(&self, index: u32) -> bool {
+        self.seen.get(index as usize).is_some_and(|seen| *seen)
+    }
+
+    /// What values at `at` will be joined with, if it is there, and where their sum belongs.
+    ///
+    /// It lets an owner of immutable sums add first and [place](Tree::place) when all is done.
+    pub fn sibling(&self, mut at: Position) -> Option<(&T, Position)> {
+        while self.leaves().div_ceil(1 << at.level) > 1 {
+            let parent = Position { level: at.level + 1, index: at.index / 2 };
+            if let Some(values) = self.waiting.get(&Position { index: at.index ^ 1, ..at }) {
+                return Some((values, parent));
+            }
+            if at.index ^ 1 < self.leaves().div_ceil(1 << at.level) {
+                return None;
+            }
+            at = parent;
+        }
+        None
+    }
+
+    /// The sums that wait for their siblings, or the sum of all leaves.
+    pub fn parts(&self) -> impl Iterator<Item = (Position, &T)> {
+        let top = Position { level: self.leaves().next_power_of_two().trailing_zeros(), index: 0 };
+        self.waiting.iter().map(|(at, values)| (*at, values)).chain(self.root.iter().map(move |root| (top, root)))
+    }
+
+    /// The sum of all leaves, once every one has come; it stays where it is.
+    pub fn root(&self) -> Option<&T> {
+        self.root.as_ref()
     }
 
     /// The sum of all leaves, once every one has come.
