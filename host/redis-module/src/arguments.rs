@@ -1,0 +1,142 @@
+//! Arguments of a call, and reading them in order.
+
+#![expect(unsafe_code, reason = "the server's strings are raw pointers")]
+
+use std::ffi::{CStr, c_int};
+use std::str::FromStr;
+
+use crate::api::{RawString, api};
+use crate::failure::Failure;
+
+/// The arguments of one call; the command's name is the first.
+#[derive(Clone, Copy)]
+pub(crate) struct Arguments<'a>(&'a [*mut RawString]);
+
+impl<'a> Arguments<'a> {
+    /// # Safety
+    /// The strings stay alive and unchanged for `'a`.
+    pub(crate) unsafe fn new(strings: &'a [*mut RawString]) -> Arguments<'a> {
+        Arguments(strings)
+    }
+
+    /// # Safety
+    /// As [`Arguments::new`] for the `argc` strings at `argv`.
+    pub(crate) unsafe fn of_call(argv: *mut *mut RawString, argc: c_int) -> Arguments<'a> {
+        // SAFETY: the caller vouches for the array.
+        Arguments(unsafe { std::slice::from_raw_parts(argv, usize::try_from(argc).unwrap_or(0)) })
+    }
+
+    /// How many there are, the command's name included.
+    pub(crate) fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// The argument at `index`, which was there when the call was read.
+    pub(crate) fn get(self, index: usize) -> &'a [u8] {
+        let mut len = 0;
+        // SAFETY: the string is alive for `'a`, and reading it touches no counter.
+        unsafe {
+            let bytes = (api().StringPtrLen)(self.0[index], &raw mut len);
+            std::slice::from_raw_parts(bytes.cast(), len)
+        }
+    }
+
+    /// The command's name as the client spelled it.
+    pub(crate) fn name(self) -> &'a CStr {
+        // SAFETY: the server's strings end in a zero behind their last byte, and a command's name holds none.
+        unsafe { CStr::from_ptr((api().StringPtrLen)(self.0[0], std::ptr::null_mut())) }
+    }
+
+    /// The server's string at `index`.
+    pub(crate) fn raw(self, index: usize) -> *mut RawString {
+        self.0[index]
+    }
+
+    /// The server's strings from `index` on.
+    pub(crate) fn raw_from(self, index: usize) -> &'a [*mut RawString] {
+        &self.0[index..]
+    }
+}
+
+/// Reads arguments one after the other.
+pub(crate) struct Reader<'a> {
+    arguments: Arguments<'a>,
+    next: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// Begins behind the command's name.
+    pub(crate) fn new(arguments: Arguments<'a>) -> Reader<'a> {
+        Reader { arguments, next: 1 }
+    }
+
+    /// Where the next argument is; for keys and blobs, which are kept by their index.
+    pub(crate) fn place(&mut self, what: &str) -> Result<usize, Failure> {
+        if self.next == self.arguments.len() {
+            return Err(Failure::Syntax(format!("`{what}` is missing")));
+        }
+        self.next += 1;
+        Ok(self.next - 1)
+    }
+
+    /// Places of `count` arguments.
+    pub(crate) fn places(&mut self, count: usize, what: &str) -> Result<std::ops::Range<usize>, Failure> {
+        if count > self.left() {
+            return Err(Failure::Syntax(format!("there are fewer than {count} of `{what}`")));
+        }
+        self.next += count;
+        Ok(self.next - count..self.next)
+    }
+
+    /// The next argument as text.
+    pub(crate) fn text(&mut self, what: &str) -> Result<&'a str, Failure> {
+        let place = self.place(what)?;
+        std::str::from_utf8(self.arguments.get(place)).map_err(|_| Failure::Syntax(format!("`{what}` is not text")))
+    }
+
+    /// The next argument as a number.
+    pub(crate) fn number<T: FromStr>(&mut self, what: &str) -> Result<T, Failure> {
+        self.text(what)?.parse().map_err(|_| Failure::Syntax(format!("`{what}` is not a number that fits")))
+    }
+
+    /// A version or a round, which has to fit the integers of replies.
+    pub(crate) fn version(&mut self, what: &str) -> Result<u64, Failure> {
+        let version: u64 = self.number(what)?;
+        i64::try_from(version).map(|_| version).map_err(|_| Failure::Syntax(format!("`{what}` is 2^63 or more")))
+    }
+
+    /// A finite number.
+    pub(crate) fn finite(&mut self, what: &str) -> Result<f32, Failure> {
+        let value: f32 = self.number(what)?;
+        value.is_finite().then_some(value).ok_or_else(|| Failure::Syntax(format!("`{what}` is not finite")))
+    }
+
+    /// `count` numbers.
+    pub(crate) fn numbers<T: FromStr>(&mut self, count: usize, what: &str) -> Result<Vec<T>, Failure> {
+        if count > self.left() {
+            return Err(Failure::Syntax(format!("there are fewer than {count} of `{what}`")));
+        }
+        (0..count).map(|_| self.number(what)).collect()
+    }
+
+    /// A word that has to stand here.
+    pub(crate) fn word(&mut self, word: &str) -> Result<(), Failure> {
+        match self.text(word)?.eq_ignore_ascii_case(word) {
+            true => Ok(()),
+            false => Err(Failure::Syntax(format!("`{word}` is expected"))),
+        }
+    }
+
+    /// How many arguments are left.
+    pub(crate) fn left(&self) -> usize {
+        self.arguments.len() - self.next
+    }
+
+    /// Refuses arguments that nothing reads.
+    pub(crate) fn end(&self) -> Result<(), Failure> {
+        match self.left() {
+            0 => Ok(()),
+            left => Err(Failure::Syntax(format!("there are {left} arguments too many"))),
+        }
+    }
+}

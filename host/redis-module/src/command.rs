@@ -1,0 +1,177 @@
+//! What a command is, and how the server is told about all of them.
+//!
+//! Keys are described argument by argument with what happens to them, so that an access list can let somebody read
+//! the gradients and write the average.
+
+#![expect(unsafe_code, reason = "commands are registered with, and called through, C structures")]
+
+use std::ffi::{CStr, c_int};
+use std::mem::size_of;
+use std::ptr::null;
+
+use crate::api::{self, BeginSearch, RawCommandInfo, RawContext, RawInfoVersion, RawKeySpec, RawString, api};
+use crate::arguments::Arguments;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::guard::guarded;
+use crate::info;
+use crate::reply::{Reply, send_failure};
+use crate::work::{Work, start};
+
+/// What a command wants after it has read its arguments.
+pub(crate) enum Next {
+    /// It has the answer.
+    Reply(Reply),
+    /// It has work to do.
+    Work(Box<dyn Work>),
+}
+
+/// A command.
+pub(crate) trait Command {
+    const NAME: &'static CStr;
+    const SUMMARY: &'static CStr;
+    const FLAGS: &'static CStr;
+    /// Number of arguments with the name; negative: at least as many.
+    const ARITY: c_int;
+    const KEYS: &'static [Keys];
+
+    /// Reads the arguments and finds the inputs. It changes nothing.
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure>;
+}
+
+/// Some of a command's keys: where they are, and what happens to them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keys {
+    pub(crate) at: At,
+    pub(crate) access: Access,
+}
+
+/// Where keys are among the arguments.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum At {
+    /// One key.
+    Index(c_int),
+    /// All arguments from here on.
+    From(c_int),
+    /// As many keys as the argument here says, right behind it.
+    Numbered(c_int),
+    /// The same, behind a keyword that no key before it may be spelled like.
+    NumberedBehind(&'static CStr),
+}
+
+/// What happens to a key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Access {
+    /// It is read.
+    Read,
+    /// It is overwritten and not read.
+    Overwrite,
+    /// It is changed, and nothing of it is given away.
+    Update,
+    /// It is read and changed.
+    ReadWrite,
+}
+
+impl Access {
+    /// The server's flags: how the value is treated, and what becomes of its data.
+    fn flags(self) -> u64 {
+        const READ_ONLY: u64 = 1;
+        const READ_WRITE: u64 = 1 << 1;
+        const OVERWRITE: u64 = 1 << 2;
+        const ACCESS: u64 = 1 << 4;
+        const UPDATE: u64 = 1 << 5;
+        match self {
+            Access::Read => READ_ONLY | ACCESS,
+            Access::Overwrite => OVERWRITE | UPDATE,
+            Access::Update => READ_WRITE | UPDATE,
+            Access::ReadWrite => READ_WRITE | ACCESS | UPDATE,
+        }
+    }
+}
+
+impl Keys {
+    pub(crate) const fn new(at: At, access: Access) -> Keys {
+        Keys { at, access }
+    }
+
+    fn raw(&self) -> RawKeySpec {
+        const BY_INDEX: c_int = 2;
+        const BY_KEYWORD: c_int = 3;
+        const RANGE: c_int = 2;
+        const NUMBERED: c_int = 3;
+        let index = |index| (BY_INDEX, BeginSearch { index });
+        let ((begin_type, begin), find_type, find) = match self.at {
+            At::Index(at) => (index(at), RANGE, [0, 1, 0]),
+            At::From(at) => (index(at), RANGE, [-1, 1, 0]),
+            At::Numbered(at) => (index(at), NUMBERED, [0, 1, 1]),
+            At::NumberedBehind(word) => {
+                ((BY_KEYWORD, BeginSearch { keyword: (word.as_ptr(), 1) }), NUMBERED, [0, 1, 1])
+            }
+        };
+        RawKeySpec { notes: null(), flags: self.access.flags(), begin_type, begin, find_type, find }
+    }
+}
+
+/// The end of a list of specifications.
+const NO_KEYS: RawKeySpec =
+    RawKeySpec { notes: null(), flags: 0, begin_type: 0, begin: BeginSearch { index: 0 }, find_type: 0, find: [0; 3] };
+
+/// Sizes that the server steps by; of the structures that are never given, those of its first version.
+static VERSION: RawInfoVersion = RawInfoVersion {
+    version: 1,
+    history_bytes: 2 * size_of::<usize>(),
+    key_spec_bytes: size_of::<RawKeySpec>(),
+    argument_bytes: 10 * size_of::<usize>(),
+};
+
+/// Makes the command known to the server.
+///
+/// # Safety
+/// `context` is that of the module's entry point.
+pub(crate) unsafe fn register<C: Command>(context: *mut RawContext) -> bool {
+    let specs: Vec<RawKeySpec> = C::KEYS.iter().map(Keys::raw).chain([NO_KEYS]).collect();
+    let info = RawCommandInfo {
+        version: &raw const VERSION,
+        summary: C::SUMMARY.as_ptr(),
+        complexity: null(),
+        since: c"0.1.0".as_ptr(),
+        history: null(),
+        tips: null(),
+        arity: C::ARITY,
+        key_specs: specs.as_ptr(),
+        arguments: null(),
+    };
+    // SAFETY: all texts end in a zero, the list of specifications in an empty one; the server copies what it keeps.
+    unsafe {
+        let created = (api().CreateCommand)(context, C::NAME.as_ptr(), call::<C>, C::FLAGS.as_ptr(), 0, 0, 0);
+        if created != api::OK {
+            return false;
+        }
+        let command = (api().GetCommand)(context, C::NAME.as_ptr());
+        !command.is_null() && (api().SetCommandInfo)(command, &raw const info) == api::OK
+    }
+}
+
+unsafe extern "C" fn call<C: Command>(raw: *mut RawContext, argv: *mut *mut RawString, argc: c_int) -> c_int {
+    let answer = guarded(|| {
+        // SAFETY: the server calls with its lock held, and its arguments outlive the call.
+        let (context, arguments) = unsafe { (Context::new(raw), Arguments::of_call(argv, argc)) };
+        match C::prepare(&context, arguments) {
+            Ok(Next::Reply(reply)) => Some(Ok(reply)),
+            Ok(Next::Work(work)) => start(&context, arguments, work),
+            Err(failure) => Some(Err(failure)),
+        }
+    });
+    let Some(answer) = answer.unwrap_or(Some(Err(Failure::Internal))) else {
+        return api::OK;
+    };
+    info::count(&answer);
+    // SAFETY: the context is that of this call, which was not answered yet.
+    guarded(|| unsafe {
+        match &answer {
+            Ok(reply) => reply.send(raw),
+            Err(failure) => send_failure(failure, raw),
+        }
+    });
+    api::OK
+}

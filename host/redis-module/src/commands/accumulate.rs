@@ -1,0 +1,125 @@
+//! `SKEIN.ACC`: a batch's gradient joins the sum of its round.
+
+use std::ffi::{CStr, c_int};
+use std::sync::Arc;
+
+use crate::arguments::{Arguments, Reader};
+use crate::buffer::Buffer;
+use crate::command::{Access, At, Command, Keys, Next};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::reply::Reply;
+use crate::sum::{Batch, Entering, LEAVES_MAX, Sum};
+use crate::work::{Turn, Work};
+
+const SUM: usize = 1;
+const PARAMETERS: usize = 2;
+const BLOB: usize = 8;
+
+pub(crate) struct Accumulate;
+
+struct Accumulating {
+    round: u64,
+    leaves: u32,
+    len: usize,
+    batch: Batch,
+    /// The batch, weighted, and what was added to it.
+    sum: Option<Buffer>,
+    /// What has to be added next.
+    next: Option<Arc<Buffer>>,
+}
+
+impl Command for Accumulate {
+    const NAME: &'static CStr = c"SKEIN.ACC";
+    const SUMMARY: &'static CStr = c"Adds a batch's gradient to the sum of its round, once";
+    const FLAGS: &'static CStr = c"write deny-oom";
+    const ARITY: c_int = 9;
+    const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Update), Keys::new(At::Index(2), Access::Read)];
+
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
+        let mut reader = Reader::new(arguments);
+        reader.places(2, "key")?;
+        let (round, leaf, leaves) = (reader.version("round")?, reader.number("leaf")?, reader.number("leaves")?);
+        let (samples, loss) = (reader.number("samples")?, reader.number("loss")?);
+        let bytes = arguments.get(BLOB).len();
+        if leaves == 0 || leaves > LEAVES_MAX || leaf >= leaves {
+            return Err(Failure::Leaf { index: leaf, leaves });
+        }
+        let batch = Batch { leaf, samples, loss, added: Vec::new() };
+        let len = bytes / size_of::<f32>();
+        let work = Accumulating { round, leaves, len, batch, sum: None, next: None };
+        if !bytes.is_multiple_of(size_of::<f32>()) {
+            let expected = context.tensor(arguments, PARAMETERS)?.ok_or(Failure::NoState)?.values.len();
+            return Err(Failure::Length { expected: expected * size_of::<f32>(), actual: bytes });
+        }
+        Ok(match work.duplicate(context, arguments)? {
+            true => Next::Reply(Reply::Integer(0)),
+            false => Next::Work(Box::new(work)),
+        })
+    }
+}
+
+impl Accumulating {
+    /// Whether the batch is of no more use.
+    ///
+    /// # Errors
+    /// It does not fit the parameters or the sum.
+    fn duplicate(&self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<bool, Failure> {
+        let parameters = context.tensor(arguments, PARAMETERS)?.ok_or(Failure::NoState)?;
+        let expected = parameters.values.len();
+        if self.len != expected {
+            return Err(Failure::Length { expected, actual: self.len });
+        }
+        if self.round <= parameters.version {
+            // A key of another type is an error however late the batch is.
+            return context.check::<Sum>(arguments, SUM).map(|()| true);
+        }
+        context.sum(arguments, SUM, |sum| {
+            sum.map_or(Ok(false), |sum| sum.counted(self.round, self.batch.leaf, self.leaves, self.len))
+        })
+    }
+}
+
+impl Work for Accumulating {
+    fn values(&self) -> usize {
+        self.len
+    }
+
+    fn compute(&mut self, arguments: Arguments<'_>) -> Result<(), Failure> {
+        let Some(sum) = &mut self.sum else {
+            let weight = self.batch.samples as f32;
+            let mut weighted = Buffer::blank(self.len)?;
+            for (value, bytes) in weighted.values_mut().iter_mut().zip(arguments.get(BLOB).as_chunks().0) {
+                *value = f32::from_le_bytes(*bytes) * weight;
+            }
+            self.sum = Some(weighted);
+            return Ok(());
+        };
+        if let Some(next) = self.next.take() {
+            // Which of two values comes first changes no bit of their sum.
+            skein_kernels::tree::add(sum.values_mut(), &next);
+            self.batch.added.push(next);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<Turn, Failure> {
+        if self.duplicate(context, arguments)? {
+            return Ok(Turn::Unchanged(Reply::Integer(0)));
+        }
+        let entering = context.sum(arguments, SUM, |sum| match sum {
+            Some(sum) => sum.next(&self.batch),
+            None if self.batch.added.is_empty() => Ok(Entering::Ready),
+            None => Err(Failure::Changed { what: "sum" }),
+        })?;
+        if let Entering::Add(next) = entering {
+            self.next = Some(next);
+            return Ok(Turn::Again);
+        }
+        let sum = self.sum.take().ok_or(Failure::Internal)?;
+        let new = || Sum::new(self.round, self.leaves, self.len);
+        context.change_sum(arguments, SUM, new, |entered| entered.enter(&self.batch, sum))?;
+        context.notify(c"skein.acc", arguments, SUM);
+        Ok(Turn::Written(Reply::Integer(1)))
+    }
+}

@@ -1,0 +1,120 @@
+//! `SKEIN.AVERAGE`: a complete sum becomes a tensor. `SKEIN.RESTORESUM`: a sum as the log of commands keeps it.
+
+use std::ffi::{CStr, c_int};
+use std::sync::Arc;
+
+use crate::arguments::{Arguments, Reader};
+use crate::buffer::Buffer;
+use crate::command::{Access, At, Command, Keys, Next};
+use crate::context::{Context, Expiry};
+use crate::failure::Failure;
+use crate::reply::Reply;
+use crate::sum::{self, Sum};
+use crate::tensor::Tensor;
+use crate::work::{Turn, Work};
+
+const DESTINATION: usize = 1;
+const SUM: usize = 2;
+
+pub(crate) struct Average;
+
+struct Averaging {
+    round: u64,
+    average: sum::Average,
+    root: Arc<Buffer>,
+    made: Option<Arc<Tensor>>,
+    old: Option<Arc<Tensor>>,
+}
+
+/// What a sum says of its average.
+enum Found {
+    Taken(sum::Average),
+    Complete(Arc<Buffer>, sum::Average),
+}
+
+fn answer(average: sum::Average) -> Reply {
+    Reply::Array(vec![Reply::count(average.samples), Reply::exact(average.loss)])
+}
+
+fn find(context: &Context<'_>, arguments: Arguments<'_>, round: u64) -> Result<Found, Failure> {
+    let incomplete = Failure::Incomplete { round };
+    context.sum(arguments, SUM, |sum| {
+        let sum = sum.filter(|sum| sum.round == round).ok_or(incomplete.clone())?;
+        match sum.average {
+            Some(average) => Ok(Found::Taken(average)),
+            None => Ok(Found::Complete(sum.root().ok_or(incomplete)?.clone(), sum.answer())),
+        }
+    })
+}
+
+impl Command for Average {
+    const NAME: &'static CStr = c"SKEIN.AVERAGE";
+    const SUMMARY: &'static CStr = c"Stores the average of all batches of a round";
+    const FLAGS: &'static CStr = c"write deny-oom";
+    const ARITY: c_int = 4;
+    const KEYS: &'static [Keys] =
+        &[Keys::new(At::Index(1), Access::Overwrite), Keys::new(At::Index(2), Access::ReadWrite)];
+
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
+        let mut reader = Reader::new(arguments);
+        reader.places(2, "key")?;
+        let round = reader.version("round")?;
+        match find(context, arguments, round)? {
+            Found::Taken(average) => Ok(Next::Reply(answer(average))),
+            Found::Complete(root, average) => {
+                context.check::<Arc<Tensor>>(arguments, DESTINATION)?;
+                Ok(Next::Work(Box::new(Averaging { round, average, root, made: None, old: None })))
+            }
+        }
+    }
+}
+
+impl Work for Averaging {
+    fn values(&self) -> usize {
+        self.root.len()
+    }
+
+    /// Into a buffer of its own: a snapshot that is taken meanwhile has to find the whole sum.
+    fn compute(&mut self, _arguments: Arguments<'_>) -> Result<(), Failure> {
+        let divisor = self.average.samples as f32;
+        let mut values = Buffer::blank(self.root.len())?;
+        for (value, sum) in values.values_mut().iter_mut().zip(&**self.root) {
+            *value = sum / divisor;
+        }
+        let length = u32::try_from(values.len()).map_err(|_| Failure::Internal)?;
+        self.made = Some(Arc::new(Tensor::new(self.round, vec![length], values)?));
+        Ok(())
+    }
+
+    fn commit(&mut self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<Turn, Failure> {
+        match find(context, arguments, self.round) {
+            Ok(Found::Taken(average)) => return Ok(Turn::Unchanged(answer(average))),
+            Ok(Found::Complete(root, _)) if Arc::ptr_eq(&root, &self.root) => {}
+            _ => return Err(Failure::Changed { what: "sum" }),
+        }
+        let made = self.made.take().ok_or(Failure::Internal)?;
+        self.old = context.set_tensor(arguments, DESTINATION, made, Expiry::Remove)?;
+        // The root that comes back is the one that `self` holds, so it is freed later.
+        context.change_sum(arguments, SUM, || Sum::new(self.round, 1, 0), |sum| drop(sum.close(self.average)))?;
+        context.notify(c"skein.average", arguments, DESTINATION);
+        Ok(Turn::Written(answer(self.average)))
+    }
+}
+
+pub(crate) struct RestoreSum;
+
+impl Command for RestoreSum {
+    const NAME: &'static CStr = c"SKEIN.RESTORESUM";
+    const SUMMARY: &'static CStr = c"Stores a sum as the log of commands keeps it";
+    const FLAGS: &'static CStr = c"write deny-oom";
+    const ARITY: c_int = 3;
+    const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Overwrite)];
+
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
+        context.admit()?;
+        let sum = context.deserialize::<Sum>(arguments, 2).ok_or(Failure::Damaged)?;
+        context.set_sum(arguments, 1, sum)?;
+        context.replicate(arguments);
+        Ok(Next::Reply(Reply::Ok))
+    }
+}

@@ -1,0 +1,51 @@
+//! `SKEIN.PANIC`: panics, here or in a worker. Only tests load the module with it.
+
+use std::ffi::{CStr, c_int};
+
+use crate::arguments::{Arguments, Reader};
+use crate::command::{Command, Keys, Next};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::work::{Turn, Work};
+
+pub(crate) struct Panic;
+
+struct Panicking {
+    in_commit: bool,
+}
+
+impl Command for Panic {
+    const NAME: &'static CStr = c"SKEIN.PANIC";
+    const SUMMARY: &'static CStr = c"Panics, to test what becomes of it";
+    const FLAGS: &'static CStr = c"readonly";
+    const ARITY: c_int = 2;
+    const KEYS: &'static [Keys] = &[];
+
+    fn prepare(_context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
+        let work = match Reader::new(arguments).text("where")? {
+            "worker" => Panicking { in_commit: false },
+            "commit" => Panicking { in_commit: true },
+            _ => panic!("as was asked for"),
+        };
+        Ok(Next::Work(Box::new(work)))
+    }
+}
+
+impl Work for Panicking {
+    fn values(&self) -> usize {
+        usize::MAX
+    }
+
+    fn writes(&self) -> bool {
+        false
+    }
+
+    fn compute(&mut self, _arguments: Arguments<'_>) -> Result<(), Failure> {
+        assert!(self.in_commit, "as was asked for");
+        Ok(())
+    }
+
+    fn commit(&mut self, _context: &Context<'_>, _arguments: Arguments<'_>) -> Result<Turn, Failure> {
+        panic!("as was asked for")
+    }
+}

@@ -1,0 +1,57 @@
+//! Why a command is refused, as the client reads it: a code word, then numbers or a sentence.
+
+use skein_kernels::Error;
+
+/// An error reply. Its first word is the code that clients tell errors apart by.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("ERR skein: {0}")]
+    Syntax(String),
+    #[error("ERR skein: internal error, see the server's log")]
+    Internal,
+    #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
+    WrongType,
+    #[error("NOSTATE there are no parameters at the key")]
+    NoState,
+    #[error("LENGTH {expected} {actual}")]
+    Length { expected: usize, actual: usize },
+    #[error("RANGE {length}")]
+    Range { length: usize },
+    #[error("LEAF {index} {leaves}")]
+    Leaf { index: u32, leaves: u32 },
+    #[error("INCOMPLETE {round}")]
+    Incomplete { round: u64 },
+    #[error("ORDER {version}")]
+    Order { version: u64 },
+    #[error("SLOTS {needed} {given}")]
+    Slots { needed: usize, given: usize },
+    #[error("MISSING {index}")]
+    Missing { index: usize },
+    #[error("FEW {needed} {present}")]
+    Few { needed: usize, present: usize },
+    #[error("NONFINITE {row}")]
+    NonFinite { row: usize },
+    #[error("WEIGHTS they do not fit the rows or do not sum to a positive number")]
+    Weights,
+    #[error("CHANGED {what}")]
+    Changed { what: &'static str },
+    #[error("QUEUEFULL {length} commands are waiting")]
+    QueueFull { length: usize },
+    #[error("OOM there is no memory for the result")]
+    Memory,
+    #[error("READONLY the server became a replica meanwhile")]
+    ReadOnly,
+    #[error("DAMAGED the payload is not one of this version of the module")]
+    Damaged,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match error {
+            Error::TooFew { needed, present } => Failure::Few { needed, present },
+            Error::Length { expected, actual, .. } => Failure::Length { expected, actual },
+            Error::NonFinite { row } => Failure::NonFinite { row },
+            Error::Weights => Failure::Weights,
+        }
+    }
+}

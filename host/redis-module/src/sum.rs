@@ -1,0 +1,240 @@
+//! The sum of a round's batches while they arrive: a reduction tree of values that never change.
+//!
+//! A worker adds beside the tree and enters its batch at one moment, with the sums that it led to. So whoever takes a
+//! snapshot, a replica included, finds every batch either counted or not there, and the server replicates the
+//! command at that same moment. Nothing here is ever half done.
+
+use std::sync::Arc;
+
+use skein_kernels::tree::{Placed, Position, Tree};
+
+use crate::buffer::Buffer;
+use crate::failure::Failure;
+use crate::persistence::{Damaged, Digesting, Input, Kind, Output, Rewrite, Value};
+
+/// Batches of a round; it bounds what one command can make the server allocate.
+pub(crate) const LEAVES_MAX: u32 = 1 << 16;
+
+/// The answer of a sum once its average was taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Average {
+    pub(crate) samples: u64,
+    pub(crate) loss: f64,
+}
+
+/// What a key of the type `skeintree` holds.
+#[derive(Debug)]
+pub(crate) struct Sum {
+    pub(crate) round: u64,
+    /// Values of each batch.
+    pub(crate) len: usize,
+    pub(crate) average: Option<Average>,
+    tree: Tree<Arc<Buffer>>,
+    /// Samples and mean loss of each batch, by its index.
+    batches: Vec<(u32, f32)>,
+}
+
+/// A batch on its way into the sum.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) leaf: u32,
+    pub(crate) samples: u32,
+    pub(crate) loss: f32,
+    /// Sums that were added to it, from the leaf up.
+    pub(crate) added: Vec<Arc<Buffer>>,
+}
+
+/// What is left to do for a batch.
+pub(crate) enum Entering {
+    /// This has to be added first.
+    Add(Arc<Buffer>),
+    /// All was added; the batch may enter.
+    Ready,
+}
+
+impl Sum {
+    pub(crate) fn new(round: u64, leaves: u32, len: usize) -> Sum {
+        Sum { round, len, average: None, tree: Tree::new(leaves), batches: vec![(0, 0.0); leaves as usize] }
+    }
+
+    /// Refuses a batch that is none of this sum; `true`: it is and was counted before.
+    pub(crate) fn counted(&self, round: u64, index: u32, leaves: u32, len: usize) -> Result<bool, Failure> {
+        if round != self.round || leaves != self.tree.leaves() || index >= leaves {
+            return Err(Failure::Leaf { index, leaves });
+        }
+        if len != self.len {
+            return Err(Failure::Length { expected: self.len, actual: len });
+        }
+        Ok(self.tree.has(index))
+    }
+
+    /// What comes next for a batch, to which some sums were added already.
+    ///
+    /// # Errors
+    /// A sum that was added is no longer here: the key was replaced meanwhile.
+    pub(crate) fn next(&self, batch: &Batch) -> Result<Entering, Failure> {
+        let mut at = Position::leaf(batch.leaf);
+        for added in &batch.added {
+            match self.tree.sibling(at) {
+                Some((sibling, parent)) if Arc::ptr_eq(sibling, added) => at = parent,
+                _ => return Err(Failure::Changed { what: "sum" }),
+            }
+        }
+        Ok(self.tree.sibling(at).map_or(Entering::Ready, |(sibling, _)| Entering::Add(sibling.clone())))
+    }
+
+    /// Counts a batch that is [ready](Entering::Ready); `sum` is it and all that was added to it.
+    pub(crate) fn enter(&mut self, batch: &Batch, sum: Buffer) {
+        self.tree.claim(batch.leaf);
+        self.batches[batch.leaf as usize] = (batch.samples, batch.loss);
+        let sum = Arc::new(sum);
+        let mut at = Position::leaf(batch.leaf);
+        // The siblings are part of `sum`; the batch holds them until the server's lock is free.
+        while let Placed::Join { parent, .. } = self.tree.place(at, sum.clone()) {
+            at = parent;
+        }
+    }
+
+    /// The sum of all batches, if they all came and no average was taken.
+    pub(crate) fn root(&self) -> Option<&Arc<Buffer>> {
+        self.tree.root()
+    }
+
+    /// Samples and mean loss of all batches.
+    pub(crate) fn answer(&self) -> Average {
+        let samples: u64 = self.batches.iter().map(|(samples, _)| u64::from(*samples)).sum();
+        let loss: f64 = self.batches.iter().map(|(samples, loss)| f64::from(*samples) * f64::from(*loss)).sum();
+        Average { samples, loss: loss / samples as f64 }
+    }
+
+    /// Remembers that the average was taken; the sum of all batches has served.
+    pub(crate) fn close(&mut self, average: Average) -> Option<Arc<Buffer>> {
+        self.average = Some(average);
+        self.tree.take()
+    }
+
+    fn leaves(&self) -> u32 {
+        self.tree.leaves()
+    }
+
+    /// Restores the tree: every batch that came is in exactly one part, and no two parts are siblings.
+    fn restore(&mut self, input: &mut Input, closed: bool) -> Result<(), Damaged> {
+        let mut covered = vec![false; self.leaves() as usize];
+        for _ in 0..input.number_up_to(u64::from(LEAVES_MAX))? {
+            let level = input.number_up_to(u64::from(LEAVES_MAX.trailing_zeros()))? as u32;
+            let index = input.number_up_to(u64::from(LEAVES_MAX))? as u32;
+            let values = input.values()?;
+            let first = (index as usize) << level;
+            let last = (first + (1usize << level)).min(covered.len());
+            let inside = covered.get_mut(first..last).filter(|leaves| !leaves.is_empty()).ok_or(Damaged)?;
+            if values.len() != self.len || inside.iter().any(|covered| *covered) {
+                return Err(Damaged);
+            }
+            inside.fill(true);
+            if matches!(self.tree.place(Position::new(level, index), Arc::new(values)), Placed::Join { .. }) {
+                return Err(Damaged);
+            }
+        }
+        let whole = |index: u32| self.tree.has(index) == (covered[index as usize] || closed);
+        if !(0..self.leaves()).all(whole) || (closed && covered.contains(&true)) {
+            return Err(Damaged);
+        }
+        Ok(())
+    }
+}
+
+static KIND: Kind = Kind::new(c"skeintree");
+
+impl Value for Sum {
+    fn kind() -> &'static Kind {
+        &KIND
+    }
+
+    fn save(&self, output: &mut Output) {
+        output.number(self.round);
+        output.number(u64::from(self.leaves()));
+        output.number(self.len as u64);
+        output.number(u64::from(self.average.is_some()));
+        if let Some(average) = self.average {
+            output.number(average.samples);
+            output.double(average.loss);
+        }
+        output.number((0..self.leaves()).filter(|index| self.tree.has(*index)).count() as u64);
+        for index in (0..self.leaves()).filter(|index| self.tree.has(*index)) {
+            let (samples, loss) = self.batches[index as usize];
+            output.number(u64::from(index));
+            output.number(u64::from(samples));
+            output.number(u64::from(loss.to_bits()));
+        }
+        output.number(self.tree.parts().count() as u64);
+        for (at, values) in self.tree.parts() {
+            output.number(u64::from(at.level()));
+            output.number(u64::from(at.index()));
+            output.values(values);
+        }
+    }
+
+    fn load(input: &mut Input) -> Result<Sum, Damaged> {
+        let round = input.number_up_to(i64::MAX as u64)?;
+        let leaves = input.number_up_to(u64::from(LEAVES_MAX))? as u32;
+        let len = input.number_up_to(isize::MAX as u64)? as usize;
+        let closed = input.number_up_to(1)? == 1;
+        let mut sum = Sum::new(round, leaves, len);
+        if closed {
+            sum.average = Some(Average { samples: input.number_up_to(u64::MAX)?, loss: input.double()? });
+        }
+        for _ in 0..input.number_up_to(u64::from(leaves))? {
+            let index = input.number_up_to(u64::from(LEAVES_MAX))? as u32;
+            let samples = input.number_up_to(u64::from(u32::MAX))? as u32;
+            let loss = f32::from_bits(input.number_up_to(u64::from(u32::MAX))? as u32);
+            if !sum.tree.claim(index) {
+                return Err(Damaged);
+            }
+            sum.batches[index as usize] = (samples, loss);
+        }
+        // A tree without leaves is none: no command makes one.
+        if leaves == 0 {
+            return Err(Damaged);
+        }
+        sum.restore(input, closed)?;
+        Ok(sum)
+    }
+
+    fn rewrite(&self, rewrite: &mut Rewrite) {
+        rewrite.serialized(c"SKEIN.RESTORESUM");
+    }
+
+    fn memory(&self) -> usize {
+        let parts: usize = self.tree.parts().map(|(_, values)| size_of_val(&***values)).sum();
+        size_of::<Sum>() + size_of_val(&*self.batches) + self.leaves() as usize + parts
+    }
+
+    fn digest(&self, digest: &mut Digesting) {
+        digest.number(self.round);
+        digest.number(u64::from(self.leaves()));
+        digest.number(self.average.map_or(0, |average| average.loss.to_bits()));
+        for (index, (samples, loss)) in self.batches.iter().enumerate() {
+            digest.number(u64::from(self.tree.has(index as u32)));
+            digest.number(u64::from(*samples));
+            digest.number(u64::from(loss.to_bits()));
+        }
+        for (at, values) in self.tree.parts() {
+            digest.number(u64::from(at.level()));
+            digest.number(u64::from(at.index()));
+            digest.values(values);
+        }
+    }
+
+    fn copy(&self) -> Sum {
+        let mut copy = Sum::new(self.round, self.leaves(), self.len);
+        copy.batches.clone_from(&self.batches);
+        copy.average = self.average;
+        (0..self.leaves()).filter(|index| self.tree.has(*index)).for_each(|index| {
+            copy.tree.claim(index);
+        });
+        self.tree.parts().for_each(|(at, values)| {
+            copy.tree.place(at, values.clone());
+        });
+        copy
+    }
+}

@@ -1,0 +1,15 @@
+//! The module inside real servers: Redis, and Valkey where `SKEIN_VALKEY_SERVER` names one.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
+
+mod acl;
+mod bits;
+mod client;
+mod faults;
+mod fuzz;
+mod persistence;
+mod replication;
+mod server;
+mod sums;
+mod syntax;
+mod workers;

@@ -1,0 +1,130 @@
+//! Servers with the module, as children that end with the test.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::client::Client;
+
+/// A running server.
+pub(crate) struct Server {
+    program: PathBuf,
+    arguments: String,
+    folder: TempDir,
+    child: Child,
+}
+
+/// The servers to test on.
+pub(crate) fn programs() -> Vec<PathBuf> {
+    let mut programs = vec![PathBuf::from("redis-server")];
+    match std::env::var_os("SKEIN_VALKEY_SERVER") {
+        Some(valkey) => programs.push(valkey.into()),
+        None => println!("Valkey is left out: SKEIN_VALKEY_SERVER names no valkey-server"),
+    }
+    programs
+}
+
+/// Runs `test` on each server.
+pub(crate) fn on_each(arguments: &str, test: impl Fn(&mut Server)) {
+    for program in programs() {
+        println!("on {}", program.display());
+        let mut server = Server::start(&program, arguments);
+        test(&mut server);
+        server.survives();
+    }
+}
+
+/// The module, which Cargo puts beside the tests when it builds them.
+fn module() -> PathBuf {
+    let tests = std::env::current_exe().expect("the test runs");
+    let module = tests.with_file_name(skein_redis_module::FILE_NAME);
+    assert!(module.exists(), "{} is built with the tests", module.display());
+    module
+}
+
+impl Server {
+    /// Starts a server; `arguments` are the module's, then the server's from the first `--` on.
+    pub(crate) fn start(program: &Path, arguments: &str) -> Server {
+        let folder = tempfile::tempdir().expect("a folder");
+        let child = launch(program, arguments, folder.path());
+        Server { program: program.to_owned(), arguments: arguments.to_owned(), folder, child }
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(&self.socket())
+    }
+
+    /// Ends the server as a power failure would, and starts another on what it left.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.child = launch(&self.program, &self.arguments, self.folder.path());
+    }
+
+    /// Checks that the server answers and that nothing in the module panicked.
+    #[track_caller]
+    pub(crate) fn survives(&mut self) {
+        assert!(self.child.try_wait().expect("a child").is_none(), "the server died");
+        let mut client = self.client();
+        assert_eq!(client.say("PING").text(), "PONG");
+        if !self.arguments.contains("panic-command") {
+            assert_eq!(client.info("panics"), 0);
+        }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn launch(program: &Path, arguments: &str, folder: &Path) -> Child {
+    let own = arguments.split_whitespace().take_while(|word| !word.starts_with("--"));
+    let mut command = Command::new(program);
+    command.args(["--save", "", "--port", "0", "--unixsocket"]).arg(folder.join("socket")).arg("--dir").arg(folder);
+    command.args(["--enable-debug-command", "yes"]);
+    command.args(arguments.split_whitespace().skip_while(|word| !word.starts_with("--")));
+    command.arg("--loadmodule").arg(module()).args(own);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("a server is installed");
+    let mut log = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut begun = String::new();
+    loop {
+        let from = begun.len();
+        assert!(log.read_line(&mut begun).expect("a log") > 0, "the server did not start:\n{begun}");
+        if begun[from..].contains("eady to accept connections") {
+            break;
+        }
+    }
+    // A pipe that nobody reads fills up and stops the server.
+    std::thread::spawn(move || {
+        log.lines().map_while(Result::ok).filter(|line| line.contains("skein")).for_each(|line| println!("{line}"));
+    });
+    child
+}
+
+/// What a server says that refuses to start.
+pub(crate) fn refusal(program: &Path, arguments: &str) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(program);
+    command.args(["--save", "", "--port", "0", "--unixsocket"]).arg(folder.path().join("socket"));
+    command.arg("--dir").arg(folder.path());
+    command.arg("--loadmodule").arg(module()).args(arguments.split_whitespace());
+    let output = command.output().expect("a server is installed");
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
