@@ -167,6 +167,7 @@ macro_rules! functions {
 }
 
 functions! {
+    IsModuleNameBusy: unsafe extern "C" fn(*const c_char) -> c_int;
     SetModuleAttribs: unsafe extern "C" fn(*mut RawContext, *const c_char, c_int, c_int);
     SetModuleOptions: unsafe extern "C" fn(*mut RawContext, c_int);
     CreateCommand: unsafe extern "C" fn(*mut RawContext, *const c_char, CommandFn, *const c_char, c_int, c_int, c_int) -> c_int;

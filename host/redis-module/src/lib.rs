@@ -26,7 +26,8 @@
 //! `CHANGED` and `QUEUEFULL` pass when the command is sent again.
 //!
 //! Known limits. Clipping by norm takes one more vector, which the operating system gives and `maxmemory` does not
-//! see. Saving compresses in vain unless the server has `rdbcompression no`.
+//! see. Within a transaction or a script, and on a replica, work is done on the server's main thread, which serves nobody
+//! else meanwhile. A large blob is received there too. Saving compresses in vain unless the server has `rdbcompression no`.
 
 #![expect(unsafe_code, reason = "the entry point is called by the server")]
 
@@ -89,6 +90,10 @@ unsafe fn load(context: *mut RawContext, argv: *mut *mut RawString, argc: c_int)
     // SAFETY: the caller's promise.
     unsafe {
         api::load(context).map_err(CStr::to_owned)?;
+        // A server may be told to load the same file twice.
+        if (api().IsModuleNameBusy)(c"skein".as_ptr()) != 0 {
+            return Err(c"a module of this name is loaded already".to_owned());
+        }
         (api().SetModuleAttribs)(context, c"skein".as_ptr(), MODULE_VERSION, 1);
         let options = Options::read(Arguments::of_call(argv, argc))?;
         // Data that can not be read is refused by the types themselves and must not end the server.
@@ -96,8 +101,13 @@ unsafe fn load(context: *mut RawContext, argv: *mut *mut RawString, argc: c_int)
         if !register(context, &options) {
             return Err(c"a command or a type of this name is there already".to_owned());
         }
-        // Last of all, since a module that is refused after this would leave threads behind.
-        pool::start(options.threads, options.queue).map_err(|_| c"no thread can be started".to_owned())
+        // A module that is refused after this would leave threads behind, which then run code that is gone.
+        pool::start(options.threads, options.queue).map_err(|_| c"no thread can be started".to_owned())?;
+        let event = Event { id: api::EVENT_CRON_LOOP, version: 1 };
+        if (api().SubscribeToServerEvent)(context, event, cron) != api::OK {
+            Context::new(context).log(c"skein: there is no cron, so memory that was retired is kept");
+        }
+        Ok(())
     }
 }
 
@@ -123,7 +133,6 @@ unsafe fn register(context: *mut RawContext, options: &Options) -> bool {
             && command::register::<apply::Apply>(context)
             && (!options.panic_command || command::register::<panic::Panic>(context))
             && (api().RegisterInfoFunc)(context, info::write) == api::OK
-            && (api().SubscribeToServerEvent)(context, Event { id: api::EVENT_CRON_LOOP, version: 1 }, cron) == api::OK
     }
 }
 

@@ -226,8 +226,11 @@ pub(crate) unsafe fn register<V: Value>(context: *mut RawContext) -> bool {
     let kind = V::kind();
     // SAFETY: the server copies the table during the call.
     let raw = unsafe { (api().CreateDataType)(context, kind.name.as_ptr(), FORMAT as c_int, &raw const methods) };
+    if raw.is_null() {
+        return false;
+    }
     kind.raw.store(raw, Ordering::Release);
-    !raw.is_null()
+    true
 }
 
 /// # Safety

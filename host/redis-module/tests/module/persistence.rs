@@ -234,3 +234,50 @@ fn a_dump_is_checked_field_by_field() {
         assert!(!restore(server, &mut client, &huge));
     });
 }
+
+#[test]
+fn a_dumped_sum_is_checked_field_by_field() {
+    on_each("", |server| {
+        let mut client = server.client();
+        client.set("parameters", 3, &[0.0, 0.0]);
+        for leaf in [0, 2] {
+            client.say(&format!("SKEIN.ACC sum parameters 4 {leaf} 3 1 0 abcdabcd"));
+        }
+        let dump = client.say("DUMP sum").bulk().to_vec();
+        let whole = &dump[..dump.len() - 8];
+        // Version, round, leaves, length, closed; two batches with index, samples, loss; two parts with level, index.
+        assert_eq!(whole[10..22], [2, 1, 2, 4, 2, 3, 2, 2, 2, 0, 2, 2]);
+        assert_eq!(whole[22..42], [2, 0, 2, 1, 2, 0, 2, 2, 2, 1, 2, 0, 2, 2, 2, 0, 2, 0, 5, 8]);
+        assert_eq!(whole[50..56], [2, 1, 2, 1, 5, 8]);
+        assert!(restore(server, &mut client, whole));
+        for (at, byte) in [
+            (11, 2),
+            (15, 0),
+            (15, 2),
+            (17, 3),
+            (17, 1),
+            (19, 1),
+            (19, 2),
+            (21, 1),
+            (21, 4),
+            (23, 1),
+            (29, 0),
+            (29, 3),
+            (35, 1),
+            (35, 3),
+            (37, 1),
+            (37, 17),
+            (39, 1),
+            (39, 3),
+            (51, 0),
+            (51, 2),
+            (53, 0),
+            (53, 2),
+            (41, 4),
+        ] {
+            let mut payload = whole.to_vec();
+            payload[at] = byte;
+            assert!(!restore(server, &mut client, &payload), "{byte} at {at}");
+        }
+    });
+}

@@ -139,6 +139,24 @@ fn arguments_of_the_module_are_checked() {
 }
 
 #[test]
+fn the_module_is_loaded_once() {
+    on_each("--enable-module-command yes", |server| {
+        let mut client = server.client();
+        client.set("a", 1, &noise(1, 10));
+        let module = client.say("MODULE LIST").array()[0].array().to_vec();
+        let named = module.iter().map(|answer| match answer {
+            crate::client::Answer::Bulk(_) => answer.text(),
+            _ => String::new(),
+        });
+        assert!({ named }.any(|text| text == skein_redis_module::MODULE_NAME));
+        let file = std::env::current_exe().unwrap().with_file_name(skein_redis_module::FILE_NAME);
+        client.say(&format!("MODULE LOAD {}", file.display())).fails("ERR");
+        assert_eq!(client.get("a"), noise(1, 10));
+        client.say("MODULE UNLOAD skein").fails("ERR");
+    });
+}
+
+#[test]
 fn info_counts() {
     on_each("", |server| {
         let mut client = server.client();
