@@ -136,17 +136,20 @@ fn same_hash(summaries: &[Value], expected: &str) {
 
 /// Invariant 2.
 #[test]
-fn one_process_and_four_have_the_same_bits() {
-    let cluster = Cluster::start(JOB, true);
-    let hosts = (0..PEERS).map(|peer| cluster.host(peer)).collect();
-    same_hash(&finish(hosts), &in_one_process());
+fn one_process_and_four_have_the_same_bits_on_every_store() {
+    let expected = in_one_process();
+    for is_plain in [true, false] {
+        let cluster = Cluster::start(JOB, is_plain);
+        let hosts = (0..PEERS).map(|peer| cluster.host(peer)).collect();
+        same_hash(&finish(hosts), &expected);
+    }
 }
 
 /// Invariant 8: a host that is killed anywhere goes on where it was, and the others wait for it.
 #[test]
 fn a_host_that_is_killed_and_started_again_changes_no_bit() {
     let expected = in_one_process();
-    let cluster = Cluster::start(JOB, true);
+    let cluster = Cluster::start(JOB, false);
     let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
     for calls in [3, 40, 70, 22] {
         let mut victim = cluster.host_in_the_middle(0, calls);
@@ -160,7 +163,7 @@ fn a_host_that_is_killed_and_started_again_changes_no_bit() {
 /// Workers come, are killed in the middle of tasks, and leave; every batch counts once.
 #[test]
 fn workers_that_are_killed_change_no_bit() {
-    let cluster = Cluster::start(JOB, true);
+    let cluster = Cluster::start(JOB, false);
     let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
     let host = cluster.host_in_the_middle(0, 10);
     let redis = cluster.path(0, "redis");
@@ -184,8 +187,18 @@ fn workers_that_are_killed_change_no_bit() {
 /// A database that comes back without anything, or as it was some time ago, gets its state from its host.
 #[test]
 fn a_database_that_lost_its_data_changes_no_bit() {
+    lose_data(true);
+}
+
+/// The same where the database computes.
+#[test]
+fn a_database_with_the_module_that_lost_its_data_changes_no_bit() {
+    lose_data(false);
+}
+
+fn lose_data(is_plain: bool) {
     let expected = in_one_process();
-    let mut cluster = Cluster::start(JOB, true);
+    let mut cluster = Cluster::start(JOB, is_plain);
     let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
     let host = cluster.host_in_the_middle(0, 30);
     // Killed, it comes back empty. Ended, it saves what it has; killed again, it comes back as it was then.

@@ -92,7 +92,18 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("skein-store", &["skein-kernels"]),
     ("skein-workflow", &["skein-kernels"]),
     ("skein-runtime", &["skein-engine", "skein-kernels"]),
-    ("skein", &["skein-engine", "skein-graph", "skein-kernels", "skein-runtime", "skein-store", "skein-workflow"]),
+    (
+        "skein",
+        &[
+            "skein-engine",
+            "skein-graph",
+            "skein-kernels",
+            "skein-redis-module",
+            "skein-runtime",
+            "skein-store",
+            "skein-workflow",
+        ],
+    ),
 ];
 
 /// What only one crate may know (invariant 9), and what the workflow may use beside std.

@@ -180,11 +180,7 @@ impl Peer {
     /// A function failed, the peers are out of step, or too few of them are left.
     pub async fn round(&mut self, number: u64) -> Result<RoundEnd> {
         let mut phases = Phases::default();
-        let head = self.store.head().await?;
-        if head.round + 1 != number {
-            // A database that came back older than it was.
-            return Err(StoreError::OutOfOrder { round: number, state: head.round }.into());
-        }
+        let head = self.state_before(number).await?;
         let (average, evaluation) = self.contribute(number, &mut phases).await?;
 
         let ready = self.clock.elapsed();
@@ -230,6 +226,14 @@ impl Peer {
         self.history.forget(number);
         self.taken.clear();
         Ok(RoundEnd::Applied(Box::new(RoundReport { phases, ..report })))
+    }
+
+    /// The state that a round builds on; a database that came back empty or older than it was does not hold it.
+    async fn state_before(&self, number: u64) -> Result<Head, StoreError> {
+        match self.store.head().await? {
+            head if head.round + 1 == number => Ok(head),
+            head => Err(StoreError::OutOfOrder { round: number, state: head.round }),
+        }
     }
 
     /// Begins to gather: announces the own contribution and takes in what came early.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
+use skein_redis_module::FILE_NAME;
 use skein_store::redis::{Address, Options, Tls};
 
 /// What is written, and where.
@@ -35,7 +36,6 @@ const SOCKET_FILE: &str = "redis.sock";
 const LOG_FILE: &str = "redis.log";
 /// Bytes of a Unix socket's path, less the zero at its end.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-const MODULE_FILE: &str = "libskein_redis_module.so";
 const OWNER: &str = "owner";
 const WORKER: &str = "worker";
 const READER: &str = "peer";
@@ -80,11 +80,11 @@ pub fn module_file() -> Result<PathBuf> {
     let own = std::env::current_exe().context("failed to find this program's own file")?;
     let dir = own.parent().context("a program lies in a folder")?;
     // A program that was installed has it beside it; one that was just built, where its parts are.
-    let candidates = [dir.join(MODULE_FILE), dir.join("deps").join(MODULE_FILE)];
+    let candidates = [dir.join(FILE_NAME), dir.join("deps").join(FILE_NAME)];
     candidates
         .into_iter()
         .find(|path| path.exists())
-        .with_context(|| format!("`{}` has no `{MODULE_FILE}`: give `--module`, or `--without-module`", dir.display()))
+        .with_context(|| format!("`{}` has no `{FILE_NAME}`: give `--module`, or `--without-module`", dir.display()))
 }
 
 /// How the owner of a database reaches it.

@@ -1,7 +1,8 @@
 //! The peer's own part of a round: gradients of its batches, in parallel, and the evaluation where it is due.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use skein_runtime::gradient::{Batch, Parameters};
+use skein_store::redis::queue::Outcome;
 use skein_store::{Average, Leaf};
 use skein_workflow::announcement::Evaluation;
 use skein_workflow::random::Stream;
@@ -12,6 +13,7 @@ use super::Peer;
 use crate::data::Dataset;
 use crate::evaluation::evaluate;
 use crate::phases::{Phase, Phases};
+use crate::worker::desk::Desk;
 use crate::workers::Purpose;
 
 impl Peer {
@@ -62,7 +64,8 @@ impl Peer {
     async fn compute(&self, number: u64, batches: Vec<Planned>, parameters: Parameters) -> Result<()> {
         let dataset = self.share().dataset.clone();
         if let Some(desk) = &self.desk {
-            return desk.compute(number, batches.into_iter().map(|planned| planned.batch(&dataset))).await;
+            desk.lay_out(number, batches.into_iter().map(|planned| planned.batch(&dataset))).await?;
+            return self.wait_for_workers(number, desk).await;
         }
         let leaves = self.job.train.batches_per_round;
         let mut tasks = JoinSet::new();
@@ -82,6 +85,26 @@ impl Peer {
             batch.map_err(|error| anyhow!("a batch was lost: {error}"))??;
         }
         Ok(())
+    }
+}
+
+impl Peer {
+    /// Waits until workers have computed all batches.
+    async fn wait_for_workers(&self, number: u64, desk: &Desk) -> Result<()> {
+        loop {
+            let outcome = desk.wait(number).await?;
+            if outcome == Some(Outcome::Done) {
+                return Ok(());
+            }
+            // Workers can do nothing with a database that came back without the state, and do not say so.
+            self.state_before(number).await?;
+            if let Some(Outcome::Dead { index, reason }) = outcome {
+                bail!(
+                    "nobody could compute batch {index} of round {number}: {reason}; mend it, and let `skein queue \
+                     redrive` hand it out again"
+                );
+            }
+        }
     }
 }
 

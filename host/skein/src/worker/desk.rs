@@ -1,12 +1,18 @@
 //! Where a peer lays out its batches, for its own worker and for any other.
 
-use anyhow::{Result, bail};
+use std::time::Duration;
+
+use anyhow::Result;
 use skein_runtime::gradient::Batch;
+use skein_store::StoreError;
 use skein_store::redis::Scope;
 use skein_store::redis::queue::{Outcome, Queue, Task};
 
 use super::Note;
 use super::package::{Package, encode_batch};
+
+/// How long nothing may happen before the host looks whether its database still is what it was.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// The host's side of the queue.
 pub struct Desk {
@@ -30,11 +36,11 @@ impl Desk {
         Ok(self.queue.advertise(self.scope).await?)
     }
 
-    /// Has all batches of a round computed; their gradients are in the sum then.
+    /// Lays out the batches of a round. One that was laid out before is not laid out again.
     ///
     /// # Errors
-    /// The database can not be used, or nobody can compute one of the batches.
-    pub(crate) async fn compute(&self, round: u64, batches: impl ExactSizeIterator<Item = Batch>) -> Result<()> {
+    /// The database can not be used.
+    pub(crate) async fn lay_out(&self, round: u64, batches: impl ExactSizeIterator<Item = Batch>) -> Result<()> {
         let leaves = batches.len() as u32;
         let mut tasks = Vec::with_capacity(batches.len());
         for (index, batch) in (0..leaves).zip(batches) {
@@ -43,13 +49,14 @@ impl Desk {
             let note = serde_json::to_string(&Note { batch: name, leaves })?;
             tasks.push(Task { round, index, note });
         }
-        self.queue.post(round, leaves, &tasks).await?;
-        match self.queue.wait(round).await? {
-            Outcome::Done => Ok(()),
-            Outcome::Dead { index, reason } => bail!(
-                "nobody could compute batch {index} of round {round}: {reason}; mend it, and let `skein queue redrive` \
-                 hand it out again"
-            ),
-        }
+        Ok(self.queue.post(round, leaves, &tasks).await?)
+    }
+
+    /// How the batches of the round ended; none if nothing has happened for a while.
+    ///
+    /// # Errors
+    /// The database can not be used, or has lost the tasks.
+    pub(crate) async fn wait(&self, round: u64) -> Result<Option<Outcome>, StoreError> {
+        self.queue.wait(round, WAIT).await
     }
 }

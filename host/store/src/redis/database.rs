@@ -68,6 +68,9 @@ impl Database {
     async fn head_of(&self, keys: &[String]) -> Result<Head, StoreError> {
         let looks = self.look(keys).await?;
         let Some(Some((round, parameters))) = looks.first() else { return Err(StoreError::NoState) };
+        if parameters.len != self.0.reader.values_max {
+            return Err(self.0.spoilt(keys[0].clone()));
+        }
         let slots = looks[1..].iter().zip(&keys[1..]).map(|(look, key)| match look {
             Some((version, statistics)) if version == round => Ok(statistics.hash),
             _ => Err(self.0.spoilt(key.clone())),
@@ -224,7 +227,7 @@ impl Store for Database {
         let rest = change_arguments(round, &rule, &change);
         let mut arguments: Vec<&[u8]> = vec![b"SKEIN.APPLY", states.as_bytes()];
         arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.push(count.as_bytes());
+        arguments.extend([&b"ROWS"[..], count.as_bytes()]);
         arguments.extend(rows.iter().chain(&rest).map(String::as_bytes));
         let reply = self.0.link().call(&arguments, REPLY_BYTES_MAX).await;
         reply.map_err(|failure| match (failure.code(), number(&failure, 0)) {

@@ -2,6 +2,11 @@
 
 use std::io;
 
+/// Error replies that pass: the server starts, runs somebody's long script, has no master at the moment, has handed the
+/// keys over, or its module has too much to do or was overtaken by another command.
+const PASSING: [&str; 9] =
+    ["LOADING", "BUSY", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "MOVED", "QUEUEFULL", "CHANGED"];
+
 /// What went wrong with one command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -33,12 +38,7 @@ impl Failure {
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Failure::Lost(_) => true,
-            // The server starts, runs somebody's long script, has no master at the moment, or has handed the keys over.
-            Failure::Refused { code, .. } => {
-                const PASSING: [&str; 8] =
-                    ["LOADING", "BUSY", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "MOVED", "QUEUEFULL"];
-                PASSING.contains(&code.as_str())
-            }
+            Failure::Refused { code, .. } => PASSING.contains(&code.as_str()),
             _ => false,
         }
     }

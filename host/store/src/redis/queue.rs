@@ -37,8 +37,6 @@ pub use worker::{Completion, Consumer, Delivery};
 const GROUP: &str = "workers";
 /// How often a task is handed out before it counts as one that nobody can carry out.
 const DELIVERIES_MAX: u32 = 3;
-/// Longest single wait for an event.
-const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Replies about tasks, which carry names only.
 const REPLY_BYTES_MAX: usize = 4 << 20;
 /// Largest blob: a component, a model or a batch.
@@ -193,11 +191,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits until all tasks of `round` are done, or one of them is a dead letter.
+    /// Waits until all tasks of `round` are done, or one of them is a dead letter; none if nothing has happened within
+    /// `wait`.
     ///
     /// # Errors
     /// The database can not be used, or has lost the tasks ([`StoreError::Incomplete`]).
-    pub async fn wait(&self, round: u64) -> Result<Outcome, StoreError> {
+    pub async fn wait(&self, round: u64, wait: Duration) -> Result<Option<Outcome>, StoreError> {
         let (events, round_key) = (self.keys().events(), self.keys().round_of_tasks(round));
         // Where the stream of events ends is asked before the tasks are looked at, so nothing falls between.
         let mut last = self.last_event().await?;
@@ -207,18 +206,22 @@ impl Queue {
             match look {
                 [_, _, Some(index), reason] => {
                     let index = index.parse().map_err(|_| self.shared.spoilt(round_key.clone()))?;
-                    return Ok(Outcome::Dead { index, reason: reason.unwrap_or_default() });
+                    return Ok(Some(Outcome::Dead { index, reason: reason.unwrap_or_default() }));
                 }
-                [Some(want), Some(done), ..] if want == done => return Ok(Outcome::Done),
+                [Some(want), Some(done), ..] if want == done => return Ok(Some(Outcome::Done)),
                 [Some(_), ..] => {}
                 [None, ..] => return Err(StoreError::Incomplete { round }),
             }
-            let block = WAIT_MAX.as_millis().to_string();
+            let block = wait.as_millis().max(1).to_string();
             let arguments: [&[u8]; 6] =
                 [b"XREAD", b"BLOCK", block.as_bytes(), b"STREAMS", events.as_bytes(), last.as_bytes()];
             let reply = self.link().call(&arguments, REPLY_BYTES_MAX).await;
             let failed = |failure| self.shared.failed(failure, &events);
-            for stream in reply.and_then(Reply::array).map_err(failed)? {
+            let streams = reply.and_then(Reply::array).map_err(failed)?;
+            if streams.is_empty() {
+                return Ok(None);
+            }
+            for stream in streams {
                 let [_, entries] = stream.elements().map_err(failed)?;
                 if let Some(entry) = entries.array().map_err(failed)?.pop() {
                     let [id, _] = entry.elements().map_err(failed)?;

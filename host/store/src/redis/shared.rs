@@ -76,8 +76,10 @@ impl Shared {
             return Ok(values.clone());
         }
         let fetched = self.link().values(&[command.as_bytes(), key.as_bytes()], self.reader.values_max).await;
-        let Some(values) = fetched.map_err(|failure| self.failed(failure, &key))? else {
-            return Err(self.spoilt(key));
+        let values = match fetched {
+            Ok(Some(values)) => values,
+            Ok(None) | Err(Failure::Size { .. }) => return Err(self.spoilt(key)),
+            Err(failure) => return Err(self.failed(failure, &key)),
         };
         let values = hashed(values.into()).await;
         if values.statistics().hash == hash { Ok(values) } else { Err(self.spoilt(key)) }

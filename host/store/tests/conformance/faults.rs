@@ -8,14 +8,20 @@ use std::time::Duration;
 use skein_store::redis::{self, Options};
 use skein_store::{Aggregate, Published, State, Store, StoreError, Values};
 
-use crate::server::Server;
+use crate::server::{Kind, Server};
 use crate::{ME, leaf, scope, update};
 
 const LEN: usize = 64;
 
-fn run(test: impl Future<Output = ()>) {
+/// Runs `test` for both kinds of databases.
+fn run(test: impl AsyncFn(Kind)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(test);
+    runtime.expect("a runtime").block_on(async {
+        for kind in Kind::ALL {
+            println!("with {kind:?}");
+            test(kind).await;
+        }
+    });
 }
 
 fn zeros() -> State {
@@ -42,8 +48,8 @@ fn command(server: &Server, words: &[&str]) -> String {
 
 #[test]
 fn a_database_that_is_down_at_the_start_is_named() {
-    run(async {
-        let mut server = Server::start(&[]);
+    run(async |kind| {
+        let mut server = kind.start(&[]);
         open(&server.options()).await;
         server.kill();
         let error = refusal(&server.options()).await;
@@ -54,8 +60,8 @@ fn a_database_that_is_down_at_the_start_is_named() {
 
 #[test]
 fn what_is_under_way_waits_for_a_database_that_went_away() {
-    run(async {
-        let mut server = Server::start(&["--appendonly", "yes"]);
+    run(async |kind| {
+        let mut server = kind.start(&["--appendonly", "yes"]);
         let store = open(&server.options()).await;
         store.set_state(zeros()).await.expect("a state");
         store.accumulate(1, leaf(0, 2), vec![1.0; LEN]).await.expect("counted");
@@ -76,8 +82,8 @@ fn what_is_under_way_waits_for_a_database_that_went_away() {
 
 #[test]
 fn a_database_that_stays_away_is_an_error_in_time() {
-    run(async {
-        let mut server = Server::start(&[]);
+    run(async |kind| {
+        let mut server = kind.start(&[]);
         let store = open(&Options { outage_max: Duration::from_millis(200), ..server.options() }).await;
         store.set_state(zeros()).await.expect("a state");
         server.kill();
@@ -88,8 +94,8 @@ fn a_database_that_stays_away_is_an_error_in_time() {
 
 #[test]
 fn an_empty_database_has_no_state() {
-    run(async {
-        let mut server = Server::start(&[]);
+    run(async |kind| {
+        let mut server = kind.start(&[]);
         let store = open(&server.options()).await;
         store.set_state(zeros()).await.expect("a state");
         server.kill();
@@ -104,8 +110,8 @@ fn an_empty_database_has_no_state() {
 
 #[test]
 fn a_database_out_of_memory_says_so_and_keeps_what_it_has() {
-    run(async {
-        let server = Server::start(&[]);
+    run(async |kind| {
+        let server = kind.start(&[]);
         let store = open(&server.options()).await;
         store.set_state(zeros()).await.expect("a state");
         let before = store.head().await.expect("a state");
@@ -122,13 +128,15 @@ fn a_database_out_of_memory_says_so_and_keeps_what_it_has() {
 
 #[test]
 fn users_do_what_they_may_and_nothing_else() {
-    run(async {
-        let server = Server::start(&[]);
+    run(async |kind| {
+        let server = kind.start(&[]);
         let owner = open(&server.options()).await;
         owner.set_state(zeros()).await.expect("a state");
         owner.put_contribution(1, ME, vec![1.5; LEN].into()).await.expect("kept");
         owner.publish(b"record".to_vec()).await.expect("published");
         let rules = "on >pass resetkeys resetchannels %R~skein:*:public:* -@all +ping +hello +auth +get +xread";
+        let tensors = if kind == Kind::Module { " +skein.get" } else { "" };
+        let rules = format!("{rules}{tensors}");
         let words: Vec<&str> = ["ACL", "SETUSER", "peer"].into_iter().chain(rules.split(' ')).collect();
         assert_eq!(command(&server, &words).trim(), "OK");
         let dir = tempfile::tempdir().expect("a folder");
@@ -157,8 +165,8 @@ fn users_do_what_they_may_and_nothing_else() {
 
 #[test]
 fn keys_of_another_type_are_named() {
-    run(async {
-        let server = Server::start(&[]);
+    run(async |kind| {
+        let server = kind.start(&[]);
         let store = open(&server.options()).await;
         store.set_state(zeros()).await.expect("a state");
         let keys = command(&server, &["KEYS", "*:state"]);
@@ -170,22 +178,36 @@ fn keys_of_another_type_are_named() {
     });
 }
 
-/// Values that were cut or altered in the database are found out before they count.
+/// Values that were cut, altered or replaced in the database are found out before they count.
 #[test]
 fn spoilt_values_are_found_out() {
-    run(async {
-        let server = Server::start(&[]);
-        open(&server.options()).await.set_state(zeros()).await.expect("a state");
-        let keys = command(&server, &["KEYS", "*:parameters*"]);
-        let key = keys.trim();
-        for spoil in
-            [vec!["SETRANGE", key, "5", "x"], vec!["SET", key, "abcd"], vec!["SET", key, "abc"], vec!["DEL", key]]
-        {
-            command(&server, &spoil);
+    run(async |kind| {
+        let server = kind.start(&[]);
+        let spoils: [&[&str]; 4] = match kind {
+            Kind::Plain => [&["SETRANGE", "5", "x"], &["SET", "abcd"], &["SET", "abc"], &["DEL"]],
+            // Nothing but the module's own commands can alter a tensor.
+            Kind::Module => [&["SETRANGE", "5", "x"], &["SKEIN.SET", "0", "abcd"], &["SET", "abc"], &["DEL"]],
+        };
+        for (spoil, error) in spoils.into_iter().zip([false, true, true, true]) {
+            let store = open(&server.options()).await;
+            command(&server, &["FLUSHALL"]);
+            store.set_state(zeros()).await.expect("a state");
+            let keys = command(&server, &["KEYS", "*:parameters*"]);
+            let words = [&spoil[..1], &[keys.trim()], &spoil[1..]].concat();
+            command(&server, &words);
             // One that remembers nothing of what was stored.
-            let error = open(&server.options()).await.parameters().await.expect_err("spoilt");
-            let is_named = matches!(&error, StoreError::Spoilt { key: named, .. } if named == key);
-            assert!(is_named || matches!(error, StoreError::Length { .. }), "{error:?}");
+            let read = open(&server.options()).await.parameters().await;
+            match (kind, error) {
+                (Kind::Module, false) => assert_eq!(read.expect("it was refused by the server").1[1], 0.0),
+                _ => {
+                    let error = read.expect_err("spoilt");
+                    let shown = error.to_string();
+                    assert!(
+                        shown.contains(keys.trim()) || matches!(error, StoreError::NoState),
+                        "{words:?}: {error:?}"
+                    );
+                }
+            }
         }
     });
 }
@@ -193,8 +215,8 @@ fn spoilt_values_are_found_out() {
 /// A state whose writing was cut anywhere is either the one before or the one after.
 #[test]
 fn a_contribution_that_went_missing_stops_the_update() {
-    run(async {
-        let server = Server::start(&[]);
+    run(async |kind| {
+        let server = kind.start(&[]);
         let store = open(&server.options()).await;
         store.set_state(zeros()).await.expect("a state");
         let aggregate = Aggregate::Contributions { rule: skein_kernels::rule::Rule::Mean, peers: vec![ME] };
@@ -221,7 +243,7 @@ fn a_server_that_answers_nonsense_harms_nobody() {
         b"*1\r\n:1\r\n",
         &[b'+'; 100_000],
     ];
-    run(async {
+    run(async |_| {
         for answer in answers {
             let dir = tempfile::tempdir().expect("a folder");
             let path = dir.path().join("redis.sock");
@@ -257,8 +279,8 @@ fn a_server_that_answers_nonsense_harms_nobody() {
 /// More values than the model has are not even read.
 #[test]
 fn a_contribution_of_another_length_is_told_by_its_length() {
-    run(async {
-        let server = Server::start(&[]);
+    run(async |kind| {
+        let server = kind.start(&[]);
         let big = redis::open(&server.options(), scope(1 << 20)).await.expect("a database");
         big.put_contribution(1, ME, Values::from(vec![1.0; 1 << 20])).await.expect("kept");
         let reader = redis::read(&server.options(), scope(LEN)).expect("options that fit");

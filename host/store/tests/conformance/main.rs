@@ -16,7 +16,7 @@ use skein_store::{
     Accumulated, Aggregate, Embedded, Leaf, State, Statistics, Store, StoreError, Update, Values, redis,
 };
 
-use crate::server::Server;
+use crate::server::Kind;
 
 const ME: [u8; 32] = [1; 32];
 const NO_WAIT: Duration = Duration::ZERO;
@@ -31,8 +31,12 @@ fn on_every_store(len: usize, test: impl AsyncFn(Arc<dyn Store>)) {
             test(store).await;
         };
         run(Arc::new(Embedded::default())).await;
-        let server = Server::start(&[]);
-        run(redis::open(&server.options(), scope(len)).await.expect("a database")).await;
+        for kind in Kind::ALL {
+            let server = kind.start(&[]);
+            let store = redis::open(&server.options(), scope(len)).await.expect("a database");
+            assert_eq!(store.aggregates(), kind == Kind::Module);
+            run(store).await;
+        }
     });
 }
 

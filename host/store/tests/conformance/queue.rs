@@ -6,7 +6,7 @@ use skein_store::StoreError;
 use skein_store::redis::queue::{Completion, Consumer, Outcome, Queue, Task};
 
 use crate::scope;
-use crate::server::Server;
+use crate::server::{Kind, Server};
 
 /// How often workers of these tests say that they are alive.
 const BEAT: Duration = Duration::from_millis(40);
@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(20);
 fn run(test: impl AsyncFn(&Server, Queue)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let server = Server::start(&[]);
+        let server = Kind::Plain.start(&[]);
         let queue = Queue::open(&server.options(), scope(1)).await.expect("a queue");
         test(&server, queue).await;
     });
@@ -36,7 +36,7 @@ fn tasks_are_done_once_and_the_last_one_wakes_the_host() {
         for _ in 0..2 {
             queue.post(1, 3, &tasks(1, 3)).await.expect("posted");
         }
-        let waiting = tokio::spawn(async move { queue.wait(1).await });
+        let waiting = tokio::spawn(async move { queue.wait(1, LONG).await });
         let worker = worker(server, "a").await;
         let deliveries = worker.next(10, LONG).await.expect("tasks");
         assert_eq!(deliveries.iter().map(|delivery| delivery.task.clone()).collect::<Vec<_>>(), tasks(1, 3));
@@ -44,7 +44,7 @@ fn tasks_are_done_once_and_the_last_one_wakes_the_host() {
             assert_eq!(worker.complete(delivery).await.expect("an answer"), Completion::Counted);
             assert_eq!(worker.complete(delivery).await.expect("an answer"), Completion::Duplicate);
         }
-        assert_eq!(waiting.await.expect("it ends").expect("an outcome"), Outcome::Done);
+        assert_eq!(waiting.await.expect("it ends").expect("an outcome"), Some(Outcome::Done));
         assert_eq!(worker.next(10, Duration::from_millis(1)).await.expect("an answer"), []);
         worker.leave().await.expect("left");
     });
@@ -74,7 +74,7 @@ fn tasks_of_a_silent_worker_go_to_another() {
             assert_eq!(alive.complete(&delivery).await.expect("an answer"), Completion::Counted);
         }
         assert_eq!(late.complete(&lost).await.expect("an answer"), Completion::Duplicate);
-        assert_eq!(queue.wait(1).await.expect("an outcome"), Outcome::Done);
+        assert_eq!(queue.wait(1, LONG).await.expect("an outcome"), Some(Outcome::Done));
     });
 }
 
@@ -88,7 +88,7 @@ fn what_nobody_can_do_is_a_dead_letter_until_it_is_redriven() {
             worker.release(&delivery, "it does not like this task").await.expect("given back");
         }
         let dead = Outcome::Dead { index: 0, reason: "it does not like this task".into() };
-        assert_eq!(queue.wait(1).await.expect("an outcome"), dead);
+        assert_eq!(queue.wait(1, LONG).await.expect("an outcome"), Some(dead));
         assert_eq!(worker.next(1, Duration::from_millis(1)).await.expect("an answer"), []);
         let letters = queue.dead_letters().await.expect("letters");
         assert_eq!((letters.len(), &letters[0].task), (1, &tasks(1, 1)[0]));
@@ -96,7 +96,7 @@ fn what_nobody_can_do_is_a_dead_letter_until_it_is_redriven() {
         assert!(!queue.redrive(&letters[0]).await.expect("an answer"), "it is none any more");
         let delivery = worker.next(1, LONG).await.expect("a task").remove(0);
         assert_eq!(worker.complete(&delivery).await.expect("an answer"), Completion::Counted);
-        assert_eq!(queue.wait(1).await.expect("an outcome"), Outcome::Done);
+        assert_eq!(queue.wait(1, LONG).await.expect("an outcome"), Some(Outcome::Done));
     });
 }
 
@@ -113,8 +113,11 @@ fn a_task_that_kills_its_workers_is_buried() {
         while queue.dead_letters().await.expect("letters").is_empty() {
             assert_eq!(spared.next(1, BEAT).await.expect("an answer"), []);
         }
-        let outcome = queue.wait(1).await.expect("an outcome");
-        assert!(matches!(&outcome, Outcome::Dead { index: 0, reason } if reason.contains("silent")), "{outcome:?}");
+        let outcome = queue.wait(1, LONG).await.expect("an outcome");
+        assert!(
+            matches!(&outcome, Some(Outcome::Dead { index: 0, reason }) if reason.contains("silent")),
+            "{outcome:?}"
+        );
     });
 }
 
@@ -131,6 +134,6 @@ fn rounds_that_are_over_take_no_results() {
         assert_eq!(worker.complete(&delivery).await.expect("an answer"), Completion::Fenced);
         assert_eq!(queue.get("batch").await.expect("readable"), None);
         assert_eq!(queue.get("component").await.expect("readable"), Some(vec![7; 5000]));
-        assert!(matches!(queue.wait(1).await, Err(StoreError::Incomplete { round: 1 })));
+        assert!(matches!(queue.wait(1, LONG).await, Err(StoreError::Incomplete { round: 1 })));
     });
 }

@@ -6,6 +6,33 @@ use std::process::{Child, Command, Stdio};
 use skein_store::redis::{Address, Options};
 use tempfile::TempDir;
 
+/// Whether a server has the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Plain,
+    Module,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 2] = [Kind::Plain, Kind::Module];
+
+    /// Starts Debian's `redis-server` of this kind, with what `arguments` add.
+    pub(crate) fn start(self, arguments: &[&str]) -> Server {
+        let module = module();
+        match self {
+            Kind::Plain => Server::start(arguments),
+            Kind::Module => Server::start(&[&["--loadmodule", &module], arguments].concat()),
+        }
+    }
+}
+
+/// The module, which is built together with these tests.
+fn module() -> String {
+    let own = std::env::current_exe().expect("a program");
+    let file = own.parent().expect("a folder").join(skein_redis_module::FILE_NAME);
+    file.to_str().expect("a path").to_owned()
+}
+
 /// A database server that ends with the test.
 pub(crate) struct Server {
     dir: TempDir,
@@ -14,8 +41,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts Debian's `redis-server`, with what `arguments` add.
-    pub(crate) fn start(arguments: &[&str]) -> Server {
+    fn start(arguments: &[&str]) -> Server {
         let dir = TempDir::new().expect("a folder");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>();
         let child = spawn(dir.path().join("redis.sock"), &arguments);
