@@ -160,6 +160,67 @@ fn a_host_that_is_killed_and_started_again_changes_no_bit() {
     same_hash(&finish(others), &expected);
 }
 
+/// `skein up` in one command: as processes with databases or all in one process, the same bits, and nothing is left.
+#[test]
+fn one_command_runs_all_peers_and_leaves_nothing_behind() {
+    let place = Place::new();
+    place.job(JOB);
+    let expected = in_one_process();
+    assert_eq!(state_hash(&place.json(&["up"])), expected);
+    for arguments in [&["up", "--redis", "--dir", "run"][..], &["up", "--redis", "--without-module"]] {
+        let summary = place.json(arguments);
+        assert_eq!(state_hash(&summary), expected, "{arguments:?}");
+        assert_eq!((summary["peers"].as_u64(), summary["hosts"].as_array().unwrap().len()), (Some(4), 4));
+    }
+    // What is in the folder goes on, here with nothing left to do.
+    assert_eq!(state_hash(&place.json(&["up", "--redis", "--dir", "run"])), expected);
+    assert!(processes_of(&place).is_empty(), "{:?}", processes_of(&place));
+}
+
+/// However the command ends, its hosts and databases end too.
+#[test]
+fn what_the_command_started_ends_with_it() {
+    for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
+        let place = Place::new();
+        place.job(&JOB.replace("rounds = 60", "rounds = 100000"));
+        let mut up = place.start(&["up", "--redis", "--dir", "run"], 40);
+        let running = processes_of(&place);
+        assert!(running.len() >= 8, "four hosts and four databases: {running:?}");
+        kill_process(Pid::from_child(&up), signal).unwrap();
+        assert!(!up.wait().unwrap().success());
+        for process in running {
+            // A process that was killed with its parent takes its time; it is gone when its folder in `/proc` is.
+            let mut waited = 0;
+            while is_running(process) {
+                std::thread::yield_now();
+                waited += 1;
+                assert!(
+                    waited < 50_000_000,
+                    "process {process} outlives the command that started it, after {signal:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Processes whose command line names the folder.
+fn processes_of(place: &Place) -> Vec<u32> {
+    let folder = place.path("").canonicalize().unwrap();
+    let folder = folder.to_str().unwrap().as_bytes();
+    let names = |process: &u32| {
+        let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        line.windows(folder.len()).any(|window| window == folder)
+    };
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    all.filter(names).collect()
+}
+
+fn is_running(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // A zombie that nobody has waited for yet has ended.
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
 /// Workers come, are killed in the middle of tasks, and leave; every batch counts once.
 #[test]
 fn workers_that_are_killed_change_no_bit() {

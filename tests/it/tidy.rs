@@ -204,7 +204,8 @@ fn check_code(code: &str) -> Option<String> {
             }
             ["xtask", chore, ..] => {
                 let chores = fs::read_to_string(root().join("xtask/src/main.rs")).unwrap();
-                let variant = chore[..1].to_uppercase() + &chore[1..];
+                let words = chore.split('-').map(|word| word[..1].to_uppercase() + &word[1..]);
+                let variant: String = words.collect();
                 [" {", ",", "("]
                     .iter()
                     .all(|end| !chores.contains(&format!("    {variant}{end}")))

@@ -3,6 +3,7 @@
 mod bench;
 mod gradients;
 mod guests;
+mod queue_bench;
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,8 @@ enum Chore {
     },
     /// Time gradients of ONNX models on every engine, against PyTorch.
     Gradients(gradients::Gradients),
+    /// Time the work queue while its workers are killed.
+    QueueBench(queue_bench::QueueBench),
     /// Rebuild the built-in functions in `guest-functions/dist`.
     Guests {
         /// Change nothing; fail if a component in `dist` is not what the sources give.
@@ -37,6 +40,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Bench { output } => bench::run(output),
         Chore::Gradients(options) => gradients::run(&workspace_root(), &options),
+        Chore::QueueBench(options) => queue_bench::run(&workspace_root(), &options),
         Chore::Guests { check } => guests::run(check),
     }
 }

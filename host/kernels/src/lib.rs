@@ -46,6 +46,7 @@ pub mod tree;
 pub mod update;
 
 mod error;
+mod parallel;
 
 pub use digest::Digest;
 pub use error::Error;

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::error::{Error, check_rows};
 use crate::mean::{mean, weighted_mean};
 use crate::order::{median, trimmed_mean};
+use crate::parallel::{in_parallel, part_len};
 
 /// How contributions become one aggregate.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +41,20 @@ impl Rule {
             }
             Rule::TrimmedMean { faults } => trimmed_mean(rows, *faults as usize, out),
         }
+    }
+
+    /// As [`Rule::apply`], on several threads. Every value is computed by one of them, so the bits are the same.
+    ///
+    /// # Errors
+    /// As [`Rule::apply`].
+    pub fn apply_on(&self, threads: usize, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
+        check_rows(rows, 1, out)?;
+        let part = part_len(out.len(), threads);
+        let parts = out.chunks_mut(part).enumerate().map(|(index, out)| {
+            let rows: Vec<&[f32]> = rows.iter().map(|row| &row[index * part..][..out.len()]).collect();
+            move || self.apply(&rows, out)
+        });
+        in_parallel(parts)
     }
 }
 

@@ -10,12 +10,11 @@ use crate::error::Error;
 use crate::norm::all_finite;
 
 /// Values that one pass works on, so that partial sums stay in the first-level cache.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 2048;
 
 /// `out = Σ weight(i) · rows[i]` in tree order; without weights the rows are taken as they are.
 ///
-/// The caller has checked that `rows` is not empty and that all lengths agree. Values are checked while they are in
-/// the cache.
+/// The caller has checked that `rows` is not empty and that all lengths agree.
 ///
 /// # Errors
 /// A row that holds a NaN or an infinity.
@@ -24,7 +23,13 @@ pub(crate) fn sum_rows(rows: &[&[f32]], weights: Option<&[f32]>, out: &mut [f32]
     let mut scratch = vec![0.0; depth * CHUNK.min(out.len())];
     for (index, chunk) in out.chunks_mut(CHUNK).enumerate() {
         let leaves = Leaves { rows, weights, start: index * CHUNK };
-        leaves.sum(0, rows.len(), chunk, &mut scratch)?;
+        leaves.sum(0, rows.len(), chunk, &mut scratch);
+        // What is not finite never becomes finite by a sum, so the rows are looked at only if the sum is not.
+        if !all_finite(chunk)
+            && let Some(row) = (0..rows.len()).find(|row| !all_finite(leaves.row(*row, chunk.len())))
+        {
+            return Err(Error::NonFinite { row });
+        }
     }
     Ok(())
 }
@@ -37,24 +42,35 @@ struct Leaves<'a> {
 }
 
 impl Leaves<'_> {
-    fn sum(&self, first: usize, count: usize, out: &mut [f32], scratch: &mut [f32]) -> Result<(), Error> {
-        if count == 1 {
-            let leaf = &self.rows[first][self.start..][..out.len()];
-            if !all_finite(leaf) {
-                return Err(Error::NonFinite { row: first });
-            }
-            match self.weights {
-                Some(weights) => scale_into(out, leaf, weights[first]),
-                None => out.copy_from_slice(leaf),
-            }
-            return Ok(());
-        }
+    fn row(&self, row: usize, len: usize) -> &[f32] {
+        &self.rows[row][self.start..][..len]
+    }
+
+    /// Writes the sum of `count` leaves from the first on to `out`. Leaves without weights are added where they lie.
+    fn sum(&self, first: usize, count: usize, out: &mut [f32], scratch: &mut [f32]) {
+        let len = out.len();
         let left = count.next_power_of_two() / 2;
-        self.sum(first, left, out, scratch)?;
-        let (right, rest) = scratch.split_at_mut(out.len());
-        self.sum(first + left, count - left, right, rest)?;
-        add(out, right);
-        Ok(())
+        match (count, self.weights) {
+            (1, None) => out.copy_from_slice(self.row(first, len)),
+            (1, Some(weights)) => scale_into(out, self.row(first, len), weights[first]),
+            (2, None) => add_into(out, self.row(first, len), self.row(first + 1, len)),
+            _ => {
+                self.sum(first, left, out, scratch);
+                if count - left == 1 && self.weights.is_none() {
+                    return add(out, self.row(first + left, len));
+                }
+                let (right, rest) = scratch.split_at_mut(len);
+                self.sum(first + left, count - left, right, rest);
+                add(out, right);
+            }
+        }
+    }
+}
+
+/// `into[i] = left[i] + right[i]`
+fn add_into(into: &mut [f32], left: &[f32], right: &[f32]) {
+    for ((sum, left), right) in into.iter_mut().zip(left).zip(right) {
+        *sum = left + right;
     }
 }
 

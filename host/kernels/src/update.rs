@@ -2,9 +2,12 @@
 //!
 //! The state is never changed in place. Whoever reads it meanwhile, or takes a snapshot of it, sees the one before.
 
+use std::ops::Range;
+
 use crate::error::{Error, check_rows};
 use crate::norm::{clip_by_norm, clip_by_value};
 use crate::optimizer::{Optimizer, Step};
+use crate::parallel::{in_parallel, part_len};
 use crate::rule::Rule;
 
 /// Values that are worked on together; a handful of such windows fit the second-level cache.
@@ -52,18 +55,62 @@ impl Change {
     ///
     /// # Panics
     /// When the lengths of `before`, `after` and [`Change::trained`] do not fit: the owner of the state keeps them.
-    pub fn apply(&self, rule: &Rule, rows: &[&[f32]], before: Before<'_>, mut after: After<'_>) -> Result<(), Error> {
+    pub fn apply(&self, rule: &Rule, rows: &[&[f32]], before: Before<'_>, after: After<'_>) -> Result<(), Error> {
+        self.apply_on(1, rule, rows, before, after)
+    }
+
+    /// As [`Change::apply`], on several threads. Every value is computed by one of them, so the bits are the same.
+    ///
+    /// # Errors
+    /// As [`Change::apply`].
+    ///
+    /// # Panics
+    /// As [`Change::apply`].
+    pub fn apply_on(
+        &self,
+        threads: usize,
+        rule: &Rule,
+        rows: &[&[f32]],
+        before: Before<'_>,
+        after: After<'_>,
+    ) -> Result<(), Error> {
         assert_eq!(before.parameters.len(), after.parameters.len(), "length of the parameters");
         assert!(self.trained <= before.parameters.len(), "values to train");
         check_rows(rows, 1, after.parameters)?;
         let Some(norm_max) = self.clip_norm else {
-            return self.by_window(rule, rows, before, &mut after);
+            return self.in_parts(threads, rule, rows, before, after);
         };
         // The norm takes the whole aggregate before the first value is moved.
         let mut aggregate = vec![0.0; after.parameters.len()];
-        rule.apply(rows, &mut aggregate)?;
+        rule.apply_on(threads, rows, &mut aggregate)?;
         clip_by_norm(&mut aggregate[..self.trained], norm_max);
-        self.by_window(&Rule::Mean, &[&aggregate], before, &mut after)
+        self.in_parts(threads, &Rule::Mean, &[&aggregate], before, after)
+    }
+
+    fn in_parts(
+        &self,
+        threads: usize,
+        rule: &Rule,
+        rows: &[&[f32]],
+        before: Before<'_>,
+        after: After<'_>,
+    ) -> Result<(), Error> {
+        let len = before.parameters.len();
+        let part = part_len(len, threads);
+        let mut slots: Vec<_> = after.slots.into_iter().map(|slot| slot.chunks_mut(part)).collect();
+        let parts = after.parameters.chunks_mut(part).enumerate().map(|(index, parameters)| {
+            let range = index * part..index * part + parameters.len();
+            let change = Change { trained: self.trained.clamp(range.start, range.end) - range.start, ..*self };
+            let (rows, before_slots) = (windows(rows, &range), windows(before.slots, &range));
+            let before_parameters = &before.parameters[range];
+            let slots = slots.iter_mut().filter_map(Iterator::next).collect();
+            let mut after = After { parameters, slots };
+            move || {
+                let before = Before { parameters: before_parameters, slots: &before_slots };
+                change.by_window(rule, &rows, before, &mut after)
+            }
+        });
+        in_parallel(parts)
     }
 
     fn by_window(&self, rule: &Rule, rows: &[&[f32]], before: Before<'_>, after: &mut After<'_>) -> Result<(), Error> {
@@ -72,7 +119,7 @@ impl Change {
         for start in (0..len).step_by(WINDOW) {
             let window = start..len.min(start + WINDOW);
             let gradient = &mut aggregate[..window.len()];
-            let rows: Vec<&[f32]> = rows.iter().map(|row| &row[window.clone()]).collect();
+            let rows = windows(rows, &window);
             rule.apply(&rows, gradient)?;
             let parameters = &mut after.parameters[window.clone()];
             parameters.copy_from_slice(&before.parameters[window.clone()]);
@@ -91,6 +138,11 @@ impl Change {
         }
         Ok(())
     }
+}
+
+/// The same part of each vector.
+fn windows<'a>(vectors: &[&'a [f32]], range: &Range<usize>) -> Vec<&'a [f32]> {
+    vectors.iter().map(|values| &values[range.clone()]).collect()
 }
 
 #[cfg(test)]
@@ -121,7 +173,35 @@ mod tests {
         let slots: Vec<&[f32]> = slots.iter().map(Vec::as_slice).collect();
         let written = After { parameters: &mut after, slots: after_slots.iter_mut().map(Vec::as_mut_slice).collect() };
         change.apply(rule, rows, Before { parameters: &parameters, slots: &slots }, written).expect("valid rows");
-        assert_eq!((after, after_slots), (expected, expected_slots));
+        assert_eq!((&after, &after_slots), (&expected, &expected_slots));
+        for threads in [2, 3] {
+            after.fill(f32::NAN);
+            let slots_after = after_slots.iter_mut().map(Vec::as_mut_slice).collect();
+            let written = After { parameters: &mut after, slots: slots_after };
+            let before = Before { parameters: &parameters, slots: &slots };
+            change.apply_on(threads, rule, rows, before, written).expect("valid rows");
+            assert_eq!((&after, &after_slots), (&expected, &expected_slots), "{threads} threads");
+        }
+    }
+
+    /// Long enough for several threads.
+    #[test]
+    fn threads_change_no_bit() {
+        let optimizer = Optimizer::Momentum { momentum: 0.9, nesterov: false, weight_decay: 0.1 };
+        let step = Step { number: 1, learning_rate: 0.5 };
+        let rows: Vec<Vec<f32>> =
+            (0..3).map(|row| (0..300_000).map(|i| ((i + row * 7) % 13) as f32 - 6.0).collect()).collect();
+        let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+        for (trained, clip_norm) in [(300_000, None), (140_000, Some(2.0)), (10, None)] {
+            let change = Change { trained, clip_norm, clip_value: Some(3.0), optimizer, step };
+            check(change, &Rule::Mean, &rows);
+            check(change, &Rule::TrimmedMean { faults: 1 }, &rows);
+        }
+        let mut spoilt = rows[1].to_vec();
+        spoilt[299_999] = f32::NAN;
+        let mut out = vec![0.0; 300_000];
+        let refused = Rule::Mean.apply_on(3, &[rows[0], &spoilt], &mut out);
+        assert_eq!(refused, Err(Error::NonFinite { row: 1 }));
     }
 
     proptest! {

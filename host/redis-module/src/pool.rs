@@ -50,6 +50,12 @@ pub(crate) fn pool() -> &'static Pool {
     POOL.get().expect("the pool is started when the module is loaded")
 }
 
+/// Threads that one command may compute on. What they contend for is memory, which several commands share no better
+/// than the threads of one.
+pub(crate) fn threads() -> usize {
+    pool().threads
+}
+
 impl Pool {
     /// Whether one more command may wait. Only the main thread adds any, so the answer holds until it does.
     pub(crate) fn accepts(&self) -> bool {

@@ -32,7 +32,8 @@ pub struct Settings {
 /// Names of the files.
 pub const CONFIG_FILE: &str = "redis.conf";
 const ACL_FILE: &str = "users.acl";
-const SOCKET_FILE: &str = "redis.sock";
+/// The socket of a database, in its folder.
+pub const SOCKET_FILE: &str = "redis.sock";
 const LOG_FILE: &str = "redis.log";
 /// Bytes of a Unix socket's path, less the zero at its end.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -223,6 +224,9 @@ client-output-buffer-limit replica 8gb 4gb 120
 # The host keeps checkpoints; a snapshot saves it from restoring one. A log of every gradient would cost ten times the
 # write.
 save 300 1
+# Whoever asks the server to end, or dies, is obeyed, even where the data can not be saved.
+shutdown-on-sigterm force
+shutdown-on-sigint force
 appendonly no
 rdbcompression no
 # Nobody loads modules, debugs or changes what is written here while the server runs.

@@ -158,7 +158,7 @@ impl Worker {
             let mut used = None;
             let call = async {
                 let Call { result, usage } = function.compute(parameters, batch).await;
-                used = Some(usage.clone());
+                used = Some(usage);
                 Call { result, usage }
             };
             let result = account.book(call).await;

@@ -8,6 +8,7 @@
 //! its number, and what a record says is signed.
 
 mod address;
+pub mod bench;
 mod channel;
 mod database;
 mod failure;

@@ -20,6 +20,11 @@ impl Values {
         *self.statistics.get_or_init(|| Statistics::of(&self.values))
     }
 
+    /// The buffer itself, if nobody else has it.
+    pub(crate) fn into_buffer(self) -> Option<Vec<f32>> {
+        Arc::into_inner(self.values)
+    }
+
     /// The buffer itself, shared.
     pub fn buffer(&self) -> Arc<Vec<f32>> {
         self.values.clone()

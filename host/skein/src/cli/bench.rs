@@ -1,5 +1,8 @@
 //! `skein bench`: what this machine does, measured through the way that training goes.
 
+mod queue;
+mod store;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,10 @@ use crate::output::Output;
 pub(super) enum Bench {
     /// Time one gradient call: batch, WebAssembly function, engine, checked gradients
     Gradient(Gradient),
+    /// Time averaging and updating in a database with Skein's module, against clients and scripts that do it
+    Store(store::Store),
+    /// Take tasks off a queue and say that they are done, until killed: one of the workers of `cargo xtask queue-bench`
+    Queue(queue::Queue),
 }
 
 /// Arguments of `skein bench gradient`.
@@ -56,6 +63,8 @@ impl Bench {
     pub(super) async fn run(self, host: &Host, output: &mut Output) -> Result<()> {
         match self {
             Bench::Gradient(gradient) => gradient.run(host, output).await,
+            Bench::Store(store) => store.run(output).await,
+            Bench::Queue(queue) => queue.run(output).await,
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Database {
 }
 
 impl Database {
-    fn options(self) -> Options {
+    pub(super) fn options(self) -> Options {
         let Database { redis, password_file, tls_ca, tls_certificate, tls_key } = self;
         let tls = tls_ca.map(|ca| Tls { ca, certificate: tls_certificate, key: tls_key });
         Options { password_file, tls, ..Options::new(redis) }

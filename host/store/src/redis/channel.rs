@@ -147,8 +147,9 @@ impl Channel {
         }
     }
 
-    /// Reads a reply of values, at most `values_max` of them, straight to where they stay; nothing for nil.
-    pub(crate) async fn values(&mut self, values_max: usize) -> Result<Option<Vec<f32>>, Failure> {
+    /// Reads a reply of values, at most `values_max` of them, straight to where they stay; nothing for nil. `spare` is a
+    /// buffer that is used again: a fresh one costs a page fault for every page.
+    pub(crate) async fn values(&mut self, values_max: usize, spare: Vec<f32>) -> Result<Option<Vec<f32>>, Failure> {
         let line = self.line().await?;
         let bytes = match line.split_at_checked(1) {
             Some(("$", rest)) => length(rest, &line)?,
@@ -159,7 +160,8 @@ impl Channel {
         if bytes > 4 * values_max || !bytes.is_multiple_of(4) {
             return Err(Failure::Size { expected: values_max, actual: bytes.div_ceil(4) });
         }
-        let mut values = vec![0.0f32; bytes / 4];
+        let mut values = if spare.capacity() >= bytes / 4 { spare } else { Vec::new() };
+        values.resize(bytes / 4, 0.0);
         self.fill(bytemuck::cast_slice_mut(&mut values)).await?;
         self.end_of_bulk().await?;
         Ok(Some(values))

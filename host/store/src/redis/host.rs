@@ -203,11 +203,13 @@ impl Store for Host {
             values.truncate(self.values_max());
             samples += u64::from(batch);
             loss += f64::from(batch) * f64::from(mean);
-            tree = blocking(move || {
-                grow(&mut tree, index, batch as f32, values);
-                tree
+            let free;
+            (tree, free) = blocking(move || {
+                let free = grow(&mut tree, index, batch as f32, values);
+                (tree, free)
             })
             .await;
+            free.into_iter().for_each(|buffer| self.0.link().give_back(buffer));
         }
         let mut values = tree.take().ok_or(StoreError::Incomplete { round })?;
         let values = blocking(move || {
@@ -274,12 +276,14 @@ impl Store for Host {
     }
 }
 
-/// Places one gradient in the tree, and joins whatever has its sibling.
-fn grow(tree: &mut Tree, index: u32, weight: f32, mut values: Vec<f32>) {
+/// Places one gradient in the tree, and joins whatever has its sibling; gives the buffers that became free.
+fn grow(tree: &mut Tree, index: u32, weight: f32, mut values: Vec<f32>) -> Vec<Vec<f32>> {
     values.iter_mut().for_each(|value| *value *= weight);
-    let mut at = Position::leaf(index);
+    let (mut at, mut free) = (Position::leaf(index), Vec::new());
     while let Placed::Join { parent, mut left, right } = tree.place(at, values) {
         add(&mut left, &right);
         (at, values) = (parent, left);
+        free.push(right);
     }
+    free
 }

@@ -19,6 +19,8 @@ use super::tls::{Tls, TlsError};
 
 /// Connections for tensors at the same time: beyond this many the memory of the machine is the limit anyway.
 const CHANNELS: usize = 16;
+/// Buffers that are kept to be used again: the parameters of two rounds.
+const SPARE_MAX: usize = 2;
 /// How long the other end may take for one step of an exchange, which is also above every wait for records.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Pauses between tries: the first, and the longest.
@@ -34,6 +36,8 @@ pub(crate) struct Link {
     key: String,
     outage_max: Duration,
     idle: Mutex<VecDeque<Channel>>,
+    /// Buffers that values may be fetched into.
+    spare: Mutex<Vec<Vec<f32>>>,
     permits: Semaphore,
     control: tokio::sync::Mutex<Option<MultiplexedConnection>>,
 }
@@ -82,6 +86,7 @@ impl Link {
             key,
             outage_max: options.outage_max,
             idle: Mutex::default(),
+            spare: Mutex::default(),
             permits: Semaphore::new(CHANNELS),
             control: tokio::sync::Mutex::default(),
         })
@@ -139,13 +144,28 @@ impl Link {
         channel.send(arguments).await?;
         let result = match want {
             Want::Reply { bytes_max } => channel.reply(*bytes_max).await.map(Got::Reply),
-            Want::Values { values_max } => channel.values(*values_max).await.map(Got::Values),
+            Want::Values { values_max } => {
+                let spare = self.spare().pop().unwrap_or_default();
+                channel.values(*values_max, spare).await.map(Got::Values)
+            }
         };
         // Where the reply was read to its end, the connection is as good as before.
         if matches!(result, Ok(_) | Err(Failure::Refused { .. })) {
             self.idle().push_front(channel);
         }
         result
+    }
+
+    /// Takes a buffer back, for values that are fetched later.
+    pub(crate) fn give_back(&self, buffer: Vec<f32>) {
+        let mut spare = self.spare();
+        if spare.len() < SPARE_MAX {
+            spare.push(buffer);
+        }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<f32>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle(&self) -> MutexGuard<'_, VecDeque<Channel>> {

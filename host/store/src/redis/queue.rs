@@ -60,6 +60,15 @@ pub struct Task {
     pub note: String,
 }
 
+/// What is counted of a round: both are the same unless a task was counted twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Tasks that are counted.
+    pub tasks: u64,
+    /// How often one was counted.
+    pub count: u64,
+}
+
 /// How the tasks of a round ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -229,6 +238,19 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// What is counted of a round.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn counted(&self, round: u64) -> Result<Counted, StoreError> {
+        let key = self.keys().round_of_tasks(round);
+        let fields: std::collections::HashMap<String, String> =
+            self.shared.control(redis::cmd("HGETALL").arg(&key), &key).await?;
+        let tasks = fields.values().filter(|state| *state == "counted").count() as u64;
+        let count = fields.get("done").and_then(|done| done.parse().ok()).unwrap_or_default();
+        Ok(Counted { tasks, count })
     }
 
     async fn last_event(&self) -> Result<String, StoreError> {

@@ -87,7 +87,8 @@ impl Shared {
 
     /// Remembers values that will be asked for again, in the place of those before.
     pub(crate) fn know(&self, values: Vec<Values>) {
-        *self.known() = values;
+        let before = std::mem::replace(&mut *self.known(), values);
+        before.into_iter().filter_map(Values::into_buffer).for_each(|buffer| self.link().give_back(buffer));
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Values>> {

@@ -1,0 +1,90 @@
+//! Times the work queue: empty tasks, four workers in processes of their own, one of which is killed every second.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::bench::{Format, output};
+
+const WORKERS: usize = 4;
+const KILL_EVERY: Duration = Duration::from_secs(1);
+
+/// Arguments of `cargo xtask queue-bench`.
+#[derive(clap::Args)]
+pub(crate) struct QueueBench {
+    /// Tasks that are posted.
+    #[arg(long, default_value_t = 100_000)]
+    tasks: u32,
+    /// How the figures are printed.
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Format,
+}
+
+pub(crate) fn run(root: &Path, options: &QueueBench) -> Result<()> {
+    output(Command::new(env!("CARGO")).args(["build", "--quiet", "--release"]).current_dir(root))?;
+    let skein = root.join("target/release/skein");
+    let dir = tempfile::tempdir()?;
+    let database = dir.path().join("redis");
+    let mut server = Command::new(&skein);
+    server.args(["redis", "run", "--without-module", "-o", "json", "--dir"]).arg(&database).stdout(Stdio::piped());
+    let mut server = Ended(server.spawn()?);
+    let mut told = String::new();
+    BufReader::new(server.0.stdout.as_mut().context("it is piped")?).read_line(&mut told)?;
+    let told: Value = serde_json::from_str(&told).with_context(|| format!("the database said `{told}`"))?;
+    let user = &told["users"]["worker"];
+    let (url, password) = (user["url"].as_str().context("url")?, user["password_file"].as_str().context("file")?);
+    let queue = |rest: &[&str]| {
+        let mut command = Command::new(&skein);
+        command.args(["bench", "queue", "--redis", url, "--password-file", password]).args(rest);
+        command
+    };
+    let worker = || -> Result<Ended> { Ok(Ended(queue(&[]).stderr(Stdio::null()).spawn()?)) };
+    let mut workers: VecDeque<Ended> = (0..WORKERS).map(|_| worker()).collect::<Result<_>>()?;
+    let (done, ended) = channel();
+    let mut host = queue(&["--post", &options.tasks.to_string(), "-o", "json"]);
+    let host = std::thread::spawn(move || {
+        let text = output(&mut host);
+        // Whoever waits may have failed already.
+        let _ = done.send(());
+        text
+    });
+    let mut killed = 0;
+    while ended.recv_timeout(KILL_EVERY) == Err(RecvTimeoutError::Timeout) {
+        // The one that has run longest: it holds tasks, and is killed with them.
+        drop(workers.pop_front());
+        workers.push_back(worker()?);
+        killed += 1;
+    }
+    let text = host.join().map_err(|_| anyhow::anyhow!("the host panicked"))??;
+    let mut figures: Value = serde_json::from_str(&text)?;
+    let tasks = u64::from(options.tasks);
+    ensure!(figures["tasks_counted"] == tasks && figures["count"] == tasks, "tasks were lost or counted twice: {text}");
+    figures["workers"] = json!(WORKERS);
+    figures["workers_killed"] = json!(killed);
+    match options.output {
+        Format::Json => println!("{figures}"),
+        Format::Text => println!(
+            "{} tasks by {WORKERS} workers, of which {killed} were killed: {:.0} a second, none lost, none twice",
+            tasks,
+            figures["tasks_per_second"].as_f64().unwrap_or(f64::NAN)
+        ),
+    }
+    Ok(())
+}
+
+/// A process that is killed when it is no longer wanted.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
