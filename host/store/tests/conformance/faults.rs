@@ -288,3 +288,50 @@ fn a_contribution_of_another_length_is_told_by_its_length() {
         assert!(matches!(error, StoreError::Length { expected: LEN, actual: 1_048_576 }), "{error:?}");
     });
 }
+
+/// A server that is known to be unsafe is not used unless somebody insists.
+#[test]
+fn a_server_with_a_known_hole_is_refused() {
+    run(async |_| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("redis.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        std::thread::spawn(move || {
+            while let Ok((mut connection, _)) = listener.accept() {
+                std::thread::spawn(move || {
+                    let mut bytes = [0; 1 << 12];
+                    while let Ok(read @ 1..) = connection.read(&mut bytes) {
+                        let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+                        // One answer for each command: those of one write come together.
+                        for command in text.split_inclusive("\r\n").filter(|line| line.starts_with('*')) {
+                            let answer: &[u8] = match text.contains("\r\nINFO\r\n") && !command.is_empty() {
+                                true => b"$20\r\nredis_version:7.2.10\r\n",
+                                false => b"+OK\r\n",
+                            };
+                            let _ = connection.write_all(answer);
+                        }
+                    }
+                });
+            }
+        });
+        let url = format!("unix://{}", path.display()).parse().expect("an address");
+        let error = refusal(&Options::new(url)).await;
+        let is_named = |reason: &str| reason.contains("CVE-2025-49844") && reason.contains("allow_vulnerable");
+        assert!(matches!(&error, StoreError::Unfit { reason, .. } if is_named(reason)), "{error:?}");
+    });
+}
+
+#[test]
+fn who_computes_can_be_demanded() {
+    run(async |kind| {
+        let server = kind.start(&[]);
+        let demand = |compute| Options { compute, ..server.options() };
+        let (fits, other) = match kind {
+            Kind::Plain => (redis::Compute::Host, redis::Compute::Database),
+            Kind::Module => (redis::Compute::Database, redis::Compute::Host),
+        };
+        open(&demand(fits)).await;
+        let error = refusal(&demand(other)).await;
+        assert!(matches!(&error, StoreError::Unfit { reason, .. } if reason.contains("module")), "{error:?}");
+    });
+}

@@ -3,6 +3,7 @@
 mod faults;
 mod queue;
 mod server;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
