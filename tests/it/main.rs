@@ -7,6 +7,7 @@ mod harness;
 mod bad_input;
 mod demo;
 mod formats;
+mod hosts;
 mod liars;
 mod manifests;
 mod onnx;

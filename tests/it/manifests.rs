@@ -3,22 +3,26 @@
 use std::fs;
 use std::path::Path;
 
+use skein::host::config::Config;
 use skein::manifest::{self, Manifest};
 
 use crate::harness::{Place, root};
 
 #[test]
-fn every_manifest_in_runtime_config_is_valid() {
+fn every_configuration_in_runtime_config_is_valid() {
     let mut names = Vec::new();
     for entry in fs::read_dir(root().join("runtime-config")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            Manifest::load(&path).unwrap_or_else(|error| panic!("{error}"));
+            match path.file_stem().unwrap() == "host" {
+                true => assert_eq!(Config::load(&path).unwrap().roster.len(), 4),
+                false => drop(Manifest::load(&path).unwrap_or_else(|error| panic!("{error}"))),
+            }
             names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
         }
     }
     names.sort();
-    assert_eq!(names, ["cifar10.toml", "digits.toml", "mnist.toml"]);
+    assert_eq!(names, ["cifar10.toml", "digits.toml", "host.toml", "mnist.toml"]);
 }
 
 /// The manifest of the demo is the demo.

@@ -24,7 +24,7 @@ const LINE_BYTES_MAX: usize = 8 << 10;
 const ELEMENTS_MAX: usize = 1 << 16;
 const DEPTH_MAX: u32 = 6;
 /// A connection that is not there after this long does not come.
-const CONNECT_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// Arguments up to this size are sent together with what is around them.
 const SMALL_BYTES: usize = 1 << 10;
 

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::address::{Address, Endpoint, Place};
-use super::channel::{Channel, Login};
+use super::channel::{CONNECT_WAIT, Channel, Login};
 use super::failure::Failure;
 use super::options::{Options, PasswordError};
 use super::reply::Reply;
@@ -39,7 +39,7 @@ pub(crate) struct Link {
     /// Buffers that values may be fetched into.
     spare: Mutex<Vec<Vec<f32>>>,
     permits: Semaphore,
-    control: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    control: Mutex<Option<MultiplexedConnection>>,
 }
 
 /// A database that can not be addressed as the options say.
@@ -88,7 +88,7 @@ impl Link {
             idle: Mutex::default(),
             spare: Mutex::default(),
             permits: Semaphore::new(CHANNELS),
-            control: tokio::sync::Mutex::default(),
+            control: Mutex::default(),
         })
     }
 
@@ -212,24 +212,28 @@ impl Link {
                 Err(failure) => failure,
             };
             if failure.is_passing() {
-                self.control.lock().await.take();
+                self.shared_connection().take();
             }
             tries.again(failure).await?;
         }
     }
 
-    /// The connection that all commands share.
+    /// The connection that all commands share. Two that find none at the same time make two, of which one is kept.
     async fn connection(&self) -> Result<MultiplexedConnection, Failure> {
-        let mut control = self.control.lock().await;
-        if let Some(connection) = &*control {
+        if let Some(connection) = &*self.shared_connection() {
             return Ok(connection.clone());
         }
         let client = self.client(&self.resolve().await?)?;
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(PAUSE_MAX)).set_response_timeout(Some(PATIENCE));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_WAIT))
+            .set_response_timeout(Some(PATIENCE));
         let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        *control = Some(connection.clone());
+        *self.shared_connection() = Some(connection.clone());
         Ok(connection)
+    }
+
+    fn shared_connection(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn client(&self, endpoint: &Endpoint) -> Result<Client, Failure> {

@@ -1,0 +1,102 @@
+//! Configurations of hosts, databases and workers: what is written, and what is refused.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::Place;
+
+/// A configuration that is right but for what `change` does to it.
+fn refuses(change: impl Fn(String) -> String, expected: &str) {
+    let place = Place::new();
+    place.job("[train]\npeers = 2\nfaults = 0\n");
+    let id = place.json(&["identity", "--key-file", "own.key"])["id"].as_str().unwrap().to_owned();
+    let other = "7".repeat(64);
+    let store = |name: &str| format!("{{ url = \"unix:///nowhere/{name}.sock\" }}");
+    let text = format!(
+        "job = \"skein.toml\"\ndir = \"run\"\nidentity = {{ key_file = \"own.key\" }}\nstore = {}\n\
+         [[roster]]\nid = \"{id}\"\n[[roster]]\nid = \"{other}\"\nstore = {}\n",
+        store("own"),
+        store("other")
+    );
+    place.write("host.toml", change(text));
+    let error = place.fails(&["host", "--config", "host.toml"]);
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn a_host_that_can_not_run_says_why() {
+    refuses(|text| text, "the database `unix:///nowhere/own.sock` is out of reach");
+    refuses(|text| text.replace(&"7".repeat(64), "seven"), "64 hexadecimal digits");
+    refuses(|text| text.replace("dir =", "folder ="), "unknown field `folder`");
+    refuses(|text| text.replace("skein.toml", "none.toml"), "none.toml");
+    refuses(|text| text.replace("own.key", "none.key"), "failed to read the key");
+    refuses(|text| text.replace("unix:///nowhere/own.sock", "redis://:secret@host"), "a password stands in a file");
+    refuses(|text| text.replace("unix:///nowhere/own.sock", "rediss://host"), "a table `tls`");
+    refuses(|text| text.replace("{ key_file = \"own.key\" }", "{ index = 0 }"), "the roster does not have this peer");
+    refuses(|text| text.split("[[roster]]").take(2).collect::<Vec<_>>().join("[[roster]]"), "asks for 2");
+    let twice = |text: String| {
+        let members: Vec<&str> = text.split("[[roster]]").collect();
+        [members[0], members[1], members[1]].join("[[roster]]")
+    };
+    refuses(twice, "has peer");
+    let no_store = |text: String| text.rsplit_once("store =").unwrap().0.to_owned();
+    refuses(no_store, "has no `store`");
+}
+
+#[test]
+fn keys_are_made_once_and_for_their_owner_alone() {
+    let place = Place::new();
+    let first = place.json(&["identity", "--key-file", "a.key"]);
+    assert_eq!(place.json(&["identity", "--key-file", "a.key"]), first, "the same key is shown again");
+    assert_ne!(place.json(&["identity", "--key-file", "b.key"]), first);
+    let path = place.path("a.key");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let error = place.fails(&["identity", "--key-file", "a.key"]);
+    assert!(error.contains("others may read the key") && error.contains("chmod 600"), "{error}");
+    place.write("c.key", "no key");
+    std::fs::set_permissions(place.path("c.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(place.fails(&["identity", "--key-file", "c.key"]).contains("holds no key"));
+}
+
+#[test]
+fn configurations_of_databases_are_hardened_and_their_secrets_fresh() {
+    let place = Place::new();
+    let mut secrets = Vec::new();
+    for dir in ["a", "b"] {
+        place.json(&["redis", "config", "--dir", dir]);
+        for file in ["redis.conf", "users.acl", "owner.password", "worker.password", "peer.password"] {
+            let path = place.path(dir).join(file);
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+            if file.ends_with("password") {
+                secrets.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+        assert_eq!(std::fs::metadata(place.path(dir)).unwrap().permissions().mode() & 0o077, 0, "{dir}");
+    }
+    let count = secrets.len();
+    secrets.sort();
+    secrets.dedup();
+    assert_eq!((secrets.len(), count), (6, 6), "no secret twice");
+    let files: String =
+        ["redis.conf", "users.acl"].map(|file| std::fs::read_to_string(place.path("a").join(file)).unwrap()).concat();
+    assert!(!secrets.iter().any(|secret| files.contains(secret.trim())), "a list of users has hashes only");
+    for line in ["port 0", "enable-module-command no", "enable-debug-command no", "maxmemory-policy noeviction"] {
+        assert!(files.lines().any(|found| found == line), "{line}");
+    }
+    assert!(files.contains("user default off"));
+    let error = place.fails(&["redis", "config", "--dir", "a"]);
+    assert!(error.contains("has a configuration already"), "{error}");
+    let error = place.fails(&["redis", "config", "--dir", "c", "--listen", "0.0.0.0:6380"]);
+    assert!(error.contains("--tls-ca"), "{error}");
+    let deep = "d".repeat(100);
+    assert!(place.fails(&["redis", "config", "--dir", &deep]).contains("longer than the system bears"));
+}
+
+#[test]
+fn a_worker_without_work_says_so() {
+    let place = Place::new();
+    let error = place.fails(&["worker", "--redis", "unix:///nowhere/redis.sock"]);
+    assert!(error.contains("out of reach"), "{error}");
+    let usage = place.fails(&["worker", "--redis", "redis://user:secret@host"]);
+    assert!(usage.contains("a password stands in a file"), "{usage}");
+}
