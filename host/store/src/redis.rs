@@ -58,14 +58,16 @@ pub struct Scope {
 /// # Errors
 /// It is out of reach, denies access, has a known security hole, or lacks the module that the options ask for.
 pub async fn open(options: &Options, scope: Scope) -> Result<Arc<dyn Store>, StoreError> {
-    let shared = Shared::new(reader(options, scope)?);
+    let shared = Shared::new(own(options, scope)?);
     let link = shared.link();
     link.reach(START_WAIT).await.map_err(|failure| shared.failed(failure, ""))?;
     let info: String = link.control(redis::cmd("INFO").arg("server")).await.map_err(|f| shared.failed(f, ""))?;
-    let is_local = link.address().is_local();
-    let package = |program: &str| is_local.then(|| Package::of(program)).flatten();
+    let (is_local, is_tls) = (link.address().is_local(), link.address().is_tls);
     let unfit = |reason: String| StoreError::Unfit { address: link.address().to_string(), reason };
-    if let Some(hole) = Server::parse(&info).hole(link.address().is_tls, package) {
+    let hole = shared::blocking(move || {
+        Server::parse(&info).hole(is_tls, |program| is_local.then(|| Package::of(program)).flatten())
+    });
+    if let Some(hole) = hole.await {
         if !options.allow_vulnerable {
             return Err(unfit(format!("{hole}, or set `allow_vulnerable = true`")));
         }
@@ -89,12 +91,17 @@ pub async fn open(options: &Options, scope: Scope) -> Result<Arc<dyn Store>, Sto
 /// # Errors
 /// Files that the options name can not be read.
 pub fn read(options: &Options, scope: Scope) -> Result<Arc<dyn Published>, StoreError> {
-    Ok(Arc::new(Shared::new(reader(options, scope)?)))
+    Ok(Arc::new(Shared::new(reader(options, scope, None)?)))
 }
 
-fn reader(options: &Options, scope: Scope) -> Result<Reader, StoreError> {
+/// The way to a database of one's own.
+fn own(options: &Options, scope: Scope) -> Result<Reader, StoreError> {
+    reader(options, scope, std::env::var(PASSWORD_VARIABLE).ok())
+}
+
+fn reader(options: &Options, scope: Scope, secret: Option<String>) -> Result<Reader, StoreError> {
     let keys = Keys::new(scope.job, scope.peer);
-    let link = Link::new(options, keys.records()).map_err(|error| {
+    let link = Link::new(options, secret, keys.records()).map_err(|error| {
         let reason = match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),

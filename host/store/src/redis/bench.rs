@@ -18,7 +18,7 @@ use skein_kernels::update::Change;
 use super::failure::Failure;
 use super::options::Options;
 use super::shared::Shared;
-use super::{Scope, open, reader};
+use super::{Scope, open, own};
 use crate::{Aggregate, State, Store, StoreError, Update, Values};
 
 /// Parameters of the script over JSON text: what it can bear in a benchmark.
@@ -49,7 +49,7 @@ impl Bench {
     /// # Errors
     /// The database can not be used.
     pub fn new(options: &Options, socket: &Path, parameters: usize, gradients: usize) -> Result<Bench, StoreError> {
-        let shared = Shared::new(reader(options, scope(parameters))?);
+        let shared = Shared::new(own(options, scope(parameters))?);
         Ok(Bench { shared, options: options.clone(), socket: socket.to_owned(), parameters, gradients })
     }
 

@@ -68,7 +68,8 @@ enum Got {
 }
 
 impl Link {
-    pub(crate) fn new(options: &Options, key: String) -> Result<Link, LinkError> {
+    /// `secret` is the password where the options name no file.
+    pub(crate) fn new(options: &Options, secret: Option<String>, key: String) -> Result<Link, LinkError> {
         let address = options.url.clone();
         if address.is_tls != options.tls.is_some() {
             return Err(LinkError::Mixed(address));
@@ -76,7 +77,7 @@ impl Link {
         let login = Login {
             tls: options.tls.as_ref().map(Tls::config).transpose()?,
             user: address.user.clone(),
-            password: options.password()?,
+            password: options.password()?.or(secret),
             database: address.database,
         };
         Ok(Link {
@@ -126,8 +127,8 @@ impl Link {
                 Ok(got) => return Ok(got),
                 Err(failure) => failure,
             };
-            if let Failure::Lost(_) = failure {
-                // The others lead to the same server.
+            if failure.is_passing() {
+                // The others lead to the same server, which may no longer be the one to ask.
                 self.idle().clear();
             }
             tries.again(failure).await?;
@@ -180,7 +181,7 @@ impl Link {
                 let arguments: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.as_bytes()];
                 let login = Login { user: None, password: None, database: 0, ..self.login.clone() };
                 let [host, port] = ask(sentinels, &login, &arguments).await?.elements()?;
-                Ok(Endpoint::Tcp { host: host.text()?.to_owned(), port: port.parse()? })
+                endpoint(&host, &port)
             }
             Place::Cluster { seeds } => {
                 let slot = ask(seeds, &self.login, &[b"CLUSTER", b"KEYSLOT", self.key.as_bytes()]).await?.integer()?;
@@ -192,7 +193,7 @@ impl Link {
                     }
                     let Reply::Array(master) = master else { continue };
                     let [host, port, ..] = &master[..] else { continue };
-                    return Ok(Endpoint::Tcp { host: host.text()?.to_owned(), port: port.parse()? });
+                    return endpoint(host, port);
                 }
                 Err(Failure::reply("CLUSTERDOWN no node serves the peer's keys"))
             }
@@ -262,6 +263,12 @@ impl Link {
             None => Ok(Client::open(info)?),
         }
     }
+}
+
+/// A server as others name it.
+fn endpoint(host: &Reply, port: &Reply) -> Result<Endpoint, Failure> {
+    let port = u16::try_from(port.integer()?).map_err(|_| Failure::Garbled("a port that is none".into()))?;
+    Ok(Endpoint::Tcp { host: host.text()?.to_owned(), port })
 }
 
 /// The first answer that one of several servers gives.

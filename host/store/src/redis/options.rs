@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::address::Address;
 use super::tls::Tls;
 
-/// The environment variable that holds a password where no file does.
+/// The environment variable that holds the password of the own database where no file does. What other peers are told
+/// is never taken from it.
 pub const PASSWORD_VARIABLE: &str = "SKEIN_REDIS_PASSWORD";
 
 /// How a database is reached.
@@ -18,7 +19,7 @@ pub struct Options {
     /// Its address; see [`Address`].
     #[serde(with = "text")]
     pub url: Address,
-    /// File whose first line is the password; without one it comes from [`PASSWORD_VARIABLE`], if that is set.
+    /// File whose first line is the password; without one that of the own database comes from [`PASSWORD_VARIABLE`].
     #[serde(default)]
     pub password_file: Option<PathBuf>,
     /// Certificates, for addresses with `rediss`.
@@ -80,7 +81,7 @@ impl Options {
                 let text = text.map_err(|source| PasswordError { path: path.clone(), source })?;
                 Ok(text.lines().next().map(|line| line.trim().to_owned()))
             }
-            None => Ok(std::env::var(PASSWORD_VARIABLE).ok()),
+            None => Ok(None),
         }
     }
 }

@@ -28,7 +28,7 @@ use super::link::Link;
 use super::options::Options;
 use super::reply::Reply;
 use super::shared::Shared;
-use super::{Scope, reader};
+use super::{Scope, own};
 use crate::StoreError;
 
 pub use worker::{Completion, Consumer, Delivery};
@@ -103,7 +103,7 @@ const SCOPE_KEY: &str = "skein:scope";
 /// The database can not be used.
 pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
     let nobody = Scope { job: Digest::default(), peer: [0; 32], values: 0 };
-    let shared = Shared::new(reader(options, nobody)?);
+    let shared = Shared::new(own(options, nobody)?);
     shared.link().reach(super::START_WAIT).await.map_err(|failure| shared.failed(failure, SCOPE_KEY))?;
     let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
     let Some(text) = text else { return Ok(None) };
@@ -132,7 +132,7 @@ impl Queue {
     /// # Errors
     /// The database can not be used.
     pub async fn open(options: &Options, scope: Scope) -> Result<Queue, StoreError> {
-        let queue = Queue { shared: Shared::new(reader(options, scope)?) };
+        let queue = Queue { shared: Shared::new(own(options, scope)?) };
         queue.create_group().await?;
         Ok(queue)
     }

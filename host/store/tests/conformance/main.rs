@@ -1,5 +1,6 @@
 //! What every store has to do: one suite, run on each.
 
+mod addresses;
 mod faults;
 mod queue;
 mod server;

@@ -48,6 +48,14 @@ impl Server {
         Server { dir, child, arguments }
     }
 
+    /// Runs the program with nothing but these arguments.
+    pub(crate) fn run(arguments: &[&str]) -> Server {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "redis-server"]).args(arguments);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("`redis-server` is installed");
+        Server { dir: TempDir::new().expect("a folder"), child, arguments: Vec::new() }
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("redis.sock")
     }

@@ -11,7 +11,7 @@ use crate::StoreError;
 use crate::redis::failure::Failure;
 use crate::redis::link::Link;
 use crate::redis::reply::Reply;
-use crate::redis::{Options, Scope, reader};
+use crate::redis::{Options, Scope, own};
 
 /// How many beats a worker may miss before its tasks are taken from it.
 const BEATS_MISSED: u32 = 3;
@@ -65,7 +65,7 @@ impl Consumer {
         let queue = Queue::open(options, scope).await?;
         let held = Arc::<Held>::default();
         // A connection and a runtime of its own: whatever keeps the worker busy, the beat goes on.
-        let link = reader(options, scope)?.link;
+        let link = own(options, scope)?.link;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let (stop, stopped) = channel::<()>();
         let pulse = Pulse { link, tasks: queue.keys().tasks(), name: name.clone(), held: held.clone() };
