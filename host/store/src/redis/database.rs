@@ -61,8 +61,8 @@ impl Database {
     async fn state_keys(&self) -> Result<Vec<String>, StoreError> {
         let key = self.0.keys().state();
         let slots: Option<usize> = self.0.control(redis::cmd("GET").arg(&key), &key).await?;
-        let slots = (0..slots.ok_or(StoreError::NoState)?).map(|slot| self.0.keys().slot(slot, None));
-        Ok(std::iter::once(self.0.keys().parameters(None)).chain(slots).collect())
+        let slots = (0..slots.ok_or(StoreError::NoState)?).map(|slot| self.0.keys().slot(slot));
+        Ok(std::iter::once(self.0.keys().parameters()).chain(slots).collect())
     }
 
     async fn head_of(&self, keys: &[String]) -> Result<Head, StoreError> {
@@ -141,7 +141,7 @@ impl Store for Database {
     }
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
-        let key = self.0.keys().parameters(None);
+        let key = self.0.keys().parameters();
         let head = self.head_of(std::slice::from_ref(&key)).await?;
         let values = self.0.verified("SKEIN.GET", key, head.parameters).await?;
         self.0.know(vec![values.clone()]);
@@ -157,25 +157,25 @@ impl Store for Database {
             slots.push(self.0.verified("SKEIN.GET", key, *hash).await?);
         }
         if parameters.statistics().hash != head.parameters {
-            return Err(self.0.spoilt(self.0.keys().parameters(None)));
+            return Err(self.0.spoilt(self.0.keys().parameters()));
         }
         Ok(State::new(head.round, parameters, slots))
     }
 
     async fn set_state(&self, state: State) -> Result<(), StoreError> {
-        let (parameters, slots) = (self.0.keys().parameters(None), self.0.keys().state());
+        let (parameters, slots) = (self.0.keys().parameters(), self.0.keys().state());
         // Without parameters there is no state: what is half replaced is never taken for whole.
         self.0.control::<u64>(redis::cmd("UNLINK").arg(&parameters), &parameters).await?;
         self.0.forget(u64::MAX).await?;
         self.0.control::<()>(redis::cmd("SET").arg(&slots).arg(state.slots().len()), &slots).await?;
         for (slot, values) in state.slots().iter().enumerate() {
-            self.set(&self.0.keys().slot(slot, None), state.round(), values).await?;
+            self.set(&self.0.keys().slot(slot), state.round(), values).await?;
         }
         self.set(&parameters, state.round(), state.parameters()).await
     }
 
     async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
-        let (sum, parameters) = (self.0.keys().sum(round), self.0.keys().parameters(None));
+        let (sum, parameters) = (self.0.keys().sum(round), self.0.keys().parameters());
         self.0.belongs(round, &[&sum]).await?;
         let Leaf { index, leaves, samples, loss } = leaf;
         let numbers = [round.to_string(), index.to_string(), leaves.to_string(), samples.to_string(), loss.to_string()];

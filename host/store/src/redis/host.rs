@@ -1,7 +1,7 @@
 //! A Redis without the module: values are fetched, computed on here, and stored again.
 //!
-//! Values are strings. A state is written under keys of its round first; one small key then says which round counts,
-//! so that a state appears whole or not at all.
+//! Values are strings, and those of a state lie under their hashes. They are written first; one small key then says
+//! which of them are the state, so that it appears whole or not at all.
 
 use std::time::Duration;
 
@@ -17,11 +17,13 @@ use crate::{
     Values,
 };
 
-/// Moves the state on if it is still the one before; gives the state that counts.
+/// KEYS state, index of what is to be forgotten, values; ARGV the state before, the state. Moves the state on if it is
+/// still the one before, and keeps its values from being forgotten; gives the state that counts.
 const COMMIT: &str = "
 local state = redis.call('GET', KEYS[1])
-if (state or '') ~= ARGV[1] then return state end
+if (state or '') ~= ARGV[1] and state ~= ARGV[2] then return state end
 redis.call('SET', KEYS[1], ARGV[2])
+for i = 3, #KEYS do redis.call('ZREM', KEYS[2], KEYS[i]) end
 return ARGV[2]";
 
 /// Values behind those of a gradient: the samples and the loss of its batch.
@@ -70,32 +72,34 @@ impl Host {
         values.map_err(|failure| self.0.failed(failure, key))
     }
 
-    fn value_keys(&self, round: u64, slots: usize) -> Vec<String> {
-        let slots = (0..slots).map(|slot| self.0.keys().slot(slot, Some(round)));
-        std::iter::once(self.0.keys().parameters(Some(round))).chain(slots).collect()
+    fn value_keys(&self, head: &Head) -> Vec<String> {
+        std::iter::once(&head.parameters).chain(&head.slots).map(|hash| self.0.keys().values(*hash)).collect()
     }
 
     /// Stores a state beside the one that counts, and then lets it count if that is still `before`.
     async fn commit(&self, before: &str, state: &State) -> Result<Head, StoreError> {
         let head = state.head();
         let all: Vec<Values> = std::iter::once(state.parameters()).chain(state.slots()).cloned().collect();
-        let keys = self.value_keys(head.round, head.slots.len());
+        let keys = self.value_keys(&head);
+        // Until it counts it is forgotten with its round.
+        self.0.belongs(head.round, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         for (key, values) in keys.iter().zip(&all) {
             self.put(key, values).await?;
         }
-        let key = self.0.keys().state();
+        let (key, index) = (self.0.keys().state(), self.0.keys().rounds());
         let mut command = redis::cmd("EVAL");
-        command.arg(COMMIT).arg(1).arg(&key).arg(before).arg(text_of(&head));
+        command.arg(COMMIT).arg(2 + keys.len()).arg(&key).arg(&index).arg(&keys).arg(before).arg(text_of(&head));
         let counts: Option<String> = self.0.control(&command, &key).await?;
         let counts = self.head_of(&counts.ok_or(StoreError::NoState)?)?;
         if counts == head {
             self.0.know(all);
-        }
-        if let Ok(before) = self.head_of(before)
-            && before.round != counts.round
-        {
-            let old = self.value_keys(before.round, before.slots.len());
-            self.0.control::<u64>(redis::cmd("UNLINK").arg(old), &key).await?;
+            if let Ok(before) = self.head_of(before) {
+                let mut old = self.value_keys(&before);
+                old.retain(|key| !keys.contains(key));
+                if !old.is_empty() {
+                    self.0.control::<u64>(redis::cmd("UNLINK").arg(old), &key).await?;
+                }
+            }
         }
         Ok(counts)
     }
@@ -134,17 +138,16 @@ impl Store for Host {
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
         let head = self.head().await?;
-        let key = self.0.keys().parameters(Some(head.round));
+        let key = self.0.keys().values(head.parameters);
         Ok((head.round, self.0.verified("GET", key, head.parameters).await?))
     }
 
     async fn state(&self) -> Result<State, StoreError> {
         let head = self.head().await?;
-        let parameters = self.0.keys().parameters(Some(head.round));
-        let parameters = self.0.verified("GET", parameters, head.parameters).await?;
+        let parameters = self.0.verified("GET", self.0.keys().values(head.parameters), head.parameters).await?;
         let mut slots = Vec::with_capacity(head.slots.len());
-        for (slot, hash) in head.slots.iter().enumerate() {
-            slots.push(self.0.verified("GET", self.0.keys().slot(slot, Some(head.round)), *hash).await?);
+        for hash in &head.slots {
+            slots.push(self.0.verified("GET", self.0.keys().values(*hash), *hash).await?);
         }
         Ok(State::new(head.round, parameters, slots))
     }

@@ -23,13 +23,20 @@ impl Keys {
         format!("{}:state", self.0)
     }
 
-    /// The parameters, of a round where the database does not know versions.
-    pub(crate) fn parameters(&self, round: Option<u64>) -> String {
-        format!("{}:parameters{}", self.0, suffix(round))
+    /// The parameters where the database computes.
+    pub(crate) fn parameters(&self) -> String {
+        format!("{}:parameters", self.0)
     }
 
-    pub(crate) fn slot(&self, slot: usize, round: Option<u64>) -> String {
-        format!("{}:slot:{slot}{}", self.0, suffix(round))
+    /// A vector of optimizer state where the database computes.
+    pub(crate) fn slot(&self, slot: usize) -> String {
+        format!("{}:slot:{slot}", self.0)
+    }
+
+    /// Values of a state by their hash, where the database only keeps them: whoever else writes a state at the same time
+    /// writes others, or the same.
+    pub(crate) fn values(&self, hash: Digest) -> String {
+        format!("{}:values:{hash}", self.0)
     }
 
     /// The batches of a round that have come: a sum in the module, else how many there are in all.
@@ -94,8 +101,4 @@ impl Keys {
     pub(crate) fn records(&self) -> String {
         format!("{}:public:records", self.0)
     }
-}
-
-fn suffix(round: Option<u64>) -> String {
-    round.map_or_else(String::new, |round| format!(":{round}"))
 }

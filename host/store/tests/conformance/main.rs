@@ -144,6 +144,26 @@ fn a_round_is_applied_once_and_in_order() {
     });
 }
 
+/// Applied by many at the same time, each with another aggregate, a round has one of them and its state is whole.
+#[test]
+fn a_round_is_applied_once_by_whoever_is_first() {
+    on_every_store(2000, async |store| {
+        for round in 1..=5 {
+            let mut tasks = tokio::task::JoinSet::new();
+            for value in 1..=6 {
+                let store = store.clone();
+                tasks.spawn(async move { store.apply(update(round, value as f32, 2000)).await });
+            }
+            let heads: Vec<_> = tasks.join_all().await.into_iter().map(|head| head.expect("applied")).collect();
+            let state = store.state().await.expect("a state");
+            assert_eq!(state.round(), round);
+            assert!(heads.iter().all(|head| *head == state.head()), "{heads:?}");
+            store.forget(round + 1).await.expect("forgets");
+            assert_eq!(store.state().await.expect("nothing of it was forgotten"), state);
+        }
+    });
+}
+
 /// An update with other bounds.
 fn clipped(round: u64, clip_norm: Option<f32>, clip_value: Option<f32>) -> Update {
     let update = update(round, 3.0, 4);
