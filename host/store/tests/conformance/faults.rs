@@ -214,7 +214,22 @@ fn spoilt_values_are_found_out() {
     });
 }
 
-/// A state whose writing was cut anywhere is either the one before or the one after.
+#[test]
+fn the_state_is_never_forgotten() {
+    run(async |kind| {
+        let server = kind.start(&[]);
+        let store = open(&server.options()).await;
+        store.set_state(zeros()).await.expect("a state");
+        for round in 1..=2 {
+            store.apply(update(round, 1.0, LEN)).await.expect("applied");
+            store.forget(round + 5).await.expect("forgets");
+            // Read by one that remembers nothing.
+            let read = open(&server.options()).await.state().await.expect("it is still there");
+            assert_eq!(read, store.state().await.expect("a state"));
+        }
+    });
+}
+
 #[test]
 fn a_contribution_that_went_missing_stops_the_update() {
     run(async |kind| {
