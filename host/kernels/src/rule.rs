@@ -7,6 +7,9 @@ use crate::mean::{mean, weighted_mean};
 use crate::order::{median, trimmed_mean};
 use crate::parallel::{in_parallel, part_len};
 
+/// Values that a thread works on before others get their turn.
+const WINDOW: usize = 1 << 14;
+
 /// How contributions become one aggregate.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rule {
@@ -52,7 +55,15 @@ impl Rule {
         let part = part_len(out.len(), threads);
         let parts = out.chunks_mut(part).enumerate().map(|(index, out)| {
             let rows: Vec<&[f32]> = rows.iter().map(|row| &row[index * part..][..out.len()]).collect();
-            move || self.apply(&rows, out)
+            move || {
+                for (index, out) in out.chunks_mut(WINDOW).enumerate() {
+                    // Whoever waits for the processor waits no longer than for a window.
+                    std::thread::yield_now();
+                    let rows: Vec<&[f32]> = rows.iter().map(|row| &row[index * WINDOW..][..out.len()]).collect();
+                    self.apply(&rows, out)?;
+                }
+                Ok(())
+            }
         });
         in_parallel(parts)
     }

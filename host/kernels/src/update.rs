@@ -118,6 +118,8 @@ impl Change {
         let mut aggregate = vec![0.0; WINDOW.min(len)];
         for start in (0..len).step_by(WINDOW) {
             let window = start..len.min(start + WINDOW);
+            // Whoever waits for the processor, as a server does that has to answer, waits no longer than for a window.
+            std::thread::yield_now();
             let gradient = &mut aggregate[..window.len()];
             let rows = windows(rows, &window);
             rule.apply(&rows, gradient)?;

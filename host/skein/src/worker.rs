@@ -22,8 +22,9 @@ use crate::workers::{Purpose, Workers};
 
 /// How often a worker says that it is alive. Three beats are missed before its tasks go to another.
 pub const BEAT: Duration = Duration::from_secs(2);
-/// How long a worker that has nothing to do waits before it looks for tasks of workers that went silent.
-const IDLE: Duration = Duration::from_secs(1);
+/// How long a worker that has nothing to do waits before it looks for tasks of workers that went silent. It is also how
+/// long it may take to leave.
+const IDLE: Duration = Duration::from_millis(300);
 
 /// A name that no process has had before.
 ///
@@ -85,21 +86,23 @@ impl Worker {
         let worker = Arc::new(self);
         let mut width = Width::new(worker.workers.concurrency());
         let (mut running, mut done) = (JoinSet::new(), Done::default());
-        while !*stop.borrow() {
+        // Asked for by a task of its own and never given up half way: tasks that were handed out would be lost until
+        // somebody misses the worker's beats.
+        let mut asking = JoinSet::new();
+        while !*stop.borrow() || !asking.is_empty() || !running.is_empty() {
             let free = width.get().saturating_sub(running.len());
-            tokio::select! {
-                _ = stop.changed() => {}
-                Some(ended) = running.join_next() => worker.note(ended?, &mut width, &mut done).await,
-                deliveries = worker.consumer.next(free.max(1), IDLE), if free > 0 => {
-                    for delivery in deliveries? {
-                        let worker = worker.clone();
-                        running.spawn(async move { worker.carry_out(delivery).await });
-                    }
-                }
+            if asking.is_empty() && free > 0 && !*stop.borrow() {
+                let worker = worker.clone();
+                asking.spawn(async move { worker.consumer.next(free, IDLE).await });
             }
-        }
-        while let Some(ended) = running.join_next().await {
-            worker.note(ended?, &mut width, &mut done).await;
+            tokio::select! {
+                changed = stop.changed(), if !*stop.borrow() => changed.context("whoever stops the worker is gone")?,
+                Some(ended) = running.join_next() => worker.note(ended?, &mut width, &mut done).await,
+                Some(deliveries) = asking.join_next() => for delivery in deliveries?? {
+                    let worker = worker.clone();
+                    running.spawn(async move { worker.carry_out(delivery).await });
+                },
+            }
         }
         let worker = Arc::into_inner(worker).context("no task runs any more")?;
         worker.consumer.leave().await?;

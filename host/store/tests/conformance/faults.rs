@@ -352,3 +352,35 @@ fn who_computes_can_be_demanded() {
         assert!(matches!(&error, StoreError::Unfit { reason, .. } if reason.contains("module")), "{error:?}");
     });
 }
+
+/// A tensor whose transfer breaks off is fetched again as a whole.
+#[test]
+fn a_value_that_is_cut_on_the_way_is_fetched_again() {
+    run(async |_| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("redis.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let bytes: Vec<u8> = (0..LEN).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let server = std::thread::spawn(move || {
+            for kept in [10, 200, bytes.len()] {
+                let (mut connection, _) = listener.accept().expect("a connection");
+                let mut command = [0; 1 << 12];
+                while let Ok(read @ 1..) = connection.read(&mut command) {
+                    if String::from_utf8_lossy(&command[..read]).contains("SKEIN.GET") {
+                        connection.write_all(b"-ERR unknown command 'SKEIN.GET'\r\n").expect("written");
+                        continue;
+                    }
+                    let end: &[u8] = if kept == bytes.len() { b"\r\n" } else { b"" };
+                    let head = format!("${}\r\n", bytes.len());
+                    connection.write_all(&[head.as_bytes(), &bytes[..kept], end].concat()).expect("written");
+                    break;
+                }
+            }
+        });
+        let url = format!("unix://{}", path.display()).parse().expect("an address");
+        let reader = redis::read(&Options::new(url), scope(LEN)).expect("nothing is read yet");
+        let values = reader.contribution(1, ME).await.expect("the third try").expect("there");
+        assert!(values.iter().enumerate().all(|(i, value)| *value == i as f32));
+        server.join().expect("three connections");
+    });
+}
