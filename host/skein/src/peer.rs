@@ -18,7 +18,7 @@ use skein_workflow::announcement::{Announcement, Evaluation};
 use skein_workflow::convergence::Progress;
 use skein_workflow::deadline::Deadline;
 use skein_workflow::identity::{Identity, PeerId};
-use skein_workflow::record::{Kind, Record};
+use skein_workflow::record::Kind;
 use skein_workflow::round::{Absence, Agreement, Charge, Context as RoundContext, Received, Round, Step};
 use skein_workflow::shards::Order;
 use tokio::task::JoinSet;
@@ -338,15 +338,10 @@ impl Peer {
     /// Signs a record, or takes the one that says so already, appends it to the own store and takes it in as every other
     /// peer will.
     async fn publish(&mut self, round: &mut Round, kind: Kind, payload: Vec<u8>) -> Result<()> {
-        let header = round.header(kind);
-        let record = match self.history.said(header.round, kind) {
-            Some(record) => record.clone(),
-            None => Record::sign(&self.identity, header, payload),
-        };
+        // Remembered before it is known to others: whatever happens now, nothing else will be said.
+        let record = self.history.say(&self.identity, round.header(kind), payload);
         let bytes = record.encode();
         round.receive(self.me(), &bytes);
-        // Before it is known to others: whatever happens now, nothing else will be said.
-        self.history.add(record);
         Ok(self.store.publish(bytes).await?)
     }
 

@@ -38,8 +38,13 @@ impl History {
         Ok(history)
     }
 
-    /// What was said of that kind in that round.
-    pub(super) fn said(&self, round: u64, kind: Kind) -> Option<&Record> {
+    /// The record with that header: the one that was signed before, whatever it says, or a new one.
+    pub(super) fn say(&mut self, identity: &Identity, header: Header, payload: Vec<u8>) -> Record {
+        let key = (header.round, header.kind);
+        self.records.entry(key).or_insert_with(|| Record::sign(identity, header, payload)).clone()
+    }
+
+    fn said(&self, round: u64, kind: Kind) -> Option<&Record> {
         self.records.get(&(round, kind))
     }
 
@@ -76,5 +81,54 @@ impl History {
         }
         let header = Header { kind: Kind::Check, previous: vote.hash(), ..*vote.header() };
         Some(Record::sign(identity, header, state_hash.0.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skein_store::Embedded;
+
+    use super::*;
+
+    const JOB: Digest = Digest([1; 32]);
+
+    fn header(identity: &Identity, round: u64, kind: Kind) -> Header {
+        Header { job: JOB, round, peer: identity.id(), kind, state: Digest([2; 32]), previous: Digest([3; 32]) }
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_a_restart_is_said_again() {
+        let (me, other, store) = (Identity::derived(1, 0), Identity::derived(1, 1), Embedded::default());
+        let mut history = History::default();
+        let vote = history.say(&me, header(&me, 7, Kind::Vote), vec![1]);
+        let earlier = Record::sign(&me, header(&me, 6, Kind::Check), vec![9; 32]);
+        let foreign = Record::sign(&other, header(&other, 7, Kind::Announcement), vec![5]);
+        for record in [&earlier, &vote, &foreign, &vote] {
+            store.publish(record.encode()).await.expect("published");
+        }
+        store.publish(b"nonsense".to_vec()).await.expect("published");
+
+        let mut history = History::read(&store, me.id(), JOB, 6).await.expect("readable");
+        assert_eq!(history.say(&me, header(&me, 7, Kind::Vote), vec![2]), vote, "never another one");
+        assert_eq!(history.before(7), Some(earlier.hash()));
+        assert_eq!(history.say(&me, header(&me, 7, Kind::Announcement), vec![4]).payload(), [4], "nobody else's");
+        let elsewhere = History::read(&store, me.id(), Digest([8; 32]), 6).await.expect("readable");
+        assert_eq!(elsewhere.records().count(), 0, "of another job");
+    }
+
+    #[tokio::test]
+    async fn a_check_that_was_left_unsaid_is_owed() {
+        let (me, mut history) = (Identity::derived(1, 0), History::default());
+        assert_eq!(history.owed(&me, 7, Digest([4; 32])), None, "it did not even vote");
+        let vote = history.say(&me, header(&me, 7, Kind::Vote), vec![1]);
+        let check = history.owed(&me, 7, Digest([4; 32])).expect("it voted and was ended");
+        assert_eq!(
+            (check.header().kind, check.header().previous, check.payload()),
+            (Kind::Check, vote.hash(), &[4; 32][..])
+        );
+        history.add(check);
+        assert_eq!(history.owed(&me, 7, Digest([4; 32])), None);
+        history.forget(8);
+        assert!(history.before(8).is_some() && history.records().next().is_none());
     }
 }
