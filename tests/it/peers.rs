@@ -245,6 +245,29 @@ fn workers_that_are_killed_change_no_bit() {
     same_hash(&finish(vec![cluster.host(0)]), &expected);
 }
 
+/// What a worker fetches has the digest by which it is named, or is not used.
+#[test]
+fn a_worker_refuses_a_component_that_was_replaced() {
+    let cluster = Cluster::start(JOB, false);
+    finish((0..PEERS).map(|peer| cluster.host(peer)).collect());
+    let redis = cluster.path(0, "redis");
+    let password = redis.join("worker.password");
+    let command = |words: &[&str]| {
+        let secret = std::fs::read_to_string(&password).unwrap();
+        let mut command = std::process::Command::new("redis-cli");
+        command.arg("-s").arg(redis.join("redis.sock")).args(["--user", "worker", "--pass", secret.trim()]);
+        let output = command.arg("--no-auth-warning").args(words).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let keys = command(&["--scan", "--pattern", "*:blob:*"]);
+    let component = keys.lines().find(|key| key.rsplit(':').next().unwrap().len() == 64).unwrap();
+    assert!(command(&["APPEND", component, "x"]).trim().parse::<u64>().unwrap() > 1, "it is longer now");
+    let url = format!("unix://worker@{}/redis.sock", redis.display());
+    let arguments = ["worker", "--redis", &url, "--password-file", password.to_str().unwrap()];
+    let error = cluster.place.fails(&arguments);
+    assert!(error.contains("under the digest") && error.contains("has the digest"), "{error}");
+}
+
 /// A database that comes back without anything, or as it was some time ago, gets its state from its host.
 #[test]
 fn a_database_that_lost_its_data_changes_no_bit() {
