@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -106,6 +107,12 @@ impl Place {
 
     /// Starts the program and waits until `lines` calls of functions were logged: it is in the middle of its run.
     pub(crate) fn start(&self, arguments: &[&str], lines: usize) -> Child {
+        self.start_watched(arguments, lines).0
+    }
+
+    /// As [`Place::start`]; the receiver is told when the last process that writes to its standard error has ended, and
+    /// those are all that it has started.
+    pub(crate) fn start_watched(&self, arguments: &[&str], lines: usize) -> (Child, Receiver<()>) {
         let mut command = self.command(arguments);
         command.env("SKEIN_LOG", "skein_runtime=debug").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -114,8 +121,13 @@ impl Place {
             stderr.next().expect("the program still runs").unwrap();
         }
         // Somebody has to go on reading, or the program would wait for room in the pipe.
-        std::thread::spawn(move || stderr.map_while(Result::ok).for_each(drop));
-        child
+        let (ended, receiver) = channel();
+        std::thread::spawn(move || {
+            stderr.map_while(Result::ok).for_each(drop);
+            // Most tests do not wait for it.
+            let _ = ended.send(());
+        });
+        (child, receiver)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -183,23 +184,13 @@ fn what_the_command_started_ends_with_it() {
     for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
         let place = Place::new();
         place.job(&JOB.replace("rounds = 60", "rounds = 100000"));
-        let mut up = place.start(&["up", "--redis", "--dir", "run"], 40);
+        let (mut up, all_ended) = place.start_watched(&["up", "--redis", "--dir", "run"], 40);
         let running = processes_of(&place);
         assert!(running.len() >= 8, "four hosts and four databases: {running:?}");
         kill_process(Pid::from_child(&up), signal).unwrap();
         assert!(!up.wait().unwrap().success());
-        for process in running {
-            // A process that was killed with its parent takes its time; it is gone when its folder in `/proc` is.
-            let mut waited = 0;
-            while is_running(process) {
-                std::thread::yield_now();
-                waited += 1;
-                assert!(
-                    waited < 50_000_000,
-                    "process {process} outlives the command that started it, after {signal:?}"
-                );
-            }
-        }
+        let ended = all_ended.recv_timeout(Duration::from_secs(60));
+        assert!(ended.is_ok(), "{:?} outlive the command that started them, after {signal:?}", processes_of(&place));
     }
 }
 
@@ -213,12 +204,6 @@ fn processes_of(place: &Place) -> Vec<u32> {
     };
     let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     all.filter(names).collect()
-}
-
-fn is_running(process: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // A zombie that nobody has waited for yet has ended.
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
 /// Workers come, are killed in the middle of tasks, and leave; every batch counts once.

@@ -48,25 +48,15 @@ pub struct After<'a> {
 }
 
 impl Change {
-    /// Writes the state that follows `before` when `rows` are aggregated by `rule`.
+    /// Writes the state that follows `before` when `rows` are aggregated by `rule`, on so many threads. Every value is
+    /// computed by one of them, so their number changes no bit.
     ///
     /// # Errors
     /// What the rule refuses, rows that are not as long as the parameters included.
     ///
     /// # Panics
     /// When the lengths of `before`, `after` and [`Change::trained`] do not fit: the owner of the state keeps them.
-    pub fn apply(&self, rule: &Rule, rows: &[&[f32]], before: Before<'_>, after: After<'_>) -> Result<(), Error> {
-        self.apply_on(1, rule, rows, before, after)
-    }
-
-    /// As [`Change::apply`], on several threads. Every value is computed by one of them, so the bits are the same.
-    ///
-    /// # Errors
-    /// As [`Change::apply`].
-    ///
-    /// # Panics
-    /// As [`Change::apply`].
-    pub fn apply_on(
+    pub fn apply(
         &self,
         threads: usize,
         rule: &Rule,
@@ -171,17 +161,15 @@ mod tests {
         change.optimizer.step(change.step, &gradient[..trained], &mut expected[..trained], &mut moved);
         expected[trained..].copy_from_slice(&gradient[trained..]);
 
-        let (mut after, mut after_slots) = (vec![f32::NAN; len], vec![vec![f32::NAN; len]; slots.len()]);
+        let (mut after, mut after_slots) = (vec![0.0; len], vec![vec![0.0; len]; slots.len()]);
         let slots: Vec<&[f32]> = slots.iter().map(Vec::as_slice).collect();
-        let written = After { parameters: &mut after, slots: after_slots.iter_mut().map(Vec::as_mut_slice).collect() };
-        change.apply(rule, rows, Before { parameters: &parameters, slots: &slots }, written).expect("valid rows");
-        assert_eq!((&after, &after_slots), (&expected, &expected_slots));
-        for threads in [2, 3] {
+        for threads in [1, 2, 3] {
             after.fill(f32::NAN);
+            after_slots.iter_mut().for_each(|slot| slot.fill(f32::NAN));
             let slots_after = after_slots.iter_mut().map(Vec::as_mut_slice).collect();
             let written = After { parameters: &mut after, slots: slots_after };
             let before = Before { parameters: &parameters, slots: &slots };
-            change.apply_on(threads, rule, rows, before, written).expect("valid rows");
+            change.apply(threads, rule, rows, before, written).expect("valid rows");
             assert_eq!((&after, &after_slots), (&expected, &expected_slots), "{threads} threads");
         }
     }
@@ -244,7 +232,7 @@ mod tests {
         let (mut out, good) = ([0.0; 2], [1.0f32, 2.0]);
         let mut apply = |rule: Rule, rows: &[&[f32]]| {
             let before = Before { parameters: &[0.0; 2], slots: &[] };
-            change.apply(&rule, rows, before, After { parameters: &mut out, slots: vec![] })
+            change.apply(1, &rule, rows, before, After { parameters: &mut out, slots: vec![] })
         };
         assert_eq!(apply(Rule::Mean, &[]), Err(Error::TooFew { needed: 1, present: 0 }));
         assert_eq!(apply(Rule::Mean, &[&good, &[1.0]]), Err(Error::Length { row: 1, expected: 2, actual: 1 }));

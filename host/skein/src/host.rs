@@ -32,7 +32,7 @@ use crate::workers::Workers;
 /// # Errors
 /// The manifest, the data or the roster does not fit.
 pub async fn prepare(config: &Config, runtime: &Runtime, engine: &Choice) -> Result<(Arc<Job>, Package)> {
-    let mut manifest = Manifest::load(&config.job)?;
+    let manifest = Manifest::load(&config.job)?;
     let roster: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
     ensure!(
         roster.len() == manifest.train.peers as usize,
@@ -41,9 +41,6 @@ pub async fn prepare(config: &Config, runtime: &Runtime, engine: &Choice) -> Res
         config.job.display(),
         manifest.train.peers
     );
-    if let Some(rounds) = config.rounds {
-        manifest.train.rounds = rounds;
-    }
     let job = Job::prepare_for(&manifest, &roster, runtime, engine).await?;
     let package = Package::new(&manifest, &job)?;
     Ok((Arc::new(job), package))

@@ -9,6 +9,7 @@ use skein_kernels::mean::divide;
 use skein_kernels::tree::{Placed, Position, Tree, add};
 use tokio::sync::watch;
 
+use crate::blocking::blocking;
 use crate::step::next_state;
 use crate::{
     Accumulated, Aggregate, Average, Head, Leaf, PeerKey, Published, State, Statistics, Store, StoreError, Update,
@@ -56,13 +57,10 @@ impl Embedded {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` where blocking is allowed.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Embedded) -> T + Send + 'static) -> T {
+    /// Runs `work` on the store where blocking is allowed.
+    async fn apart<T: Send + 'static>(&self, work: impl FnOnce(Embedded) -> T + Send + 'static) -> T {
         let store = self.clone();
-        match tokio::task::spawn_blocking(move || work(store)).await {
-            Ok(result) => result,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        blocking(move || work(store)).await
     }
 
     fn add(&self, round: u64, leaf: Leaf, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
@@ -188,7 +186,7 @@ impl Store for Embedded {
 
     async fn head(&self) -> Result<Head, StoreError> {
         let state = self.state().await?;
-        Ok(self.blocking(move |_| state.head()).await)
+        Ok(self.apart(move |_| state.head()).await)
     }
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
@@ -210,22 +208,22 @@ impl Store for Embedded {
     }
 
     async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
-        self.blocking(move |store| store.add(round, leaf, gradient)).await
+        self.apart(move |store| store.add(round, leaf, gradient)).await
     }
 
     async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
-        self.blocking(move |store| store.close(round, peer)).await
+        self.apart(move |store| store.close(round, peer)).await
     }
 
     async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError> {
         let seen = values.clone();
-        let statistics = self.blocking(move |_| seen.statistics()).await;
+        let statistics = self.apart(move |_| seen.statistics()).await;
         self.lock().contributions.insert((round, peer), values);
         Ok(statistics)
     }
 
     async fn apply(&self, update: Update) -> Result<Head, StoreError> {
-        self.blocking(move |store| Ok(store.update(&update)?.head())).await
+        self.apart(move |store| Ok(store.update(&update)?.head())).await
     }
 
     async fn remember(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {

@@ -106,7 +106,15 @@ pub enum StoreError {
         /// The key.
         key: String,
     },
-    /// The database can not be used as the options say.
+    /// Options that can not be followed: a file that is not there, or what does not belong together.
+    #[error("the database `{address}` can not be reached as the options say")]
+    Options {
+        /// Its address.
+        address: String,
+        /// What is wrong with them.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database is not what the options ask for.
     #[error("the database `{address}` can not be used: {reason}")]
     Unfit {
         /// Its address.

@@ -10,12 +10,12 @@
 mod address;
 pub mod bench;
 mod channel;
-mod database;
 mod failure;
-mod host;
 mod keys;
 mod link;
+mod module;
 mod options;
+mod plain;
 pub mod queue;
 mod reader;
 mod reply;
@@ -23,7 +23,7 @@ mod server;
 mod shared;
 mod tls;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skein_kernels::Digest;
@@ -33,6 +33,7 @@ use self::link::Link;
 use self::reader::Reader;
 use self::server::{Package, Server};
 use self::shared::Shared;
+use crate::blocking::blocking;
 use crate::{PeerKey, Published, Store, StoreError};
 
 pub use address::{Address, AddressError};
@@ -53,20 +54,35 @@ pub struct Scope {
     pub values: usize,
 }
 
+/// Of nobody, for whoever asks a database nothing that is a peer's.
+const NOBODY: Scope = Scope { job: Digest([0; 32]), peer: [0; 32], values: 0 };
+
+/// Waits until a database of one's own answers, until `wait` is over.
+///
+/// # Errors
+/// It does not, or denies access.
+pub async fn reach(options: &Options, wait: Duration) -> Result<(), StoreError> {
+    reached(options, NOBODY, wait).await.map(drop)
+}
+
+async fn reached(options: &Options, scope: Scope, wait: Duration) -> Result<Shared, StoreError> {
+    let shared = Shared::new(own(options, scope)?);
+    shared.link().reach(wait).await.map_err(|failure| shared.failed(failure, ""))?;
+    Ok(shared)
+}
+
 /// Opens the own database of a peer.
 ///
 /// # Errors
 /// It is out of reach, denies access, has a known security hole, or lacks the module that the options ask for.
 pub async fn open(options: &Options, scope: Scope) -> Result<Arc<dyn Store>, StoreError> {
-    let shared = Shared::new(own(options, scope)?);
+    let shared = reached(options, scope, START_WAIT).await?;
     let link = shared.link();
-    link.reach(START_WAIT).await.map_err(|failure| shared.failed(failure, ""))?;
     let info: String = link.control(redis::cmd("INFO").arg("server")).await.map_err(|f| shared.failed(f, ""))?;
     let (is_local, is_tls) = (link.address().is_local(), link.address().is_tls);
     let unfit = |reason: String| StoreError::Unfit { address: link.address().to_string(), reason };
-    let hole = shared::blocking(move || {
-        Server::parse(&info).hole(is_tls, |program| is_local.then(|| Package::of(program)).flatten())
-    });
+    let hole =
+        blocking(move || Server::parse(&info).hole(is_tls, |program| is_local.then(|| Package::of(program)).flatten()));
     if let Some(hole) = hole.await {
         if !options.allow_vulnerable {
             return Err(unfit(format!("{hole}, or set `allow_vulnerable = true`")));
@@ -81,8 +97,8 @@ pub async fn open(options: &Options, scope: Scope) -> Result<Arc<dyn Store>, Sto
         Compute::Host if has_module => {
             Err(unfit("it has Skein's module, whose tensors a host does not compute on".into()))
         }
-        _ if has_module => Ok(Arc::new(database::Database::new(shared))),
-        _ => Ok(Arc::new(host::Host::new(shared))),
+        _ if has_module => Ok(Arc::new(module::Module::new(shared))),
+        _ => Ok(Arc::new(plain::Plain::new(shared))),
     }
 }
 
@@ -101,12 +117,8 @@ fn own(options: &Options, scope: Scope) -> Result<Reader, StoreError> {
 
 fn reader(options: &Options, scope: Scope, secret: Option<String>) -> Result<Reader, StoreError> {
     let keys = Keys::new(scope.job, scope.peer);
-    let link = Link::new(options, secret, keys.records()).map_err(|error| {
-        let reason = match std::error::Error::source(&error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        };
-        StoreError::Unfit { address: options.url.to_string(), reason }
-    })?;
-    Ok(Reader { link, keys, values_max: scope.values, has_module: Default::default() })
+    let link = Link::new(options, secret, keys.records());
+    let link =
+        link.map_err(|source| StoreError::Options { address: options.url.to_string(), source: source.into() })?;
+    Ok(Reader { link, keys, values_max: scope.values, has_module: Mutex::default() })
 }

@@ -23,7 +23,7 @@ pub(crate) fn next_state(before: &State, update: &Update, rows: &[Values]) -> Re
     let written = After { parameters: &mut parameters, slots: after.iter_mut().map(Vec::as_mut_slice).collect() };
     let before = Before { parameters: before.parameters(), slots: &slots };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let applied = update.change.apply_on(threads, rule, &rows, before, written);
+    let applied = update.change.apply(threads, rule, &rows, before, written);
     applied.map_err(|source| StoreError::Rule { round: update.round, source })?;
     Ok(State::new(update.round, parameters.into(), after.into_iter().map(Values::from).collect()))
 }

@@ -192,7 +192,7 @@ impl Work for Applying {
         let (parameters, made_slots) = made.split_first_mut().ok_or(Failure::Internal)?;
         let slots = made_slots.iter_mut().map(Buffer::values_mut).collect();
         let after = After { parameters: parameters.values_mut(), slots };
-        self.change.apply_on(threads(), &self.rule, &self.rows.values(), before, after)?;
+        self.change.apply(threads(), &self.rule, &self.rows.values(), before, after)?;
         let tensors = made.into_iter().zip(&self.before);
         let tensors = tensors.map(|(values, before)| Tensor::like(before, self.round, values).map(Arc::new));
         self.after = tensors.collect::<Result<_, _>>()?;

@@ -83,7 +83,7 @@ fn check_apply(client: &mut Client, len: usize, optimizer: (Optimizer, &str), ru
         let (parameters, written) = after.split_first_mut().unwrap();
         let before: Vec<&[f32]> = state.iter().map(Vec::as_slice).collect();
         let written = After { parameters, slots: written.iter_mut().map(Vec::as_mut_slice).collect() };
-        change.apply(&rule.0, &rows, Before { parameters: before[0], slots: &before[1..] }, written).unwrap();
+        change.apply(1, &rule.0, &rows, Before { parameters: before[0], slots: &before[1..] }, written).unwrap();
         state = after;
         for (name, values) in names.iter().zip(&state) {
             same_bits(&client.get(name), values);

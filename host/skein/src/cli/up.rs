@@ -102,7 +102,6 @@ impl Up {
         let config = Config {
             job: dir.join("skein.toml"),
             dir: dir.join(format!("peer-{index}")),
-            rounds: None,
             identity: Key::Index(index),
             store: owner(&database(index))?,
             roster: (0..manifest.train.peers).map(member).collect::<Result<_>>()?,

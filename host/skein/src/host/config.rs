@@ -18,9 +18,6 @@ pub struct Config {
     pub job: PathBuf,
     /// Folder for the checkpoint and the metrics.
     pub dir: PathBuf,
-    /// Other rounds than the manifest's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rounds: Option<u64>,
     /// Who this peer is.
     pub identity: Key,
     /// The peer's own database.

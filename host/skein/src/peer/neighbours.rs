@@ -66,7 +66,8 @@ async fn read_records(owner: PeerId, store: Arc<dyn Published>, sender: mpsc::Se
             Ok(records) => records,
             Err(error) => {
                 tracing::warn!(?owner, error = &error as &dyn std::error::Error, "failed to read a peer's records");
-                tokio::time::sleep(READ_AGAIN).await;
+                // What is wrong there can not be waited for from here, but there may be nobody left to read for.
+                let _ = tokio::time::timeout(READ_AGAIN, sender.closed()).await;
                 continue;
             }
         };

@@ -16,8 +16,6 @@ const PROGRAMS: [(&str, &str); 2] = [("redis-server", "Redis server v="), ("valk
 /// How long a server may take to come up, and to save its data at the end.
 const START_WAIT: Duration = Duration::from_secs(20);
 const STOP_WAIT: Duration = Duration::from_secs(30);
-/// How often a server that comes up is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A running server.
 pub struct Server {
@@ -26,7 +24,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server of a folder that [`super::write`] has filled, and waits until it listens.
+    /// Starts the server of a folder that [`super::write`] has filled, and waits until it answers its owner.
     ///
     /// Has to be called on a thread that lives as long as the server shall: the system ends it with that thread.
     ///
@@ -44,19 +42,13 @@ impl Server {
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("failed to start `{}`", program.display()))?;
         let mut server = Server { child, dir: dir.to_owned() };
-        let listens = async {
-            while UnixStream::connect(&socket).is_err() {
-                if let Some(status) = server.child.try_wait()? {
-                    bail!("the database ended with {status}: {}", server.last_words());
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            Ok(())
+        let options = super::owner(dir)?;
+        // Answering is more than listening: a server that still reads its data is not up.
+        let answers = tokio::select! {
+            answers = skein_store::redis::reach(&options, START_WAIT) => answers,
+            ended = server.ended() => bail!("the database has ended: {}", ended?),
         };
-        match tokio::time::timeout(START_WAIT, listens).await {
-            Ok(listens) => listens?,
-            Err(_) => bail!("the database does not come up: {}", server.last_words()),
-        }
+        answers.with_context(|| format!("the database does not come up: {}", server.last_words()))?;
         Ok(server)
     }
 

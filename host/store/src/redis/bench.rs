@@ -188,10 +188,10 @@ impl Bench {
         let user = self.options.url.user.clone();
         let (parameters, gradients) = (self.parameters, self.gradients);
         let login = user.zip(password);
-        let connect = super::shared::blocking(move || RawClient::open(&socket, login, parameters));
+        let connect = crate::blocking::blocking(move || RawClient::open(&socket, login, parameters));
         let mut client = connect.await.map_err(|error| self.failed(error.into()))?;
         let work = async {
-            let work = super::shared::blocking(move || client.average_and_update(gradients));
+            let work = crate::blocking::blocking(move || client.average_and_update(gradients));
             work.await.map_err(|error| self.failed(error.into()))
         };
         self.measured(work).await

@@ -1,6 +1,7 @@
 //! The way to one database: finds the server, keeps connections, and tries again while it is out of reach.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,16 +57,15 @@ pub(crate) enum LinkError {
     Mixed(Address),
 }
 
-/// What a command is to give.
-enum Want {
-    Reply { bytes_max: usize },
-    Values { values_max: usize },
-}
+/// How an answer of at most so many bytes or values is read.
+type Receive<T> = for<'a> fn(&Link, &'a mut Channel, usize) -> Received<'a, T>;
+type Received<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
 
-enum Got {
-    Reply(Reply),
-    Values(Option<Vec<f32>>),
-}
+const REPLY: Receive<Reply> = |_, channel, bytes_max| Box::pin(channel.reply(bytes_max));
+const VALUES: Receive<Option<Vec<f32>>> = |link, channel, values_max| {
+    let spare = link.spare().pop().unwrap_or_default();
+    Box::pin(channel.values(values_max, spare))
+};
 
 impl Link {
     /// `secret` is the password where the options name no file.
@@ -99,32 +99,31 @@ impl Link {
 
     /// One command with a reply of at most `bytes_max` bytes.
     pub(crate) async fn call(&self, arguments: &[&[u8]], bytes_max: usize) -> Result<Reply, Failure> {
-        match self.exchange(arguments, &Want::Reply { bytes_max }, self.outage_max).await? {
-            Got::Reply(reply) => Ok(reply),
-            Got::Values(_) => unreachable!("a reply was wanted"),
-        }
+        self.exchange(arguments, (REPLY, bytes_max), self.outage_max).await
     }
 
     /// One command that gives values; none where there is no such key.
     pub(crate) async fn values(&self, arguments: &[&[u8]], values_max: usize) -> Result<Option<Vec<f32>>, Failure> {
-        match self.exchange(arguments, &Want::Values { values_max }, self.outage_max).await? {
-            Got::Values(values) => Ok(values),
-            Got::Reply(_) => unreachable!("values were wanted"),
-        }
+        self.exchange(arguments, (VALUES, values_max), self.outage_max).await
     }
 
     /// Whether the server answers within `wait`.
     pub(crate) async fn reach(&self, wait: Duration) -> Result<(), Failure> {
-        self.exchange(&[b"PING"], &Want::Reply { bytes_max: 64 }, wait).await.map(drop)
+        self.exchange(&[b"PING"], (REPLY, 64), wait).await.map(drop)
     }
 
     /// Commands may be repeated, since whoever sends one can not know whether it was carried out before the connection
     /// broke. All commands that are used here may be.
-    async fn exchange(&self, arguments: &[&[u8]], want: &Want, wait: Duration) -> Result<Got, Failure> {
+    async fn exchange<T>(
+        &self,
+        arguments: &[&[u8]],
+        receive: (Receive<T>, usize),
+        wait: Duration,
+    ) -> Result<T, Failure> {
         let mut tries = Tries::new(&self.address, wait);
         loop {
-            let failure = match self.once(arguments, want).await {
-                Ok(got) => return Ok(got),
+            let failure = match self.once(arguments, receive).await {
+                Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
             if failure.is_passing() {
@@ -135,7 +134,7 @@ impl Link {
         }
     }
 
-    async fn once(&self, arguments: &[&[u8]], want: &Want) -> Result<Got, Failure> {
+    async fn once<T>(&self, arguments: &[&[u8]], (receive, max): (Receive<T>, usize)) -> Result<T, Failure> {
         let _permit = self.permits.acquire().await;
         let idle = self.idle().pop_front();
         let mut channel = match idle {
@@ -143,13 +142,7 @@ impl Link {
             None => Channel::open(&self.resolve().await?, &self.login, PATIENCE).await?,
         };
         channel.send(arguments).await?;
-        let result = match want {
-            Want::Reply { bytes_max } => channel.reply(*bytes_max).await.map(Got::Reply),
-            Want::Values { values_max } => {
-                let spare = self.spare().pop().unwrap_or_default();
-                channel.values(*values_max, spare).await.map(Got::Values)
-            }
-        };
+        let result = receive(self, &mut channel, max).await;
         // Where the reply was read to its end, the connection is as good as before.
         if matches!(result, Ok(_) | Err(Failure::Refused { .. })) {
             self.idle().push_front(channel);
@@ -309,6 +302,7 @@ impl Tries<'_> {
         if self.pause == PAUSE_MAX {
             tracing::warn!(address = %self.address, %failure, "the database is out of reach, trying again");
         }
+        // A server that is away tells nobody when it is back: there is nothing to wait for but time.
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(())

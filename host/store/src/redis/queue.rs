@@ -28,7 +28,7 @@ use super::link::Link;
 use super::options::Options;
 use super::reply::Reply;
 use super::shared::Shared;
-use super::{Scope, own};
+use super::{NOBODY, START_WAIT, Scope, own, reached};
 use crate::StoreError;
 
 pub use worker::{Completion, Consumer, Delivery};
@@ -102,9 +102,7 @@ const SCOPE_KEY: &str = "skein:scope";
 /// # Errors
 /// The database can not be used.
 pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
-    let nobody = Scope { job: Digest::default(), peer: [0; 32], values: 0 };
-    let shared = Shared::new(own(options, nobody)?);
-    shared.link().reach(super::START_WAIT).await.map_err(|failure| shared.failed(failure, SCOPE_KEY))?;
+    let shared = reached(options, NOBODY, START_WAIT).await?;
     let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
     let Some(text) = text else { return Ok(None) };
     let scope = match text.split(' ').collect::<Vec<_>>()[..] {

@@ -1,6 +1,6 @@
 //! What a peer publishes in its database, read as any other peer reads it.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::failure::Failure;
@@ -23,15 +23,16 @@ pub(crate) struct Reader {
     pub(crate) keys: Keys,
     /// Values of the model: what is longer is not read.
     pub(crate) values_max: usize,
-    /// Whether the database has the module; found out with the first contribution.
-    pub(crate) has_module: OnceLock<bool>,
+    /// Whether the database has the module; found out with the first contribution, and anew when that is no longer so.
+    pub(crate) has_module: Mutex<Option<bool>>,
 }
 
 impl Reader {
     /// Whether tensors are the module's.
     pub(crate) async fn has_module(&self) -> Result<bool, Failure> {
-        if let Some(known) = self.has_module.get() {
-            return Ok(*known);
+        let known = *self.known();
+        if let Some(known) = known {
+            return Ok(known);
         }
         // Asked with a key that is never there, since a reader may ask nothing else.
         let probe = format!("{}:none", self.keys.records());
@@ -40,13 +41,23 @@ impl Reader {
             Err(failure) if failure.is_unknown_command() => false,
             Err(failure) => return Err(failure),
         };
-        Ok(*self.has_module.get_or_init(|| known))
+        *self.known() = Some(known);
+        Ok(known)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<bool>> {
+        self.has_module.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, Failure> {
         let command: &[u8] = if self.has_module().await? { b"SKEIN.GET" } else { b"GET" };
         let key = self.keys.contribution(round, peer);
-        Ok(self.link.values(&[command, key.as_bytes()], self.values_max).await?.map(Values::from))
+        let values = self.link.values(&[command, key.as_bytes()], self.values_max).await;
+        if values.as_ref().is_err_and(|failure| failure.code() == Some("WRONGTYPE") || failure.is_unknown_command()) {
+            // Its owner has started it with the module, or without: the next try asks again.
+            *self.known() = None;
+        }
+        Ok(values?.map(Values::from))
     }
 
     pub(crate) async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, Failure> {

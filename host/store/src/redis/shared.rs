@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::keys::Keys;
 use super::link::Link;
 use super::reader::Reader;
+use crate::blocking::blocking;
 use crate::{PeerKey, Published, StoreError, Values};
 
 /// Records that are kept for others to read. A round has three, so a peer may fall a thousand rounds behind.
@@ -149,12 +150,4 @@ pub(crate) async fn hashed(values: Values) -> Values {
         values
     })
     .await
-}
-
-/// Runs `work` where blocking is allowed.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

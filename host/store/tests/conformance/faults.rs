@@ -9,7 +9,7 @@ use skein_store::redis::{self, Options};
 use skein_store::{Aggregate, Published, State, Store, StoreError, Values};
 
 use crate::server::{Kind, Server};
-use crate::{ME, leaf, scope, update};
+use crate::{ME, leaf, scope, shown, update};
 
 const LEN: usize = 64;
 
@@ -159,7 +159,7 @@ fn users_do_what_they_may_and_nothing_else() {
         assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
         let missing = Options { password_file: Some(dir.path().join("none")), ..options };
         let error = redis::read(&missing, scope(LEN)).err().expect("no such file");
-        assert!(error.to_string().contains("failed to read the password"), "{error}");
+        assert!(shown(&error).contains("failed to read the password"), "{}", shown(&error));
     });
 }
 

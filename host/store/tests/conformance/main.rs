@@ -42,6 +42,13 @@ fn on_every_store(len: usize, test: impl AsyncFn(Arc<dyn Store>)) {
     });
 }
 
+/// What an error says, with its causes, as a user is shown it.
+fn shown(error: &StoreError) -> String {
+    let cause = std::error::Error::source(error);
+    let causes = std::iter::successors(cause, |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn scope(values: usize) -> redis::Scope {
     redis::Scope { job: Digest([7; 32]), peer: ME, values }
 }
@@ -236,7 +243,7 @@ fn rules_and_optimizers_give_the_same_bits_in_every_store() {
                 let (mut parameters, mut moved) = (vec![0.0; LEN], vec![vec![0.0; LEN]; slots.len()]);
                 let before = Before { parameters: expected.parameters(), slots: &slots };
                 let slots = moved.iter_mut().map(Vec::as_mut_slice).collect();
-                change.apply(rule, &rows, before, After { parameters: &mut parameters, slots }).expect("valid rows");
+                change.apply(1, rule, &rows, before, After { parameters: &mut parameters, slots }).expect("valid rows");
                 expected = State::new(round, parameters.into(), moved.into_iter().map(Values::from).collect());
                 assert_eq!(state, expected, "{rule} {optimizer:?}");
             }

@@ -8,8 +8,8 @@ use skein_store::redis::{self, Options, Tls};
 use skein_store::{State, StoreError};
 use tempfile::TempDir;
 
-use crate::scope;
 use crate::server::Kind;
+use crate::{scope, shown};
 
 /// An authority and what it signs, as files.
 struct Authority {
@@ -104,7 +104,7 @@ fn certificates_of_both_sides_have_to_fit() {
             (None, "belong together"),
         ] {
             let refused = redis::open(&Options { tls: bad, ..good.clone() }, scope(1)).await;
-            let error = refused.err().expect("files that do not fit").to_string();
+            let error = shown(&refused.err().expect("files that do not fit"));
             assert!(error.contains(expected), "{error}");
         }
     });

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{DELIVERIES_MAX, GROUP, Queue, REPLY_BYTES_MAX, Task, delivery, scripts};
@@ -22,9 +21,8 @@ pub struct Consumer {
     name: String,
     beat: Duration,
     held: Arc<Held>,
-    /// Ends the thread that beats when it is dropped.
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Ends the thread that beats when it is dropped. Nobody waits for the thread, which may be waiting for a database.
+    _stop: Sender<()>,
 }
 
 /// A task that was handed out.
@@ -77,8 +75,8 @@ impl Consumer {
             })
         });
         let address = options.url.to_string();
-        let thread = thread.map_err(|source| StoreError::Unreachable { address, source })?;
-        Ok(Consumer { queue, name, beat, held, stop: Some(stop), thread: Some(thread) })
+        thread.map_err(|source| StoreError::Unreachable { address, source })?;
+        Ok(Consumer { queue, name, beat, held, _stop: stop })
     }
 
     /// The queue itself.
@@ -179,16 +177,6 @@ impl Consumer {
         let tasks = self.queue.keys().tasks();
         let mut command = scripts::command(scripts::LEAVE, &[&tasks]);
         self.queue.shared.control(command.arg(GROUP).arg(&self.name), &tasks).await
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            // It can only have panicked, which it has told already.
-            let _ = thread.join();
-        }
     }
 }
 

@@ -23,11 +23,11 @@ use crate::{
 const REPLY_BYTES_MAX: usize = 1 << 16;
 
 /// The store of a database that computes.
-pub(crate) struct Database(Shared);
+pub(crate) struct Module(Shared);
 
-impl Database {
-    pub(crate) fn new(shared: Shared) -> Database {
-        Database(shared)
+impl Module {
+    pub(crate) fn new(shared: Shared) -> Module {
+        Module(shared)
     }
 
     async fn call(&self, arguments: &[&[u8]], key: &str) -> Result<Reply, StoreError> {
@@ -120,7 +120,7 @@ fn change_arguments(round: u64, rule: &Rule, change: &Change) -> Vec<String> {
 }
 
 #[async_trait]
-impl Published for Database {
+impl Published for Module {
     async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
         self.0.contribution(round, peer).await
     }
@@ -131,7 +131,7 @@ impl Published for Database {
 }
 
 #[async_trait]
-impl Store for Database {
+impl Store for Module {
     fn aggregates(&self) -> bool {
         true
     }
@@ -254,7 +254,7 @@ impl Store for Database {
     }
 }
 
-impl Database {
+impl Module {
     /// An error of the module in the words of a store.
     fn explain(&self, round: u64, failure: Failure, key: &str) -> StoreError {
         use skein_kernels::Error;

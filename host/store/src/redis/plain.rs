@@ -10,7 +10,8 @@ use skein_kernels::Digest;
 use skein_kernels::mean::divide;
 use skein_kernels::tree::{Placed, Position, Tree, add};
 
-use super::shared::{Shared, blocking, hashed};
+use super::shared::{Shared, hashed};
+use crate::blocking::blocking;
 use crate::step::next_state;
 use crate::{
     Accumulated, Aggregate, Average, Head, Leaf, PeerKey, Published, State, Statistics, Store, StoreError, Update,
@@ -30,17 +31,11 @@ return ARGV[2]";
 const TRAILER: usize = 2;
 
 /// The store of a database that only keeps values.
-pub(crate) struct Host(Shared);
+pub(crate) struct Plain(Shared);
 
-impl Host {
-    pub(crate) fn new(mut shared: Shared) -> Host {
-        // Gradients are kept with what is said of them.
-        shared.reader.values_max += TRAILER;
-        Host(shared)
-    }
-
-    fn values_max(&self) -> usize {
-        self.0.reader.values_max - TRAILER
+impl Plain {
+    pub(crate) fn new(shared: Shared) -> Plain {
+        Plain(shared)
     }
 
     async fn text(&self) -> Result<String, StoreError> {
@@ -67,8 +62,9 @@ impl Host {
         self.0.link().call(&arguments, 64).await.map(drop).map_err(|failure| self.0.failed(failure, key))
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Vec<f32>>, StoreError> {
-        let values = self.0.link().values(&[b"GET", key.as_bytes()], self.0.reader.values_max).await;
+    /// A gradient with what is said of it behind its values.
+    async fn get_gradient(&self, key: &str) -> Result<Option<Vec<f32>>, StoreError> {
+        let values = self.0.link().values(&[b"GET", key.as_bytes()], self.0.reader.values_max + TRAILER).await;
         values.map_err(|failure| self.0.failed(failure, key))
     }
 
@@ -116,7 +112,7 @@ fn text_of(head: &Head) -> String {
 }
 
 #[async_trait]
-impl Published for Host {
+impl Published for Plain {
     async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
         self.0.contribution(round, peer).await
     }
@@ -127,7 +123,7 @@ impl Published for Host {
 }
 
 #[async_trait]
-impl Store for Host {
+impl Store for Plain {
     fn aggregates(&self) -> bool {
         false
     }
@@ -167,7 +163,7 @@ impl Store for Host {
     }
 
     async fn accumulate(&self, round: u64, leaf: Leaf, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
-        let expected = self.values_max();
+        let expected = self.0.reader.values_max;
         if gradient.len() != expected {
             return Err(StoreError::Length { expected, actual: gradient.len() });
         }
@@ -198,12 +194,12 @@ impl Store for Host {
         let (mut samples, mut loss) = (0, 0.0);
         for index in 0..leaves {
             let key = self.0.keys().gradient(round, index);
-            let mut values = self.get(&key).await?.ok_or(StoreError::Incomplete { round })?;
-            if values.len() != self.values_max() + TRAILER {
+            let mut values = self.get_gradient(&key).await?.ok_or(StoreError::Incomplete { round })?;
+            if values.len() != self.0.reader.values_max + TRAILER {
                 return Err(self.0.spoilt(key));
             }
             let (batch, mean) = (values[values.len() - 2].to_bits(), values[values.len() - 1]);
-            values.truncate(self.values_max());
+            values.truncate(self.0.reader.values_max);
             samples += u64::from(batch);
             loss += f64::from(batch) * f64::from(mean);
             let free;
