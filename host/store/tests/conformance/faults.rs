@@ -384,3 +384,24 @@ fn a_value_that_is_cut_on_the_way_is_fetched_again() {
         server.join().expect("three connections");
     });
 }
+
+/// A peer may load the module into its database, or leave it out, while others read it.
+#[test]
+fn readers_notice_that_a_database_has_become_another() {
+    run(async |kind| {
+        let mut server = kind.start(&[]);
+        let reader = redis::read(&server.options(), scope(LEN)).expect("options that fit");
+        let other = if kind == Kind::Plain { Kind::Module } else { Kind::Plain };
+        for (turn, kind) in [kind, other].into_iter().enumerate() {
+            if turn > 0 {
+                server.become_kind(kind);
+            }
+            let owner = open(&server.options()).await;
+            owner.put_contribution(1, ME, vec![turn as f32; LEN].into()).await.expect("kept");
+            // The first try after the change may find it out, the second may not fail.
+            let _ = reader.contribution(1, ME).await;
+            let values = reader.contribution(1, ME).await.expect("readable").expect("there");
+            assert_eq!(values[0], turn as f32);
+        }
+    });
+}

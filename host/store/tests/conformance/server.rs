@@ -18,11 +18,15 @@ impl Kind {
 
     /// Starts Debian's `redis-server` of this kind, with what `arguments` add.
     pub(crate) fn start(self, arguments: &[&str]) -> Server {
-        let module = module();
-        match self {
-            Kind::Plain => Server::start(arguments),
-            Kind::Module => Server::start(&[&["--loadmodule", &module], arguments].concat()),
-        }
+        Server::start(&self.arguments(arguments))
+    }
+
+    fn arguments(self, more: &[&str]) -> Vec<String> {
+        let own = match self {
+            Kind::Plain => Vec::new(),
+            Kind::Module => vec!["--loadmodule".to_owned(), module()],
+        };
+        own.into_iter().chain(more.iter().map(|argument| (*argument).to_owned())).collect()
     }
 }
 
@@ -41,11 +45,10 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn start(arguments: &[&str]) -> Server {
+    fn start(arguments: &[String]) -> Server {
         let dir = TempDir::new().expect("a folder");
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>();
-        let child = spawn(dir.path().join("redis.sock"), &arguments);
-        Server { dir, child, arguments }
+        let child = spawn(dir.path().join("redis.sock"), arguments);
+        Server { dir, child, arguments: arguments.to_vec() }
     }
 
     /// Runs the program with nothing but these arguments.
@@ -70,6 +73,13 @@ impl Server {
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
+    }
+
+    /// Ends it and starts it as another kind, at the same place.
+    pub(crate) fn become_kind(&mut self, kind: Kind) {
+        self.kill();
+        self.arguments = kind.arguments(&[]);
+        self.restart();
     }
 
     /// Starts it again in its folder, with what it saved there.
