@@ -115,7 +115,8 @@ impl Embedded {
         let loss: f64 = batches.iter().map(|(samples, loss)| f64::from(*samples) * f64::from(*loss)).sum();
         divide(&mut values, samples as f32);
         let values = Values::from(values);
-        let average = Average { hash: values.statistics().hash, samples, loss: loss / samples as f64 };
+        let Statistics { hash, finite, .. } = values.statistics();
+        let average = Average { hash, samples, loss: loss / samples as f64, finite };
         let mut inner = self.lock();
         if let Some(sum) = inner.sums.get_mut(&round) {
             sum.average = Some(average);

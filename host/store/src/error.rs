@@ -74,6 +74,17 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// A server on another machine that would be reached without TLS: everybody in between reads the password.
+    #[error(
+        "the database `{address}` leads to `{server}` on another machine without TLS: use an address with `rediss` and a \
+         table `tls`"
+    )]
+    Insecure {
+        /// The address in the options.
+        address: String,
+        /// The server that it leads to.
+        server: String,
+    },
     /// The user may not do this, or is not let in at all.
     #[error("the database `{address}` denies access: {reason}")]
     Denied {

@@ -129,6 +129,9 @@ pub struct Average {
     pub samples: u64,
     /// Mean loss over them.
     pub loss: f64,
+    /// Whether all values are finite. Gradients that are finite each may overflow when they are weighted and added; what
+    /// came of it is refused by every other peer.
+    pub finite: bool,
 }
 
 /// How a round changes the state.

@@ -1,6 +1,7 @@
 //! Where a Redis is: one server, a Unix socket, or what Sentinel or a Cluster says at the moment.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -140,12 +141,31 @@ fn endpoint(text: &str, default: u16) -> Result<Endpoint, &'static str> {
 }
 
 impl Address {
-    /// Whether whoever connects is on the server's machine for certain.
+    /// Whether the server is on this machine for certain.
     pub(crate) fn is_local(&self) -> bool {
         match &self.place {
-            Place::Server(Endpoint::Unix(_)) => true,
-            Place::Server(Endpoint::Tcp { host, .. }) => matches!(host.as_str(), "127.0.0.1" | "::1" | "localhost"),
+            Place::Server(endpoint) => endpoint.is_local(),
             _ => false,
+        }
+    }
+
+    /// Whoever is asked first: the server itself, or those who know which it is.
+    pub(crate) fn endpoints(&self) -> &[Endpoint] {
+        match &self.place {
+            Place::Server(endpoint) => std::slice::from_ref(endpoint),
+            Place::Sentinel { sentinels: endpoints, .. } | Place::Cluster { seeds: endpoints } => endpoints,
+        }
+    }
+}
+
+impl Endpoint {
+    /// Whether what is sent there stays on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        match self {
+            Endpoint::Unix(_) => true,
+            Endpoint::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
         }
     }
 }

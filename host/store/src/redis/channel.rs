@@ -73,6 +73,15 @@ impl Channel {
 
     /// Sends one command. Large arguments go to the socket from where they lie.
     pub(crate) async fn send(&mut self, arguments: &[&[u8]]) -> Result<(), Failure> {
+        let Err(failure) = self.write(arguments).await else { return Ok(()) };
+        // A server that hangs up before it reads, for want of a connection, says so first.
+        match self.reply(LINE_BYTES_MAX).await {
+            Err(refused @ Failure::Refused { .. }) => Err(refused),
+            _ => Err(failure),
+        }
+    }
+
+    async fn write(&mut self, arguments: &[&[u8]]) -> Result<(), Failure> {
         // What is small is gathered, and remembered by where it ends; what is large stays between two such pieces.
         let mut small = format!("*{}\r\n", arguments.len()).into_bytes();
         let mut cuts = Vec::new();
@@ -112,6 +121,10 @@ impl Channel {
     async fn element(&mut self, left: &mut usize, bytes_max: usize, depth: u32) -> Result<Reply, Failure> {
         let line = self.line().await?;
         let (kind, rest) = line.split_at_checked(1).ok_or_else(|| Failure::Garbled("an empty line".into()))?;
+        if kind == "-" && depth == 0 {
+            // What is refused has as many words as it takes, however short the answer would be.
+            return Err(Failure::reply(rest));
+        }
         // Every element costs something, or a short reply could stand for a large structure.
         take(left, line.len() + 8, bytes_max)?;
         match kind {

@@ -2,10 +2,24 @@
 
 use std::io;
 
-/// Error replies that pass: the server starts, runs somebody's long script, has no master at the moment, has handed the
-/// keys over, or its module has too much to do or was overtaken by another command.
-const PASSING: [&str; 9] =
-    ["LOADING", "BUSY", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "MOVED", "QUEUEFULL", "CHANGED"];
+/// Error replies that pass, and what is waited for.
+const PASSING: [(&str, &str); 12] = [
+    ("LOADING", "it loads its data"),
+    ("BUSY", "it runs a long script"),
+    ("MASTERDOWN", "it has no master"),
+    ("READONLY", "it is no master"),
+    ("TRYAGAIN", "it moves the keys to another node"),
+    ("CLUSTERDOWN", "its cluster is down"),
+    ("MOVED", "it has moved the keys to another node"),
+    ("ASK", "it moves the keys to another node"),
+    ("QUEUEFULL", "its module has too much to do"),
+    ("CHANGED", "another command came first"),
+    ("MISCONF", "it cannot save its data, and takes no more until it can: make room on its disk"),
+    ("OOM", "it is out of memory: raise its `maxmemory`"),
+];
+/// What a server without a free connection says, with the code of any other error.
+const NO_CONNECTION: &str = "max number of clients";
+const NO_CONNECTION_REASON: &str = "it has no free connection: raise its `maxclients`, or end clients";
 
 /// What went wrong with one command.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +30,9 @@ pub(crate) enum Failure {
     /// The certificates of the two sides do not fit each other.
     #[error("{0}")]
     Certificate(String),
+    /// This server would be told the password in clear: the one that sentinels or a cluster name.
+    #[error("`{0}` is on another machine, and is reached without TLS")]
+    Insecure(String),
     /// The server answered with an error.
     #[error("{code} {message}")]
     Refused { code: String, message: String },
@@ -34,13 +51,25 @@ impl Failure {
         Failure::Refused { code: code.to_owned(), message: message.to_owned() }
     }
 
-    /// Whether the same command may succeed later on another connection.
-    pub(crate) fn is_passing(&self) -> bool {
+    /// Why the same command may succeed later on another connection; none if it does not.
+    pub(crate) fn passing(&self) -> Option<&'static str> {
         match self {
-            Failure::Lost(_) => true,
-            Failure::Refused { code, .. } => PASSING.contains(&code.as_str()),
-            _ => false,
+            Failure::Lost(_) => Some("it is out of reach"),
+            Failure::Refused { message, .. } if message.contains(NO_CONNECTION) => Some(NO_CONNECTION_REASON),
+            Failure::Refused { code, .. } => {
+                PASSING.iter().find(|(passing, _)| passing == code).map(|(_, reason)| *reason)
+            }
+            _ => None,
         }
+    }
+
+    pub(crate) fn is_passing(&self) -> bool {
+        self.passing().is_some()
+    }
+
+    /// Whether the server is at work on what it needs before it answers.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.code() == Some("LOADING")
     }
 
     pub(crate) fn code(&self) -> Option<&str> {

@@ -24,6 +24,8 @@ const CHANNELS: usize = 16;
 const SPARE_MAX: usize = 2;
 /// How long the other end may take for one step of an exchange, which is also above every wait for records.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that a server may load its data: a dump as large as the memory of the largest machines, from a slow disk.
+const LOADING_MAX: Duration = Duration::from_secs(6 * 60 * 60);
 /// Pauses between tries: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -55,6 +57,9 @@ pub(crate) enum LinkError {
     /// TLS without certificates, or certificates without TLS.
     #[error("`{0}`: an address with `rediss` and a table `tls` belong together")]
     Mixed(Address),
+    /// Everybody between here and there would read the password.
+    #[error("`{0}` is on another machine: use an address with `rediss` and a table `tls`")]
+    Insecure(Address),
 }
 
 /// How an answer of at most so many bytes or values is read.
@@ -73,6 +78,9 @@ impl Link {
         let address = options.url.clone();
         if address.is_tls != options.tls.is_some() {
             return Err(LinkError::Mixed(address));
+        }
+        if !address.is_tls && !address.endpoints().iter().all(Endpoint::is_local) {
+            return Err(LinkError::Insecure(address));
         }
         let login = Login {
             tls: options.tls.as_ref().map(Tls::config).transpose()?,
@@ -120,7 +128,7 @@ impl Link {
         receive: (Receive<T>, usize),
         wait: Duration,
     ) -> Result<T, Failure> {
-        let mut tries = Tries::new(&self.address, wait);
+        let mut tries = Tries::new(&self.address, wait, self.outage_max);
         loop {
             let failure = match self.once(arguments, receive).await {
                 Ok(answer) => return Ok(answer),
@@ -166,8 +174,17 @@ impl Link {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server to talk to now.
+    /// The server to talk to now. Whoever names it may name any machine.
     async fn resolve(&self) -> Result<Endpoint, Failure> {
+        let endpoint = self.find().await?;
+        if self.address.is_tls || endpoint.is_local() {
+            Ok(endpoint)
+        } else {
+            Err(Failure::Insecure(endpoint.to_string()))
+        }
+    }
+
+    async fn find(&self) -> Result<Endpoint, Failure> {
         match &self.address.place {
             Place::Server(endpoint) => Ok(endpoint.clone()),
             Place::Sentinel { sentinels, service } => {
@@ -195,10 +212,11 @@ impl Link {
 
     /// Sends a command over the connection that all commands share; `work` may be repeated.
     pub(crate) async fn control<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {
-        let mut tries = Tries::new(&self.address, self.outage_max);
+        let mut tries = Tries::new(&self.address, self.outage_max, self.outage_max);
         loop {
             let result = match self.connection().await {
                 Ok(mut connection) => command.query_async(&mut connection).await.map_err(Failure::from),
+                Err(Failure::Lost(error)) => Err(self.refusal().await.unwrap_or(Failure::Lost(error))),
                 Err(failure) => Err(failure),
             };
             let failure = match result {
@@ -210,6 +228,16 @@ impl Link {
             }
             tries.again(failure).await?;
         }
+    }
+
+    /// Why the server takes no connection, which it tells over a channel only.
+    async fn refusal(&self) -> Option<Failure> {
+        let endpoint = self.resolve().await.ok()?;
+        let answer = match Channel::open(&endpoint, &self.login, PATIENCE).await {
+            Ok(mut channel) => channel.call(&[b"PING"]).await,
+            Err(failure) => Err(failure),
+        };
+        answer.err()
     }
 
     /// The connection that all commands share. Two that find none at the same time make two, of which one is kept.
@@ -285,22 +313,45 @@ async fn ask(endpoints: &[Endpoint], login: &Login, arguments: &[&[u8]]) -> Resu
 /// How often something was tried, and for how long it still is.
 struct Tries<'a> {
     address: &'a Address,
-    until: Instant,
+    outage_max: Duration,
+    /// How long a server that is silent is waited for.
+    silent_until: Instant,
+    /// How long one that answers with a reason is.
+    refused_until: Instant,
+    /// How long one that loads its data is.
+    loading_until: Instant,
     pause: Duration,
 }
 
 impl Tries<'_> {
-    fn new(address: &Address, wait: Duration) -> Tries<'_> {
-        Tries { address, until: Instant::now() + wait, pause: PAUSE_MIN }
+    fn new(address: &Address, wait: Duration, outage_max: Duration) -> Tries<'_> {
+        let now = Instant::now();
+        Tries {
+            address,
+            outage_max,
+            silent_until: now + wait,
+            refused_until: now + outage_max,
+            loading_until: now + LOADING_MAX,
+            pause: PAUSE_MIN,
+        }
     }
 
-    /// Waits before the next try, ever longer; gives the failure back where another try is of no use.
+    /// Waits before the next try, ever longer; returns the failure if another try is of no use.
     async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
-        if !failure.is_passing() || Instant::now() + self.pause > self.until {
+        let now = Instant::now();
+        let Some(reason) = failure.passing() else { return Err(failure) };
+        if failure.is_loading() {
+            // It is there, and at work: what comes after that is another outage.
+            self.refused_until = (now + self.outage_max).min(self.loading_until);
+            self.silent_until = self.refused_until;
+        }
+        let until = if matches!(failure, Failure::Lost(_)) { self.silent_until } else { self.refused_until };
+        if now + self.pause > until {
             return Err(failure);
         }
         if self.pause == PAUSE_MAX {
-            tracing::warn!(address = %self.address, %failure, "the database is out of reach, trying again");
+            let seconds = until.saturating_duration_since(now).as_secs();
+            tracing::warn!(address = %self.address, %failure, seconds, "waiting for the database: {reason}");
         }
         // A server that is away tells nobody when it is back: there is nothing to wait for but time.
         tokio::time::sleep(self.pause).await;

@@ -13,7 +13,7 @@ use skein_kernels::update::Change;
 
 use super::failure::Failure;
 use super::reply::Reply;
-use super::shared::Shared;
+use super::shared::{Shared, hashed};
 use crate::{
     Accumulated, Aggregate, Average, Head, Leaf, PeerKey, Published, State, Statistics, Store, StoreError, Update,
     Values,
@@ -198,14 +198,17 @@ impl Store for Module {
         let reply = self.0.link().call(&arguments, REPLY_BYTES_MAX).await.map_err(failed)?;
         let [samples, loss] = reply.elements().map_err(failed)?;
         let (samples, loss) = (samples.integer().map_err(failed)?, loss.parse().map_err(failed)?);
-        Ok(Average { hash: self.look_at(to).await?.hash, samples, loss })
+        let Statistics { hash, finite, .. } = self.look_at(to).await?;
+        Ok(Average { hash, samples, loss, finite })
     }
 
     async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError> {
         let key = self.0.keys().contribution(round, peer);
         self.0.belongs(round, &[&key]).await?;
+        // The other peer's values were looked at before they came here; they are not hashed in the database once more.
+        let values = hashed(values).await;
         self.set(&key, round, &values).await?;
-        self.look_at(key).await
+        Ok(values.statistics())
     }
 
     async fn apply(&self, update: Update) -> Result<Head, StoreError> {

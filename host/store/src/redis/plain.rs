@@ -216,8 +216,8 @@ impl Store for Plain {
             values
         })
         .await;
-        let statistics = self.put_contribution(round, peer, values.into()).await?;
-        Ok(Average { hash: statistics.hash, samples, loss: loss / samples as f64 })
+        let Statistics { hash, finite, .. } = self.put_contribution(round, peer, values.into()).await?;
+        Ok(Average { hash, samples, loss: loss / samples as f64, finite })
     }
 
     async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError> {

@@ -48,6 +48,14 @@ impl Shared {
             Failure::Lost(source) => StoreError::Unreachable { address, source },
             Failure::Certificate(reason) => StoreError::Certificate { address, reason },
             Failure::Size { expected, actual } => StoreError::Length { expected, actual },
+            Failure::Insecure(server) => StoreError::Insecure { address, server },
+            // Waited for as long as the options allow.
+            Failure::Refused { ref code, .. }
+                if code != "OOM"
+                    && let Some(reason) = failure.passing() =>
+            {
+                StoreError::Unfit { address, reason: reason.to_owned() }
+            }
             Failure::Refused { code, message } => match code.as_str() {
                 "NOPERM" | "NOAUTH" | "WRONGPASS" => StoreError::Denied { address, reason: message },
                 "OOM" => StoreError::OutOfMemory { address },

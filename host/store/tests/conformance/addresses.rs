@@ -61,6 +61,24 @@ fn sentinels_name_the_master() {
     check(&format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel}/mine"));
 }
 
+#[test]
+fn a_remote_master_that_sentinels_name_is_told_nothing_without_tls() {
+    let (master, sentinel) = (port(), port());
+    let _master = Kind::Plain.start(&["--port", &master]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("sentinel.conf");
+    // Not an address of the loopback network, although this machine answers there.
+    std::fs::write(&config, format!("port {sentinel}\nsentinel monitor mine 0.0.0.0 {master} 1\n")).expect("written");
+    let _sentinel = Server::run(&[config.to_str().expect("a path"), "--sentinel"]);
+    until(&sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mine"], "0.0.0.0");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let url = format!("redis+sentinel://127.0.0.1:{sentinel}/mine").parse().expect("an address");
+        let error = redis::open(&Options::new(url), scope(3)).await.err().expect("it is refused").to_string();
+        assert!(error.contains(&format!("0.0.0.0:{master}")) && error.contains("without TLS"), "{error}");
+    });
+}
+
 /// Two nodes, of which the seed does not hold the peer's keys, or does.
 #[test]
 fn a_cluster_tells_the_node_that_holds_the_keys() {
@@ -94,4 +112,30 @@ fn a_cluster_tells_the_node_that_holds_the_keys() {
     for seed in &ports {
         check(&format!("redis+cluster://127.0.0.1:{seed}"));
     }
+    keys_that_move_are_waited_for(&ports);
+}
+
+/// While its keys moved to another node, a peer's host ended.
+fn keys_that_move_are_waited_for(ports: &[String; 2]) {
+    let ask = |port: &str, words: &[&str]| {
+        let output = Command::new("redis-cli").args(["-p", port]).args(words).output().expect("an answer");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let keys: Vec<String> = ports.iter().map(|port| ask(port, &["KEYS", "*"])).collect();
+    let owner = usize::from(keys[0].is_empty());
+    let slot = ask(&ports[owner], &["CLUSTER", "KEYSLOT", keys[owner].lines().next().expect("a key")]);
+    let id = ask(&ports[1 - owner], &["CLUSTER", "MYID"]);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let url = format!("redis+cluster://127.0.0.1:{}", ports[0]).parse().expect("an address");
+        let store = redis::open(&Options::new(url), scope(3)).await.expect("a database");
+        assert_eq!(ask(&ports[owner], &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id]), "OK");
+        // A key that is not there may be at the other node already.
+        let waiting = tokio::spawn(async move { store.recall(99).await });
+        while !ask(&ports[owner], &["INFO", "errorstats"]).contains("errorstat_ASK:") {
+            std::thread::yield_now();
+        }
+        assert_eq!(ask(&ports[owner], &["CLUSTER", "SETSLOT", &slot, "STABLE"]), "OK");
+        assert_eq!(waiting.await.expect("it ends").expect("it stayed"), None);
+    });
 }

@@ -11,10 +11,10 @@ use skein_store::{Aggregate, Published, State, Store, StoreError, Values};
 use crate::server::{Kind, Server};
 use crate::{ME, leaf, scope, shown, update};
 
-const LEN: usize = 64;
+pub(crate) const LEN: usize = 64;
 
 /// Runs `test` for both kinds of databases.
-fn run(test: impl AsyncFn(Kind)) {
+pub(crate) fn run(test: impl AsyncFn(Kind)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         for kind in Kind::ALL {
@@ -24,11 +24,16 @@ fn run(test: impl AsyncFn(Kind)) {
     });
 }
 
-fn zeros() -> State {
+/// Options that give up at once what would be waited for.
+pub(crate) fn impatient(server: &Server) -> Options {
+    Options { outage_max: Duration::from_millis(100), ..server.options() }
+}
+
+pub(crate) fn zeros() -> State {
     State::new(0, vec![0.0; LEN].into(), vec![vec![0.0; LEN].into()])
 }
 
-async fn open(options: &Options) -> Arc<dyn Store> {
+pub(crate) async fn open(options: &Options) -> Arc<dyn Store> {
     redis::open(options, scope(LEN)).await.expect("a database")
 }
 
@@ -41,7 +46,7 @@ async fn refusal(options: &Options) -> StoreError {
 }
 
 /// Runs a command as `redis-cli` does.
-fn command(server: &Server, words: &[&str]) -> String {
+pub(crate) fn command(server: &Server, words: &[&str]) -> String {
     let output = std::process::Command::new("redis-cli").arg("-s").arg(server.socket()).args(words).output();
     String::from_utf8(output.expect("`redis-cli` is installed").stdout).expect("text")
 }
@@ -61,7 +66,8 @@ fn a_database_that_is_down_at_the_start_is_named() {
 #[test]
 fn what_is_under_way_waits_for_a_database_that_went_away() {
     run(async |kind| {
-        let mut server = kind.start(&["--appendonly", "yes"]);
+        // What was acknowledged has to be on disk, however busy that is.
+        let mut server = kind.start(&["--appendonly", "yes", "--appendfsync", "always"]);
         let store = open(&server.options()).await;
         store.set_state(zeros()).await.expect("a state");
         store.accumulate(1, leaf(0, 2), vec![1.0; LEN]).await.expect("counted");
@@ -112,7 +118,7 @@ fn an_empty_database_has_no_state() {
 fn a_database_out_of_memory_says_so_and_keeps_what_it_has() {
     run(async |kind| {
         let server = kind.start(&[]);
-        let store = open(&server.options()).await;
+        let store = open(&impatient(&server)).await;
         store.set_state(zeros()).await.expect("a state");
         let before = store.head().await.expect("a state");
         command(&server, &["CONFIG", "SET", "maxmemory", "1mb"]);

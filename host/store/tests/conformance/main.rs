@@ -1,6 +1,7 @@
 //! What every store has to do: one suite, run on each.
 
 mod addresses;
+mod availability;
 mod faults;
 mod queue;
 mod server;
@@ -300,6 +301,19 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         assert!(matches!(store.average(2, ME).await, Err(StoreError::Incomplete { round: 2 })));
         assert!(matches!(store.apply(update(1, 0.0, 2)).await, Err(StoreError::Length { expected: 3, actual: 2 })));
         assert_eq!(store.head().await.expect("a state").round, 0);
+    });
+}
+
+/// An honest peer was blamed for a sum that overflowed: each gradient was finite, and nobody looked at the average.
+#[test]
+fn an_average_says_whether_its_values_are_finite() {
+    on_every_store(3, async |store| {
+        for (round, value, finite) in [(1, 1e30, true), (2, 3e38, false)] {
+            store.accumulate(round, leaf(0, 2), vec![1.0; 3]).await.expect("counted");
+            store.accumulate(round, leaf(1, 2), vec![0.0, value, 1.0]).await.expect("counted");
+            let average = store.average(round, ME).await.expect("both are there");
+            assert_eq!(average.finite, finite, "{value}");
+        }
     });
 }
 
