@@ -41,6 +41,18 @@ fn a_guest_that_misbehaves_ends_the_run_with_its_name_and_the_reason() {
     }
 }
 
+/// Data that nobody scaled: every gradient is finite, and their sum is not. The peer was taken for a liar.
+#[test]
+fn a_sum_that_overflows_is_refused_before_it_is_announced() {
+    let place = Place::new();
+    let row = |index: u32| format!("{}3e37,2.9e37,{}\n", if index % 2 == 0 { "-" } else { "" }, index / 2 % 2);
+    place.write("huge.csv", (0..400).map(row).collect::<String>());
+    place.job_on("source = \"huge.csv\"\n", "[model]\nnetwork = \"mlp\"\n[train]\nrounds = 3\n");
+    let error = place.fails(&["train"]);
+    assert!(error.contains("the gradients of round 1 are finite") && error.contains("scale the data"), "{error}");
+    assert!(!error.contains("charged"), "{error}");
+}
+
 /// Nothing lost: a run whose function turns bad keeps the checkpoint that it had.
 #[test]
 fn a_failed_run_keeps_its_checkpoint() {

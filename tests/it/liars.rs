@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use skein::checkpoint::Checkpoint;
 use skein::job::Job;
 use skein::manifest::Manifest;
+use skein::peer::log::Log;
 use skein::peer::{Peer, RoundEnd, RoundReport, Seat};
 use skein::workers::Workers;
 use skein_runtime::{Options, Runtime};
@@ -16,23 +17,42 @@ use skein_store::{
     Accumulated, Average, Embedded, Head, Leaf, PeerKey, Published, State, Statistics, Store, StoreError, Update,
     Values,
 };
+use skein_workflow::announcement::{Announcement, Evaluation, Vote};
 use skein_workflow::identity::{Identity, PeerId};
+use skein_workflow::record::{Header, Kind, Record};
 use skein_workflow::round::{Absence, Charge};
 use tokio::task::JoinSet;
 
 /// What a liar makes of its contribution.
 type Spoil = fn(&mut Vec<f32>);
 
+/// What a peer reported, and how its run ended.
+type End = (Vec<RoundReport>, anyhow::Result<()>);
+
 /// A store as its owner sees it, and as others do.
 type Faces = (Arc<dyn Store>, Arc<dyn Published>);
+
+/// How a peer lies about its contribution.
+#[derive(Clone, Copy)]
+struct Lie {
+    spoil: Spoil,
+    /// Whether the announcement has the hash of the spoilt values, or still that of the honest ones.
+    hash_of_spoilt: bool,
+    /// Index of the one peer that is lied to; without it all are.
+    victim: Option<usize>,
+}
+
+impl Lie {
+    fn to_all(spoil: Spoil, hash_of_spoilt: bool) -> Lie {
+        Lie { spoil, hash_of_spoilt, victim: None }
+    }
+}
 
 /// A store whose owner lies about its own contribution.
 struct Lying {
     inner: Embedded,
     owner: PeerKey,
-    spoil: Spoil,
-    /// Whether the announcement has the hash of the spoilt values, or still that of the honest ones.
-    hash_of_spoilt: bool,
+    lie: Lie,
 }
 
 #[async_trait]
@@ -43,7 +63,7 @@ impl Published for Lying {
             return Ok(Some(values));
         }
         let mut values = values.to_vec();
-        (self.spoil)(&mut values);
+        (self.lie.spoil)(&mut values);
         Ok(Some(values.into()))
     }
 
@@ -61,7 +81,7 @@ impl Store for Lying {
     async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
         let average = self.inner.average(round, peer).await?;
         let spoilt = self.contribution(round, peer).await?.unwrap();
-        Ok(Average { hash: if self.hash_of_spoilt { spoilt.statistics().hash } else { average.hash }, ..average })
+        Ok(Average { hash: if self.lie.hash_of_spoilt { spoilt.statistics().hash } else { average.hash }, ..average })
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
@@ -109,11 +129,11 @@ impl Store for Lying {
     }
 }
 
-/// A job of five peers on the digits, of which `faults` may lie.
-async fn job(faults: u32) -> Arc<Job> {
+/// A job of five peers on the digits, of which one may lie.
+async fn job(train: &str) -> Arc<Job> {
     let text = format!(
         "skein_manifest_version = 1\n[application]\nname = \"liars\"\n[data]\nsource = \"builtin:digits\"\n\
-         [train]\npeers = 5\nfaults = {faults}\nbatches_per_round = 1\n"
+         [train]\npeers = 5\nfaults = 1\nbatches_per_round = 1\nwait = {{ min = \"5s\", max = \"30s\" }}\n{train}"
     );
     let manifest = Manifest::parse(&text, Path::new("skein.toml")).unwrap();
     let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).unwrap();
@@ -122,60 +142,144 @@ async fn job(faults: u32) -> Arc<Job> {
 
 /// Runs `rounds` rounds in which the last `liars` peers of the roster lie; gives what each honest peer reports, and
 /// how its run ended.
-async fn run(
-    job: &Arc<Job>,
-    liars: usize,
-    spoil: Spoil,
-    hash_of_spoilt: bool,
-    rounds: u64,
-) -> Vec<(Vec<RoundReport>, anyhow::Result<()>)> {
+async fn run(job: &Arc<Job>, liars: usize, lie: Lie, rounds: u64) -> Vec<End> {
     let workers = Arc::new(Workers::start(2).unwrap());
     let honest = job.shares.len() - liars;
     let mut stores: BTreeMap<PeerId, Faces> = BTreeMap::new();
+    let mut honest_faces: BTreeMap<PeerId, Arc<dyn Published>> = BTreeMap::new();
     for (index, peer) in job.shares.keys().enumerate() {
         let inner = Embedded::default();
         Checkpoint::initial(job).restore(&inner).await.unwrap();
-        let faces: Faces = match index < honest {
-            true => (Arc::new(inner.clone()), Arc::new(inner)),
-            false => {
-                let lying = Arc::new(Lying { inner, owner: peer.0, spoil, hash_of_spoilt });
-                (lying.clone(), lying)
-            }
+        honest_faces.insert(*peer, Arc::new(inner.clone()));
+        let faces: Faces = if index < honest {
+            (Arc::new(inner.clone()), Arc::new(inner))
+        } else {
+            let lying = Arc::new(Lying { inner: inner.clone(), owner: peer.0, lie });
+            // Who lies to one peer only has to stay in step with the others.
+            if lie.victim.is_some() { (Arc::new(inner), lying) } else { (lying.clone(), lying) }
         };
         stores.insert(*peer, faces);
     }
-    let (mut tasks, mut liars_tasks) = (JoinSet::new(), JoinSet::new());
+    let mut tasks = JoinSet::new();
+    let mut liars_tasks = JoinSet::new();
     for (index, share) in job.shares.values().enumerate() {
         let identity = Identity::derived(job.train.seed, share.index);
-        let others = stores.iter().filter(|(peer, _)| **peer != identity.id());
-        let others = others.map(|(peer, (_, published))| (*peer, published.clone())).collect();
-        let seat = Seat { store: stores[&identity.id()].0.clone(), identity, desk: None, others };
-        let mut peer = Peer::start(job.clone(), workers.clone(), seat).await.unwrap();
-        let rounds = async move {
-            let mut reports = Vec::new();
-            for round in 1..=rounds {
-                match peer.round(round).await {
-                    Ok(RoundEnd::Applied(report)) => reports.push(*report),
-                    Ok(RoundEnd::Stopped { .. }) => unreachable!("there is no early stopping"),
-                    Err(error) => return (index, reports, Err(error)),
-                }
-            }
-            (index, reports, Ok(()))
+        let mut others: BTreeMap<PeerId, Arc<dyn Published>> = if lie.victim.is_some_and(|victim| victim != index) {
+            honest_faces.clone()
+        } else {
+            stores.iter().map(|(peer, (_, published))| (*peer, published.clone())).collect()
         };
-        match index < honest {
-            true => drop(tasks.spawn(rounds)),
+        others.remove(&identity.id());
+        let store = stores[&identity.id()].0.clone();
+        let seat = Seat { store, identity, desk: None, others, log: Log::volatile() };
+        let peer = Peer::start(job.clone(), workers.clone(), seat).await.unwrap();
+        if index < honest {
+            tasks.spawn(run_peer(index, peer, rounds));
+        } else {
             // Nobody waits for liars: left out by the others, they may wait for votes that never come.
-            false => drop(liars_tasks.spawn(rounds)),
+            liars_tasks.spawn(run_peer(index, peer, rounds));
         }
     }
+    ends_of(tasks).await
+}
+
+/// One peer's rounds, and how they ended.
+async fn run_peer(index: usize, mut peer: Peer, rounds: u64) -> (usize, End) {
+    let mut reports = Vec::new();
+    for round in 1..=rounds {
+        match peer.round(round).await {
+            Ok(RoundEnd::Applied(report)) => reports.push(*report),
+            Ok(RoundEnd::Stopped { .. }) => return (index, (reports, Err(anyhow::anyhow!("stopped early")))),
+            Err(error) => return (index, (reports, Err(error))),
+        }
+    }
+    (index, (reports, Ok(())))
+}
+
+async fn ends_of(tasks: JoinSet<(usize, End)>) -> Vec<End> {
     let mut ends = tasks.join_all().await;
-    ends.sort_by_key(|(index, ..)| *index);
-    ends.into_iter().map(|(_, reports, end)| (reports, end)).collect()
+    ends.sort_by_key(|(index, _)| *index);
+    ends.into_iter().map(|(_, end)| end).collect()
+}
+
+/// What a peer says that computes nothing.
+#[derive(Clone, Copy, Default)]
+struct Script {
+    evaluation: Option<Evaluation>,
+    /// The state that it claims to have; without it that of the others.
+    check: Option<[u8; 32]>,
+}
+
+/// Runs `rounds` rounds beside a last peer that follows a script.
+async fn run_beside(job: &Arc<Job>, script: Script, rounds: u64) -> Vec<End> {
+    let workers = Arc::new(Workers::start(2).unwrap());
+    let mut stores = BTreeMap::new();
+    for peer in job.shares.keys() {
+        let store = Embedded::default();
+        Checkpoint::initial(job).restore(&store).await.unwrap();
+        stores.insert(*peer, store);
+    }
+    let mut tasks = JoinSet::new();
+    let mut liars = JoinSet::new();
+    for (index, (peer, share)) in job.shares.iter().enumerate() {
+        let identity = Identity::derived(job.train.seed, share.index);
+        let mut others = stores.clone();
+        let store = others.remove(peer).unwrap();
+        if index + 1 == job.shares.len() {
+            liars.spawn(follow(job.clone(), identity, store, others, script));
+            continue;
+        }
+        let others = others.into_iter().map(|(peer, store)| (peer, Arc::new(store) as Arc<dyn Published>)).collect();
+        let seat = Seat { store: Arc::new(store), identity, desk: None, others, log: Log::volatile() };
+        let peer = Peer::start(job.clone(), workers.clone(), seat).await.unwrap();
+        tasks.spawn(run_peer(index, peer, rounds));
+    }
+    ends_of(tasks).await
+}
+
+/// Takes part in round after round by what the others say, until nobody listens.
+async fn follow(job: Arc<Job>, me: Identity, store: Embedded, others: BTreeMap<PeerId, Embedded>, script: Script) {
+    for round in 1.. {
+        let announced = said(&others, round, Kind::Announcement).await;
+        let header = |kind| Header { kind, peer: me.id(), ..*announced[0].header() };
+        let values = Values::from(vec![0.0; job.layout.len()]);
+        let hash = values.statistics().hash;
+        store.put_contribution(round, me.id().0, values).await.unwrap();
+        let own = Announcement { values: hash, samples: 1, loss: 1.0, evaluation: script.evaluation };
+        let own = Record::sign(&me, header(Kind::Announcement), own.encode());
+        store.publish(own.encode()).await.unwrap();
+        let mut held: Vec<_> = announced.iter().chain([&own]).map(|r| (r.header().peer, r.hash())).collect();
+        held.sort();
+        let vote = Vote { held, charged: Vec::new() };
+        store.publish(Record::sign(&me, header(Kind::Vote), vote.encode()).encode()).await.unwrap();
+        let checked = said(&others, round, Kind::Check).await;
+        let state = script.check.map_or_else(|| checked[0].payload().to_vec(), Vec::from);
+        store.publish(Record::sign(&me, header(Kind::Check), state).encode()).await.unwrap();
+    }
+}
+
+/// What all of these peers say of a round.
+async fn said(peers: &BTreeMap<PeerId, Embedded>, round: u64, kind: Kind) -> Vec<Record> {
+    let mut all = Vec::new();
+    for store in peers.values() {
+        let mut last = 0;
+        let record = 'found: loop {
+            for (number, bytes) in store.records(last, Duration::from_secs(60)).await.unwrap() {
+                last = number;
+                let record = Record::decode(&bytes).unwrap();
+                if record.header().round == round && record.header().kind == kind {
+                    break 'found record;
+                }
+            }
+        };
+        all.push(record);
+    }
+    all
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_finite_of_the_wrong_shape_or_of_another_hash_is_charged() {
-    let job = job(1).await;
+    let job = job("").await;
     let liar = *job.shares.keys().last().unwrap();
     let nan: Spoil = |values| values[7] = f32::NAN;
     let infinite: Spoil = |values| values[0] = f32::INFINITY;
@@ -189,7 +293,7 @@ async fn what_is_not_finite_of_the_wrong_shape_or_of_another_hash_is_charged() {
         (short, true, Charge::Shape),
         (other, false, Charge::Hash),
     ] {
-        let ends = run(&job, 1, spoil, hash_of_spoilt, 1).await;
+        let ends = run(&job, 1, Lie::to_all(spoil, hash_of_spoilt), 1).await;
         let hash = ends[0].0[0].state_hash;
         for (reports, end) in &ends {
             end.as_ref().unwrap();
@@ -201,13 +305,67 @@ async fn what_is_not_finite_of_the_wrong_shape_or_of_another_hash_is_charged() {
     }
 }
 
+/// All honest peers came to the end with the same state.
+#[track_caller]
+fn in_step(ends: &[End], rounds: usize) {
+    for (reports, end) in ends {
+        end.as_ref().unwrap();
+        assert_eq!(reports.len(), rounds);
+        assert_eq!(reports[rounds - 1].state_hash, ends[0].0[rounds - 1].state_hash);
+    }
+}
+
+/// One peer that signed a wrong check stopped all the others, again after each restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_check_of_one_peer_stops_nobody() {
+    let script = Script { check: Some([7; 32]), ..Script::default() };
+    let ends = run_beside(&job("").await, script, 3).await;
+    in_step(&ends, 3);
+    assert!(ends.iter().flat_map(|(reports, _)| reports).all(|report| report.present == 5));
+}
+
+/// One that was given other values than the rest aggregated them without having looked at them, and stopped all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_are_wrong_for_one_peer_are_fetched_from_another() {
+    let job = job("").await;
+    for spoil in [|values: &mut Vec<f32>| values[0] += 1.0, |values: &mut Vec<f32>| values.truncate(3)] {
+        let ends = run(&job, 1, Lie { victim: Some(0), ..Lie::to_all(spoil, false) }, 3).await;
+        in_step(&ends, 3);
+        for report in ends.iter().flat_map(|(reports, _)| reports) {
+            assert_eq!(report.present, 5, "round {} without {:?}", report.round, report.absent);
+        }
+    }
+}
+
+/// Evaluations that nobody asked for ended a job, or drove its learning rate down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evaluations_count_only_when_they_are_due_and_for_what_a_peer_has() {
+    let evaluation = |samples, loss_sum| Script {
+        evaluation: Some(Evaluation { samples, correct: None, loss_sum }),
+        ..Script::default()
+    };
+    let rules = "early_stopping = { patience = 1 }\nreduce_on_plateau = { patience = 0 }\n";
+    let never = job(&format!("evaluate_every = 1000\n{rules}")).await;
+    let ends = run_beside(&never, evaluation(1, 5.0), 4).await;
+    in_step(&ends, 4);
+    assert!(ends[0].0.iter().all(|report| report.evaluation.is_none() && report.learning_rate == 0.05));
+
+    let always = job("evaluate_every = 1\n").await;
+    let ends = run_beside(&always, evaluation(1 << 30, f64::MAX), 3).await;
+    in_step(&ends, 3);
+    let shares = always.shares.values().take(4).map(|share| share.validation.len() as u64);
+    assert_eq!(ends[0].0[2].evaluation.unwrap().samples, shares.sum::<u64>(), "what the honest ones have");
+    let ends = run_beside(&always, evaluation(1, f64::MAX), 3).await;
+    in_step(&ends, 3);
+}
+
 /// A lie in the right form is no offence, but the rule bears it: the honest peers stay in step and learn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_well_formed_lie_is_borne_by_the_rule() {
-    let job = job(1).await;
-    let ends = run(&job, 1, |values| values.iter_mut().for_each(|value| *value *= -1e6), true, 30).await;
-    let last: Vec<_> = ends.iter().map(|(reports, end)| (end.is_ok(), reports[29].state_hash)).collect();
-    assert!(last.iter().all(|end| end.0 && *end == last[0]), "{last:?}");
+    let job = job("").await;
+    let lie = Lie::to_all(|values| values.iter_mut().for_each(|value| *value *= -1e6), true);
+    let ends = run(&job, 1, lie, 30).await;
+    in_step(&ends, 30);
     let norm = |report: &RoundReport| skein_kernels::norm::l2_norm(report.state.parameters());
     let (first, last) = (norm(&ends[0].0[0]), norm(&ends[0].0[29]));
     assert!(last < 10.0 * first, "the lie moved the parameters from {first} to {last}");
@@ -215,8 +373,8 @@ async fn a_well_formed_lie_is_borne_by_the_rule() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_liars_than_tolerated_stop_the_round_with_the_reason() {
-    let job = job(1).await;
-    for (reports, end) in run(&job, 2, |values| values[0] = f32::NAN, true, 1).await {
+    let job = job("").await;
+    for (reports, end) in run(&job, 2, Lie::to_all(|values| values[0] = f32::NAN, true), 1).await {
         assert!(reports.is_empty(), "nothing was applied");
         let reason = format!("{:#}", end.unwrap_err());
         assert!(reason.contains("2 peers are charged where the job tolerates 1 faults"), "{reason}");

@@ -9,6 +9,7 @@ mod demo;
 mod formats;
 mod hosts;
 mod liars;
+mod losses;
 mod manifests;
 mod onnx;
 mod peers;

@@ -13,13 +13,13 @@ use crate::harness::{Place, state_hash};
 /// A small job with everything that has to survive a restart.
 const JOB: &str = "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = 60\nevaluate_every = 3\noptimizer = { name = \"adam\" }\n\
     learning_rate = 0.01\nreduce_on_plateau = { patience = 0, factor = 0.5, min_delta = 0.1 }\n";
-const PEERS: u32 = 4;
+pub(crate) const PEERS: u32 = 4;
 /// The seed of the job, by which its peers are known.
 const SEED: u64 = 5;
 
 /// Hosts and their databases, in one folder.
-struct Cluster {
-    place: Place,
+pub(crate) struct Cluster {
+    pub(crate) place: Place,
     databases: Vec<Database>,
     is_plain: bool,
 }
@@ -33,7 +33,7 @@ struct Database {
 
 impl Cluster {
     /// Starts the databases and writes the hosts' configurations.
-    fn start(job: &str, is_plain: bool) -> Cluster {
+    pub(crate) fn start(job: &str, is_plain: bool) -> Cluster {
         let place = Place::new();
         place.job(job);
         let mut cluster = Cluster { place, databases: Vec::new(), is_plain };
@@ -59,7 +59,7 @@ impl Cluster {
         cluster
     }
 
-    fn path(&self, peer: u32, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, peer: u32, name: &str) -> PathBuf {
         self.place.path(&format!("peer-{peer}/{name}"))
     }
 
@@ -78,21 +78,21 @@ impl Cluster {
     }
 
     /// Ends a database by a signal to the server, and starts it again with whatever it saved.
-    fn restart_database(&mut self, peer: u32, signal: Signal) {
+    pub(crate) fn restart_database(&mut self, peer: u32, signal: Signal) {
         let database = &mut self.databases[peer as usize];
         kill_process(database.server, signal).unwrap();
         assert!(!database.runner.wait().unwrap().success(), "it was not asked to end");
         self.databases[peer as usize] = self.database(peer);
     }
 
-    fn host(&self, peer: u32) -> Child {
+    pub(crate) fn host(&self, peer: u32) -> Child {
         let config = format!("peer-{peer}/host.toml");
         let mut command = self.place.command(&["host", "--config", &config, "-o", "json", "--quiet"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Starts a host that logs, and waits until it has called so many functions: it is in the middle of its run.
-    fn host_in_the_middle(&self, peer: u32, calls: usize) -> Child {
+    pub(crate) fn host_in_the_middle(&self, peer: u32, calls: usize) -> Child {
         self.place.start(&["host", "--config", &format!("peer-{peer}/host.toml")], calls)
     }
 }
@@ -108,7 +108,7 @@ impl Drop for Cluster {
 }
 
 /// The summaries of hosts that have to come to their end.
-fn finish(hosts: Vec<Child>) -> Vec<Value> {
+pub(crate) fn finish(hosts: Vec<Child>) -> Vec<Value> {
     hosts
         .into_iter()
         .map(|host| {

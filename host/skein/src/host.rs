@@ -20,6 +20,7 @@ use crate::job::Job;
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::peer::Seat;
+use crate::peer::log::Log;
 use crate::report::Summary;
 use crate::session::Run;
 use crate::worker::desk::Desk;
@@ -59,6 +60,9 @@ pub async fn run(
     let identity = config.identity.load(job.train.seed)?;
     let me = identity.id();
     ensure!(job.shares.contains_key(&me), "the roster does not have this peer: add a member with the id `{me}`");
+    let saved = saved(config, &job)?;
+    // The folder is locked from here on.
+    let log = Log::open(&config.dir, me, job.digest, saved.as_ref().map_or(0, |saved| saved.state.round()))?;
     let scope = |peer: PeerId| Scope { job: job.digest, peer: peer.0, values: job.layout.len() };
     let mut others: BTreeMap<PeerId, Arc<dyn Published>> = BTreeMap::new();
     for member in config.roster.iter().filter(|member| member.id != me) {
@@ -67,7 +71,7 @@ pub async fn run(
         others.insert(member.id, redis::read(store, scope(member.id))?);
     }
     let store = redis::open(&config.store, scope(me)).await?;
-    let start = settle(&*store, config, &job).await?;
+    let start = settle(&*store, saved, &job).await?;
     output.note(&format!(
         "peer {me:?} of {}: round {}, {} parameters, {}",
         job.shares.len(),
@@ -86,7 +90,7 @@ pub async fn run(
     };
     let (stop, stopped) = watch::channel(false);
     let hint = ": start it again to go on".to_owned();
-    let seats = vec![Seat { identity, store, desk: Some(desk), others }];
+    let seats = vec![Seat { identity, store, desk: Some(desk), others, log }];
     let run = Run { job, workers, seats, start, out: Some(config.dir.clone()), hint };
     let run = async {
         let summary = run.to_end(output).await;
@@ -99,8 +103,8 @@ pub async fn run(
     Ok(summary)
 }
 
-/// Finds out where the peer goes on: from the state of its database, or from the checkpoint if that is ahead of it.
-async fn settle(store: &dyn Store, config: &Config, job: &Job) -> Result<Checkpoint> {
+/// The checkpoint in the peer's folder, if there is one.
+fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
     let path = config.dir.join(checkpoint::FILE);
     let saved = if path.exists() { Some(Checkpoint::load(&job.layout, &path)?) } else { None };
     if let Some(other) = saved.as_ref().filter(|saved| saved.job != job.digest) {
@@ -111,6 +115,11 @@ async fn settle(store: &dyn Store, config: &Config, job: &Job) -> Result<Checkpo
             job.digest
         );
     }
+    Ok(saved)
+}
+
+/// Finds out where the peer goes on: from the state of its database, or from the checkpoint if that is ahead of it.
+async fn settle(store: &dyn Store, saved: Option<Checkpoint>, job: &Job) -> Result<Checkpoint> {
     let saved = saved.unwrap_or_else(|| Checkpoint::initial(job));
     let (head, note) = match store.head().await {
         Ok(head) => {

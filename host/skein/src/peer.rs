@@ -1,10 +1,11 @@
 //! One peer's side of a round: does what the workflow decides, and tells it what came of it.
 
 mod compute;
-mod history;
+mod folder;
+pub mod log;
 mod neighbours;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,22 +19,21 @@ use skein_workflow::announcement::{Announcement, Evaluation};
 use skein_workflow::convergence::Progress;
 use skein_workflow::deadline::Deadline;
 use skein_workflow::identity::{Identity, PeerId};
-use skein_workflow::record::Kind;
-use skein_workflow::round::{Absence, Agreement, Charge, Context as RoundContext, Received, Round, Step};
+use skein_workflow::presence::Presence;
+use skein_workflow::record::{Header, Kind};
+use skein_workflow::round::{Absence, Agreement, Context as RoundContext, Received, Round, Step, Waits};
 use skein_workflow::shards::Order;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::history::History;
-use self::neighbours::{INBOX_RECORDS, Neighbours};
+use self::log::{Log, OwnContribution};
+use self::neighbours::{Arrival, Fetched, INBOX_RECORDS, Neighbours};
 use crate::checkpoint::{decode_progress, encode_progress, hash_of};
 use crate::job::{Job, Share};
 use crate::phases::{Phase, Phases};
 use crate::worker::desk::Desk;
 use crate::workers::{Purpose, Workers};
-
-/// How soon contributions that could not be had are asked for again.
-const FETCH_AGAIN: Duration = Duration::from_millis(50);
 
 /// A peer of a job.
 pub struct Peer {
@@ -46,13 +46,25 @@ pub struct Peer {
     order: Order,
     progress: Progress,
     deadline: Deadline,
-    heads: BTreeMap<PeerId, Digest>,
-    history: History,
+    presence: Presence,
+    log: Log,
     /// Records of the others that this round has taken in, for the case that it is begun anew.
     taken: Vec<(PeerId, Vec<u8>)>,
     /// Those of the next round, from peers that are ahead.
     early: Vec<(PeerId, Vec<u8>)>,
     clock: Instant,
+    awaited: watch::Sender<Option<Awaited>>,
+}
+
+/// Whom a peer waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// The peers.
+    pub peers: BTreeSet<PeerId>,
+    /// Since when: when it was ready itself.
+    pub since: Instant,
+    /// Until when it does at the longest.
+    pub until: Instant,
 }
 
 /// What is one peer's own.
@@ -65,6 +77,8 @@ pub struct Seat {
     pub desk: Option<Desk>,
     /// What the others publish.
     pub others: BTreeMap<PeerId, Arc<dyn Published>>,
+    /// What it has signed.
+    pub log: Log,
 }
 
 /// How a round ended for one peer.
@@ -86,6 +100,8 @@ pub struct RoundReport {
     pub peer: PeerId,
     /// The state after it.
     pub state: State,
+    /// What the peer contributed, if it has to be kept beside the checkpoint.
+    pub contribution: Option<OwnContribution>,
     /// Its hash.
     pub state_hash: Digest,
     /// What the convergence rules remember after it.
@@ -110,10 +126,9 @@ impl Peer {
     /// # Errors
     /// The store fails, or does not hold a state of the job.
     pub async fn start(job: Arc<Job>, workers: Arc<Workers>, seat: Seat) -> Result<Peer> {
-        let Seat { identity, store, desk, others } = seat;
+        let Seat { identity, store, desk, others, log } = seat;
         let me = identity.id();
         let head = store.head().await?;
-        let history = History::read(&*store, me, job.digest, head.round).await?;
         let order = Order::new(job.train.seed, me, job.shares[&me].train.clone());
         let deadline = Deadline::new(job.train.deadline());
         let mut peer = Peer {
@@ -126,11 +141,12 @@ impl Peer {
             neighbours: Neighbours::read(others),
             order,
             deadline,
-            heads: BTreeMap::new(),
-            history,
+            presence: Presence::default(),
+            log,
             taken: Vec::new(),
             early: Vec::new(),
             clock: Instant::now(),
+            awaited: watch::Sender::new(None),
         };
         peer.recall(&head).await?;
         Ok(peer)
@@ -144,9 +160,6 @@ impl Peer {
         if let Some(desk) = &self.desk {
             desk.open().await?;
         }
-        for record in self.history.records() {
-            self.store.publish(record.encode()).await?;
-        }
         let head = self.store.head().await?;
         self.recall(&head).await
     }
@@ -156,14 +169,23 @@ impl Peer {
         let note = self.store.recall(head.round).await?;
         let note = note.with_context(|| format!("the store lost what belongs to the state of round {}", head.round))?;
         self.progress = decode_progress(&note)?;
-        if let Some(check) = self.history.owed(&self.identity, head.round, hash_of(head)) {
-            self.store.publish(check.encode()).await?;
-            self.history.add(check);
+        let me = self.me();
+        // Values before the records that tell of them.
+        for (round, values) in self.log.contributions() {
+            self.store.put_contribution(round, me.0, values).await?;
         }
-        if let Some(last) = self.history.before(head.round + 1) {
-            self.heads.insert(self.me(), last);
+        self.log.settle(&*self.store, me, self.job.digest, head.round).await?;
+        if let Some(vote) = self.log.unchecked_vote(head.round) {
+            let header = Header { kind: Kind::Check, previous: self.log.last(), ..vote };
+            let check = self.log.say(&self.identity, header, hash_of(head).0.to_vec()).await?;
+            self.store.publish(check.encode()).await?;
         }
         Ok(())
+    }
+
+    /// Whom it waits for at the moment.
+    pub fn awaited(&self) -> watch::Receiver<Option<Awaited>> {
+        self.awaited.subscribe()
     }
 
     fn me(&self) -> PeerId {
@@ -183,7 +205,6 @@ impl Peer {
         let head = self.state_before(number).await?;
         let (average, evaluation) = self.contribute(number, &mut phases).await?;
 
-        let ready = self.clock.elapsed();
         let mut round = self.open_round(number, &head, average, evaluation).await?;
         let mut applied = None;
         let mut phase = Phase::Gather;
@@ -192,39 +213,49 @@ impl Peer {
             let step = round.step(self.clock.elapsed()).with_context(|| refusal(number, &round))?;
             match step {
                 Step::Wait { until } => self.wait(&mut round, until).await?,
-                Step::Fetch { wanted, until } => self.fetch(&mut round, number, wanted, until).await?,
+                Step::Fetch { wanted, until } => {
+                    self.neighbours.ask(number, wanted, self.job.layout.len(), self.clock + until);
+                    self.wait(&mut round, until).await?;
+                }
                 Step::Vote(vote) => {
-                    self.deadline.observe(self.clock.elapsed() - ready);
                     self.publish(&mut round, Kind::Vote, vote.encode()).await?;
                     phases.add(std::mem::replace(&mut phase, Phase::Vote), begun);
                     continue;
                 }
                 Step::Aggregate(agreement) => {
+                    self.awaited.send_replace(None);
                     let Some(report) = self.apply(number, &agreement, &mut phases).await? else {
-                        let evaluation = agreed_evaluation(&agreement);
+                        let evaluation = self.agreed_evaluation(number, &agreement);
                         let evaluation = evaluation.context("training stops on an evaluation only")?;
                         return Ok(RoundEnd::Stopped { evaluation });
                     };
                     round.applied(self.clock.elapsed(), report.state_hash);
+                    // Whoever hears the check goes on, and forgets what this peer would need to apply the round before
+                    // once more.
+                    self.log.wait_for_checkpoint(number - 1).await;
                     self.publish(&mut round, Kind::Check, report.state_hash.0.to_vec()).await?;
                     applied = Some(report);
                     phase = Phase::Check;
                     continue;
                 }
-                Step::Finish { unconfirmed } if unconfirmed.is_empty() => break,
-                Step::Finish { unconfirmed } => {
-                    tracing::warn!(round = number, ?unconfirmed, "peers did not confirm their state in time");
+                Step::Finish { unconfirmed, differing } => {
+                    if !unconfirmed.is_empty() || !differing.is_empty() {
+                        tracing::warn!(round = number, ?unconfirmed, ?differing, "peers did not confirm the state");
+                    }
                     break;
                 }
             }
             phases.add(phase, begun);
         }
+        self.awaited.send_replace(None);
         self.store.forget(number).await?;
         let report = applied.context("a round is applied before it is finished")?;
         self.progress = report.progress;
-        self.heads = round.heads().clone();
-        self.history.forget(number);
+        self.presence = round.presence();
+        round.arrivals().into_iter().for_each(|arrival| self.deadline.observe(arrival));
+        self.log.forget(number);
         self.taken.clear();
+        self.neighbours.stop_asking();
         Ok(RoundEnd::Applied(Box::new(RoundReport { phases, ..report })))
     }
 
@@ -244,6 +275,8 @@ impl Peer {
         average: Average,
         evaluation: Option<Evaluation>,
     ) -> Result<Round> {
+        // What an earlier try of the round asked for may have been lost with the store.
+        self.neighbours.stop_asking();
         let context = RoundContext {
             job: self.job.digest,
             round: number,
@@ -251,12 +284,13 @@ impl Peer {
             roster: self.neighbours.ids().chain([self.me()]).collect(),
             faults: self.job.train.faults,
         };
-        let heads = self.heads.clone();
-        let mut round = Round::new(self.me(), context, heads, self.clock.elapsed(), self.deadline.wait());
-        let Average { hash, samples, loss } = average;
+        let wait_max = self.job.train.wait.max;
+        let waits = Waits { opened: self.clock.elapsed(), wait: self.deadline.wait(), wait_max };
+        let mut round = Round::new(self.me(), context, self.presence.clone(), waits);
+        let Average { hash, samples, loss, .. } = average;
         let announcement = Announcement { values: hash, samples, loss, evaluation };
         self.publish(&mut round, Kind::Announcement, announcement.encode()).await?;
-        round.hold(self.me());
+        round.hold(self.clock.elapsed(), self.me());
         let taken = std::mem::take(&mut self.taken);
         for (owner, bytes) in taken.into_iter().chain(std::mem::take(&mut self.early)) {
             self.take_in(&mut round, owner, bytes);
@@ -266,7 +300,7 @@ impl Peer {
 
     /// Aggregates what was agreed on and moves the state; none if training stops here.
     async fn apply(&mut self, number: u64, agreement: &Agreement, phases: &mut Phases) -> Result<Option<RoundReport>> {
-        let evaluation = agreed_evaluation(agreement);
+        let evaluation = self.agreed_evaluation(number, agreement);
         let rules = self.job.train.convergence();
         // The peer's own is changed with the end of the round, which may be begun anew until then.
         let mut progress = self.progress;
@@ -291,6 +325,10 @@ impl Peer {
         let applied = self.store.apply(Update { round: number, aggregate, change }).await;
         let head = applied.with_context(|| refused(number, agreement))?;
         phases.add(Phase::Update, begun);
+        let contribution = match self.log.is_durable() {
+            true => self.store.contribution(number, self.me().0).await?,
+            false => None,
+        };
         let samples: u64 = agreement.peers.values().map(|announcement| announcement.samples).sum();
         let loss_sum: f64 = agreement.peers.values().map(|a| a.loss * a.samples as f64).sum();
         Ok(Some(RoundReport {
@@ -298,6 +336,7 @@ impl Peer {
             peer: self.me(),
             state_hash: hash_of(&head),
             state: self.store.state().await?,
+            contribution: contribution.and_then(|values| self.log.own_contribution(number, values)),
             progress,
             learning_rate,
             loss: loss_sum / samples as f64,
@@ -314,7 +353,7 @@ impl Peer {
         if let Some(rule) = self.job.rule.as_ref().filter(|_| self.store.aggregates()) {
             let samples: Vec<u64> = agreement.peers.values().map(|announcement| announcement.samples).collect();
             let peers = agreement.peers.keys().map(|peer| peer.0).collect();
-            return Ok(Aggregate::Contributions { rule: rule.kernel(agreement.faults, &samples), peers });
+            return Ok(Aggregate::Contributions { rule: rule.kernel(self.job.train.faults, &samples), peers });
         }
         let mut contributions = Vec::with_capacity(agreement.peers.len());
         for (peer, announcement) in &agreement.peers {
@@ -326,7 +365,7 @@ impl Peer {
                 values: values.buffer(),
             });
         }
-        let (function, faults) = (self.job.aggregate.clone(), agreement.faults);
+        let (function, faults) = (self.job.aggregate.clone(), self.job.train.faults);
         let account = self.workers.account(Purpose::Aggregate);
         let mut task = JoinSet::new();
         let call = async move { account.book(function.aggregate(contributions, faults)).await };
@@ -338,80 +377,66 @@ impl Peer {
     /// Signs a record, or takes the one that says so already, appends it to the own store and takes it in as every other
     /// peer will.
     async fn publish(&mut self, round: &mut Round, kind: Kind, payload: Vec<u8>) -> Result<()> {
-        // Remembered before it is known to others: whatever happens now, nothing else will be said.
-        let record = self.history.say(&self.identity, round.header(kind), payload);
+        // Kept before it is known to others: whatever happens now, nothing else will be said.
+        let record = self.log.say(&self.identity, round.header(kind, self.log.last()), payload).await?;
         let bytes = record.encode();
-        round.receive(self.me(), &bytes);
+        round.receive(self.clock.elapsed(), self.me(), &bytes);
         Ok(self.store.publish(bytes).await?)
     }
 
-    /// Takes in the next record, until then at the longest, and whatever else has come meanwhile.
+    /// Takes in what comes next, until then at the longest, and the records that have come meanwhile.
     async fn wait(&mut self, round: &mut Round, until: Duration) -> Result<()> {
-        let inbox = &mut self.neighbours.inbox;
-        let Ok(first) = tokio::time::timeout_at(self.clock + until, inbox.recv()).await else { return Ok(()) };
-        let mut next = Some(first.context("the readers of the other peers' stores have ended")?);
-        while let Some((owner, bytes)) = next {
+        let since = self.clock + round.opened();
+        self.awaited.send_replace(Some(Awaited { peers: round.awaited(), since, until: self.clock + until }));
+        match self.neighbours.next(self.clock + until).await? {
+            Some(Arrival::Record(owner, bytes)) => self.take_in(round, owner, bytes),
+            Some(Arrival::Contribution(peer, fetched)) => self.keep(round, peer, fetched).await?,
+            None => {}
+        }
+        // As many as fit the inbox: one peer that publishes without end does not keep the round from going on.
+        for _ in 0..INBOX_RECORDS {
+            let Some((owner, bytes)) = self.neighbours.waiting() else { break };
             self.take_in(round, owner, bytes);
-            next = self.neighbours.inbox.try_recv().ok();
         }
         Ok(())
     }
 
+    /// Keeps a record that matters for the case that the round is begun anew, or until the next one begins. A round takes
+    /// one of each kind from each peer.
     fn take_in(&mut self, round: &mut Round, owner: PeerId, bytes: Vec<u8>) {
-        let kept = match round.receive(owner, &bytes) {
-            Received::Done => &mut self.taken,
-            // A peer that is ahead has published its announcement at most, since it waits for this one's.
-            Received::Early => &mut self.early,
-        };
-        if kept.len() < INBOX_RECORDS {
-            kept.push((owner, bytes));
+        match round.receive(self.clock.elapsed(), owner, &bytes) {
+            Received::Taken => self.taken.push((owner, bytes)),
+            Received::Early => self.early.push((owner, bytes)),
+            Received::Ignored => {}
         }
     }
 
-    /// Copies contributions into the own store and looks at them before they count.
-    async fn fetch(
-        &mut self,
-        round: &mut Round,
-        number: u64,
-        wanted: BTreeMap<PeerId, Announcement>,
-        until: Duration,
-    ) -> Result<()> {
-        let wait = until.saturating_sub(self.clock.elapsed());
-        let mut fetched = false;
-        for (peer, values) in self.neighbours.contributions(number, wanted.keys().copied(), wait).await {
-            let values = match values {
-                Ok(Some(values)) => values,
-                Ok(None) => continue,
-                // It has more values than the model, and was not read any further.
-                Err(StoreError::Length { .. }) => {
-                    fetched = true;
-                    round.charge(peer, Charge::Shape);
-                    continue;
-                }
-                Err(error) => {
-                    tracing::warn!(?peer, error = &error as &dyn std::error::Error, "failed to read a contribution");
-                    continue;
-                }
-            };
-            fetched = true;
-            let expected = self.job.layout.len();
-            if values.len() != expected {
-                round.charge(peer, Charge::Shape);
-                continue;
+    /// Copies a contribution that was verified into the own store, and tells the round what became of it.
+    async fn keep(&mut self, round: &mut Round, peer: PeerId, fetched: Fetched) -> Result<()> {
+        match fetched {
+            Fetched::Verified(values) => {
+                self.store.put_contribution(round.number(), peer.0, values).await?;
+                round.hold(self.clock.elapsed(), peer);
             }
-            let statistics = self.store.put_contribution(number, peer.0, values).await?;
-            if statistics.hash != wanted[&peer].values {
-                round.charge(peer, Charge::Hash);
-            } else if !statistics.finite {
-                round.charge(peer, Charge::NonFinite);
-            } else {
-                round.hold(peer);
-            }
-        }
-        if !fetched {
-            self.wait(round, until.min(self.clock.elapsed() + FETCH_AGAIN)).await?;
+            Fetched::Wrong(charge) => round.charge(self.clock.elapsed(), peer, charge),
+            Fetched::Missing => round.miss(peer),
+            Fetched::Unreachable => {}
         }
         Ok(())
+    }
+
+    /// How the state before the round did, if its evaluation was due: by the sums of the peers, each over no more samples
+    /// than are known to be its own. Nothing else that a peer announces counts.
+    fn agreed_evaluation(&self, number: u64, agreement: &Agreement) -> Option<Evaluation> {
+        if !self.is_evaluation_due(number) {
+            return None;
+        }
+        let sound = agreement.peers.iter().filter_map(|(peer, announcement)| {
+            let samples = self.job.shares.get(peer)?.validation.len() as u64;
+            announcement.evaluation.filter(|evaluation| evaluation.samples <= samples)
+        });
+        // Sums that are finite each may overflow together.
+        Evaluation::total(sound).filter(|total| total.loss_sum.is_finite())
     }
 }
 
@@ -422,15 +447,11 @@ fn refused(number: u64, agreement: &Agreement) -> String {
 
 /// What goes before the reason of a refused round.
 fn refusal(number: u64, round: &Round) -> String {
-    format!("round {number} can not be finished{}", listed("charged", round.charges()))
+    format!("round {number} cannot be finished{}", listed("charged", round.charges()))
 }
 
 /// Peers with what is said of each; nothing where there is none.
 fn listed(what: &str, peers: &BTreeMap<PeerId, impl std::fmt::Display>) -> String {
     let peers: Vec<_> = peers.iter().map(|(peer, why)| format!("{peer:?}: {why}")).collect();
     if peers.is_empty() { String::new() } else { format!(" ({what}: {})", peers.join(", ")) }
-}
-
-fn agreed_evaluation(agreement: &Agreement) -> Option<Evaluation> {
-    Evaluation::total(agreement.peers.values().filter_map(|announcement| announcement.evaluation))
 }

@@ -12,13 +12,14 @@ use skein_store::{Store, StoreError};
 use skein_workflow::announcement::Evaluation;
 use skein_workflow::identity::PeerId;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::checkpoint::{self, Checkpoint, hash_of};
 use crate::evaluation::evaluate;
 use crate::job::{Job, Share};
 use crate::output::Output;
+use crate::peer::log::OwnContribution;
 use crate::peer::{Peer, RoundEnd, RoundReport, Seat};
 use crate::phases::Phases;
 use crate::report::{Metrics, RoundSummary, Summary};
@@ -56,7 +57,10 @@ impl Run {
             pending: BTreeMap::new(),
             phases: Phases::default(),
             last: start.clone(),
+            contribution: None,
             writing: None,
+            // Peers with logs are alone in their process.
+            checkpointed: seats.first().and_then(|seat| seat.log.checkpointed()),
             metrics,
             started: Instant::now(),
             first_round,
@@ -75,6 +79,9 @@ impl Run {
             peers.spawn(run_peer(peer, store, start.clone(), job.train.rounds, sender.clone()));
         }
         drop(sender);
+        if session.checkpointed.as_ref().is_some_and(|written| *written.borrow() < first_round) {
+            session.write_checkpoint().await?;
+        }
 
         let mut stopped = None;
         // Listening begins once and not with every round: a signal between two rounds must not be missed.
@@ -92,6 +99,11 @@ impl Run {
                     None => break,
                 },
                 Some(ended) = peers.join_next() => ended.context("a peer ended abruptly")??,
+                // Peers may be waiting for it.
+                written = written(&mut session.writing), if session.writing.is_some() => {
+                    session.writing = None;
+                    written?;
+                }
             }
         }
         while let Some(ended) = peers.join_next().await {
@@ -157,6 +169,17 @@ fn is_loss(error: &anyhow::Error) -> bool {
     )
 }
 
+/// A checkpoint that is being written.
+type Writing = Option<JoinHandle<Result<()>>>;
+
+/// Waits until the checkpoint is written, if one is.
+async fn written(writing: &mut Writing) -> Result<()> {
+    match writing {
+        Some(writing) => writing.await.context("writing the checkpoint was cut short")?,
+        None => Ok(()),
+    }
+}
+
 /// A run while it goes on.
 struct Session {
     job: Arc<Job>,
@@ -171,7 +194,11 @@ struct Session {
     pending: BTreeMap<u64, Vec<RoundReport>>,
     phases: Phases,
     last: Checkpoint,
-    writing: Option<JoinHandle<Result<(), checkpoint::CheckpointError>>>,
+    /// What the peer of this process contributed to the last round, if it has to be kept.
+    contribution: Option<OwnContribution>,
+    writing: Writing,
+    /// Where to tell which round the checkpoint on disk is of, if a peer waits for it.
+    checkpointed: Option<Arc<watch::Sender<u64>>>,
     metrics: Option<Metrics>,
     started: Instant,
     first_round: u64,
@@ -196,6 +223,7 @@ impl Session {
             bail!("peers {:?} and {:?} have different states after round {round}", first.peer, other.peer);
         }
         self.last = Checkpoint { job: self.job.digest, state: first.state.clone(), progress: first.progress };
+        self.contribution = first.contribution.clone();
         let elapsed = self.started.elapsed();
         let summary = RoundSummary { report: first, expected: self.job.shares.len(), phases: &phases, elapsed };
         if let Some(metrics) = &mut self.metrics {
@@ -214,15 +242,23 @@ impl Session {
         let Some(path) = self.out.as_ref().map(|dir| dir.join(checkpoint::FILE)) else { return Ok(()) };
         self.finish_writing().await?;
         let (checkpoint, layout) = (self.last.clone(), self.job.layout.clone());
-        self.writing = Some(tokio::task::spawn_blocking(move || checkpoint.save(&layout, &path)));
+        let (contribution, checkpointed) = (self.contribution.take(), self.checkpointed.clone());
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            // Before the checkpoint: a peer whose checkpoint is a round older needs what made this one.
+            contribution.as_ref().map_or(Ok(()), OwnContribution::save)?;
+            checkpoint.save(&layout, &path)?;
+            if let Some(checkpointed) = checkpointed {
+                checkpointed.send_replace(checkpoint.state.round());
+            }
+            Ok(())
+        }));
         Ok(())
     }
 
     async fn finish_writing(&mut self) -> Result<()> {
-        match self.writing.take() {
-            Some(writing) => Ok(writing.await.context("writing the checkpoint was cut short")??),
-            None => Ok(()),
-        }
+        let finished = written(&mut self.writing).await;
+        self.writing = None;
+        finished
     }
 
     /// Leaves after the last round that all peers applied, which is written down first.

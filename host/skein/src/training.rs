@@ -12,6 +12,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::job::{Job, Share};
 use crate::output::Output;
 use crate::peer::Seat;
+use crate::peer::log::Log;
 use crate::report::Summary;
 use crate::session::Run;
 use crate::workers::Workers;
@@ -36,7 +37,7 @@ pub async fn train(job: Arc<Job>, workers: Arc<Workers>, options: Options, outpu
         let identity = Identity::derived(job.train.seed, share.index);
         let others = stores.iter().filter(|(peer, _)| **peer != identity.id());
         let others = others.map(|(peer, store)| (*peer, Arc::new(store.clone()) as Arc<dyn Published>)).collect();
-        Seat { store: Arc::new(stores[&identity.id()].clone()), identity, desk: None, others }
+        Seat { store: Arc::new(stores[&identity.id()].clone()), identity, desk: None, others, log: Log::volatile() }
     };
     let seats = job.shares.values().map(seat).collect();
     let hint = options.out.as_ref().map(|dir| format!(": go on with `--resume --out {}`", dir.display()));

@@ -32,8 +32,8 @@ impl Deadline {
         Deadline { options, arrivals: VecDeque::with_capacity(ROUNDS) }
     }
 
-    /// Notes when the last peer of a round came, counted from when this peer was ready itself. A round that ended
-    /// at its deadline counts with the deadline, so that the next one waits longer.
+    /// Notes when a peer came, counted from when this peer was ready itself: the last one of a round, or one that came
+    /// after its end. How long a peer was waited for in vain is not noted, or each wait would lengthen the next.
     pub fn observe(&mut self, last_arrival: Duration) {
         if self.arrivals.len() == ROUNDS {
             self.arrivals.pop_front();

@@ -9,6 +9,7 @@
 //! | [`record`] | what a peer signs, and whether a record is what it claims |
 //! | [`announcement`] | what records of a round say |
 //! | [`round`] | whom to wait for, what to vote, what to aggregate, whether peers are in step |
+//! | [`presence`] | which peers are suspects, and which are ahead |
 //! | [`deadline`] | how long to wait, learned from arrivals |
 //! | [`convergence`] | when to lower the learning rate, when to stop |
 //! | [`shards`] | who trains on which samples, in which order |
@@ -21,6 +22,7 @@ pub mod announcement;
 pub mod convergence;
 pub mod deadline;
 pub mod identity;
+pub mod presence;
 pub mod random;
 pub mod record;
 pub mod round;

@@ -3,9 +3,10 @@
 //! gather → vote → agree → (the driver aggregates and updates) → check. Nothing here waits, fetches or signs: the
 //! driver does, and tells what came of it.
 //!
-//! What peers aggregate is what the majority of votes holds, not what happened to arrive here. Whoever is caught
-//! sending what no honest peer sends is charged; a charge that the majority shares is taken off the faults that
-//! the rule still has to bear. What timing lets through all the same, the check at the end of the round notices.
+//! Peers aggregate what a majority of the roster voted for, not what happened to arrive here, so a part of the peers
+//! that is cut off from the majority applies nothing. A peer that is caught sending what no honest peer sends is
+//! charged: this peer does not vote for its contribution. A charge never changes what the rule tolerates, and never
+//! what this peer does with values that the majority verified.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +15,11 @@ use skein_kernels::Digest;
 
 use crate::announcement::{Announcement, Vote};
 use crate::identity::PeerId;
+use crate::presence::Presence;
 use crate::record::{Header, Kind, Record};
+
+/// The shortest time that a suspect is waited for: enough for a peer that was restarted to be heard.
+const SUSPECT_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// What all peers of a round have in common.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,13 +36,39 @@ pub struct Context {
     pub faults: u32,
 }
 
+impl Context {
+    /// More than half of the roster: any two majorities share a peer.
+    pub fn majority(&self) -> usize {
+        self.roster.len() / 2 + 1
+    }
+
+    /// So many peers that at least one of them is honest.
+    fn one_honest(&self) -> usize {
+        self.faults as usize + 1
+    }
+}
+
+/// How long a round waits. All times are on the driver's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// When the round began to gather.
+    pub opened: Duration,
+    /// Bound of each of the three waits: for contributions, for votes, for checks.
+    pub wait: Duration,
+    /// Bound of a wait without which the round cannot be finished: for a majority, for values that were agreed on.
+    pub wait_max: Duration,
+}
+
 /// What became of bytes that were handed to [`Round::receive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// They are dealt with.
-    Done,
-    /// They are of the next round, whose peer is ahead: hand them over again then.
+    /// They are part of this round.
+    Taken,
+    /// They are of the next round, whose peer is ahead: hand them over again then. At most one record of each kind for
+    /// each peer is.
     Early,
+    /// They change nothing: late, known, of a later round, or refused.
+    Ignored,
 }
 
 /// Why a peer is charged: no honest peer does this, whatever the network does.
@@ -49,12 +80,9 @@ pub enum Charge {
     /// The record is of another job.
     #[error("a record of another job")]
     WrongJob,
-    /// The record builds on another state than this round, or is of a round that nobody can have begun.
+    /// The record builds on another state than this round.
     #[error("a record that builds on another state")]
     WrongState,
-    /// The record does not follow the peer's last one.
-    #[error("a record that does not follow its last one")]
-    Chain,
     /// The payload is malformed or senseless.
     #[error("a malformed payload")]
     Payload,
@@ -94,10 +122,17 @@ pub enum Absence {
 pub struct Agreement {
     /// Contributions in the order of their peers' keys.
     pub peers: BTreeMap<PeerId, Announcement>,
-    /// Faults that the rule has to bear: the job's, less the peers that most votes charge.
-    pub faults: u32,
     /// Who is missing, and why.
     pub absent: BTreeMap<PeerId, Absence>,
+}
+
+/// A contribution to get.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// What was announced of it.
+    pub announcement: Announcement,
+    /// Who has it, in the order in which to ask.
+    pub holders: Vec<PeerId>,
 }
 
 /// What the driver does next.
@@ -108,10 +143,11 @@ pub enum Step {
         /// On the driver's clock.
         until: Duration,
     },
-    /// Get these contributions, until then at the longest, then tell [`Round::hold`] or [`Round::charge`] about each.
+    /// Get these contributions, until then at the longest. Tell [`Round::hold`] about each that was verified and
+    /// stored, and [`Round::charge`] about an owner whose values are not what it announced.
     Fetch {
-        /// Whose, and what they announced.
-        wanted: BTreeMap<PeerId, Announcement>,
+        /// By owner.
+        wanted: BTreeMap<PeerId, Wanted>,
         /// On the driver's clock.
         until: Duration,
     },
@@ -119,46 +155,79 @@ pub enum Step {
     Vote(Vote),
     /// Aggregate and update, then tell [`Round::applied`] and publish the state's hash.
     Aggregate(Agreement),
-    /// The round is over; these peers did not confirm their state in time.
+    /// The round is over.
     Finish {
-        /// Peers of the agreement without a check.
+        /// Peers that voted and did not confirm their state in time.
         unconfirmed: BTreeSet<PeerId>,
+        /// Peers whose state differs, fewer than it takes to doubt the own one.
+        differing: BTreeSet<PeerId>,
     },
 }
 
-/// Why a round can not be finished. Nothing of it was applied, except for [`Refusal::Diverged`].
+/// Why a round cannot be finished. Nothing of it was applied, except for [`Refusal::Diverged`] after a check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// More peers are charged than the job tolerates.
     #[error("{charged} peers are charged where the job tolerates {faults} faults")]
     Charged {
-        /// Peers that most votes charge.
+        /// Peers that a majority charges.
         charged: usize,
         /// What the job tolerates.
         faults: u32,
     },
+    /// Too few peers are heard.
+    #[error(
+        "{heard} of {roster} peers were heard within {}, and it takes {majority}: start the others again, then this one",
+        humantime(.waited)
+    )]
+    Minority {
+        /// Peers that were heard, this one included.
+        heard: usize,
+        /// All peers.
+        roster: usize,
+        /// Peers that it takes.
+        majority: usize,
+        /// How long they were waited for.
+        waited: Duration,
+    },
     /// No contribution is held by a majority.
-    #[error("no contribution is held by most peers")]
+    #[error("no contribution is held by a majority of the peers")]
     Nothing,
-    /// Others agreed on a contribution that never came here.
-    #[error("the contribution of peer {0:?} is agreed on but never came here")]
+    /// Others agreed on a contribution that cannot be had here.
+    #[error("the contribution of peer {0:?} is agreed on, and no peer gave it within `train.wait.max`")]
     Lacking(PeerId),
-    /// Peers have different states after the round.
-    #[error("the state is {mine} here and {other} at peer {peer:?}: the peers are out of step")]
+    /// The others went on without this peer for longer than they keep what it missed.
+    #[error(
+        "this peer has the state of round {state} and needs the one of round {needed} to go on with the others, who no \
+         longer keep what it missed: start all peers again from the same checkpoint"
+    )]
+    Behind {
+        /// The last round that was applied here.
+        state: u64,
+        /// The last round that was applied by enough others for at least one of them to be honest.
+        needed: u64,
+    },
+    /// So many peers have one other state that at least one of them is honest.
+    #[error("the state is {mine} here and {other} at {peers} other peers: this peer is out of step")]
     Diverged {
         /// State hash here.
         mine: Digest,
-        /// The peer that differs.
-        peer: PeerId,
-        /// Its state hash.
+        /// How many peers have the other one.
+        peers: usize,
+        /// Their state hash.
         other: Digest,
     },
 }
 
+/// Whole seconds, as people read them.
+fn humantime(duration: &Duration) -> String {
+    format!("{} s", duration.as_secs_f64().ceil())
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
-    Gathering { deadline: Duration },
-    Voting { deadline: Duration },
+    Gathering,
+    Voting { begun: Duration },
     Agreed(Agreement),
     Checking { deadline: Duration },
 }
@@ -168,88 +237,102 @@ enum Phase {
 pub struct Round {
     me: PeerId,
     context: Context,
-    wait: Duration,
+    waits: Waits,
     phase: Phase,
+    presence: Presence,
     seen: BTreeMap<(PeerId, Kind), Digest>,
-    heads: BTreeMap<PeerId, Digest>,
+    early: BTreeSet<(PeerId, Kind)>,
     announced: BTreeMap<PeerId, (Digest, Announcement)>,
     held: BTreeSet<PeerId>,
+    /// Peers whose contributions no holder had when it was asked.
+    missed: BTreeSet<PeerId>,
+    /// When the last peer that is no suspect was held or charged.
+    arrived: Duration,
     charges: BTreeMap<PeerId, Charge>,
+    /// States that peers build on in this round, where it is not the one here.
+    elsewhere: BTreeMap<PeerId, Digest>,
     votes: BTreeMap<PeerId, Vote>,
     checks: BTreeMap<PeerId, Digest>,
 }
 
 impl Round {
-    /// Begins to gather. `heads` are the last records of the peers in the round before, as [`Round::heads`] gave
-    /// them; `wait` bounds each of the three waits.
-    pub fn new(me: PeerId, context: Context, heads: BTreeMap<PeerId, Digest>, now: Duration, wait: Duration) -> Round {
+    /// Begins to gather. `presence` is what [`Round::presence`] gave at the end of the round before.
+    pub fn new(me: PeerId, context: Context, presence: Presence, waits: Waits) -> Round {
         Round {
             me,
             context,
-            wait,
-            phase: Phase::Gathering { deadline: now + wait },
+            phase: Phase::Gathering,
+            presence,
             seen: BTreeMap::new(),
-            heads,
+            early: BTreeSet::new(),
             announced: BTreeMap::new(),
             held: BTreeSet::new(),
+            missed: BTreeSet::new(),
+            arrived: waits.opened,
             charges: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
             votes: BTreeMap::new(),
             checks: BTreeMap::new(),
+            waits,
         }
     }
 
-    /// The header of this peer's next record.
-    pub fn header(&self, kind: Kind) -> Header {
-        Header {
-            job: self.context.job,
-            round: self.context.round,
-            peer: self.me,
-            kind,
-            state: self.context.state,
-            previous: self.heads.get(&self.me).copied().unwrap_or_default(),
-        }
+    /// Number of the round.
+    pub fn number(&self) -> u64 {
+        self.context.round
     }
 
-    /// Takes in bytes that the store of `owner` holds; a charge falls on the owner, who handed them out.
-    pub fn receive(&mut self, owner: PeerId, bytes: &[u8]) -> Received {
-        if !self.context.roster.contains(&owner) || self.charges.contains_key(&owner) {
-            return Received::Done;
+    /// When it began to gather.
+    pub fn opened(&self) -> Duration {
+        self.waits.opened
+    }
+
+    /// The header of this peer's next record, which follows the one with the hash `previous`.
+    pub fn header(&self, kind: Kind, previous: Digest) -> Header {
+        let Context { job, round, state, .. } = self.context;
+        Header { job, round, peer: self.me, kind, state, previous }
+    }
+
+    /// Takes in bytes that the store of `owner` holds; a charge falls on the owner, who published them.
+    pub fn receive(&mut self, now: Duration, owner: PeerId, bytes: &[u8]) -> Received {
+        if !self.context.roster.contains(&owner) {
+            return Received::Ignored;
         }
         let result = match Record::decode(bytes) {
-            Ok(record) if record.header().peer == owner => self.take(&record),
+            Ok(record) if record.header().peer == owner => self.take(now, &record),
             _ => Err(Charge::Unsigned),
         };
         result.unwrap_or_else(|charge| {
-            self.charge(owner, charge);
-            Received::Done
+            self.charge(now, owner, charge);
+            Received::Ignored
         })
     }
 
-    fn take(&mut self, record: &Record) -> Result<Received, Charge> {
-        let header = *record.header();
-        let Header { peer, kind, .. } = header;
-        let follows = self.heads.get(&peer).is_none_or(|head| *head == header.previous);
-        if header.job != self.context.job {
+    fn take(&mut self, now: Duration, record: &Record) -> Result<Received, Charge> {
+        let Header { job, round, peer, kind, state, .. } = *record.header();
+        if job != self.context.job {
             return Err(Charge::WrongJob);
         }
-        if header.round < self.context.round {
-            // Late, or read again: not a lie, and no part of this round.
-            if follows {
-                self.heads.insert(peer, record.hash());
+        if peer != self.me {
+            self.presence.hear(peer, round, self.context.round);
+        }
+        if round < self.context.round {
+            if kind == Kind::Announcement && round + 1 == self.context.round {
+                self.presence.arrive_late(peer, now);
             }
-            return Ok(Received::Done);
+            // Late, or read again: not a lie, and no part of this round.
+            return Ok(Received::Ignored);
         }
-        if header.round == self.context.round + 1 {
-            return Ok(Received::Early);
+        if round > self.context.round {
+            let is_next = round == self.context.round + 1 && self.early.insert((peer, kind));
+            return Ok(if is_next { Received::Early } else { Received::Ignored });
         }
-        if header.round > self.context.round || header.state != self.context.state {
+        if state != self.context.state {
+            self.elsewhere.entry(peer).or_insert(state);
             return Err(Charge::WrongState);
         }
         if let Some(known) = self.seen.get(&(peer, kind)) {
-            return if *known == record.hash() { Ok(Received::Done) } else { Err(Charge::Equivocation) };
-        }
-        if !follows {
-            return Err(Charge::Chain);
+            return if *known == record.hash() { Ok(Received::Ignored) } else { Err(Charge::Equivocation) };
         }
         match kind {
             Kind::Announcement => {
@@ -265,19 +348,30 @@ impl Round {
             }
         }
         self.seen.insert((peer, kind), record.hash());
-        self.heads.insert(peer, record.hash());
-        Ok(Received::Done)
+        Ok(Received::Taken)
     }
 
-    /// The contribution of `peer` is here, has the announced hash, the right length and finite values.
-    pub fn hold(&mut self, peer: PeerId) {
+    /// The contribution of `peer` is stored here; it has the announced hash, the right length and finite values.
+    pub fn hold(&mut self, now: Duration, peer: PeerId) {
         self.held.insert(peer);
+        self.settle(now, peer);
+    }
+
+    /// All who should have the contribution of `peer` say that they do not: it is not there yet, or no longer.
+    pub fn miss(&mut self, peer: PeerId) {
+        self.missed.insert(peer);
     }
 
     /// `peer` did what no honest peer does. The first charge is kept.
-    pub fn charge(&mut self, peer: PeerId, charge: Charge) {
+    pub fn charge(&mut self, now: Duration, peer: PeerId, charge: Charge) {
         self.charges.entry(peer).or_insert(charge);
-        self.held.remove(&peer);
+        self.settle(now, peer);
+    }
+
+    fn settle(&mut self, now: Duration, peer: PeerId) {
+        if self.phase == Phase::Gathering && !self.presence.is_suspect(&peer) {
+            self.arrived = self.arrived.max(now);
+        }
     }
 
     /// Charges so far.
@@ -285,108 +379,233 @@ impl Round {
         &self.charges
     }
 
-    /// The last record of every peer, for the round after this one.
-    pub fn heads(&self) -> &BTreeMap<PeerId, Digest> {
-        &self.heads
+    /// The peers that the round waits for.
+    pub fn awaited(&self) -> BTreeSet<PeerId> {
+        match &self.phase {
+            Phase::Gathering => self.absent(),
+            Phase::Voting { .. } if self.votes.len() < self.context.majority() => self.without(&self.votes),
+            Phase::Voting { .. } => self.unvoted(),
+            Phase::Agreed(_) => BTreeSet::new(),
+            Phase::Checking { .. } => self.unchecked(),
+        }
+    }
+
+    /// What the next round has to know of the other peers: those that did not come to the end of this one are
+    /// suspects.
+    pub fn presence(&self) -> Presence {
+        let missed = self.without(&self.checks).into_iter().filter(|peer| !self.is_past(peer));
+        self.presence.after(self.waits.opened, missed.collect())
+    }
+
+    /// How long others took to be heard, as far as it was seen: a wait that ended at its deadline says nothing about
+    /// them. Counted from when this peer was ready itself.
+    pub fn arrivals(&self) -> Vec<Duration> {
+        let all_came = self.absent().iter().all(|peer| self.presence.is_suspect(peer));
+        let in_time = (all_came && self.phase != Phase::Gathering).then(|| self.arrived - self.waits.opened);
+        self.presence.late_arrivals().chain(in_time).collect()
     }
 
     /// The agreement was aggregated and applied, which gave this state. Publish it as a [`Kind::Check`].
     pub fn applied(&mut self, now: Duration, state: Digest) {
         self.checks.insert(self.me, state);
         if let Phase::Agreed(_) = self.phase {
-            self.phase = Phase::Checking { deadline: now + self.wait };
+            self.phase = Phase::Checking { deadline: now + self.waits.wait };
         }
     }
 
     /// What to do now.
     ///
     /// # Errors
-    /// [`Refusal`]: the round can not be finished.
+    /// [`Refusal`]: the round cannot be finished.
     pub fn step(&mut self, now: Duration) -> Result<Step, Refusal> {
+        self.compare(self.context.state, &self.elsewhere)?;
         match self.phase.clone() {
-            Phase::Gathering { deadline } => Ok(self.gather(now, deadline)),
-            Phase::Voting { deadline } => self.agree(now, deadline),
+            Phase::Gathering => self.gather(now),
+            Phase::Voting { begun } => self.agree(now, begun),
             Phase::Agreed(agreement) => Ok(Step::Aggregate(agreement)),
             Phase::Checking { deadline } => self.check(now, deadline),
         }
     }
 
-    fn gather(&mut self, now: Duration, deadline: Duration) -> Step {
-        let missing = self.missing(self.announced.iter().map(|(peer, (_, announcement))| (*peer, *announcement)));
-        let settled = |peer: &PeerId| self.held.contains(peer) || self.charges.contains_key(peer);
-        let complete = self.context.roster.iter().all(settled);
-        if !complete && now < deadline {
-            return match missing.is_empty() {
-                true => Step::Wait { until: deadline },
-                false => Step::Fetch { wanted: missing, until: deadline },
-            };
+    fn gather(&mut self, now: Duration) -> Result<Step, Refusal> {
+        let absent = self.absent();
+        let has_majority = self.held.len() >= self.context.majority();
+        // A vote cannot be taken back, so one that no majority can come of is not cast.
+        let until = if has_majority { self.gather_until(&absent) } else { self.waits.opened + self.waits.wait_max };
+        if !absent.is_empty() && now < until {
+            let announced = self.announced.iter().filter(|(peer, _)| absent.contains(peer));
+            let wanted = announced
+                .map(|(peer, (_, announcement))| (*peer, Wanted { announcement: *announcement, holders: vec![*peer] }));
+            let wanted: BTreeMap<_, _> = wanted.collect();
+            let is_hopeless = !has_majority && wanted.keys().all(|peer| self.missed.contains(peer));
+            let step = if wanted.is_empty() { Step::Wait { until } } else { Step::Fetch { wanted, until } };
+            return if is_hopeless { self.or_behind(Ok(step)) } else { Ok(step) };
         }
-        self.phase = Phase::Voting { deadline: now + self.wait };
-        let held = self.held.iter().filter_map(|peer| Some((*peer, self.announced.get(peer)?.0))).collect();
+        if !has_majority {
+            return self.or_behind(Err(self.minority(self.held.len())));
+        }
+        self.phase = Phase::Voting { begun: now };
+        let sound = self.held.iter().filter(|peer| !self.charges.contains_key(peer));
+        let held = sound.filter_map(|peer| Some((*peer, self.announced.get(peer)?.0))).collect();
         let vote = Vote { held, charged: self.charges.keys().copied().collect() };
         self.votes.insert(self.me, vote.clone());
-        Step::Vote(vote)
+        Ok(Step::Vote(vote))
     }
 
-    fn agree(&mut self, now: Duration, deadline: Duration) -> Result<Step, Refusal> {
-        let voted = |peer: &PeerId| self.votes.contains_key(peer) || self.charges.contains_key(peer);
-        // Whoever missed the gathering is not waited for a second time.
-        if now < deadline && !self.held.iter().all(voted) {
-            return Ok(Step::Wait { until: deadline });
+    /// How long the peers that are absent are waited for.
+    fn gather_until(&self, absent: &BTreeSet<PeerId>) -> Duration {
+        let Waits { opened, wait, .. } = self.waits;
+        let is_unheard =
+            |peer: &PeerId| !self.announced.contains_key(peer) && self.count(|vote| knows(vote, peer)) == 0;
+        let is_gone = |peer: &PeerId| self.missed.contains(peer) || is_unheard(peer);
+        // With the own vote, those that are here decide: a peer that nobody heard is no part of it.
+        let is_decided = self.votes.len() + 1 >= self.context.majority() || self.needed().is_some();
+        if is_decided && absent.iter().all(is_gone) {
+            return opened;
         }
-        let votes: Vec<&Vote> =
-            self.votes.iter().filter(|(p, _)| !self.charges.contains_key(p)).map(|(_, v)| v).collect();
-        let is_majority = |count: usize| 2 * count > votes.len();
-        let charged = |peer: &PeerId| is_majority(votes.iter().filter(|vote| vote.charged.contains(peer)).count());
-        let charged = self.context.roster.iter().filter(|peer| charged(peer)).count();
-        let faults = self.context.faults;
-        let refused = Refusal::Charged { charged, faults };
-        let faults = faults.checked_sub(u32::try_from(charged).unwrap_or(u32::MAX)).ok_or(refused)?;
+        if absent.iter().all(|peer| self.presence.is_suspect(peer)) {
+            return opened + (self.arrived - opened).max(SUSPECT_WAIT_MIN).min(wait);
+        }
+        opened + wait
+    }
 
-        let entries: BTreeSet<(PeerId, Digest)> = votes.iter().flat_map(|vote| &vote.held).copied().collect();
+    fn agree(&mut self, now: Duration, begun: Duration) -> Result<Step, Refusal> {
+        let until = begun + self.waits.wait;
+        if now < until && !self.unvoted().is_empty() {
+            return Ok(Step::Wait { until });
+        }
+        let limit = begun + self.waits.wait_max;
+        let or_refuse = |step, refusal| self.or_behind(if now < limit { Ok(step) } else { Err(refusal) });
+        let majority = self.context.majority();
+        if self.votes.len() < majority {
+            return or_refuse(Step::Wait { until: limit }, self.minority(self.votes.len()));
+        }
+        let is_charged = |peer: &&PeerId| self.count(|vote| vote.charged.contains(peer)) >= majority;
+        let charged = self.context.roster.iter().filter(is_charged).count();
+        if charged > self.context.faults as usize {
+            return Err(Refusal::Charged { charged, faults: self.context.faults });
+        }
+        let entries: BTreeSet<(PeerId, Digest)> = self.votes.values().flat_map(|vote| &vote.held).copied().collect();
+        let count = |entry: &(PeerId, Digest)| self.count(|vote| holds(vote, entry));
+        // Others may hear of a vote that is missing here, and count it.
+        let missing = self.context.roster.len() - self.votes.len();
+        let is_open = |entry| count(entry) < majority && count(entry) + missing >= majority;
+        if now < until && entries.iter().any(is_open) {
+            return Ok(Step::Wait { until });
+        }
+        let agreed = entries.into_iter().filter(|entry| count(entry) >= majority);
         let mut peers = BTreeMap::new();
-        for entry in entries {
-            if !is_majority(votes.iter().filter(|vote| vote.held.binary_search(&entry).is_ok()).count()) {
-                continue;
-            }
-            match self.announced.get(&entry.0) {
-                Some((hash, announcement)) if *hash == entry.1 => peers.insert(entry.0, *announcement),
-                _ => return Err(Refusal::Lacking(entry.0)),
+        let mut wanted = BTreeMap::new();
+        for entry in agreed {
+            let known = self.announced.get(&entry.0).filter(|(hash, _)| *hash == entry.1);
+            let Some((_, announcement)) = known else {
+                return or_refuse(Step::Wait { until: limit }, Refusal::Lacking(entry.0));
             };
+            peers.insert(entry.0, *announcement);
+            // Whether it is charged or not: what the majority verified is what counts.
+            if !self.held.contains(&entry.0) {
+                wanted.insert(entry.0, Wanted { announcement: *announcement, holders: self.holders(&entry) });
+            }
+        }
+        if let Some(peer) = wanted.keys().next().copied() {
+            let is_missed = wanted.keys().any(|peer| self.missed.contains(peer));
+            let fetch = Step::Fetch { wanted, until: limit };
+            return if is_missed || now >= limit { or_refuse(fetch, Refusal::Lacking(peer)) } else { Ok(fetch) };
         }
         if peers.is_empty() {
             return Err(Refusal::Nothing);
         }
-        let lacking = self.missing(peers.iter().map(|(peer, announcement)| (*peer, *announcement)));
-        if let Some(peer) = lacking.keys().next() {
-            return match now < deadline {
-                true => Ok(Step::Fetch { wanted: lacking, until: deadline }),
-                false => Err(Refusal::Lacking(*peer)),
-            };
-        }
         let absent = self.context.roster.iter().filter(|peer| !peers.contains_key(peer));
         let absent = absent.map(|peer| (*peer, self.absence(peer))).collect();
-        let agreement = Agreement { peers, faults, absent };
+        let agreement = Agreement { peers, absent };
         self.phase = Phase::Agreed(agreement.clone());
         Ok(Step::Aggregate(agreement))
     }
 
-    fn check(&self, now: Duration, deadline: Duration) -> Result<Step, Refusal> {
-        let mine = self.checks[&self.me];
-        if let Some((peer, other)) = self.checks.iter().find(|(_, state)| **state != mine) {
-            return Err(Refusal::Diverged { mine, peer: *peer, other: *other });
+    /// What is not there yet never comes if the others have gone on.
+    fn or_behind(&self, otherwise: Result<Step, Refusal>) -> Result<Step, Refusal> {
+        match self.needed() {
+            Some(needed) => Err(Refusal::Behind { state: self.context.round - 1, needed }),
+            None => otherwise,
         }
-        let unconfirmed: BTreeSet<PeerId> =
-            self.held.iter().filter(|peer| !self.checks.contains_key(peer)).copied().collect();
-        if unconfirmed.is_empty() || now >= deadline {
-            return Ok(Step::Finish { unconfirmed });
-        }
-        Ok(Step::Wait { until: deadline })
     }
 
-    /// Of these contributions, the ones that are neither here nor charged.
-    fn missing(&self, peers: impl Iterator<Item = (PeerId, Announcement)>) -> BTreeMap<PeerId, Announcement> {
-        peers.filter(|(peer, _)| !self.held.contains(peer) && !self.charges.contains_key(peer)).collect()
+    fn check(&self, now: Duration, deadline: Duration) -> Result<Step, Refusal> {
+        let mine = self.checks[&self.me];
+        self.compare(mine, &self.checks)?;
+        let unconfirmed = self.unchecked();
+        if !unconfirmed.is_empty() && now < deadline {
+            return Ok(Step::Wait { until: deadline });
+        }
+        let differing = self.checks.iter().filter(|(_, state)| **state != mine).map(|(peer, _)| *peer).collect();
+        Ok(Step::Finish { unconfirmed, differing })
+    }
+
+    /// Refuses if so many peers have one other state that at least one of them is honest.
+    fn compare(&self, mine: Digest, states: &BTreeMap<PeerId, Digest>) -> Result<(), Refusal> {
+        for other in states.values().filter(|state| **state != mine) {
+            let peers = states.values().filter(|state| *state == other).count();
+            if peers >= self.context.one_honest() {
+                return Err(Refusal::Diverged { mine, peers, other: *other });
+            }
+        }
+        Ok(())
+    }
+
+    /// The state that this peer lacks, if at least one honest peer has finished this round and the next: what it still
+    /// keeps of this one is there by accident.
+    fn needed(&self) -> Option<u64> {
+        let newest = self.presence.newest_of(self.context.one_honest())?;
+        (newest >= self.context.round + 2).then(|| newest - 1)
+    }
+
+    fn minority(&self, heard: usize) -> Refusal {
+        Refusal::Minority {
+            heard,
+            roster: self.context.roster.len(),
+            majority: self.context.majority(),
+            waited: self.waits.wait_max,
+        }
+    }
+
+    fn count(&self, says: impl Fn(&Vote) -> bool) -> usize {
+        self.votes.values().filter(|vote| says(vote)).count()
+    }
+
+    /// The peers that voted for the contribution, then its owner, who did not give it while this peer gathered.
+    fn holders(&self, entry: &(PeerId, Digest)) -> Vec<PeerId> {
+        let voters = self.votes.iter().filter(|(peer, vote)| **peer != entry.0 && holds(vote, entry));
+        let holders = voters.map(|(peer, _)| *peer).chain([entry.0]);
+        holders.filter(|peer| *peer != self.me).collect()
+    }
+
+    /// Peers whose contributions are neither here nor known to be wrong.
+    fn absent(&self) -> BTreeSet<PeerId> {
+        let settled = |peer: &PeerId| self.held.contains(peer) || self.charges.contains_key(peer);
+        self.context.roster.iter().filter(|peer| !settled(peer)).copied().collect()
+    }
+
+    /// Peers that are in the round and did not vote. Who missed the gathering is not waited for a second time.
+    fn unvoted(&self) -> BTreeSet<PeerId> {
+        let silent = |peer: &PeerId| !self.announced.contains_key(peer) || self.is_past(peer);
+        self.without(&self.votes).into_iter().filter(|peer| !silent(peer)).collect()
+    }
+
+    /// Peers that voted and did not confirm their state.
+    fn unchecked(&self) -> BTreeSet<PeerId> {
+        let waits = |peer: &PeerId| self.votes.contains_key(peer) && !self.is_past(peer);
+        self.without(&self.checks).into_iter().filter(waits).collect()
+    }
+
+    /// Whether a peer was seen in a later round. Its records come in order, so nothing more of this one will come.
+    fn is_past(&self, peer: &PeerId) -> bool {
+        self.presence.newest(peer) > self.context.round
+    }
+
+    /// The other peers that are not among these.
+    fn without<T>(&self, peers: &BTreeMap<PeerId, T>) -> BTreeSet<PeerId> {
+        let others = self.context.roster.iter().filter(|peer| **peer != self.me && !peers.contains_key(peer));
+        others.copied().collect()
     }
 
     fn absence(&self, peer: &PeerId) -> Absence {
@@ -397,4 +616,12 @@ impl Round {
             None => Absence::Silent,
         }
     }
+}
+
+fn knows(vote: &Vote, peer: &PeerId) -> bool {
+    vote.charged.contains(peer) || vote.held.iter().any(|(held, _)| held == peer)
+}
+
+fn holds(vote: &Vote, entry: &(PeerId, Digest)) -> bool {
+    vote.held.binary_search(entry).is_ok()
 }

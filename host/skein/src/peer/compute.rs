@@ -1,6 +1,6 @@
 //! The peer's own part of a round: gradients of its batches, in parallel, and the evaluation where it is due.
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use skein_runtime::gradient::{Batch, Parameters};
 use skein_store::redis::queue::Outcome;
 use skein_store::{Average, Leaf};
@@ -27,7 +27,7 @@ impl Peer {
         let (_, values) = self.store.parameters().await?;
         let parameters = Parameters { layout: self.job.layout.clone(), values: values.buffer() };
         let planned = self.plan(number);
-        let is_due = number > 1 && (number - 1).is_multiple_of(u64::from(self.job.train.evaluate_every));
+        let is_due = self.is_evaluation_due(number);
         let evaluated = parameters.clone();
         let evaluation = async {
             match is_due {
@@ -44,7 +44,18 @@ impl Peer {
         let begun = Instant::now();
         let average = self.store.average(number, self.me().0).await?;
         phases.add(Phase::Average, begun);
+        // The others would take it for the work of a liar.
+        ensure!(
+            average.finite,
+            "the gradients of round {number} are finite, and weighted by their samples they add up to values that are \
+             not: lower `train.learning_rate`, or scale the data"
+        );
         Ok((average, evaluation))
+    }
+
+    /// Whether the state before the round is evaluated beside its gradients.
+    pub(super) fn is_evaluation_due(&self, number: u64) -> bool {
+        number > 1 && (number - 1).is_multiple_of(u64::from(self.job.train.evaluate_every))
     }
 
     /// Samples and noise of every batch of the round.

@@ -1,92 +1,203 @@
-//! What the peer has said already: after a restart it says the same again, and never something else.
+//! What the peer has signed: kept before anybody reads it, so that after a restart it says the same again, and never
+//! something else.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use skein_kernels::Digest;
-use skein_store::Store;
+use skein_store::{Store, Values};
+use skein_workflow::announcement::Announcement;
 use skein_workflow::identity::{Identity, PeerId};
 use skein_workflow::record::{Header, Kind, Record};
+use tokio::sync::watch;
 
-/// The peer's own records of the rounds that it has not finished, and the last one before them.
-#[derive(Debug, Default)]
-pub(super) struct History {
+use super::folder::Folder;
+
+/// Rounds before the last one whose records and contributions are kept. Of peers that all died at once, none has a
+/// checkpoint that is older by more.
+const ROUNDS_KEPT: u64 = 1;
+
+/// The peer's own records of its last rounds.
+#[derive(Debug)]
+pub struct Log {
     records: BTreeMap<(u64, Kind), Record>,
-    last: Option<(u64, Digest)>,
+    /// Hash of the last record before them.
+    last: Digest,
+    folder: Option<Arc<Folder>>,
+    checkpointed: Arc<watch::Sender<u64>>,
 }
 
-impl History {
-    /// Reads what the peer published before it was last ended, `round` being the last one it applied.
-    pub(super) async fn read(store: &dyn Store, me: PeerId, job: Digest, round: u64) -> Result<History> {
-        let mut history = History::default();
+impl Log {
+    /// A log that ends with the process, for peers whose stores do so too.
+    pub fn volatile() -> Log {
+        Log {
+            records: BTreeMap::new(),
+            last: Digest::default(),
+            folder: None,
+            checkpointed: Arc::new(watch::Sender::new(u64::MAX)),
+        }
+    }
+
+    /// The log in a folder, with the records that the peer `me` signed for `job`. The checkpoint beside it is of round
+    /// `checkpointed`.
+    ///
+    /// # Errors
+    /// Another host uses the folder, or its files cannot be used.
+    pub fn open(dir: &Path, me: PeerId, job: Digest, checkpointed: u64) -> Result<Log> {
+        let (folder, records) = Folder::open(dir)?;
+        let mut log = Log::volatile();
+        for record in records {
+            if is_own(&record, me, job) {
+                log.insert(record);
+            }
+        }
+        log.folder = Some(Arc::new(folder));
+        log.checkpointed = Arc::new(watch::Sender::new(checkpointed));
+        Ok(log)
+    }
+
+    /// Where to tell which round the checkpoint on disk is of; none if nothing waits for it.
+    pub(crate) fn checkpointed(&self) -> Option<Arc<watch::Sender<u64>>> {
+        self.folder.is_some().then(|| self.checkpointed.clone())
+    }
+
+    /// Waits until the checkpoint on disk is of `round` or a later one.
+    pub(super) async fn wait_for_checkpoint(&self, round: u64) {
+        // The sender is this log's own, so it is never gone.
+        let _ = self.checkpointed.subscribe().wait_for(|written| *written >= round).await;
+    }
+
+    /// Brings the log and the store together once the state of `round` is what the peer goes on from: what either of them
+    /// lacks is taken from the other. A database that came back empty gets what others may still have to read.
+    ///
+    /// # Errors
+    /// The store or the folder fails.
+    pub(super) async fn settle(&mut self, store: &dyn Store, me: PeerId, job: Digest, round: u64) -> Result<()> {
+        self.forget(round);
+        let mut published = Vec::new();
         let mut number = 0;
         loop {
             let records = store.records(number, Duration::ZERO).await?;
             let Some((last, _)) = records.last() else { break };
             number = *last;
-            for (_, bytes) in records {
-                // Whoever can write to the peer's own store can leave anything there.
-                let Ok(record) = Record::decode(&bytes) else { continue };
-                let Header { job: of, peer, .. } = *record.header();
-                if peer == me && of == job {
-                    history.add(record);
-                }
+            // Others that can write to the peer's own store can leave anything there.
+            published.extend(records.into_iter().filter_map(|(_, bytes)| Record::decode(&bytes).ok()));
+        }
+        let matters = |record: &Record| is_own(record, me, job) && record.header().round + ROUNDS_KEPT >= round;
+        published.retain(matters);
+        for record in &published {
+            let Header { round, kind, .. } = *record.header();
+            if !self.records.contains_key(&(round, kind)) {
+                self.keep(record.clone()).await?;
             }
         }
-        history.forget(round);
-        Ok(history)
+        for record in self.records.values().filter(|record| !published.contains(record)) {
+            store.publish(record.encode()).await?;
+        }
+        Ok(())
     }
 
-    /// The record with that header: the one that was signed before, whatever it says, or a new one.
-    pub(super) fn say(&mut self, identity: &Identity, header: Header, payload: Vec<u8>) -> Record {
-        let key = (header.round, header.kind);
-        self.records.entry(key).or_insert_with(|| Record::sign(identity, header, payload)).clone()
+    /// The record with that header: the one that was signed before, whatever it says, or a new one. It is kept when this
+    /// returns.
+    ///
+    /// # Errors
+    /// The folder cannot be written; the record must not be published then.
+    pub(super) async fn say(&mut self, identity: &Identity, header: Header, payload: Vec<u8>) -> Result<Record> {
+        if let Some(said) = self.records.get(&(header.round, header.kind)) {
+            return Ok(said.clone());
+        }
+        let record = Record::sign(identity, header, payload);
+        self.keep(record.clone()).await?;
+        Ok(record)
     }
 
-    fn said(&self, round: u64, kind: Kind) -> Option<&Record> {
-        self.records.get(&(round, kind))
+    async fn keep(&mut self, record: Record) -> Result<()> {
+        self.insert(record.clone());
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let kept: Vec<Record> = self.records.values().cloned().collect();
+        let written = tokio::task::spawn_blocking(move || folder.append(&record, &kept)).await;
+        written.context("keeping a record was cut short")?
     }
 
-    /// All of them, in their order.
-    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
-        self.records.values()
-    }
-
-    pub(super) fn add(&mut self, record: Record) {
+    fn insert(&mut self, record: Record) {
         let Header { round, kind, .. } = *record.header();
-        self.records.insert((round, kind), record);
+        // The first one counts: it is the one that others may have read.
+        self.records.entry((round, kind)).or_insert(record);
     }
 
-    /// Drops records of rounds before `round`, but for the hash of the last.
+    /// Hash of the last record, which the next one follows; zero before the first.
+    pub(super) fn last(&self) -> Digest {
+        self.records.last_key_value().map_or(self.last, |(_, record)| record.hash())
+    }
+
+    /// Drops records of rounds that no peer has to hear of again once `round` is finished.
     pub(super) fn forget(&mut self, round: u64) {
-        let kept = self.records.split_off(&(round, Kind::Announcement));
+        let kept = self.records.split_off(&(round.saturating_sub(ROUNDS_KEPT), Kind::Announcement));
         let dropped = std::mem::replace(&mut self.records, kept);
-        if let Some((_, record)) = dropped.into_iter().next_back() {
-            self.last = Some((record.header().round, record.hash()));
+        if let Some((_, record)) = dropped.last_key_value() {
+            self.last = record.hash();
         }
     }
 
-    /// Hash of the last record of a round before `round`, which that round's first record follows.
-    pub(super) fn before(&self, round: u64) -> Option<Digest> {
-        let kept = self.records.range(..(round, Kind::Announcement)).next_back().map(|(_, record)| record.hash());
-        kept.or_else(|| self.last.filter(|(last, _)| *last < round).map(|(_, hash)| hash))
+    /// The header of the vote for `round`, if the peer was ended after it and before it said what state came of it.
+    pub(super) fn unchecked_vote(&self, round: u64) -> Option<Header> {
+        let vote = self.records.get(&(round, Kind::Vote))?;
+        (!self.records.contains_key(&(round, Kind::Check))).then(|| *vote.header())
     }
 
-    /// The check that a peer owes the others which was ended after it had applied `round` and before it said so.
-    pub(super) fn owed(&self, identity: &Identity, round: u64, state_hash: Digest) -> Option<Record> {
-        let vote = self.said(round, Kind::Vote)?;
-        if self.said(round, Kind::Check).is_some() {
-            return None;
-        }
-        let header = Header { kind: Kind::Check, previous: vote.hash(), ..*vote.header() };
-        Some(Record::sign(identity, header, state_hash.0.to_vec()))
+    /// Whether the own contribution to a round has to be kept beside the checkpoint of that round: it cannot be computed
+    /// again from a later state, and a peer with an earlier one needs it.
+    pub(super) fn is_durable(&self) -> bool {
+        self.folder.is_some()
     }
+
+    /// The own contribution to `round`, to be kept; none if the log ends with the process.
+    pub(super) fn own_contribution(&self, round: u64, values: Values) -> Option<OwnContribution> {
+        let folder = self.folder.clone()?;
+        Some(OwnContribution { folder, round, values })
+    }
+
+    /// The own contributions that are kept, by round, as they were announced.
+    pub(super) fn contributions(&self) -> impl Iterator<Item = (u64, Values)> {
+        self.records.values().filter(|record| record.header().kind == Kind::Announcement).filter_map(|record| {
+            let round = record.header().round;
+            let values = Values::from(self.folder.as_ref()?.kept_contribution(round)?);
+            // A file that is not what others were told is of no use to them.
+            let announced = Announcement::decode(record.payload())?.values;
+            (values.statistics().hash == announced).then_some((round, values))
+        })
+    }
+}
+
+/// The own contribution to a round, to be kept on disk beside the checkpoint of that round.
+#[derive(Debug, Clone)]
+pub struct OwnContribution {
+    folder: Arc<Folder>,
+    round: u64,
+    values: Values,
+}
+
+impl OwnContribution {
+    /// Writes it to disk, and drops those that no peer needs once the checkpoint of its round is written.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn save(&self) -> Result<()> {
+        self.folder.keep_contribution(self.round, &self.values, self.round.saturating_sub(ROUNDS_KEPT))
+    }
+}
+
+fn is_own(record: &Record, me: PeerId, job: Digest) -> bool {
+    let header = record.header();
+    header.peer == me && header.job == job
 }
 
 #[cfg(test)]
 mod tests {
-    use skein_store::Embedded;
+    use skein_store::{Embedded, Published};
 
     use super::*;
 
@@ -96,39 +207,78 @@ mod tests {
         Header { job: JOB, round, peer: identity.id(), kind, state: Digest([2; 32]), previous: Digest([3; 32]) }
     }
 
+    async fn published(store: &Embedded) -> Vec<Record> {
+        let records = store.records(0, Duration::ZERO).await.expect("readable");
+        records.iter().map(|(_, bytes)| Record::decode(bytes).expect("a record")).collect()
+    }
+
+    /// After host and database were killed together, an honest peer signed something else, and counted as a liar.
     #[tokio::test]
-    async fn what_was_said_before_a_restart_is_said_again() {
+    async fn what_was_signed_is_said_again_although_the_database_lost_it() {
+        let (me, dir) = (Identity::derived(1, 0), tempfile::tempdir().expect("a folder"));
+        let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");
+        let check = log.say(&me, header(&me, 6, Kind::Check), vec![9; 32]).await.expect("kept");
+        let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
+        drop(log);
+
+        let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");
+        let empty = Embedded::default();
+        log.settle(&empty, me.id(), JOB, 6).await.expect("settled");
+        assert_eq!(published(&empty).await, [check.clone(), vote.clone()]);
+        log.settle(&empty, me.id(), JOB, 6).await.expect("settled");
+        assert_eq!(published(&empty).await.len(), 2, "no record twice");
+        let again = log.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
+        assert_eq!(again, vote, "never another one");
+        assert_eq!(log.last(), vote.hash());
+        drop(log);
+        let mut elsewhere = Log::open(dir.path(), me.id(), Digest([8; 32]), 0).expect("a log");
+        let other = elsewhere.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
+        assert_ne!(other, vote, "of another job");
+    }
+
+    #[tokio::test]
+    async fn what_only_the_database_has_is_said_again_too() {
         let (me, other, store) = (Identity::derived(1, 0), Identity::derived(1, 1), Embedded::default());
-        let mut history = History::default();
-        let vote = history.say(&me, header(&me, 7, Kind::Vote), vec![1]);
-        let earlier = Record::sign(&me, header(&me, 6, Kind::Check), vec![9; 32]);
+        let vote = Record::sign(&me, header(&me, 7, Kind::Vote), vec![1]);
         let foreign = Record::sign(&other, header(&other, 7, Kind::Announcement), vec![5]);
-        for record in [&earlier, &vote, &foreign, &vote] {
+        let old = Record::sign(&me, header(&me, 2, Kind::Check), vec![9; 32]);
+        for record in [&old, &vote, &foreign, &vote] {
             store.publish(record.encode()).await.expect("published");
         }
         store.publish(b"nonsense".to_vec()).await.expect("published");
-
-        let mut history = History::read(&store, me.id(), JOB, 6).await.expect("readable");
-        assert_eq!(history.say(&me, header(&me, 7, Kind::Vote), vec![2]), vote, "never another one");
-        assert_eq!(history.before(7), Some(earlier.hash()));
-        assert_eq!(history.say(&me, header(&me, 7, Kind::Announcement), vec![4]).payload(), [4], "nobody else's");
-        let elsewhere = History::read(&store, me.id(), Digest([8; 32]), 6).await.expect("readable");
-        assert_eq!(elsewhere.records().count(), 0, "of another job");
+        let mut log = Log::volatile();
+        log.settle(&store, me.id(), JOB, 6).await.expect("settled");
+        assert_eq!(log.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("said"), vote);
+        let own = log.say(&me, header(&me, 7, Kind::Announcement), vec![4]).await.expect("said");
+        assert_eq!(own.payload(), [4], "nobody else's");
+        assert_eq!(log.records.len(), 2, "nothing that no longer matters");
     }
 
     #[tokio::test]
     async fn a_check_that_was_left_unsaid_is_owed() {
-        let (me, mut history) = (Identity::derived(1, 0), History::default());
-        assert_eq!(history.owed(&me, 7, Digest([4; 32])), None, "it did not even vote");
-        let vote = history.say(&me, header(&me, 7, Kind::Vote), vec![1]);
-        let check = history.owed(&me, 7, Digest([4; 32])).expect("it voted and was ended");
-        assert_eq!(
-            (check.header().kind, check.header().previous, check.payload()),
-            (Kind::Check, vote.hash(), &[4; 32][..])
-        );
-        history.add(check);
-        assert_eq!(history.owed(&me, 7, Digest([4; 32])), None);
-        history.forget(8);
-        assert!(history.before(8).is_some() && history.records().next().is_none());
+        let (me, mut log) = (Identity::derived(1, 0), Log::volatile());
+        assert_eq!(log.unchecked_vote(7), None, "it did not even vote");
+        let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("said");
+        assert_eq!(log.unchecked_vote(7), Some(*vote.header()), "it voted and was ended");
+        log.say(&me, header(&me, 7, Kind::Check), vec![4; 32]).await.expect("said");
+        assert_eq!(log.unchecked_vote(7), None);
+        let last = log.last();
+        log.forget(9);
+        assert!(log.records.is_empty());
+        assert_eq!(log.last(), last, "the next one follows it all the same");
+    }
+
+    #[tokio::test]
+    async fn contributions_are_those_that_were_announced() {
+        let (me, dir) = (Identity::derived(1, 0), tempfile::tempdir().expect("a folder"));
+        let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");
+        let values = Values::from(vec![1.0, 2.0]);
+        let announcement = Announcement { values: values.statistics().hash, samples: 1, loss: 0.5, evaluation: None };
+        log.say(&me, header(&me, 7, Kind::Announcement), announcement.encode()).await.expect("said");
+        assert_eq!(log.contributions().count(), 0);
+        for (values, expected) in [(values.clone(), 1), (vec![1.0, 3.0].into(), 0)] {
+            log.own_contribution(7, values).expect("a folder").save().expect("kept");
+            assert_eq!(log.contributions().count(), expected);
+        }
     }
 }

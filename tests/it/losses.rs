@@ -1,0 +1,152 @@
+//! Peers that are lost while the others train on: killed for good, with their databases, stopped for a while, all at
+//! once.
+
+use std::process::Child;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::{Place, state_hash};
+use crate::peers::{Cluster, PEERS, finish};
+
+/// How long the round lasts in which a peer is lost, and each one after it, with what a busy machine takes on top.
+const LOST_ROUND_MS: f64 = 2_000.0 + 1_500.0;
+const LATER_ROUND_MS: f64 = 3_000.0;
+
+/// A job of so many rounds, in which a peer is waited for as long as `wait` says.
+fn job(rounds: u32, wait: &str) -> String {
+    format!(
+        "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = {rounds}\nevaluate_every = 3\noptimizer = {{ name = \"adam\" }}\n\
+         learning_rate = 0.01\nwait = {{ min = \"{wait}\", max = \"2m\" }}\n"
+    )
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+fn kill(child: &mut Child) {
+    signal(child, Signal::KILL);
+    assert!(!child.wait().unwrap().success());
+}
+
+/// All have the same hash after so many rounds.
+#[track_caller]
+fn in_step(summaries: &[Value], rounds: u32) -> String {
+    let hashes: Vec<String> = summaries.iter().map(state_hash).collect();
+    assert!(hashes.iter().all(|hash| hash == &hashes[0]), "{hashes:?}");
+    assert!(summaries.iter().all(|summary| summary["rounds"] == rounds));
+    hashes[0].clone()
+}
+
+/// The rounds as a peer saw them.
+fn rounds_of(cluster: &Cluster, peer: u32) -> Vec<Value> {
+    let text = std::fs::read_to_string(cluster.path(peer, "metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What the loss of one peer cost another: one round in which it was waited for, and little in each later one. Nobody was
+/// blamed.
+#[track_caller]
+fn little_was_lost(cluster: &Cluster, peer: u32) {
+    let rounds = rounds_of(cluster, peer);
+    let mut losses = 0;
+    for pair in rounds.windows(2) {
+        let absent = pair[1]["absent"].to_string();
+        assert!(!absent.contains("charged"), "{absent}");
+        let (before, after) = (pair[0]["elapsed_ms"].as_f64().unwrap(), pair[1]["elapsed_ms"].as_f64().unwrap());
+        let has_missed = |round: &Value| round["present"].as_u64().unwrap() < u64::from(PEERS);
+        // The round before the first without the peer may be the one in which it was lost.
+        let bound = if has_missed(&pair[0]) { LATER_ROUND_MS } else { LOST_ROUND_MS };
+        assert!(after - before <= bound, "{} took {} ms", pair[1]["round"], after - before);
+        losses += u32::from(has_missed(&pair[1]));
+    }
+    assert!(losses > 1, "the others went on without it");
+}
+
+/// Measured before: 60 s in every round after one of four hosts was killed.
+#[test]
+fn a_host_that_is_killed_for_good_costs_the_others_little() {
+    let rounds = 20;
+    let cluster = Cluster::start(&job(rounds, "2s"), false);
+    let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
+    kill(&mut cluster.host_in_the_middle(0, 36));
+    in_step(&finish(others), rounds);
+    (1..PEERS).for_each(|peer| little_was_lost(&cluster, peer));
+}
+
+/// The killed peer signed other records than before, and counted as a liar for as long as the job ran.
+#[test]
+fn a_peer_whose_host_and_database_were_killed_is_no_liar() {
+    let rounds = 20;
+    for is_plain in [false, true] {
+        let mut cluster = Cluster::start(&job(rounds, "2s"), is_plain);
+        let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
+        kill(&mut cluster.host_in_the_middle(0, 30));
+        cluster.restart_database(0, Signal::KILL);
+        let returned = cluster.host(0).wait_with_output().unwrap();
+        let summaries = finish(others);
+        let hash = in_step(&summaries, rounds);
+        let told: Value = serde_json::from_slice(&returned.stdout).unwrap();
+        // In time it goes on with the others; late it cannot, and says why.
+        match told["error"].as_str() {
+            None => assert_eq!(state_hash(&told), hash),
+            Some(error) => fell_behind(error),
+        }
+        for peer in 1..PEERS {
+            let absent: String = rounds_of(&cluster, peer).iter().map(|round| round["absent"].to_string()).collect();
+            assert!(!absent.contains("charged"), "{absent}");
+        }
+    }
+}
+
+/// Before, it charged all the others and died with a message that blamed them.
+#[test]
+fn a_host_that_was_stopped_says_that_it_fell_behind_and_blames_nobody() {
+    let rounds = 20;
+    let cluster = Cluster::start(&job(rounds, "2s"), false);
+    let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
+    let (stopped, ended) = cluster.place.start_watched(&["host", "--config", "peer-0/host.toml"], 36);
+    signal(&stopped, Signal::STOP);
+    in_step(&finish(others), rounds);
+    (1..PEERS).for_each(|peer| little_was_lost(&cluster, peer));
+    signal(&stopped, Signal::CONT);
+    let mut stopped = stopped;
+    assert!(!stopped.wait().unwrap().success());
+    ended.recv().unwrap();
+    // Started again it is still behind, and says the same.
+    let error = cluster.place.fails(&["host", "--config", "peer-0/host.toml"]);
+    fell_behind(&error);
+}
+
+#[track_caller]
+fn fell_behind(error: &str) {
+    let said = ["this peer has the state of round", "and needs the one of round"];
+    assert!(said.iter().all(|words| error.contains(words)), "{error}");
+    assert!(!error.contains("charged"), "{error}");
+}
+
+/// Without power, hosts and databases go together, each in another round.
+#[test]
+fn all_that_were_killed_at_once_go_on_where_they_were() {
+    let rounds = 60;
+    // Nobody is lost, so nobody is left out, however busy the machine is.
+    let job = job(rounds, "1m");
+    let place = Place::new();
+    place.job(&job);
+    let expected = state_hash(&place.json(&["train"]));
+    for with_databases in [true, false] {
+        let mut cluster = Cluster::start(&job, false);
+        for calls in [20, 31, 44] {
+            let mut hosts: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
+            hosts.push(cluster.host_in_the_middle(0, calls));
+            hosts.iter().for_each(|host| signal(host, Signal::KILL));
+            hosts.iter_mut().for_each(|host| assert!(!host.wait().unwrap().success()));
+            if with_databases {
+                (0..PEERS).for_each(|peer| cluster.restart_database(peer, Signal::KILL));
+            }
+        }
+        let summaries = finish((0..PEERS).map(|peer| cluster.host(peer)).collect());
+        assert_eq!(in_step(&summaries, rounds), expected);
+    }
+}
