@@ -88,6 +88,18 @@ impl<'a> Reader<'a> {
         Ok(self.next - count..self.next)
     }
 
+    /// Places of keys behind their count, which is read as the server reads it.
+    ///
+    /// An access list is held against the keys that the server finds, by the same count. Where it cannot read one, or
+    /// reads zero, it finds no keys of the whole command and lets it pass.
+    pub(crate) fn counted_keys(&mut self, count: &str, what: &str) -> Result<std::ops::Range<usize>, Failure> {
+        let text = self.arguments.get(self.place(count)?);
+        let keys = key_count(text).ok_or_else(|| {
+            Failure::Syntax(format!("`{count}` is not a number from 1 up, without a sign and leading zeros"))
+        })?;
+        self.places(keys, what)
+    }
+
     /// The next argument as text.
     pub(crate) fn text(&mut self, what: &str) -> Result<&'a str, Failure> {
         let place = self.place(what)?;
@@ -137,6 +149,28 @@ impl<'a> Reader<'a> {
         match self.left() {
             0 => Ok(()),
             left => Err(Failure::Syntax(format!("there are {left} arguments too many"))),
+        }
+    }
+}
+
+/// A count of keys, in the only spelling that the server takes.
+fn key_count(text: &[u8]) -> Option<usize> {
+    let canonical = text.first().is_some_and(|digit| *digit != b'0') && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| canonical)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_of_keys_has_one_spelling() {
+        for (text, count) in [("1", 1), ("9", 9), ("10", 10), ("1025", 1025)] {
+            assert_eq!(key_count(text.as_bytes()), Some(count));
+        }
+        for text in ["", "0", "-0", "-1", "+1", "01", "00", " 1", "1 ", "1\0", "1.0", "18446744073709551617", "\u{661}"]
+        {
+            assert_eq!(key_count(text.as_bytes()), None, "{text:?}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, a file for each group.
 //!
 //! Numbers are decimal text; a blob is little-endian `f32`. `[x ...]` may be left out, all else stands in this order.
+//! A number of keys is 1 or more, without a sign and leading zeros, since the server reads no other.
 //!
 //! | command | answer |
 //! |---|---|

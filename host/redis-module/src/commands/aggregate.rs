@@ -84,8 +84,7 @@ impl Command for Aggregate {
         let mut reader = Reader::new(arguments);
         let (destination, version) = (reader.place("destination")?, reader.version("version")?);
         let mut rule = super::rule(&mut reader)?;
-        let count = reader.number("numkeys")?;
-        let keys = reader.places(count, "key")?;
+        let keys = reader.counted_keys("numkeys", "key")?;
         if let Rule::WeightedMean(weights) = &mut rule {
             reader.word("WEIGHTS")?;
             *weights = reader.numbers(reader.left(), "weight")?;

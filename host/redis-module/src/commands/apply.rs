@@ -89,12 +89,10 @@ fn applied(parameters: &Tensor, round: u64) -> Result<Option<Reply>, Failure> {
 
 fn read(arguments: Arguments<'_>) -> Result<Asked, Failure> {
     let mut reader = Reader::new(arguments);
-    let count = reader.number("numstate")?;
-    let state = reader.places(count, "state key")?;
+    let state = reader.counted_keys("numstate", "state key")?;
     check_names(arguments, state.clone())?;
     reader.word("ROWS")?;
-    let count = reader.number("numrows")?;
-    let rows = reader.places(count, "row")?;
+    let rows = reader.counted_keys("numrows", "row")?;
     let round = reader.version("round")?;
     let mut rule = super::rule(&mut reader)?;
     reader.word("WEIGHTS")?;
@@ -112,15 +110,15 @@ fn read(arguments: Arguments<'_>) -> Result<Asked, Failure> {
 
 /// Refuses keys of which one is named twice, or so that an access list would take it for the beginning of the rows.
 fn check_names(arguments: Arguments<'_>, state: Range<usize>) -> Result<(), Failure> {
-    // An optimizer has two slots at most, so what is compared here with each other is short.
-    let names: Vec<&[u8]> = state.take(8).map(|key| arguments.get(key)).collect();
+    let mut names: Vec<&[u8]> = state.map(|key| arguments.get(key)).collect();
     // The server compares as C does, up to the first zero.
     let keyword =
         |name: &&[u8]| name.split(|byte| *byte == 0).next().is_some_and(|n| n.eq_ignore_ascii_case(ROWS.to_bytes()));
     if names.iter().any(keyword) {
         return Err(Failure::Syntax("a state key can not be named `ROWS`".to_owned()));
     }
-    let twice = names.iter().enumerate().any(|(index, name)| names[..index].contains(name));
+    names.sort_unstable();
+    let twice = names.windows(2).any(|pair| pair[0] == pair[1]);
     if twice { Err(Failure::Syntax("a state key is named twice".to_owned())) } else { Ok(()) }
 }
 

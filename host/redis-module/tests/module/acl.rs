@@ -1,6 +1,18 @@
 //! Access lists: who may only read, and who may read here and write there.
 
-use crate::server::on_each;
+use crate::client::{Answer, Client};
+use crate::server::{Server, on_each};
+
+/// Somebody who may read gradients, read and write averages, and nothing else.
+fn averager(server: &Server) -> Client {
+    server.client().say("ACL SETUSER averager on >x resetkeys %R~grad:* %RW~avg:* +@all").ok();
+    let mut averager = server.client();
+    averager.say("AUTH averager x").ok();
+    averager
+}
+
+/// What comes after the rows in an update of a state of version 0.
+const UPDATE: &str = "1 mean 0 WEIGHTS 0 TRAINED 1 CLIPNORM none CLIPVALUE none OPTIMIZER sgd 0 STEP 1 1";
 
 #[test]
 fn access_lists_tell_reading_from_writing() {
@@ -63,13 +75,91 @@ fn a_state_key_can_not_hide_the_rows() {
             let arguments: Vec<&[u8]> =
                 words.split(' ').map(|word| if word == "{}" { hiding } else { word.as_bytes() }).collect();
             match stepper.call(&arguments) {
-                crate::client::Answer::Error(error) => {
-                    assert!(error.starts_with("NOPERM") || error.starts_with("ERR"), "{error}");
-                }
+                Answer::Error(error) => assert!(error.starts_with("NOPERM") || error.starts_with("ERR"), "{error}"),
                 other => panic!("{other:?}"),
             }
             client.call(&arguments).fails("ERR skein: a state key can not be named");
         }
+    });
+}
+
+/// The server finds no keys where it cannot read their count, and lets such a command pass: `+1` opened every key.
+#[test]
+fn a_count_that_the_server_does_not_read_opens_no_key() {
+    on_each("", |server| {
+        let mut client = server.client();
+        ["grad:a", "secret"].iter().for_each(|key| client.set(key, 0, &[7.0]));
+        let mut averager = averager(server);
+        for count in ["+1", "01", "0", "-0", "-1", "", " 1", "1 ", "\t1", "1\0", "1.0", "1e0", "0x1", "\u{661}"] {
+            let mut refused = |words: &str, what: &str| {
+                let words: Vec<&[u8]> = words
+                    .split(' ')
+                    .map(|word| if word == "{}" { count.as_bytes() } else { word.as_bytes() })
+                    .collect();
+                averager.call(&words).fails(&format!("ERR skein: `{what}`"));
+                client.call(&words).fails(&format!("ERR skein: `{what}`"));
+            };
+            refused("SKEIN.AGG avg:x 9 mean 0 {} secret", "numkeys");
+            refused("SKEIN.AGG secret 9 mean 0 {} grad:a", "numkeys");
+            refused("SKEIN.AGG secret 9 weighted-mean 0 {} WEIGHTS", "numkeys");
+            refused(&format!("SKEIN.APPLY {{}} secret ROWS 1 grad:a {UPDATE}"), "numstate");
+            refused(&format!("SKEIN.APPLY {{}} ROWS 1 secret {UPDATE} 1"), "numstate");
+            refused(&format!("SKEIN.APPLY 1 avg:p ROWS {{}} secret {UPDATE}"), "numrows");
+            refused(&format!("SKEIN.APPLY 1 secret ROWS {{}} {UPDATE} 1"), "numrows");
+        }
+        assert_eq!(client.say("EXISTS avg:x").integer(), 0);
+        assert_eq!((client.get("secret"), client.say("SKEIN.META secret").array()[0].integer()), (vec![7.0], 0));
+    });
+}
+
+#[test]
+fn transactions_and_scripts_open_no_key_either() {
+    on_each("", |server| {
+        let mut client = server.client();
+        ["grad:a", "avg:p", "secret"].iter().for_each(|key| client.set(key, 0, &[7.0]));
+        let mut averager = averager(server);
+        averager.say("MULTI").ok();
+        averager.say("SKEIN.AGG avg:x 9 mean 0 +1 secret");
+        averager.say("SKEIN.AGG avg:y 9 mean 0 1 grad:a");
+        averager.say(&format!("SKEIN.APPLY 1 avg:p ROWS 1 grad:a {UPDATE}"));
+        let answers = averager.say("EXEC").array().to_vec();
+        answers[0].fails("ERR skein: `numkeys`");
+        answers[1].ok();
+        assert_eq!(answers[2].integer(), 1);
+        let mut run = |command: &str| {
+            let words: Vec<String> = command.split(' ').map(|word| format!("'{word}'")).collect();
+            let script = format!("return redis.call({})", words.join(", "));
+            averager.call(&[b"EVAL", script.as_bytes(), b"0"])
+        };
+        run("SKEIN.AGG avg:z 9 mean 0 1 grad:a").ok();
+        for command in [
+            "SKEIN.AGG avg:x 9 mean 0 +1 secret",
+            "SKEIN.AGG avg:x 9 mean 0 1 secret",
+            "SKEIN.AGG secret 9 mean 0 1 grad:a",
+            "SKEIN.APPLY 01 secret ROWS 1 grad:a 1 mean 0 WEIGHTS 0 TRAINED 1 CLIPNORM none CLIPVALUE none OPTIMIZER sgd 0 STEP 1 1",
+        ] {
+            let answer = run(command);
+            assert!(matches!(answer, Answer::Error(_)), "{command}: {answer:?}");
+        }
+        assert_eq!(client.say("EXISTS avg:x").integer(), 0);
+        assert_eq!(["avg:p", "avg:y", "avg:z"].map(|key| client.get(key)[0]), [0.0, 7.0, 7.0]);
+        assert_eq!(client.say("SKEIN.META secret").array()[0].integer(), 0);
+    });
+}
+
+/// Only the first eight names of a state were looked at. A ninth that is spelled like the keyword, right before it, is
+/// no count to the server, which then finds no keys at all.
+#[test]
+fn a_state_key_cannot_hide_the_rows_behind_many_others() {
+    on_each("", |server| {
+        let mut client = server.client();
+        client.set("secret", 5, &[1.0]);
+        let others: Vec<String> = (0..7).map(|other| format!("avg:{other}")).collect();
+        others.iter().for_each(|key| client.set(key, 0, &[1.0]));
+        client.set("ROWS", 0, &[1.0]);
+        let command = format!("SKEIN.APPLY 9 secret {} ROWS ROWS 1 secret {UPDATE}", others.join(" "));
+        averager(server).say(&command).fails("ERR skein: a state key can not be named");
+        client.say(&command).fails("ERR skein: a state key can not be named");
     });
 }
 

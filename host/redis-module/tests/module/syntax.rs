@@ -62,7 +62,8 @@ fn an_update_that_does_not_fit_changes_nothing() {
         let momentum = "TRAINED 2 CLIPNORM none CLIPVALUE none OPTIMIZER momentum 0.9 0 0 STEP 1 0.1";
         for (state, rows, end, message) in [
             ("1 nothing", "1 g 6 mean 0 WEIGHTS 0", sgd, "NOSTATE"),
-            ("0", "1 g 6 mean 0 WEIGHTS 0 ", sgd, "NOSTATE"),
+            ("0", "1 g 6 mean 0 WEIGHTS 0 ", sgd, "ERR"),
+            ("1 p", "0 6 mean 0 WEIGHTS 0", sgd, "ERR"),
             ("2 p nothing", "1 g 6 mean 0 WEIGHTS 0", momentum, "NOSTATE"),
             ("1 p", "1 g 7 mean 0 WEIGHTS 0", sgd, "ORDER 5"),
             ("1 p", "1 g 4 mean 0 WEIGHTS 0", sgd, "ORDER 5"),
