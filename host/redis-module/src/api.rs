@@ -38,6 +38,10 @@ opaque! {
     RawCommand;
     /// A reply of INFO under way.
     RawInfo;
+    /// A handle of a user.
+    RawUser;
+    /// What a command that the module called has answered.
+    RawReply;
 }
 
 /// A command's entry point.
@@ -199,6 +203,13 @@ functions! {
     ReplyWithArray: unsafe extern "C" fn(*mut RawContext, std::ffi::c_long) -> c_int;
     ReplyWithNull: unsafe extern "C" fn(*mut RawContext) -> c_int;
     ReplyWithStringBuffer: unsafe extern "C" fn(*mut RawContext, *const c_char, usize) -> c_int;
+
+    Call: unsafe extern "C" fn(*mut RawContext, *const c_char, *const c_char, ...) -> *mut RawReply;
+    FreeCallReply: unsafe extern "C" fn(*mut RawReply);
+    GetCurrentUserName: unsafe extern "C" fn(*mut RawContext) -> *mut RawString;
+    GetModuleUserFromUserName: unsafe extern "C" fn(*mut RawString) -> *mut RawUser;
+    FreeModuleUser: unsafe extern "C" fn(*mut RawUser) -> c_int;
+    ACLCheckKeyPermissions: unsafe extern "C" fn(*mut RawUser, *mut RawString, c_int) -> c_int;
 
     GetContextFlags: unsafe extern "C" fn(*mut RawContext) -> c_int;
     AvoidReplicaTraffic: unsafe extern "C" fn() -> c_int;

@@ -78,13 +78,22 @@ impl Access {
         const READ_ONLY: u64 = 1;
         const READ_WRITE: u64 = 1 << 1;
         const OVERWRITE: u64 = 1 << 2;
-        const ACCESS: u64 = 1 << 4;
-        const UPDATE: u64 = 1 << 5;
+        let treated = match self {
+            Access::Read => READ_ONLY,
+            Access::Overwrite => OVERWRITE,
+            Access::Update | Access::ReadWrite => READ_WRITE,
+        };
+        treated | self.permissions() as u64
+    }
+
+    /// Those of the flags that an access list knows.
+    pub(crate) fn permissions(self) -> c_int {
+        const ACCESS: c_int = 1 << 4;
+        const UPDATE: c_int = 1 << 5;
         match self {
-            Access::Read => READ_ONLY | ACCESS,
-            Access::Overwrite => OVERWRITE | UPDATE,
-            Access::Update => READ_WRITE | UPDATE,
-            Access::ReadWrite => READ_WRITE | ACCESS | UPDATE,
+            Access::Read => ACCESS,
+            Access::Overwrite | Access::Update => UPDATE,
+            Access::ReadWrite => ACCESS | UPDATE,
         }
     }
 }

@@ -65,12 +65,16 @@ impl<'a> Context<'a> {
         unsafe { (api().AvoidReplicaTraffic)() != 0 }
     }
 
-    /// Refuses work that allocates when `maxmemory` is reached. What comes from a master or a log was admitted there.
+    /// Whether the call comes from a master or a log, and so was admitted and permitted there.
+    pub(crate) fn is_obliged(&self) -> bool {
+        self.flags() & (flags::REPLICATED | flags::LOADING) != 0
+    }
+
+    /// Refuses work that allocates when `maxmemory` is reached.
     pub(crate) fn admit(&self) -> Result<(), Failure> {
         let used = used_memory();
         buffer::watch(used);
-        let obliged = self.flags() & (flags::REPLICATED | flags::LOADING) != 0;
-        if used >= 1.0 && !obliged { Err(Failure::Memory) } else { Ok(()) }
+        if used >= 1.0 && !self.is_obliged() { Err(Failure::Memory) } else { Ok(()) }
     }
 
     /// The tensor at the key that argument `key` names.

@@ -9,6 +9,8 @@ pub(crate) enum Failure {
     Syntax(String),
     #[error("ERR skein: internal error, see the server's log")]
     Internal,
+    #[error("NOPERM no permission to access one of the keys")]
+    Forbidden,
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,
     #[error("NOSTATE there are no parameters at the key")]

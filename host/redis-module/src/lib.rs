@@ -11,6 +11,7 @@
 //! | module | what |
 //! |---|---|
 //! | `api` | the server's functions, looked up by name |
+//! | `access` | what the user of a call may touch |
 //! | `context`, `arguments`, `reply`, `guard` | the safe layer above them; no panic passes |
 //! | `buffer` | aligned values in the server's memory, used again |
 //! | `tensor`, `sum`, `persistence` | the two native types, and what the server asks of them |
@@ -22,8 +23,8 @@
 //!
 //! An error's first word is its code: `WRONGTYPE`, `NOSTATE`, `LENGTH expected actual`, `RANGE length`, `LEAF index
 //! leaves`, `INCOMPLETE round`, `ORDER version`, `SLOTS needed given`, `MISSING index`, `FEW needed present`,
-//! `NONFINITE row`, `WEIGHTS`, `CHANGED what`, `QUEUEFULL`, `OOM`, `READONLY`, `DAMAGED`, and `ERR` for all else.
-//! `CHANGED` and `QUEUEFULL` pass when the command is sent again.
+//! `NONFINITE row`, `WEIGHTS`, `CHANGED what`, `QUEUEFULL`, `OOM`, `READONLY`, `NOPERM`, `DAMAGED`, and `ERR` for all
+//! else. `CHANGED` and `QUEUEFULL` pass when the command is sent again.
 //!
 //! Known limits. Clipping by norm takes one more vector, which the operating system gives and `maxmemory` does not
 //! see. Within a transaction or a script, and on a replica, work is done on the server's main thread, which serves nobody
@@ -31,6 +32,7 @@
 
 #![expect(unsafe_code, reason = "the entry point is called by the server")]
 
+mod access;
 mod api;
 mod arguments;
 mod buffer;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use skein_kernels::rule::Rule;
 
 use super::tensors::unchanged;
+use crate::access::{Touched, permit};
 use crate::arguments::{Arguments, Reader};
 use crate::buffer::Buffer;
 use crate::command::{Access, At, Command, Keys, Next};
@@ -90,6 +91,8 @@ impl Command for Aggregate {
             *weights = reader.numbers(reader.left(), "weight")?;
         }
         reader.end()?;
+        let written = Touched { keys: destination..destination + 1, access: Access::Overwrite };
+        permit(context, arguments, &[written, Touched { keys: keys.clone(), access: Access::Read }])?;
         let rows = Rows::find(context, arguments, keys)?;
         let expected = rows.first().map_or(0, |row| row.values.len());
         rows.check(expected)?;

@@ -9,6 +9,7 @@ use skein_kernels::rule::Rule;
 use skein_kernels::update::{After, Before, Change};
 
 use super::aggregate::Rows;
+use crate::access::{Touched, permit};
 use crate::arguments::{Arguments, Reader};
 use crate::buffer::Buffer;
 use crate::command::{Access, At, Command, Keys, Next};
@@ -54,6 +55,8 @@ impl Command for Apply {
 
     fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
         let Asked { state, rows, round, rule, change } = read(arguments)?;
+        let changed = Touched { keys: state.clone(), access: Access::ReadWrite };
+        permit(context, arguments, &[changed, Touched { keys: rows.clone(), access: Access::Read }])?;
         let before = state.clone().map(|key| context.tensor(arguments, key)?.ok_or(Failure::NoState));
         let before: Vec<Arc<Tensor>> = before.collect::<Result<_, _>>()?;
         let parameters = before.first().ok_or(Failure::NoState)?;

@@ -1,6 +1,6 @@
 //! Access lists: who may only read, and who may read here and write there.
 
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, noise, same_bits};
 use crate::server::{Server, on_each};
 
 /// Somebody who may read gradients, read and write averages, and nothing else.
@@ -160,6 +160,31 @@ fn a_state_key_cannot_hide_the_rows_behind_many_others() {
         let command = format!("SKEIN.APPLY 9 secret {} ROWS ROWS 1 secret {UPDATE}", others.join(" "));
         averager(server).say(&command).fails("ERR skein: a state key can not be named");
         client.say(&command).fails("ERR skein: a state key can not be named");
+    });
+}
+
+/// What the log holds was permitted when it was first done. The server replays it as its default user, who may be
+/// allowed to do nothing at all.
+#[test]
+fn the_log_of_commands_is_replayed_whatever_the_default_user_may() {
+    let users = "--user default on nopass resetkeys %R~hello:* +@all --user owner on >x ~* +@all";
+    on_each(&format!("--appendonly yes --aof-use-rdb-preamble no {users}"), |server| {
+        let owner = |server: &Server| {
+            let mut owner = server.client();
+            owner.say("AUTH owner x").ok();
+            owner
+        };
+        let mut client = owner(server);
+        let values = noise(1, 100_000);
+        ["a", "p"].iter().for_each(|key| client.set(key, 0, &values));
+        server.client().say("SKEIN.AGG out 1 mean 0 1 a").fails("NOPERM");
+        client.say("SKEIN.AGG out 1 mean 0 1 a").ok();
+        assert_eq!(client.say(&format!("SKEIN.APPLY 1 p ROWS 1 a {UPDATE}")).integer(), 1);
+        let after = client.get("p");
+        server.restart();
+        let mut client = owner(server);
+        same_bits(&client.get("out"), &values);
+        same_bits(&client.get("p"), &after);
     });
 }
 

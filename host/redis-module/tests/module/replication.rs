@@ -46,6 +46,27 @@ fn a_replica_has_the_same_bits() {
     });
 }
 
+/// The link to a master has no user, and what comes over it was permitted there.
+#[test]
+fn a_replica_follows_whatever_its_own_users_may() {
+    on_each("--port 0", |master| {
+        let mut client = master.client();
+        ["p", "own", "other"].iter().zip(1..).for_each(|(key, seed)| client.set(key, 0, &noise(seed, LEN)));
+        let replica = attach(master);
+        let mut other = replica.client();
+        other.say("ACL SETUSER default resetkeys %R~hello:*").ok();
+        client.say("SKEIN.AGG agg 1 mean 0 2 own other").ok();
+        let apply = "SKEIN.APPLY 1 p ROWS 2 own other 1 mean 0 WEIGHTS 0 TRAINED 9 CLIPNORM 0.5 CLIPVALUE none OPTIMIZER sgd 0 STEP 1 1";
+        assert_eq!(client.say(apply).integer(), 1);
+        client.say("MULTI").ok();
+        client.say("SKEIN.AGG again 1 median 0 1 p");
+        client.say("EXEC").array()[0].ok();
+        assert_eq!(client.say("WAIT 1 30000").integer(), 1);
+        assert_eq!(digest(&mut other), digest(&mut client));
+        assert_eq!(other.info("commands_failed"), 0);
+    });
+}
+
 impl Client {
     /// A replica takes no writes but its master's.
     fn set_is_refused(&mut self) {
