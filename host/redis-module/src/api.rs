@@ -195,6 +195,7 @@ functions! {
     CreateString: unsafe extern "C" fn(*mut RawContext, *const c_char, usize) -> *mut RawString;
     StringPtrLen: unsafe extern "C" fn(*const RawString, *mut usize) -> *const c_char;
     RetainString: unsafe extern "C" fn(*mut RawContext, *mut RawString);
+    TrimStringAllocation: unsafe extern "C" fn(*mut RawString);
     FreeString: unsafe extern "C" fn(*mut RawContext, *mut RawString);
 
     ReplyWithLongLong: unsafe extern "C" fn(*mut RawContext, c_longlong) -> c_int;

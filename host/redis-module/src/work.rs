@@ -155,7 +155,12 @@ impl Client {
         // SAFETY: the lock is held, and blocking was allowed by the context's flags. There are no callbacks: a client
         // that goes away leaves a handle behind that may still be answered and unblocked.
         unsafe {
-            strings.iter().for_each(|string| (api().RetainString)(std::ptr::null_mut(), *string));
+            for string in &strings {
+                (api().RetainString)(std::ptr::null_mut(), *string);
+                // The server trims what a command keeps of its arguments, which may move their bytes, when the command
+                // returns. A worker may read them by then; a string that was trimmed before stays where it is.
+                (api().TrimStringAllocation)(*string);
+            }
             let blocked = (api().BlockClient)(context.raw(), None, None, None, 0);
             Client { blocked, context: (api().GetThreadSafeContext)(blocked), strings, answered: false }
         }

@@ -12,6 +12,8 @@ use crate::client::Client;
 pub(crate) struct Server {
     program: PathBuf,
     arguments: String,
+    /// A library whose functions the server has to use before its own.
+    preload: Option<PathBuf>,
     folder: TempDir,
     child: Child,
 }
@@ -44,12 +46,40 @@ fn module() -> PathBuf {
     module
 }
 
+/// The library of `tests/allocator/moving.rs`.
+const ALLOCATOR: &str = "libmoving_allocator.so";
+
+/// The allocator, which Cargo builds as an example.
+fn moving_allocator() -> PathBuf {
+    let tests = std::env::current_exe().expect("the test runs");
+    let allocator = tests.with_file_name("../examples").join(ALLOCATOR);
+    assert!(allocator.exists(), "{} is built by `cargo test --examples`", allocator.display());
+    allocator
+}
+
 impl Server {
     /// Starts a server; `arguments` are the module's, then the server's from the first `--` on.
     pub(crate) fn start(program: &Path, arguments: &str) -> Server {
+        Server::launched(program, arguments, None)
+    }
+
+    /// Starts a server whose allocator moves what it shrinks, which every allocator may do and few do.
+    pub(crate) fn start_with_moving_allocator(program: &Path, arguments: &str) -> Server {
+        let server = Server::launched(program, arguments, Some(moving_allocator()));
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.pid())).expect("the server runs");
+        assert!(maps.contains(ALLOCATOR), "the server has its allocator:\n{maps}");
+        server
+    }
+
+    fn launched(program: &Path, arguments: &str, preload: Option<PathBuf>) -> Server {
         let folder = tempfile::tempdir().expect("a folder");
-        let child = launch(program, arguments, folder.path());
-        Server { program: program.to_owned(), arguments: arguments.to_owned(), folder, child }
+        let child = launch(program, arguments, preload.as_deref(), folder.path());
+        Server { program: program.to_owned(), arguments: arguments.to_owned(), preload, folder, child }
+    }
+
+    /// Number of the server's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn program(&self) -> &Path {
@@ -67,7 +97,7 @@ impl Server {
     /// Ends the server as a power failure would, and starts another on what it left.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.child = launch(&self.program, &self.arguments, self.folder.path());
+        self.child = launch(&self.program, &self.arguments, self.preload.as_deref(), self.folder.path());
     }
 
     /// Checks that the server answers and that nothing in the module panicked.
@@ -93,9 +123,10 @@ impl Drop for Server {
     }
 }
 
-fn launch(program: &Path, arguments: &str, folder: &Path) -> Child {
+fn launch(program: &Path, arguments: &str, preload: Option<&Path>, folder: &Path) -> Child {
     let own = arguments.split_whitespace().take_while(|word| !word.starts_with("--"));
     let mut command = Command::new(program);
+    command.envs(preload.map(|library| ("LD_PRELOAD", library)));
     command.args(["--save", "", "--port", "0", "--unixsocket"]).arg(folder.join("socket")).arg("--dir").arg(folder);
     command.args(["--enable-debug-command", "yes"]);
     command.args(arguments.split_whitespace().skip_while(|word| !word.starts_with("--")));

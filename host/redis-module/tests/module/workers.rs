@@ -1,7 +1,7 @@
 //! Work in the background: what changes meanwhile, clients that go away, transactions, queues, panics.
 
 use crate::client::{Client, blob, noise, same_bits};
-use crate::server::{Server, on_each};
+use crate::server::{Server, on_each, programs};
 
 /// Values of a tensor that keeps a worker busy for a while.
 const LARGE: usize = 3_000_000;
@@ -249,6 +249,24 @@ fn a_pause_for_a_failover_delays_what_workers_write() {
         waiting.receive().unwrap().ok();
         same_bits(&other.get("out"), &other.get("row0"));
     });
+}
+
+/// The server trims an argument that came in too large a buffer, as a blob does that follows a larger one. It did so
+/// after a worker had begun to read, and an allocator may move what it trims.
+#[test]
+fn a_blob_stays_where_it_is_while_a_worker_reads_it() {
+    for program in programs() {
+        println!("on {}", program.display());
+        let mut server = Server::start_with_moving_allocator(&program, "threads 1");
+        let mut client = server.client();
+        let (large, small) = (noise(1, 5_000_000), noise(2, 4_000_000));
+        for _ in 0..10 {
+            client.set("large", 1, &large);
+            client.set("small", 1, &small);
+            same_bits(&client.get("small"), &small);
+        }
+        server.survives();
+    }
 }
 
 #[test]
