@@ -22,8 +22,12 @@ impl<'a> Arguments<'a> {
     /// # Safety
     /// As [`Arguments::new`] for the `argc` strings at `argv`.
     pub(crate) unsafe fn of_call(argv: *mut *mut RawString, argc: c_int) -> Arguments<'a> {
-        // SAFETY: the caller vouches for the array.
-        Arguments(unsafe { std::slice::from_raw_parts(argv, usize::try_from(argc).unwrap_or(0)) })
+        match usize::try_from(argc) {
+            // SAFETY: the caller vouches for the array.
+            Ok(count @ 1..) => Arguments(unsafe { std::slice::from_raw_parts(argv, count) }),
+            // A module that is loaded without arguments gets a null pointer to none, which no slice may have.
+            _ => Arguments(&[]),
+        }
     }
 
     /// How many there are, the command's name included.
@@ -172,5 +176,13 @@ mod tests {
         {
             assert_eq!(key_count(text.as_bytes()), None, "{text:?}");
         }
+    }
+
+    /// A slice whose pointer is null is read as no slice at all, among the lesser things that may become of it.
+    #[test]
+    fn no_arguments_are_a_slice_of_none() {
+        // SAFETY: there are no strings.
+        let arguments = std::hint::black_box(Some(unsafe { Arguments::of_call(std::ptr::null_mut(), 0) }));
+        assert_eq!(arguments.map(Arguments::len), Some(0));
     }
 }
