@@ -83,7 +83,15 @@ pub(crate) struct TypeMethods {
 #[derive(Clone, Copy)]
 pub(crate) union BeginSearch {
     pub(crate) index: c_int,
-    pub(crate) keyword: (*const c_char, c_int),
+    pub(crate) keyword: Keyword,
+}
+
+/// A keyword, and the argument from which on it is looked for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Keyword {
+    pub(crate) word: *const c_char,
+    pub(crate) start: c_int,
 }
 
 /// One key specification of a command.

@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_int};
 use std::mem::size_of;
 use std::ptr::null;
 
-use crate::api::{self, BeginSearch, RawCommandInfo, RawContext, RawInfoVersion, RawKeySpec, RawString, api};
+use crate::api::{self, BeginSearch, Keyword, RawCommandInfo, RawContext, RawInfoVersion, RawKeySpec, RawString, api};
 use crate::arguments::Arguments;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -114,7 +114,8 @@ impl Keys {
             At::From(at) => (index(at), RANGE, [-1, 1, 0]),
             At::Numbered(at) => (index(at), NUMBERED, [0, 1, 1]),
             At::NumberedBehind(word) => {
-                ((BY_KEYWORD, BeginSearch { keyword: (word.as_ptr(), 1) }), NUMBERED, [0, 1, 1])
+                let keyword = Keyword { word: word.as_ptr(), start: 1 };
+                ((BY_KEYWORD, BeginSearch { keyword }), NUMBERED, [0, 1, 1])
             }
         };
         RawKeySpec { notes: null(), flags: self.access.flags(), begin_type, begin, find_type, find }
