@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, check_rows};
-use crate::norm::{clip_by_norm, clip_by_value};
+use crate::norm::{all_finite, clip_by_norm, clip_by_value};
 use crate::optimizer::{Optimizer, Step};
 use crate::parallel::{in_parallel, part_len};
 use crate::rule::Rule;
@@ -47,6 +47,36 @@ pub struct After<'a> {
     pub slots: Vec<&'a mut [f32]>,
 }
 
+/// Where the gradient of a part of the state comes from.
+enum Gradient<'a> {
+    /// The rows, aggregated.
+    Rows { rule: &'a Rule, rows: Vec<&'a [f32]> },
+    /// What lies where the new parameters will be.
+    Written,
+}
+
+impl<'a> Gradient<'a> {
+    /// The same part of it.
+    fn part(&self, range: &Range<usize>) -> Gradient<'a> {
+        match self {
+            Gradient::Rows { rule, rows } => Gradient::Rows { rule, rows: windows(rows, range) },
+            Gradient::Written => Gradient::Written,
+        }
+    }
+
+    /// Copies a window of it to `into`, before the parameters of that window are written.
+    fn read(&self, window: &Range<usize>, parameters: &[f32], into: &mut [f32]) -> Result<(), Error> {
+        match self {
+            Gradient::Rows { rule, rows } => rule.apply(&windows(rows, window), into),
+            Gradient::Written => {
+                into.copy_from_slice(&parameters[window.clone()]);
+                // Finite rows may have a sum that is not.
+                if all_finite(into) { Ok(()) } else { Err(Error::NonFinite { row: 0 }) }
+            }
+        }
+    }
+}
+
 impl Change {
     /// Writes the state that follows `before` when `rows` are aggregated by `rule`, on so many threads. Every value is
     /// computed by one of them, so their number changes no bit.
@@ -62,26 +92,25 @@ impl Change {
         rule: &Rule,
         rows: &[&[f32]],
         before: Before<'_>,
-        after: After<'_>,
+        mut after: After<'_>,
     ) -> Result<(), Error> {
         assert_eq!(before.parameters.len(), after.parameters.len(), "length of the parameters");
         assert!(self.trained <= before.parameters.len(), "values to train");
         check_rows(rows, 1, after.parameters)?;
         let Some(norm_max) = self.clip_norm else {
-            return self.in_parts(threads, rule, rows, before, after);
+            return self.in_parts(threads, &Gradient::Rows { rule, rows: rows.to_vec() }, before, after);
         };
-        // The norm takes the whole aggregate before the first value is moved.
-        let mut aggregate = vec![0.0; after.parameters.len()];
-        rule.apply_on(threads, rows, &mut aggregate)?;
-        clip_by_norm(&mut aggregate[..self.trained], norm_max);
-        self.in_parts(threads, &Rule::Mean, &[&aggregate], before, after)
+        // The norm takes the whole aggregate before the first value is moved. There is a place for it already: every
+        // window of the new parameters is written after the gradient there was read.
+        rule.apply_on(threads, rows, &mut after.parameters)?;
+        clip_by_norm(&mut after.parameters[..self.trained], norm_max);
+        self.in_parts(threads, &Gradient::Written, before, after)
     }
 
     fn in_parts(
         &self,
         threads: usize,
-        rule: &Rule,
-        rows: &[&[f32]],
+        gradient: &Gradient<'_>,
         before: Before<'_>,
         after: After<'_>,
     ) -> Result<(), Error> {
@@ -91,28 +120,28 @@ impl Change {
         let parts = after.parameters.chunks_mut(part).enumerate().map(|(index, parameters)| {
             let range = index * part..index * part + parameters.len();
             let change = Change { trained: self.trained.clamp(range.start, range.end) - range.start, ..*self };
-            let (rows, before_slots) = (windows(rows, &range), windows(before.slots, &range));
+            let gradient = gradient.part(&range);
+            let before_slots = windows(before.slots, &range);
             let before_parameters = &before.parameters[range];
             let slots = slots.iter_mut().filter_map(Iterator::next).collect();
             let mut after = After { parameters, slots };
             move || {
                 let before = Before { parameters: before_parameters, slots: &before_slots };
-                change.by_window(rule, &rows, before, &mut after)
+                change.by_window(&gradient, before, &mut after)
             }
         });
         in_parallel(parts)
     }
 
-    fn by_window(&self, rule: &Rule, rows: &[&[f32]], before: Before<'_>, after: &mut After<'_>) -> Result<(), Error> {
+    fn by_window(&self, source: &Gradient<'_>, before: Before<'_>, after: &mut After<'_>) -> Result<(), Error> {
         let len = before.parameters.len();
-        let mut aggregate = vec![0.0; WINDOW.min(len)];
+        let mut gradient = vec![0.0; WINDOW.min(len)];
         for start in (0..len).step_by(WINDOW) {
             let window = start..len.min(start + WINDOW);
             // Whoever waits for the processor, as a server does that has to answer, waits no longer than for a window.
             std::thread::yield_now();
-            let gradient = &mut aggregate[..window.len()];
-            let rows = windows(rows, &window);
-            rule.apply(&rows, gradient)?;
+            let gradient = &mut gradient[..window.len()];
+            source.read(&window, after.parameters, gradient)?;
             let parameters = &mut after.parameters[window.clone()];
             parameters.copy_from_slice(&before.parameters[window.clone()]);
             let trained = self.trained.clamp(window.start, window.end) - window.start;
@@ -218,6 +247,22 @@ mod tests {
                 check(change, &rule, &rows);
             }
         }
+    }
+
+    /// The sum of finite rows may be infinite, and clipped by its norm no number at all.
+    #[test]
+    fn an_aggregate_that_is_not_finite_is_never_clipped_into_the_state() {
+        let change = Change {
+            trained: 2,
+            clip_norm: Some(1.0),
+            clip_value: None,
+            optimizer: Optimizer::Sgd { weight_decay: 0.0 },
+            step: Step { number: 1, learning_rate: 1.0 },
+        };
+        let (mut parameters, row) = ([0.0; 2], [3e38f32, 1.0]);
+        let before = Before { parameters: &[0.0; 2], slots: &[] };
+        let after = After { parameters: &mut parameters, slots: vec![] };
+        assert_eq!(change.apply(1, &Rule::Mean, &[&row, &row], before, after), Err(Error::NonFinite { row: 0 }));
     }
 
     #[test]

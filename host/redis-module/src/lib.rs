@@ -26,9 +26,9 @@
 //! `NONFINITE row`, `WEIGHTS`, `CHANGED what`, `QUEUEFULL`, `OOM`, `READONLY`, `NOPERM`, `DAMAGED`, and `ERR` for all
 //! else. `CHANGED` and `QUEUEFULL` pass when the command is sent again.
 //!
-//! Known limits. Clipping by norm takes one more vector, which the operating system gives and `maxmemory` does not
-//! see. Within a transaction or a script, and on a replica, work is done on the server's main thread, which serves nobody
-//! else meanwhile. A large blob is received there too. Saving compresses in vain unless the server has `rdbcompression no`.
+//! Known limits. Within a transaction or a script, and on a replica, work is done on the server's main thread, which
+//! serves nobody else meanwhile. A large blob is received there too. Saving compresses in vain unless the server has
+//! `rdbcompression no`.
 
 #![expect(unsafe_code, reason = "the entry point is called by the server")]
 

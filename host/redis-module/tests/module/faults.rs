@@ -1,7 +1,13 @@
 //! Memory that runs out.
 
-use crate::client::{Client, blob, noise, same_bits};
-use crate::server::on_each;
+use std::process::Command;
+
+use skein_kernels::optimizer::{Optimizer, Step};
+use skein_kernels::rule::Rule;
+use skein_kernels::update::{After, Before, Change};
+
+use crate::client::{Answer, Client, blob, noise, same_bits};
+use crate::server::{Server, on_each};
 
 fn keys(client: &mut Client) -> i64 {
     client.say("DBSIZE").integer()
@@ -39,6 +45,31 @@ fn without_memory_nothing_changes_and_everything_can_be_read() {
     });
 }
 
+/// Leaves a server so many bytes of address space beside what it has. `false`: this machine cannot do that.
+fn leave(server: &Server, bytes: u64) -> bool {
+    let used = std::fs::read_to_string(format!("/proc/{}/statm", server.pid())).unwrap();
+    let pages: u64 = used.split(' ').next().unwrap().parse().unwrap();
+    let limit = format!("--as={}:", pages * 4096 + bytes);
+    let limited = Command::new("prlimit").arg("--pid").arg(server.pid().to_string()).arg(limit).status();
+    let limited = limited.is_ok_and(|status| status.success());
+    if !limited {
+        println!("left out: there is no `prlimit`");
+    }
+    limited
+}
+
+fn unlimited(server: &Server) {
+    let free = Command::new("prlimit").arg("--pid").arg(server.pid().to_string()).arg("--as=unlimited:").status();
+    assert!(free.is_ok_and(|status| status.success()));
+}
+
+/// Makes averages of the key `a` until there is no memory for one more; some was free already.
+#[track_caller]
+fn fill(client: &mut Client) {
+    let mut made = (0..64).map(|out| client.say(&format!("SKEIN.AGG out{out} 1 mean 0 1 a")));
+    made.find(|answer| matches!(answer, Answer::Error(_))).expect("an end of memory").fails("OOM");
+}
+
 /// An address space that is full: the allocator says no, and the module says so.
 #[test]
 fn an_allocator_that_gives_nothing_is_an_error() {
@@ -46,24 +77,48 @@ fn an_allocator_that_gives_nothing_is_an_error() {
         let mut client = server.client();
         let values = noise(1, 4_000_000);
         client.set("a", 1, &values);
-        let pid = client.say("INFO server").text();
-        let pid = pid.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap().to_owned();
-        let used = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
-        let pages: u64 = used.split(' ').next().unwrap().parse().unwrap();
-        let limit = pages * 4096 + (4 << 20);
-        let limited =
-            std::process::Command::new("prlimit").args(["--pid", &pid]).arg(format!("--as={limit}:")).status();
-        if !limited.is_ok_and(|status| status.success()) {
-            println!("left out: there is no `prlimit`");
+        if !leave(server, 4 << 20) {
             return;
         }
-        // Some memory was free already.
-        let mut made = (0..64).map(|out| client.say(&format!("SKEIN.AGG out{out} 1 mean 0 1 a")));
-        made.find(|answer| matches!(answer, crate::client::Answer::Error(_))).expect("an end of memory").fails("OOM");
-        let free = std::process::Command::new("prlimit").args(["--pid", &pid, "--as=unlimited:"]).status();
-        assert!(free.is_ok_and(|status| status.success()));
+        fill(&mut client);
+        unlimited(server);
         client.say("SKEIN.AGG out 1 mean 0 1 a").ok();
         same_bits(&client.get("out"), &values);
+    });
+}
+
+/// Clipping by norm has to see the whole aggregate first. The vector for it came from an allocation that ends the
+/// process when it fails; now there is none, so that an update takes the memory of the state that it makes.
+#[test]
+fn clipping_by_norm_without_memory_is_an_error_and_takes_no_more_than_the_state() {
+    on_each("threads 1", |server| {
+        let mut client = server.client();
+        let (parameters, gradient) = (noise(1, 4_000_000), noise(2, 4_000_000));
+        client.set("p", 0, &parameters);
+        client.set("a", 1, &gradient);
+        client.say("SKEIN.AGG spare 1 mean 0 1 a").ok();
+        if !leave(server, 4 << 20) {
+            return;
+        }
+        fill(&mut client);
+        let apply = "SKEIN.APPLY 1 p ROWS 1 a 1 mean 0 WEIGHTS 0 TRAINED 3000000 CLIPNORM 1 CLIPVALUE none OPTIMIZER sgd 0 STEP 1 0.5";
+        client.say(apply).fails("OOM");
+        client.say("DEL spare");
+        client.until(|client| client.info("recycled_bytes") == 16_000_000);
+        assert_eq!(client.say(apply).integer(), 1);
+        unlimited(server);
+        let change = Change {
+            trained: 3_000_000,
+            clip_norm: Some(1.0),
+            clip_value: None,
+            optimizer: Optimizer::Sgd { weight_decay: 0.0 },
+            step: Step { number: 1, learning_rate: 0.5 },
+        };
+        let mut expected = vec![0.0; parameters.len()];
+        let (before, after) =
+            (Before { parameters: &parameters, slots: &[] }, After { parameters: &mut expected, slots: Vec::new() });
+        change.apply(1, &Rule::Mean, &[&gradient], before, after).unwrap();
+        same_bits(&client.get("p"), &expected);
     });
 }
 
