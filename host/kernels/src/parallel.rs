@@ -1,5 +1,8 @@
 //! The same work on parts of vectors, on several threads.
 
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Builder};
+
 use crate::error::Error;
 
 /// Values of a part at least: below that a thread costs more than it does.
@@ -10,20 +13,62 @@ pub(crate) fn part_len(len: usize, threads: usize) -> usize {
     len.div_ceil(threads.max(1)).max(PART_MIN).next_multiple_of(1 << 13)
 }
 
-/// Does all parts at the same time, the last of them on this thread; gives the error of the first that has one.
+/// Does all parts, on this thread and on one more for each part but one, or on as many as the operating system has to
+/// give; returns the error of the first part that has one.
 pub(crate) fn in_parallel<W>(parts: impl Iterator<Item = W>) -> Result<(), Error>
 where
     W: FnOnce() -> Result<(), Error> + Send,
 {
-    let mut parts: Vec<W> = parts.collect();
-    let Some(own) = parts.pop() else { return Ok(()) };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = parts.into_iter().map(|part| scope.spawn(part)).collect();
-        let own = own();
-        let others = others.into_iter().map(|part| match part.join() {
-            Ok(result) => result,
+    let parts: Vec<W> = parts.collect();
+    let helpers = parts.len().saturating_sub(1);
+    let parts = Mutex::new(parts.into_iter().enumerate());
+    // Parts are taken in their order, so none before the one that failed is left undone.
+    let work = || loop {
+        let next = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let (index, part) = next?;
+        if let Err(error) = part() {
+            return Some((index, error));
+        }
+    };
+    let first = thread::scope(|scope| {
+        let spawn = |_| Builder::new().spawn_scoped(scope, &work).ok();
+        let helpers: Vec<_> = (0..helpers).map_while(spawn).collect();
+        let own = work();
+        let others = helpers.into_iter().map(|helper| match helper.join() {
+            Ok(failed) => failed,
             Err(panic) => std::panic::resume_unwind(panic),
         });
-        others.chain([own]).collect()
-    })
+        { others }.chain([own]).flatten().min_by_key(|(index, _)| *index)
+    });
+    first.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn every_part_is_done_once() {
+        for parts in [0, 1, 2, 50] {
+            let done: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+            let work = done.iter().map(|part| {
+                || {
+                    part.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                }
+            });
+            assert_eq!(in_parallel(work), Ok(()));
+            assert!(done.iter().all(|times| times.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn the_first_part_that_fails_says_why() {
+        for _ in 0..100 {
+            let fails = |part: usize| move || if part % 5 == 3 { Err(Error::NonFinite { row: part }) } else { Ok(()) };
+            assert_eq!(in_parallel((0..20).map(fails)), Err(Error::NonFinite { row: 3 }));
+        }
+    }
 }

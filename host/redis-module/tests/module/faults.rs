@@ -122,6 +122,27 @@ fn clipping_by_norm_without_memory_is_an_error_and_takes_no_more_than_the_state(
     });
 }
 
+/// A command that wants help from more threads than the system has left does all by itself.
+#[test]
+fn threads_that_the_system_refuses_are_done_without() {
+    on_each("threads 4", |server| {
+        let mut client = server.client();
+        let values = noise(1, 4_000_000);
+        ["a", "spare"].iter().for_each(|key| client.set(key, 1, &values));
+        client.say("DEL spare");
+        client.until(|client| client.info("recycled_bytes") == 16_000_000);
+        // A new client, since what the server keeps for one that sent a large blob is freed at some time.
+        let mut client = server.client();
+        // The result has its memory already, and a thread wants two megabytes for its stack.
+        if !leave(server, 1 << 20) {
+            return;
+        }
+        client.say("SKEIN.AGG out 1 mean 0 1 a").ok();
+        unlimited(server);
+        same_bits(&client.get("out"), &values);
+    });
+}
+
 /// Retired buffers are memory of the server, which it has back when nobody needs them.
 #[test]
 fn idle_buffers_are_given_back() {
