@@ -16,7 +16,7 @@
 //! | `buffer` | aligned values in the server's memory, used again |
 //! | `tensor`, `sum`, `persistence` | the two native types, and what the server asks of them |
 //! | `command`, `commands` | what a command is, and all of them with their syntax |
-//! | `work`, `pool` | at once or by a worker |
+//! | `work`, `pool`, `budget` | at once or by a worker, on how many threads |
 //! | `info` | `INFO skein` |
 //!
 //! It is loaded with `--loadmodule libskein_redis_module.so [threads N] [queue N]`.
@@ -35,6 +35,7 @@
 mod access;
 mod api;
 mod arguments;
+mod budget;
 mod buffer;
 mod command;
 mod commands;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
+use crate::budget::{Budget, Share};
 use crate::guard::guarded;
 
 /// Threads at most; more only contend for memory bandwidth.
@@ -24,6 +25,7 @@ pub(crate) struct Pool {
     length_max: usize,
     running: AtomicUsize,
     threads: usize,
+    budget: Budget,
 }
 
 static POOL: OnceLock<Pool> = OnceLock::new();
@@ -33,8 +35,14 @@ static POOL: OnceLock<Pool> = OnceLock::new();
 /// # Errors
 /// The operating system gives no thread at all.
 pub(crate) fn start(threads: usize, length_max: usize) -> io::Result<()> {
-    let (ready, running) = (Condvar::new(), AtomicUsize::new(0));
-    let pool = POOL.get_or_init(|| Pool { waiting: Mutex::default(), ready, length_max, running, threads });
+    let pool = POOL.get_or_init(|| Pool {
+        waiting: Mutex::default(),
+        ready: Condvar::new(),
+        length_max,
+        running: AtomicUsize::new(0),
+        threads,
+        budget: Budget::new(threads),
+    });
     for index in 0..threads {
         let started = thread::Builder::new().name(format!("skein-{index}")).spawn(|| pool.serve());
         // With one thread all work gets done; loading may not fail once there is one.
@@ -50,10 +58,9 @@ pub(crate) fn pool() -> &'static Pool {
     POOL.get().expect("the pool is started when the module is loaded")
 }
 
-/// Threads that one command may compute on. What they contend for is memory, which several commands share no better
-/// than the threads of one.
-pub(crate) fn threads() -> usize {
-    pool().threads
+/// What a command may compute on, on a thread of the pool or on the server's own.
+pub(crate) fn share() -> Share<'static> {
+    pool().budget.share()
 }
 
 impl Pool {

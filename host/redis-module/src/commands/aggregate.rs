@@ -13,7 +13,7 @@ use crate::buffer::Buffer;
 use crate::command::{Access, At, Command, Keys, Next};
 use crate::context::{Context, Expiry};
 use crate::failure::Failure;
-use crate::pool::threads;
+use crate::pool::share;
 use crate::reply::Reply;
 use crate::tensor::Tensor;
 use crate::work::{Turn, Work};
@@ -109,7 +109,8 @@ impl Work for Aggregating {
     fn compute(&mut self, _arguments: Arguments<'_>) -> Result<(), Failure> {
         let first = self.rows.first().ok_or(Failure::Few { needed: 1, present: 0 })?;
         let mut values = Buffer::blank(first.values.len())?;
-        self.rule.apply_on(threads(), &self.rows.values(), values.values_mut())?;
+        let share = share();
+        self.rule.apply_on(share.threads(), &self.rows.values(), values.values_mut())?;
         self.made = Some(Arc::new(Tensor::like(first, self.version, values)?));
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::buffer::Buffer;
 use crate::command::{Access, At, Command, Keys, Next};
 use crate::context::{Context, Expiry};
 use crate::failure::Failure;
-use crate::pool::threads;
+use crate::pool::share;
 use crate::reply::Reply;
 use crate::tensor::Tensor;
 use crate::work::{Turn, Work};
@@ -193,7 +193,8 @@ impl Work for Applying {
         let (parameters, made_slots) = made.split_first_mut().ok_or(Failure::Internal)?;
         let slots = made_slots.iter_mut().map(Buffer::values_mut).collect();
         let after = After { parameters: parameters.values_mut(), slots };
-        self.change.apply(threads(), &self.rule, &self.rows.values(), before, after)?;
+        let share = share();
+        self.change.apply(share.threads(), &self.rule, &self.rows.values(), before, after)?;
         let tensors = made.into_iter().zip(&self.before);
         let tensors = tensors.map(|(values, before)| Tensor::like(before, self.round, values).map(Arc::new));
         self.after = tensors.collect::<Result<_, _>>()?;

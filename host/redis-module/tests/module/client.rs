@@ -145,7 +145,7 @@ impl Client {
 
     /// Repeats a question until the answer is right; each asks a server that works on it, so none is in vain.
     #[track_caller]
-    pub(crate) fn until(&mut self, question: impl Fn(&mut Client) -> bool) {
+    pub(crate) fn until(&mut self, mut question: impl FnMut(&mut Client) -> bool) {
         let begun = std::time::Instant::now();
         while !question(self) {
             assert!(begun.elapsed().as_secs() < 60, "it takes too long");

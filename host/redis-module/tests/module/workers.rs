@@ -251,6 +251,34 @@ fn a_pause_for_a_failover_delays_what_workers_write() {
     });
 }
 
+/// Every command took as many threads as the machine has processors, and as many commands run at a time.
+#[test]
+fn commands_share_their_threads() {
+    const THREADS: usize = 8;
+    on_each(&format!("threads {THREADS}"), |server| {
+        let mut other = server.client();
+        let command = rows(&mut other, 8);
+        let threads = || std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().count();
+        let before = threads();
+        let mut waiting: Vec<Client> = (0..2 * THREADS).map(|_| server.client()).collect();
+        waiting
+            .iter_mut()
+            .enumerate()
+            .for_each(|(out, client)| send(client, &command.replace("out", &format!("out{out}"))));
+        let mut most = before;
+        other.until(|client| {
+            most = most.max(threads());
+            client.info("commands_done") >= 1 + 2 * THREADS as u64
+        });
+        waiting.iter_mut().for_each(|client| client.receive().unwrap().ok());
+        assert!(most > before, "the first command had help");
+        // The system may list threads of one command that have just ended beside those of the next.
+        assert!(most - before < 2 * THREADS, "{} threads beside the {before} that there are always", most - before);
+        let expected = other.get("row0");
+        (0..2 * THREADS).for_each(|out| same_bits(&other.get(&format!("out{out}")), &expected));
+    });
+}
+
 /// The server trims an argument that came in too large a buffer, as a blob does that follows a larger one. It did so
 /// after a worker had begun to read, and an allocator may move what it trims.
 #[test]
