@@ -8,6 +8,11 @@ use std::str::FromStr;
 use crate::api::{RawString, api};
 use crate::failure::Failure;
 
+/// Keys of one list at most: twice as many as a job may have peers. The kernels and replies allocate for each of them,
+/// with an allocation that ends the process when it fails; up to here that is about a megabyte for a thread. A sorting
+/// network for the million arguments that a server takes would be gigabytes.
+pub(crate) const KEYS_MAX: usize = 1 << 10;
+
 /// The arguments of one call; the command's name is the first.
 #[derive(Clone, Copy)]
 pub(crate) struct Arguments<'a>(&'a [*mut RawString]);
@@ -99,7 +104,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn counted_keys(&mut self, count: &str, what: &str) -> Result<std::ops::Range<usize>, Failure> {
         let text = self.arguments.get(self.place(count)?);
         let keys = key_count(text).ok_or_else(|| {
-            Failure::Syntax(format!("`{count}` is not a number from 1 up, without a sign and leading zeros"))
+            Failure::Syntax(format!("`{count}` is not a number from 1 to {KEYS_MAX} without sign and leading zeros"))
         })?;
         self.places(keys, what)
     }
@@ -157,10 +162,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A count of keys, in the only spelling that the server takes.
+/// A count of keys that is not too large, in the only spelling that the server takes.
 fn key_count(text: &[u8]) -> Option<usize> {
     let canonical = text.first().is_some_and(|digit| *digit != b'0') && text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text).ok().filter(|_| canonical)?.parse().ok()
+    let count = std::str::from_utf8(text).ok().filter(|_| canonical)?;
+    count.parse().ok().filter(|count| *count <= KEYS_MAX)
 }
 
 #[cfg(test)]
@@ -169,10 +175,11 @@ mod tests {
 
     #[test]
     fn a_count_of_keys_has_one_spelling() {
-        for (text, count) in [("1", 1), ("9", 9), ("10", 10), ("1025", 1025)] {
+        for (text, count) in [("1", 1), ("9", 9), ("10", 10), ("1024", 1024)] {
             assert_eq!(key_count(text.as_bytes()), Some(count));
         }
-        for text in ["", "0", "-0", "-1", "+1", "01", "00", " 1", "1 ", "1\0", "1.0", "18446744073709551617", "\u{661}"]
+        for text in
+            ["", "0", "-0", "-1", "+1", "01", "00", " 1", "1 ", "1\0", "1.0", "1025", "18446744073709551617", "\u{661}"]
         {
             assert_eq!(key_count(text.as_bytes()), None, "{text:?}");
         }

@@ -1,7 +1,7 @@
 //! The commands, a file for each group.
 //!
 //! Numbers are decimal text; a blob is little-endian `f32`. `[x ...]` may be left out, all else stands in this order.
-//! A number of keys is 1 or more, without a sign and leading zeros, since the server reads no other.
+//! A number of keys is from 1 to 1024 and has neither a sign nor leading zeros, which the server would not read.
 //!
 //! | command | answer |
 //! |---|---|

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, KEYS_MAX};
 use crate::command::{Access, At, Command, Keys, Next};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -45,6 +45,10 @@ impl Command for Stat {
     const KEYS: &'static [Keys] = &[Keys::new(At::From(1), Access::Read)];
 
     fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
+        let keys = arguments.len() - 1;
+        if keys > KEYS_MAX {
+            return Err(Failure::Syntax(format!("{keys} keys are more than {KEYS_MAX}")));
+        }
         let tensors = (1..arguments.len()).map(|key| context.tensor(arguments, key));
         let tensors: Vec<Option<Arc<Tensor>>> = tensors.collect::<Result<_, _>>()?;
         let values = tensors.iter().flatten().map(|tensor| tensor.unhashed()).sum();

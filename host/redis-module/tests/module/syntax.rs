@@ -50,6 +50,25 @@ fn what_is_wrong_is_told_by_its_code() {
     });
 }
 
+/// What sorts the rows of a median grows faster than they do, and an allocation for it that failed ended the server.
+#[test]
+fn more_keys_than_there_is_memory_for_are_refused() {
+    on_each("", |server| {
+        let mut client = server.client();
+        client.set("a", 0, &[1.0]);
+        let most = " a".repeat(1024);
+        client.say(&format!("SKEIN.AGG out 1 median 0 1024{most}")).ok();
+        let refusal = "is not a number from 1 to 1024";
+        client.say(&format!("SKEIN.AGG out 2 median 0 1025{most} a")).fails(&format!("ERR skein: `numkeys` {refusal}"));
+        let end = "1 median 0 WEIGHTS 0 TRAINED 1 CLIPNORM none CLIPVALUE none OPTIMIZER sgd 0 STEP 1 1";
+        let apply = format!("SKEIN.APPLY 1 a ROWS 1025{most} a {end}");
+        client.say(&apply).fails(&format!("ERR skein: `numrows` {refusal}"));
+        assert_eq!(client.say(&format!("SKEIN.STAT{most}")).array().len(), 1024);
+        client.say(&format!("SKEIN.STAT{most} a")).fails("ERR skein: 1025 keys are more than 1024");
+        assert_eq!(client.say("SKEIN.META out").array()[0].integer(), 1);
+    });
+}
+
 #[test]
 fn an_update_that_does_not_fit_changes_nothing() {
     on_each("", |server| {
