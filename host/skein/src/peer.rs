@@ -183,6 +183,19 @@ impl Peer {
         Ok(())
     }
 
+    /// What it contributed to a round, if that has to be kept beside the checkpoint of the round: it cannot be computed
+    /// again from a later state, and a peer with an earlier one needs it.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn own_contribution(&self, round: u64) -> Result<Option<OwnContribution>, StoreError> {
+        if !self.log.is_durable() {
+            return Ok(None);
+        }
+        let values = self.store.contribution(round, self.me().0).await?;
+        Ok(values.and_then(|values| self.log.own_contribution(round, values)))
+    }
+
     /// Whom it waits for at the moment.
     pub fn awaited(&self) -> watch::Receiver<Option<Awaited>> {
         self.awaited.subscribe()
@@ -325,10 +338,6 @@ impl Peer {
         let applied = self.store.apply(Update { round: number, aggregate, change }).await;
         let head = applied.with_context(|| refused(number, agreement))?;
         phases.add(Phase::Update, begun);
-        let contribution = match self.log.is_durable() {
-            true => self.store.contribution(number, self.me().0).await?,
-            false => None,
-        };
         let samples: u64 = agreement.peers.values().map(|announcement| announcement.samples).sum();
         let loss_sum: f64 = agreement.peers.values().map(|a| a.loss * a.samples as f64).sum();
         Ok(Some(RoundReport {
@@ -336,7 +345,7 @@ impl Peer {
             peer: self.me(),
             state_hash: hash_of(&head),
             state: self.store.state().await?,
-            contribution: contribution.and_then(|values| self.log.own_contribution(number, values)),
+            contribution: self.own_contribution(number).await?,
             progress,
             learning_rate,
             loss: loss_sum / samples as f64,

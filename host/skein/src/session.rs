@@ -76,6 +76,7 @@ impl Run {
         for seat in seats {
             let store = seat.store.clone();
             let peer = Peer::start(job.clone(), workers.clone(), seat).await?;
+            session.contribution = peer.own_contribution(first_round).await?;
             peers.spawn(run_peer(peer, store, start.clone(), job.train.rounds, sender.clone()));
         }
         drop(sender);

@@ -199,7 +199,7 @@ pub enum Refusal {
     /// The others went on without this peer for longer than they keep what it missed.
     #[error(
         "this peer has the state of round {state} and needs the one of round {needed} to go on with the others, who no \
-         longer keep what it missed: start all peers again from the same checkpoint"
+         longer keep what it missed: end all peers, give this one the checkpoint of another, and start them again"
     )]
     Behind {
         /// The last round that was applied here.

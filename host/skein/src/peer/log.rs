@@ -148,8 +148,7 @@ impl Log {
         (!self.records.contains_key(&(round, Kind::Check))).then(|| *vote.header())
     }
 
-    /// Whether the own contribution to a round has to be kept beside the checkpoint of that round: it cannot be computed
-    /// again from a later state, and a peer with an earlier one needs it.
+    /// Whether the log outlives the process.
     pub(super) fn is_durable(&self) -> bool {
         self.folder.is_some()
     }

@@ -26,6 +26,8 @@ const SPARE_MAX: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest that a server may load its data: a dump as large as the memory of the largest machines, from a slow disk.
 const LOADING_MAX: Duration = Duration::from_secs(6 * 60 * 60);
+/// How often a wait is told: a peer may be away for days.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 /// Pauses between tries: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -321,6 +323,8 @@ struct Tries<'a> {
     /// How long one that loads its data is.
     loading_until: Instant,
     pause: Duration,
+    /// When it was last told what is waited for.
+    told: Option<Instant>,
 }
 
 impl Tries<'_> {
@@ -333,6 +337,7 @@ impl Tries<'_> {
             refused_until: now + outage_max,
             loading_until: now + LOADING_MAX,
             pause: PAUSE_MIN,
+            told: None,
         }
     }
 
@@ -349,7 +354,8 @@ impl Tries<'_> {
         if now + self.pause > until {
             return Err(failure);
         }
-        if self.pause == PAUSE_MAX {
+        if self.pause == PAUSE_MAX && self.told.is_none_or(|told| now > told + TELL_AGAIN) {
+            self.told = Some(now);
             let seconds = until.saturating_duration_since(now).as_secs();
             tracing::warn!(address = %self.address, %failure, seconds, "waiting for the database: {reason}");
         }
