@@ -31,7 +31,7 @@ where
         }
     };
     let first = thread::scope(|scope| {
-        let spawn = |_| Builder::new().spawn_scoped(scope, &work).ok();
+        let spawn = |_| Builder::new().spawn_scoped(scope, work).ok();
         let helpers: Vec<_> = (0..helpers).map_while(spawn).collect();
         let own = work();
         let others = helpers.into_iter().map(|helper| match helper.join() {

@@ -92,7 +92,7 @@ impl Change {
         rule: &Rule,
         rows: &[&[f32]],
         before: Before<'_>,
-        mut after: After<'_>,
+        after: After<'_>,
     ) -> Result<(), Error> {
         assert_eq!(before.parameters.len(), after.parameters.len(), "length of the parameters");
         assert!(self.trained <= before.parameters.len(), "values to train");
@@ -102,7 +102,7 @@ impl Change {
         };
         // The norm takes the whole aggregate before the first value is moved. There is a place for it already: every
         // window of the new parameters is written after the gradient there was read.
-        rule.apply_on(threads, rows, &mut after.parameters)?;
+        rule.apply_on(threads, rows, after.parameters)?;
         clip_by_norm(&mut after.parameters[..self.trained], norm_max);
         self.in_parts(threads, &Gradient::Written, before, after)
     }

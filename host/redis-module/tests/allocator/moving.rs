@@ -37,7 +37,7 @@ unsafe extern "C" fn realloc(memory: *mut c_void, size: usize) -> *mut c_void {
     }
 }
 
-/// Moves from the end, so that whoever reads on from the beginning meets what is gone already.
+/// Moves from the end, so that a reader that started at the beginning meets what is gone already.
 ///
 /// # Safety
 /// Both sides have so many bytes, and do not overlap.

@@ -168,7 +168,7 @@ fn a_state_key_cannot_hide_the_rows_behind_many_others() {
 #[test]
 fn the_log_of_commands_is_replayed_whatever_the_default_user_may() {
     let users = "--user default on nopass resetkeys %R~hello:* +@all --user owner on >x ~* +@all";
-    on_each(&format!("--appendonly yes --aof-use-rdb-preamble no {users}"), |server| {
+    on_each(&format!("--appendonly yes --appendfsync no --aof-use-rdb-preamble no {users}"), |server| {
         let owner = |server: &Server| {
             let mut owner = server.client();
             owner.say("AUTH owner x").ok();
