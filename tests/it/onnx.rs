@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::{Place, shared, state_hash};
 
 /// Engines of this machine, as the program itself tells.
-fn engines() -> Vec<String> {
+pub(crate) fn engines() -> Vec<String> {
     let listed = Place::new().json(&["engine", "list"]);
     let rows = listed.as_array().unwrap().iter();
     let ready = rows.filter(|row| row["state"] == "ready").map(|row| row["engine"].as_str().unwrap().to_owned());

@@ -12,7 +12,9 @@ mod component {
 
     use bindings::exports::skein::train::gradients::{Batch, Error, Gradient, Guest, Metrics, Tensor};
     use bindings::skein::train::{parameters, settings};
+    use bindings::wasi::nn::errors::Error as GraphError;
     use bindings::wasi::nn::graph::{ExecutionTarget, GraphEncoding, load, load_by_name};
+    use bindings::wasi::nn::inference::GraphExecutionContext;
     use bindings::wasi::nn::tensor::TensorType;
 
     struct Probe;
@@ -24,12 +26,17 @@ mod component {
             match behaviour.as_str() {
                 "" => return Ok(gradient),
                 "loop" => spin(),
-                "allocate" => hoard(),
+                "allocate" => hold(|| std::hint::black_box(vec![1u8; 1 << 20])),
                 "trap" => panic!("asked to trap"),
                 "recurse" => gradient.samples = recurse(batch.samples),
                 "refuse" => return Err(Error::InvalidBatch("asked to refuse".into())),
                 "shout" => return Err(Error::Other("a".repeat(1 << 20))),
-                "handles" => hold_handles(),
+                "handles" => hold(|| Tensor::new(&[1], TensorType::U8, &[0])),
+                "dimensions" => hold(|| Tensor::new(&[0; 16], TensorType::U8, &[])),
+                "views" => hold(|| parameters::get("layers.0.weight")),
+                "rank" => drop(Tensor::new(&[1; 17], TensorType::U8, &[0])),
+                "huge-rank" => drop(Tensor::new(&vec![0; 1 << 20], TensorType::U8, &[])),
+                "drop-batch" => exchange(batch.tensors),
                 "bytes" => drop(Tensor::new(&[1 << 28], TensorType::U8, &vec![0; 1 << 28])),
                 "short-tensor" => drop(Tensor::new(&[2, 2], TensorType::Fp32, &[0; 15])),
                 "many-samples" => gradient.samples += 1,
@@ -90,18 +97,20 @@ mod component {
         }
     }
 
-    fn hoard() {
-        let mut blocks = Vec::new();
+    /// Makes one after the other and lets none go.
+    fn hold<T>(mut make: impl FnMut() -> T) {
+        let mut held = Vec::new();
         loop {
-            blocks.push(std::hint::black_box(vec![1u8; 1 << 20]));
+            held.push(make());
         }
     }
 
-    fn hold_handles() {
-        let mut handles = Vec::new();
-        loop {
-            handles.push(Tensor::new(&[1], TensorType::U8, &[0]));
-        }
+    /// Lets the batch go, and makes 12 MiB of tensors beside 4 MiB of memory.
+    fn exchange(batch: Vec<(String, Tensor)>) {
+        let memory = std::hint::black_box(vec![1u8; 4 << 20]);
+        drop(batch);
+        let held: Vec<_> = (0..12).map(|_| Tensor::new(&[1 << 20], TensorType::U8, &memory[..1 << 20])).collect();
+        drop(held);
     }
 
     #[expect(unconditional_recursion, reason = "that is what it is for")]
@@ -119,9 +128,16 @@ mod component {
             _ => load_by_name("model/train"),
         };
         let context = graph.and_then(|graph| graph.init_execution_context()).map_err(told)?;
+        hoard(behaviour, &context);
         let mut inputs = batch.tensors;
         match behaviour {
             "graph-empty" => inputs.clear(),
+            "graph-shout" => {
+                inputs.push(("ä".repeat(1 << 20), Tensor::new(&[1], TensorType::U8, &[1])));
+                let text = context.compute(inputs).err().map_or_else(String::new, |error| error.data());
+                return Err(Error::Other(format!("{} bytes: {text}", text.len())));
+            }
+            "graph-long-name" => inputs.push(("a".repeat(7 << 20), Tensor::new(&[1], TensorType::U8, &[1]))),
             "graph-strange" => inputs.push(("strange".into(), Tensor::new(&[1], TensorType::U8, &[1]))),
             "graph-twice" => inputs.push(("input".into(), Tensor::new(&[1], TensorType::U8, &[1]))),
             "graph-wrong-shape" => inputs[0].1 = Tensor::new(&[3], TensorType::Fp32, &[0; 12]),
@@ -140,17 +156,8 @@ mod component {
             }
             _ => {}
         }
-        let mut kept = Vec::new();
-        if behaviour == "graph-hoard" {
-            // Parameters of its own bring what the host would bind; results are never let go.
-            loop {
-                let own = [("input", &[4u32, 64][..], TensorType::Fp32, 1024), ("labels", &[4], TensorType::I64, 32)];
-                let own = own.map(|(name, shape, ty, bytes)| (name.into(), Tensor::new(shape, ty, &vec![0; bytes])));
-                kept.push(context.compute(own.into()).map_err(told)?);
-            }
-        }
         let outputs = context.compute(inputs).map_err(told)?;
-        let mut gradient = Gradient { loss: 0.0, samples, tensors: kept.into_iter().flatten().collect() };
+        let mut gradient = Gradient { loss: 0.0, samples, tensors: Vec::new() };
         for (name, tensor) in outputs {
             match name.strip_prefix("grad.").or_else(|| name.strip_prefix("new.")) {
                 Some(parameter) => gradient.tensors.push((parameter.into(), tensor)),
@@ -160,7 +167,26 @@ mod component {
         Ok(gradient)
     }
 
-    fn told(error: bindings::wasi::nn::errors::Error) -> Error {
+    /// Lets nothing go that the host makes for it.
+    fn hoard(behaviour: &str, context: &GraphExecutionContext) {
+        match behaviour {
+            // A batch of its own brings what the host would bind.
+            "graph-hoard" => hold(|| {
+                let own = [("input", &[4u32, 64][..], TensorType::Fp32, 1024), ("labels", &[4], TensorType::I64, 32)];
+                let own = own.map(|(name, shape, ty, bytes)| (name.into(), Tensor::new(shape, ty, &vec![0; bytes])));
+                context.compute(own.into()).expect("a batch that fits")
+            }),
+            "graph-hoard-errors" => hold(|| load_by_name("nothing")),
+            "graph-hoard-graphs" => hold(|| load_by_name("model/train")),
+            "graph-hoard-contexts" => {
+                let graph = load_by_name("model/train");
+                hold(|| graph.as_ref().map(|graph| graph.init_execution_context()));
+            }
+            _ => {}
+        }
+    }
+
+    fn told(error: GraphError) -> Error {
         Error::Other(format!("{:?}: {}", error.code(), error.data()))
     }
 

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use error::EngineError;
 pub use pool::Pool;
 pub use signature::Signature;
-pub use tensor::{Buffer, ElementType, SizeError, Tensor};
+pub use tensor::{Buffer, ElementType, RANK_MAX, ShapeError, Tensor};
 
 /// An engine by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

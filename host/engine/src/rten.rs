@@ -7,7 +7,7 @@ use ::rten::{Model, NodeId, RunOptions, ThreadPool, Value, ValueOrView};
 use rten_tensor::{Layout, Tensor as Array, TensorView};
 
 use crate::signature::Signature;
-use crate::tensor::{ElementType, Tensor};
+use crate::tensor::{Buffer, ElementType, Tensor};
 use crate::{Device, Engine, EngineError, Kind, Options, Session};
 
 pub(crate) struct Rten;
@@ -95,13 +95,21 @@ fn integers(tensor: &Tensor, shape: &[usize]) -> Result<Array<i32>, String> {
     Ok(Array::from_data(shape, values))
 }
 
+/// Values of an output, which belong to the run that computed them.
+struct Floats(Vec<f32>);
+
+impl Buffer for Floats {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
 fn tensor(value: Value) -> Result<Tensor, String> {
     match value {
         Value::FloatTensor(array) => {
             let dimensions = dimensions(array.shape())?;
-            let values = Arc::new(array.into_data());
-            let range = 0..values.len();
-            Tensor::from_floats(dimensions, values, range).map_err(|error| error.to_string())
+            let values = Arc::new(Floats(array.into_data()));
+            Tensor::from_buffer(dimensions, ElementType::Fp32, values).map_err(|error| error.to_string())
         }
         Value::Int32Tensor(array) => {
             let dimensions = dimensions(array.shape())?;

@@ -59,13 +59,29 @@ impl fmt::Debug for Data {
     }
 }
 
-/// Data that does not have as many bytes as its dimensions and type ask for.
+/// Most dimensions of a tensor. Networks have up to six; without a bound, dimensions alone could fill the memory, since
+/// `[0, 0, 0, …]` needs no data.
+pub const RANK_MAX: usize = 16;
+
+/// Dimensions that a tensor cannot have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a tensor of dimensions {dimensions:?} and type {ty:?} can not have {bytes} bytes")]
-pub struct SizeError {
-    dimensions: Vec<u32>,
-    ty: ElementType,
-    bytes: usize,
+pub enum ShapeError {
+    /// There are too many of them.
+    #[error("a tensor has at most {RANK_MAX} dimensions, this one has {rank}")]
+    Rank {
+        /// How many there are.
+        rank: usize,
+    },
+    /// The data does not have as many bytes as they and the type ask for.
+    #[error("a tensor of dimensions {dimensions:?} and type {ty:?} cannot have {bytes} bytes")]
+    Size {
+        /// The dimensions.
+        dimensions: Vec<u32>,
+        /// Type of the elements.
+        ty: ElementType,
+        /// Bytes that the data has.
+        bytes: usize,
+    },
 }
 
 const _: () = assert!(cfg!(target_endian = "little"), "tensors are little endian and handed out as they are");
@@ -85,18 +101,18 @@ impl Tensor {
     /// A tensor from raw bytes.
     ///
     /// # Errors
-    /// [`SizeError`]
-    pub fn from_bytes(dimensions: Vec<u32>, ty: ElementType, bytes: Vec<u8>) -> Result<Tensor, SizeError> {
+    /// [`ShapeError`]
+    pub fn from_bytes(dimensions: Vec<u32>, ty: ElementType, bytes: Vec<u8>) -> Result<Tensor, ShapeError> {
         Tensor::new(dimensions, ty, Data::Bytes(Arc::new(bytes)))
     }
 
     /// An FP32 tensor that shares `range` of `values`.
     ///
     /// # Errors
-    /// [`SizeError`]
-    pub fn from_floats(dimensions: Vec<u32>, values: Arc<Vec<f32>>, range: Range<usize>) -> Result<Tensor, SizeError> {
+    /// [`ShapeError`]
+    pub fn from_floats(dimensions: Vec<u32>, values: Arc<Vec<f32>>, range: Range<usize>) -> Result<Tensor, ShapeError> {
         if range.start > range.end || range.end > values.len() {
-            return Err(SizeError { dimensions, ty: ElementType::Fp32, bytes: values.len() * 4 });
+            return Err(ShapeError::Size { dimensions, ty: ElementType::Fp32, bytes: values.len() * 4 });
         }
         Tensor::new(dimensions, ElementType::Fp32, Data::Floats(values, range))
     }
@@ -110,17 +126,20 @@ impl Tensor {
     /// A tensor in memory of an engine.
     ///
     /// # Errors
-    /// [`SizeError`]
-    pub fn from_buffer(dimensions: Vec<u32>, ty: ElementType, buffer: Arc<dyn Buffer>) -> Result<Tensor, SizeError> {
+    /// [`ShapeError`]
+    pub fn from_buffer(dimensions: Vec<u32>, ty: ElementType, buffer: Arc<dyn Buffer>) -> Result<Tensor, ShapeError> {
         Tensor::new(dimensions, ty, Data::Engine(buffer))
     }
 
-    fn new(dimensions: Vec<u32>, ty: ElementType, data: Data) -> Result<Tensor, SizeError> {
-        let bytes = data.bytes().len();
-        match element_count(&dimensions).and_then(|count| count.checked_mul(ty.size())) == Some(bytes) {
-            true => Ok(Tensor { dimensions, ty, data }),
-            false => Err(SizeError { dimensions, ty, bytes }),
+    fn new(dimensions: Vec<u32>, ty: ElementType, data: Data) -> Result<Tensor, ShapeError> {
+        if dimensions.len() > RANK_MAX {
+            return Err(ShapeError::Rank { rank: dimensions.len() });
         }
+        let bytes = data.bytes().len();
+        if element_count(&dimensions).and_then(|count| count.checked_mul(ty.size())) != Some(bytes) {
+            return Err(ShapeError::Size { dimensions, ty, bytes });
+        }
+        Ok(Tensor { dimensions, ty, data })
     }
 
     /// Sizes of the dimensions, outermost first.
@@ -151,8 +170,8 @@ impl Tensor {
     /// The same elements in another shape.
     ///
     /// # Errors
-    /// [`SizeError`]
-    pub fn reshaped(self, dimensions: Vec<u32>) -> Result<Tensor, SizeError> {
+    /// [`ShapeError`]
+    pub fn reshaped(self, dimensions: Vec<u32>) -> Result<Tensor, ShapeError> {
         Tensor::new(dimensions, self.ty, self.data)
     }
 
@@ -161,12 +180,14 @@ impl Tensor {
         matches!(&self.data, Data::Floats(own, _) if Arc::ptr_eq(own, values))
     }
 
-    /// Bytes that exist for this tensor alone and go when it does: not those of the store's vectors.
+    /// Bytes that exist for this tensor alone and go when it does, dimensions included: not those of the store's
+    /// vectors.
     pub fn own_bytes(&self) -> usize {
-        match &self.data {
+        let elements = match &self.data {
             Data::Bytes(_) | Data::Engine(_) => self.bytes().len(),
             Data::Floats(..) | Data::Integers(..) => 0,
-        }
+        };
+        elements + size_of_val(self.dimensions())
     }
 }
 
@@ -198,6 +219,15 @@ mod tests {
             let made = Tensor::from_bytes(dimensions.clone(), ty, vec![0; bytes]);
             assert_eq!(made.is_ok(), fits, "{dimensions:?} {ty:?} {bytes}");
         }
+    }
+
+    #[test]
+    fn a_tensor_has_a_bounded_number_of_dimensions() {
+        let made = |rank| Tensor::from_bytes(vec![0; rank], ElementType::U8, vec![]);
+        assert!(made(RANK_MAX).is_ok());
+        let error = made(RANK_MAX + 1).expect_err("one too many");
+        assert_eq!(error.to_string(), "a tensor has at most 16 dimensions, this one has 17");
+        assert!(made(1 << 20).is_err_and(|error| error.to_string().len() < 100), "the text does not repeat them");
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! A graph as an ONNX file: standard operators only, every attribute written out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use prost::Message;
 
 use crate::attributes::Attribute;
-use crate::constant::{Constant, ElementType};
+use crate::constant::Constant;
 use crate::dim::Dim;
-use crate::error::GraphError;
 use crate::graph::{Graph, Node, Type, ValueId};
 use crate::proto::{self, DimensionValue, attribute_type};
 
@@ -153,30 +152,4 @@ fn info(name: &str, ty: &Type) -> proto::ValueInfo {
     let shape = proto::TensorShape { dim: ty.shape.iter().map(dim).collect() };
     let tensor_type = proto::TensorType { elem_type: ty.element.code(), shape: Some(shape) };
     proto::ValueInfo { name: name.to_owned(), r#type: Some(proto::Type { tensor_type: Some(tensor_type) }) }
-}
-
-/// A model's file with other values in the place of its initializers of those names.
-///
-/// # Errors
-/// [`GraphError`]: the file is no model, or a tensor has another number of values.
-pub fn with_values(file: Bytes, values: &BTreeMap<String, Vec<f32>>) -> Result<Vec<u8>, GraphError> {
-    let malformed = |error: prost::DecodeError| GraphError::Malformed(error.to_string());
-    let mut model = proto::Model::decode(file).map_err(malformed)?;
-    let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
-    for own in tensors.filter(|tensor| values.contains_key(&tensor.name)) {
-        let new = &values[&own.name];
-        let count = own.dims.iter().try_fold(1i64, |count, size| count.checked_mul(*size));
-        if count != i64::try_from(new.len()).ok() {
-            let reason = format!("has the sizes {:?}, which {} values do not fit", own.dims, new.len());
-            return Err(GraphError::Tensor { name: own.name.clone(), reason });
-        }
-        *own = proto::Tensor {
-            dims: own.dims.clone(),
-            data_type: ElementType::F32.code(),
-            name: own.name.clone(),
-            raw_data: Bytes::copy_from_slice(bytemuck::cast_slice(new)),
-            ..Default::default()
-        };
-    }
-    Ok(model.encode_to_vec())
 }

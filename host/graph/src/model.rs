@@ -2,6 +2,8 @@
 
 mod decode;
 mod inline;
+mod statistics;
+mod trained;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use crate::operators;
 use crate::proto;
 
 pub use decode::{ExternalData, ReadExternal};
+pub use trained::trained_file;
 
 /// Operator sets of `ai.onnx` that are understood.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=24;
@@ -83,11 +86,10 @@ impl Model {
         let malformed = |reason: &str| GraphError::Malformed(reason.to_owned());
         let proto = proto::Model::decode(file).map_err(|error| GraphError::Malformed(error.to_string()))?;
         let opset = decode::opset(&proto, &OPSETS)?;
-        let mut graph = proto.graph.ok_or_else(|| malformed("it has no graph"))?;
+        let graph = unfolded(proto.graph, &proto.functions)?;
         if !graph.sparse_initializer.is_empty() {
             return Err(malformed("it has sparse tensors, which are not supported: export it with dense ones"));
         }
-        graph.node = inline::calls(graph.node, &proto.functions)?;
         let nodes = graph.node.into_iter().map(decode::node).collect::<Result<Vec<_>, _>>()?;
         let mut initial = BTreeMap::new();
         for tensor in graph.initializer {
@@ -116,7 +118,8 @@ impl Model {
         &self.parameters
     }
 
-    /// Running means and variances of batch normalizations, in the order of the file's names.
+    /// Running means and variances of batch normalizations, each that of one node, in the order of their names. A tensor
+    /// that several nodes share in the file is there as `<node>.running_mean` or `<node>.running_var` for each.
     pub fn buffers(&self) -> &[Tensor] {
         &self.buffers
     }
@@ -211,6 +214,14 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// A file's graph as everything here knows it: without calls, each running statistic that of one node.
+fn unfolded(graph: Option<proto::Graph>, functions: &[proto::Function]) -> Result<proto::Graph, GraphError> {
+    let mut graph = graph.ok_or_else(|| GraphError::Malformed("it has no graph".into()))?;
+    graph.node = inline::calls(graph.node, functions)?;
+    statistics::divide(&mut graph);
+    Ok(graph)
 }
 
 /// What a node does with a tensor of the given sizes as its input `index`.

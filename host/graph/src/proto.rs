@@ -3,6 +3,8 @@
 //! `prost` bounds how deep messages may nest, so a hostile file is an error and not an overflow of the stack; it
 //! leaves tensors as slices of the file. Fields that are read only to be refused are here as well.
 
+use std::collections::{HashMap, HashSet};
+
 use bytes::Bytes;
 
 /// `ModelProto`
@@ -65,6 +67,41 @@ pub(crate) struct Graph {
     pub(crate) output: Vec<ValueInfo>,
     #[prost(bytes = "bytes", repeated, tag = "15")]
     pub(crate) sparse_initializer: Vec<Bytes>,
+}
+
+impl Graph {
+    /// How often nodes and the outputs use each name.
+    pub(crate) fn uses(&self) -> HashMap<String, usize> {
+        let mut uses = HashMap::new();
+        let inputs = self.node.iter().flat_map(|node| &node.input);
+        for name in inputs.chain(self.output.iter().map(|output| &output.name)) {
+            *uses.entry(name.clone()).or_default() += 1;
+        }
+        uses
+    }
+
+    /// Drops those of the named initializers and constants that nothing uses, and what they alone were copied from.
+    pub(crate) fn drop_unused(&mut self, mut names: Vec<String>) {
+        let mut uses = self.uses();
+        let is_plain = |node: &Node| matches!(&*node.op_type, "Constant" | "Identity") && node.output.len() == 1;
+        let makers = self.node.iter().filter(|node| is_plain(node)).map(|node| (node.output[0].clone(), &node.input));
+        let makers: HashMap<String, &Vec<String>> = makers.collect();
+        let initializers: HashSet<&String> = self.initializer.iter().map(|tensor| &tensor.name).collect();
+        let mut dropped = HashSet::new();
+        while let Some(name) = names.pop() {
+            let is_known = initializers.contains(&name) || makers.contains_key(&name);
+            if !is_known || uses.get(&name).is_some_and(|count| *count > 0) || !dropped.insert(name.clone()) {
+                continue;
+            }
+            for source in makers.get(&name).copied().into_iter().flatten() {
+                uses.entry(source.clone()).and_modify(|count| *count -= 1);
+                names.push(source.clone());
+            }
+        }
+        self.node.retain(|node| !(is_plain(node) && dropped.contains(&node.output[0])));
+        self.initializer.retain(|tensor| !dropped.contains(&tensor.name));
+        self.input.retain(|input| !dropped.contains(&input.name));
+    }
 }
 
 /// `NodeProto`

@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skein_engine::Tensor;
 use skein_kernels::layout::Layout;
 use wasmtime::Engine;
-use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::graphs::Graphs;
@@ -25,6 +26,8 @@ use crate::world::World;
 pub use contributions::{HostContribution, HostSink};
 #[expect(unreachable_pub, reason = "the generated bindings re-export them")]
 pub use inference::{HostContext, HostError, HostGraph};
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+pub use nn::HostTensor;
 
 /// A model's parameters as one call sees them. Cloning shares the values.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +60,11 @@ pub(crate) struct Account {
     pub(crate) parameter_bytes: u64,
 }
 
+/// Bytes of a handle that a guest makes, beside what stands behind it: its slot in the table, which doubles when it is
+/// full, the box of its value, and its entry in the component's own table. A million tensors without elements take 277
+/// bytes each of this process.
+const HANDLE_BYTES: usize = 320;
+
 /// Text of a guest, cut to what an error may repeat.
 fn shortened(text: &str) -> String {
     text.chars().take(100).collect()
@@ -81,6 +89,34 @@ impl State {
         let Input { parameters, noise_seed } = input;
         let (table, account) = (ResourceTable::new(), Account::default());
         State { table, meter, account, settings, graphs, parameters, noise_seed, wasi: None }
+    }
+
+    /// Counts `bytes` more as the guest's memory, or ends the call.
+    fn take(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        if !self.meter.take(bytes) {
+            wasmtime::bail!("{bytes} bytes more do not fit the memory limit");
+        }
+        Ok(())
+    }
+
+    /// Makes a handle of a value of which `bytes` lie elsewhere. The guest asked for it, so both are its memory.
+    fn hold<T: Send + 'static>(&mut self, value: T, bytes: usize) -> wasmtime::Result<Resource<T>> {
+        self.take(HANDLE_BYTES + bytes)?;
+        Ok(self.table.push(value)?)
+    }
+
+    /// Removes a handle that [`hold`](Self::hold) made. What its value took beside it is the caller's to return.
+    fn release<T: 'static>(&mut self, handle: Resource<T>) -> wasmtime::Result<T> {
+        let value = self.table.delete(handle)?;
+        self.meter.give(HANDLE_BYTES);
+        Ok(value)
+    }
+
+    /// Makes a handle of a tensor whose own bytes are the guest's memory.
+    fn hold_tensor(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<HostTensor>> {
+        let taken = HANDLE_BYTES + tensor.own_bytes();
+        self.take(taken)?;
+        Ok(self.table.push(HostTensor { tensor, taken })?)
     }
 }
 

@@ -1,17 +1,18 @@
 //! Compiles components where it can be stopped: in a child process with limits of its own.
 //!
-//! The compiler takes time and memory that grow with its input, and a thread can not be killed. So a host runs
+//! The compiler takes time and memory that grow with its input, and a thread cannot be killed. So a host runs
 //! itself again with [`compile_as_child`] as its whole purpose: the component goes in through standard input,
-//! the artifact comes back through standard output.
+//! the artifact comes back through standard output. There is one such child at a time, and it inherits no environment.
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 use wasmtime::Engine;
 
 use crate::engine::new_engine;
@@ -24,6 +25,10 @@ const ARTIFACT_BYTES_MAX: u64 = 1 << 30;
 const EXIT_INVALID: i32 = 65;
 /// Most of a child's words that an error repeats.
 const MESSAGE_BYTES_MAX: u64 = 4096;
+
+/// The turn to have a compiling child, of which a process has one at a time: each uses all cores and up to
+/// [`CHILD_DATA_BYTES_MAX`].
+static TURN: Semaphore = Semaphore::const_new(1);
 
 /// Who compiles components.
 #[derive(Debug, Clone)]
@@ -63,17 +68,41 @@ impl Compiler {
             Compiler::InProcess => {
                 engine.precompile_component(bytes).map_err(|error| CompileError::Invalid(error.into()))
             }
-            Compiler::Child { program, argument } => {
-                let mut child = Command::new(program)
-                    .arg(argument)
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::piped())
-                    .kill_on_drop(true)
-                    .spawn()?;
-                // Leaving this scope drops the child, which kills it.
-                tokio::time::timeout(limit, converse(&mut child, bytes)).await.map_err(|_| CompileError::Time)?
-            }
+            Compiler::Child { program, argument } => compile_in_child(program, argument, bytes, limit).await,
+        }
+    }
+}
+
+/// Waits for the turn, then compiles, each for at most `limit`. The child before takes no longer than that, so a load
+/// that waits longer has several ahead of it, and is told to try again.
+async fn compile_in_child(
+    program: &Path,
+    argument: &str,
+    bytes: &[u8],
+    limit: Duration,
+) -> Result<Vec<u8>, CompileError> {
+    let Ok(turn) = tokio::time::timeout(limit, TURN.acquire()).await else {
+        let reason = format!("other functions were still compiling after {limit:?}: try again");
+        return Err(CompileError::Compiler(reason.into()));
+    };
+    // Where this future is dropped the child goes first, and is killed by that.
+    let _turn = turn.expect("nothing closes the semaphore");
+    let mut child = Command::new(program)
+        .arg(argument)
+        // It needs no variable: the component comes through a pipe, and the program links nothing but the system's
+        // own libraries. A database's password may be among those of this process.
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    match tokio::time::timeout(limit, converse(&mut child, bytes)).await {
+        Ok(result) => result,
+        Err(_) => {
+            // The turn ends with the child. The kernel ends a killed process at once, unless a disk does not answer.
+            let _ = tokio::time::timeout(limit, child.kill()).await;
+            Err(CompileError::Time)
         }
     }
 }

@@ -35,7 +35,7 @@ pub enum LoadError {
 /// A limit that a call can hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// Memories, tables and held tensors in all; [`Limits::memory_mib`](crate::Limits::memory_mib).
+    /// Memories, tables, handles and what they hold, in all; [`Limits::memory_mib`](crate::Limits::memory_mib).
     Memory,
     /// Processor time; [`Limits::cpu`](crate::Limits::cpu).
     Cpu,

@@ -10,7 +10,7 @@ use wasmtime::Store;
 use wasmtime::component::Resource;
 
 use crate::capability::bindings::{GradientPre, gradients};
-use crate::capability::{Input, State};
+use crate::capability::{HostTensor, Input, State};
 use crate::error::{CallError, LoadError};
 use crate::invoke::{About, Call, Loaded};
 use crate::options::Function;
@@ -130,7 +130,8 @@ impl GradientFunction {
         self.check_loss(loss, counted, samples)?;
         let mut named = BTreeMap::new();
         for (name, handle) in tensors {
-            let tensor = state.table.delete(handle).map_err(|error| self.loaded.bad_output(error.to_string()))?;
+            let HostTensor { tensor, .. } =
+                state.table.delete(handle).map_err(|error| self.loaded.bad_output(error.to_string()))?;
             if layout.find(&name).is_none() {
                 return Err(self.loaded.bad_output(format!("`{name}` is no parameter of the model")));
             }
@@ -179,7 +180,9 @@ impl GradientFunction {
 
 fn lower(store: &mut Store<State>, batch: Batch) -> wasmtime::Result<gradients::Batch> {
     let table = &mut store.data_mut().table;
-    let push = |(name, tensor)| -> wasmtime::Result<(String, Resource<Tensor>)> { Ok((name, table.push(tensor)?)) };
+    let push = |(name, tensor)| -> wasmtime::Result<(String, Resource<HostTensor>)> {
+        Ok((name, table.push(HostTensor::of_host(tensor))?))
+    };
     let tensors = batch.tensors.into_iter().map(push).collect::<wasmtime::Result<_>>()?;
     Ok(gradients::Batch { samples: batch.samples, tensors })
 }

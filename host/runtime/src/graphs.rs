@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use skein_engine::{ElementType, Engine, EngineError, Pool, SizeError, Tensor};
+use skein_engine::{ElementType, Engine, EngineError, Pool, ShapeError, Tensor};
 use skein_kernels::layout::Layout;
 
 use crate::capability::Parameters;
@@ -117,7 +117,7 @@ impl Graph {
         let tensors = self.pool.run(inputs, &outputs)?;
         let shaped = |(name, tensor): (&String, Tensor)| match self.shapes.get(name) {
             Some(shape) => {
-                let reason = |error: SizeError| EngineError::Output { name: name.clone(), reason: error.to_string() };
+                let reason = |error: ShapeError| EngineError::Output { name: name.clone(), reason: error.to_string() };
                 Ok((name.clone(), tensor.reshaped(shape.clone()).map_err(reason)?))
             }
             None => Ok((name.clone(), tensor)),
@@ -150,7 +150,7 @@ fn shaped(tensor: Tensor, shape: &[Option<u32>]) -> Result<Tensor, String> {
 }
 
 /// Numbers uniform in [0, 1), by the seed and the input's name: the same on every machine.
-fn noise(input: &GraphInput, samples: u32, seed: u64) -> Result<Tensor, SizeError> {
+fn noise(input: &GraphInput, samples: u32, seed: u64) -> Result<Tensor, ShapeError> {
     let dimensions: Vec<u32> = input.shape.iter().map(|size| size.unwrap_or(samples)).collect();
     let count: usize = dimensions.iter().map(|size| *size as usize).product();
     let mut hasher = blake3::Hasher::new_derive_key("skein 2026-11 dropout noise");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use skein_engine::SizeError;
+use skein_engine::ShapeError;
 use wasmtime::component::{InstancePre, ResourceTableError};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -26,7 +26,7 @@ const REASON_CHARS_MAX: usize = 300;
 pub struct Usage {
     /// From the start of the call, once it was let in, to its end.
     pub duration: Duration,
-    /// Most bytes that the guest held: memories, tables and tensors.
+    /// Most bytes that the guest held: memories, tables, handles and the tensors behind them.
     pub memory_bytes_peak: usize,
     /// Time of it that engines computed.
     pub engine: Duration,
@@ -160,7 +160,7 @@ impl Loaded {
         // A trap, or an import that refused what the guest handed it.
         let is_guest = error.downcast_ref::<Trap>().is_some()
             || error.downcast_ref::<ResourceTableError>().is_some()
-            || error.downcast_ref::<SizeError>().is_some()
+            || error.downcast_ref::<ShapeError>().is_some()
             || error.downcast_ref::<Misuse>().is_some();
         match is_guest {
             true => CallError::Trap { function, reason: bounded(&error.root_cause().to_string()) },

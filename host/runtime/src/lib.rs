@@ -4,14 +4,14 @@
 //! instantiates it anew for every call, which costs microseconds and leaves nothing behind. The only crate that
 //! knows wasmtime.
 //!
-//! What a guest can not do, and which module sees to it:
+//! What a guest cannot do, and which module sees to it:
 //!
 //! | harm | bound | module |
 //! |---|---|---|
 //! | compile for ever, or to gigabytes | size cap, a child process with limits that is killed | `compile` |
 //! | smuggle in native code | precompiled artifacts are refused, cached ones are authenticated | `admission`, `cache` |
 //! | loop | processor time by epochs, wall time from outside | `invoke` |
-//! | eat memory | one total over memories and tables, held tensors included | `meter` |
+//! | eat memory | one total over memories, tables, handles and the tensors behind them | `meter` |
 //! | flood the host with data or handles | bytes per host call, handles per call | `invoke` |
 //! | reach an engine with what it can not bear | names and shapes are checked, failures are errors | [`graphs`] |
 //! | return rubbish | names, shapes, types and finiteness are checked | [`gradient`], [`aggregate`] |

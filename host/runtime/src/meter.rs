@@ -11,8 +11,8 @@ const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 /// Core instances, memories and tables of one component each. A Python guest takes some 30 instances.
 const INSTANCES_MAX: usize = 100;
 
-/// The account of one call. Memories, tables and tensors that the guest made count into one total, because a
-/// limit per memory is none for a guest that has several.
+/// The account of one call. Memories, tables, handles and what the host keeps behind them count into one total, because
+/// a limit per memory is none for a guest that has several.
 #[derive(Debug)]
 pub(crate) struct Meter {
     limits: Limits,

@@ -18,7 +18,7 @@ pub struct Options {
     pub compiler: Compiler,
     /// Largest component that is accepted, in bytes. 64 MiB holds Python's whole interpreter several times.
     pub component_bytes_max: usize,
-    /// Longest time to compile one component.
+    /// Longest time to compile one component, and to wait until the one before has been compiled.
     pub compile_time_max: Duration,
 }
 
@@ -37,7 +37,8 @@ impl Default for Options {
 /// What a single call of a function may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory in MiB: all linear memories, tables and held tensors of a call together.
+    /// Memory in MiB: all linear memories, tables and handles of a call together, with the tensors and errors behind
+    /// the handles.
     pub memory_mib: u32,
     /// Processor time.
     pub cpu: Duration,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skein_engine::ElementType;
 use skein_kernels::layout::{Layout, Parameter};
 use skein_kernels::{mean, order};
 use skein_runtime::aggregate::Contribution;
@@ -101,6 +102,37 @@ async fn a_hostile_guest_gets_a_typed_error_and_harms_nothing() {
     }
     let call = probe("zeros", tight("zeros")).await.compute(parameters(), batch(&[0, 1])).await;
     assert_eq!(call.result.expect("a harmless behaviour").tensors.len(), 2);
+}
+
+/// A tensor without elements needs no data, however many dimensions it has: such tensors once took gigabytes of the host
+/// within any limit.
+#[tokio::test]
+async fn dimensions_and_handles_count_as_memory() {
+    for behaviour in ["dimensions", "views"] {
+        let limits = Limits { memory_mib: 4, handles: 50_000, ..tight(behaviour) };
+        let call = probe(behaviour, limits).await.compute(parameters(), batch(&[0])).await;
+        assert_eq!(verdict(&call.result.expect_err(behaviour)), "limit memory_mib", "{behaviour}");
+    }
+}
+
+#[tokio::test]
+async fn a_tensor_of_too_many_dimensions_is_refused_with_the_bound() {
+    for (behaviour, rank) in [("rank", 17), ("huge-rank", 1 << 20)] {
+        let call = probe(behaviour, tight(behaviour)).await.compute(parameters(), batch(&[0])).await;
+        let error = call.result.expect_err(behaviour);
+        let CallError::Trap { reason, .. } = &error else { panic!("{behaviour}: {error}") };
+        assert_eq!(*reason, format!("a tensor has at most 16 dimensions, this one has {rank}"));
+    }
+}
+
+/// A worker's batch is bytes of its own. Nothing was taken for them, yet they were once given back to the guest that let
+/// them go, whose limit grew by as much.
+#[tokio::test]
+async fn a_batch_that_is_let_go_makes_no_room() {
+    let large = Tensor::from_bytes(vec![1, 4 << 20], ElementType::U8, vec![0; 4 << 20]).expect("as many bytes");
+    let batch = Batch { samples: 1, tensors: vec![("input".into(), large)], noise_seed: 0 };
+    let call = probe("drop-batch", tight("drop-batch")).await.compute(parameters(), batch).await;
+    assert_eq!(verdict(&call.result.expect_err("16 MiB and its own memory")), "limit memory_mib");
 }
 
 #[tokio::test]
@@ -211,6 +243,14 @@ async fn compiling_is_bounded() {
     assert!(matches!(load(child("sleep", "1000"), Duration::from_millis(200)).await, LoadError::CompileTime { .. }));
     assert!(matches!(load(child("false", ""), BOUND).await, LoadError::Compiler { .. }));
     assert!(matches!(load(child("/nonexistent", ""), BOUND).await, LoadError::Compiler { .. }));
+    // One child at a time: the second load has to wait, which is bounded as well.
+    let (first, second) = tokio::join!(
+        load(child("sleep", "1000"), Duration::from_secs(1)),
+        load(child("false", ""), Duration::from_millis(50)),
+    );
+    assert!(matches!(first, LoadError::CompileTime { .. }), "{first}");
+    let LoadError::Compiler { source, .. } = second else { panic!("{second}") };
+    assert_eq!(source.to_string(), "other functions were still compiling after 50ms: try again");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use skein_graph::{Dim, Model, Shape, networks};
 use skein_kernels::layout::{Layout, Parameter};
 use skein_runtime::gradient::{Batch, Gradient, Parameters};
 use skein_runtime::graphs::{Graph, GraphInput, Graphs};
-use skein_runtime::{Call, CallError, Function, Limits, Options, Runtime, Tensor};
+use skein_runtime::{Call, CallError, Function, Limit, Limits, Options, Runtime, Tensor};
 
 const SAMPLES: u32 = 4;
 /// Where a limit does not work, a test fails instead of hanging.
@@ -60,13 +60,28 @@ fn batch() -> Batch {
     Batch { samples: SAMPLES, tensors: vec![("input".into(), input), ("labels".into(), labels)], noise_seed: 1 }
 }
 
-async fn call(name: &str, behaviour: &str, graphs: Graphs, parameters: Parameters) -> Call<Gradient> {
-    let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).expect("the engine starts");
-    let limits = Limits { memory_mib: 16, cpu: BOUND, wall: BOUND, hostcall_mib: 8, handles: 1000 };
+const LIMITS: Limits = Limits { memory_mib: 16, cpu: BOUND, wall: BOUND, hostcall_mib: 8, handles: 1000 };
+
+fn function(behaviour: &str, limits: Limits, graphs: Graphs) -> Function {
     let settings = BTreeMap::from([("behaviour".to_owned(), behaviour.to_owned())]);
-    let function = Function { name: "guest".into(), limits, settings, graphs };
+    Function { name: "guest".into(), limits, settings, graphs }
+}
+
+async fn compute(name: &str, function: Function, parameters: Parameters) -> Call<Gradient> {
+    let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).expect("the engine starts");
     let function = runtime.gradient_function(function, &component(name)).await.expect("it loads");
     function.compute(parameters, batch()).await
+}
+
+async fn call(name: &str, behaviour: &str, graphs: Graphs, parameters: Parameters) -> Call<Gradient> {
+    compute(name, function(behaviour, LIMITS, graphs), parameters).await
+}
+
+/// What a call of the probe comes to within these limits.
+async fn refusal(behaviour: &str, limits: Limits) -> CallError {
+    let (parameters, graphs) = network();
+    let call = compute("gradient-probe.wasm", function(behaviour, limits, graphs), parameters).await;
+    call.result.expect_err(behaviour)
 }
 
 #[tokio::test]
@@ -120,11 +135,39 @@ async fn a_guest_may_load_a_graph_only_where_it_is_allowed() {
     }
 }
 
+/// Results of rten once counted nothing: a function could keep as many as it had handles. Those of one run take
+/// 40 KiB by 13 handles, so that memory ends here long before the handles do, which alone would fill a fifth of it.
 #[tokio::test]
-async fn results_that_are_kept_count_into_the_limits() {
-    let (parameters, graphs) = network();
-    let Call { result, .. } = call("gradient-probe.wasm", "graph-hoard", graphs.clone(), parameters.clone()).await;
-    assert!(matches!(result, Err(CallError::Limit { .. })), "{result:?}");
+async fn results_that_are_kept_count_as_memory() {
+    let limits = Limits { memory_mib: 12, handles: 4000, ..LIMITS };
+    let error = refusal("graph-hoard", limits).await;
+    assert!(matches!(error, CallError::Limit { limit: Limit::Memory, .. }), "{error}");
+}
+
+/// What a function makes the host keep has a price even where it holds no data.
+#[tokio::test]
+async fn handles_of_graphs_and_errors_count_as_memory() {
+    for behaviour in ["graph-hoard-errors", "graph-hoard-graphs", "graph-hoard-contexts"] {
+        let limits = Limits { memory_mib: 4, handles: 50_000, ..LIMITS };
+        let error = refusal(behaviour, limits).await;
+        assert!(matches!(error, CallError::Limit { limit: Limit::Memory, .. }), "{behaviour}: {error}");
+    }
+}
+
+/// The name of an input that a graph lacks was once repeated in full, megabytes of it, by an error that counted nothing.
+#[tokio::test]
+async fn an_error_repeats_a_kibibyte_of_what_a_function_says() {
+    let error = refusal("graph-shout", LIMITS).await.to_string();
+    // Each letter is of two bytes and begins at an odd one, so the last byte is not filled.
+    assert!(error.contains("1023 bytes: input `ää"), "{error}");
+}
+
+#[tokio::test]
+async fn names_count_as_memory_while_a_graph_runs() {
+    let error = refusal("graph-long-name", Limits { memory_mib: 12, ..LIMITS }).await;
+    assert!(matches!(error, CallError::Limit { limit: Limit::Memory, .. }), "{error}");
+    let error = refusal("graph-long-name", LIMITS).await.to_string();
+    assert!(error.contains("input `aaaa"), "{error}");
 }
 
 #[tokio::test]

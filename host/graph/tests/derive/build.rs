@@ -54,6 +54,27 @@ impl Build {
         self
     }
 
+    /// A number that is true or false.
+    pub(crate) fn truth(self, name: &str, value: bool) -> Build {
+        let raw = Some(std::cell::RefCell::new(vec![u8::from(value)]));
+        let (name, data_type) = (Some(name.into()), Some(DataType::BOOL));
+        self.tensor(TensorProto { name, dims: vec![], data_type, raw_data: raw, ..Default::default() })
+    }
+
+    /// Lists all initializers so far among the inputs, as files of before 2019 do.
+    pub(crate) fn initializers_as_inputs(mut self) -> Build {
+        let listed =
+            self.graph.initializer.iter().map(|tensor| info(tensor.name.as_deref().unwrap_or(""), &tensor.dims));
+        self.graph.input.extend(listed.collect::<Vec<_>>());
+        self
+    }
+
+    /// Sets the names of all nodes so far.
+    pub(crate) fn named(mut self, name: &str) -> Build {
+        self.graph.node.iter_mut().for_each(|node| node.name = Some(name.into()));
+        self
+    }
+
     /// An initializer as it is.
     pub(crate) fn tensor(mut self, tensor: TensorProto) -> Build {
         self.graph.initializer.push(tensor);
@@ -79,7 +100,10 @@ impl Build {
 
     /// The file, with one output.
     pub(crate) fn output(mut self, name: &str) -> Vec<u8> {
-        self.graph.output.push(ValueInfoProto { name: Some(name.into()), r#type: None });
+        // Engines want the type, and find the shape.
+        let tensor = TypeProtoTensor { elem_type: Some(DataType::FLOAT), shape: None };
+        let ty = TypeProto { tensor_type: Some(tensor), sequence: None };
+        self.graph.output.push(ValueInfoProto { name: Some(name.into()), r#type: Some(ty) });
         let model = ModelProto {
             ir_version: Some(9),
             graph: Some(self.graph),
@@ -88,6 +112,48 @@ impl Build {
         };
         model.write_buf().expect("writing to memory can not fail")
     }
+}
+
+/// A message of the format within another, as its field of that number: appended to a file it becomes part of it.
+pub(crate) fn message(field: u64, content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for mut number in [field << 3 | 2, content.len() as u64] {
+        while number >= 128 {
+            bytes.push(number as u8 | 128);
+            number >>= 7;
+        }
+        bytes.push(number as u8);
+    }
+    bytes.extend(content);
+    bytes
+}
+
+/// A file that defines `mine.Norm(a, scale, bias, mean, variance)`: a batch normalization in training mode.
+pub(crate) fn with_normalizing_function(file: Vec<u8>) -> Vec<u8> {
+    let texts = |field: u64, texts: &str| -> Vec<u8> {
+        texts.split_whitespace().flat_map(|text| message(field, text.as_bytes())).collect()
+    };
+    // `training_mode`, an integer (type 2) that is 1.
+    let attribute = [message(1, b"training_mode"), vec![3 << 3, 1, 0xa0, 1, 2]].concat();
+    let node = [
+        texts(1, "a scale bias mean variance"),
+        texts(2, "y next_mean next_variance"),
+        texts(3, "norm"),
+        texts(4, "BatchNormalization"),
+        message(5, &attribute),
+    ];
+    let function = [
+        texts(1, "Norm"),
+        texts(4, "a scale bias mean variance"),
+        texts(5, "y"),
+        message(7, &node.concat()),
+        // Operator set 20.
+        message(9, &[2 << 3, 20]),
+        texts(10, "mine"),
+    ];
+    // The function, and the operator set of its domain.
+    let set = [message(1, b"mine"), vec![2 << 3, 1]];
+    [file, message(25, &function.concat()), message(8, &set.concat())].concat()
 }
 
 fn info(name: &str, shape: &[i64]) -> ValueInfoProto {

@@ -5,6 +5,7 @@
 
 mod bad_models;
 mod build;
+mod files;
 mod interpret;
 mod maps;
 mod rules;

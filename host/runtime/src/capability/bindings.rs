@@ -11,7 +11,7 @@ pub(crate) mod gradient {
         },
         exports: { default: async },
         with: {
-            "wasi:nn/tensor.tensor": skein_engine::Tensor,
+            "wasi:nn/tensor.tensor": crate::capability::HostTensor,
             "wasi:nn/graph.graph": crate::capability::HostGraph,
             "wasi:nn/inference.graph-execution-context": crate::capability::HostContext,
             "wasi:nn/errors.error": crate::capability::HostError,

@@ -1,20 +1,24 @@
 //! `wasi:nn/graph`, `inference` and `errors`: graphs by name, computed by the engine off the async threads.
 //!
-//! Tensors stay with the host: what a function leaves out is bound from the store, and what a graph gives comes back
-//! as handles. Whatever a function does wrong is an error that it can read. An engine can not be stopped: a call that hits
+//! Tensors stay with the host: what a function leaves out is bound from the store, and what a graph computes comes back
+//! as handles. Whatever a function does wrong is an error that it can read. An engine cannot be stopped: a call that hits
 //! its wall time ends at once, while the engine finishes its run on a thread that nobody waits for.
 
+use std::fmt::{self, Display, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use skein_engine::{EngineError, Pool, Tensor};
+use skein_engine::{EngineError, Pool};
 use wasmtime::component::Resource;
 
-use super::State;
 use super::bindings::errors::{self, ErrorCode};
 use super::bindings::graph::{self, ExecutionTarget, GraphEncoding};
 use super::bindings::inference;
+use super::{HostTensor, State};
 use crate::graphs::Graph;
+
+/// Longest text of an error, in bytes. An engine's text may repeat what a function gave it, of any length.
+const TEXT_BYTES_MAX: usize = 1024;
 
 /// A graph that a function has loaded.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
@@ -34,8 +38,11 @@ pub struct HostError {
 type Result<T> = wasmtime::Result<std::result::Result<Resource<T>, Resource<HostError>>>;
 
 impl State {
-    fn refuse(&mut self, code: ErrorCode, text: impl Into<String>) -> wasmtime::Result<Resource<HostError>> {
-        Ok(self.table.push(HostError { code, text: text.into() })?)
+    fn refuse(&mut self, code: ErrorCode, text: impl Display) -> wasmtime::Result<Resource<HostError>> {
+        let text = cut(text);
+        tracing::debug!(text, "refused what a function asked of a graph");
+        let bytes = text.len();
+        self.hold(HostError { code, text }, bytes)
     }
 
     fn engine_error(&mut self, error: &EngineError) -> wasmtime::Result<Resource<HostError>> {
@@ -45,9 +52,24 @@ impl State {
             EngineError::Run { .. } => ErrorCode::RuntimeError,
             _ => ErrorCode::UnsupportedOperation,
         };
-        tracing::debug!(%error, "a graph failed");
-        self.refuse(code, error.to_string())
+        self.refuse(code, error)
     }
+}
+
+/// The first [`TEXT_BYTES_MAX`] bytes of a text, whole characters only. The rest is never put together.
+fn cut(text: impl Display) -> String {
+    struct Cut(String);
+    impl Write for Cut {
+        fn write_str(&mut self, part: &str) -> fmt::Result {
+            let room = TEXT_BYTES_MAX - self.0.len();
+            self.0.push_str(&part[..part.floor_char_boundary(room)]);
+            if part.len() > room { Err(fmt::Error) } else { Ok(()) }
+        }
+    }
+    let mut cut = Cut(String::new());
+    // It fails where the room ends, which is what it is for.
+    let _ = write!(cut, "{text}");
+    cut.0
 }
 
 /// Runs what blocks on a thread that may be blocked.
@@ -78,18 +100,21 @@ impl graph::Host for State {
         let Ok([bytes]) = <[Vec<u8>; 1]>::try_from(builder) else {
             return Ok(Err(self.refuse(ErrorCode::InvalidArgument, "a graph is one file, its only builder")?));
         };
-        if !self.meter.take(bytes.len()) {
-            wasmtime::bail!("the graph does not fit the memory limit");
-        }
+        let size = bytes.len();
+        self.take(size)?;
         match blocking(move || Pool::new(engine, bytes, options)).await {
-            Ok(pool) => Ok(Ok(self.table.push(HostGraph(Arc::new(Graph::brought(pool))))?)),
-            Err(error) => Ok(Err(self.engine_error(&error)?)),
+            // The file stays taken until the call ends: contexts that share it may outlive the graph's handle.
+            Ok(pool) => Ok(Ok(self.hold(HostGraph(Arc::new(Graph::brought(pool))), 0)?)),
+            Err(error) => {
+                self.meter.give(size);
+                Ok(Err(self.engine_error(&error)?))
+            }
         }
     }
 
     fn load_by_name(&mut self, name: String) -> Result<HostGraph> {
         match self.graphs.named.get(&name).cloned() {
-            Some(graph) => Ok(Ok(self.table.push(HostGraph(graph))?)),
+            Some(graph) => Ok(Ok(self.hold(HostGraph(graph), 0)?)),
             None => {
                 let known: Vec<_> = self.graphs.named.keys().map(|known| format!("`{known}`")).collect();
                 let text = match known.is_empty() {
@@ -105,11 +130,11 @@ impl graph::Host for State {
 impl graph::HostGraph for State {
     fn init_execution_context(&mut self, graph: Resource<HostGraph>) -> Result<HostContext> {
         let context = HostContext(self.table.get(&graph)?.0.clone());
-        Ok(Ok(self.table.push(context)?))
+        Ok(Ok(self.hold(context, 0)?))
     }
 
     fn drop(&mut self, graph: Resource<HostGraph>) -> wasmtime::Result<()> {
-        self.table.delete(graph)?;
+        self.release(graph)?;
         Ok(())
     }
 }
@@ -120,35 +145,37 @@ impl inference::HostGraphExecutionContext for State {
     async fn compute(
         &mut self,
         context: Resource<HostContext>,
-        inputs: Vec<(String, Resource<Tensor>)>,
-    ) -> wasmtime::Result<std::result::Result<Vec<(String, Resource<Tensor>)>, Resource<HostError>>> {
+        inputs: Vec<(String, Resource<HostTensor>)>,
+    ) -> wasmtime::Result<std::result::Result<Vec<(String, Resource<HostTensor>)>, Resource<HostError>>> {
         let graph = self.table.get(&context)?.0.clone();
         let mut given = Vec::with_capacity(inputs.len());
+        let mut taken = 0;
         for (name, handle) in inputs {
-            let tensor = self.table.delete(handle)?;
-            self.meter.give(tensor.own_bytes());
+            let HostTensor { tensor, taken: own } = self.table.delete(handle)?;
+            // The host keeps the function's names while the engine runs.
+            self.take(name.len())?;
+            taken += own + name.len();
             given.push((name, tensor));
         }
-        let (parameters, seed) = (self.parameters.clone(), self.noise_seed);
+        let parameters = self.parameters.clone();
+        let seed = self.noise_seed;
         let begun = Instant::now();
         let found = blocking(move || graph.run(&graph.bind(given, &parameters, seed)?)).await;
         self.account.engine += begun.elapsed();
+        self.meter.give(taken);
         let outputs = match found {
             Ok(outputs) => outputs,
             Err(error) => return Ok(Err(self.engine_error(&error)?)),
         };
         let mut handles = Vec::with_capacity(outputs.len());
         for (name, tensor) in outputs {
-            if !self.meter.take(tensor.own_bytes()) {
-                wasmtime::bail!("what the graph gave does not fit the memory limit");
-            }
-            handles.push((name, self.table.push(tensor)?));
+            handles.push((name, self.hold_tensor(tensor)?));
         }
         Ok(Ok(handles))
     }
 
     fn drop(&mut self, context: Resource<HostContext>) -> wasmtime::Result<()> {
-        self.table.delete(context)?;
+        self.release(context)?;
         Ok(())
     }
 }
@@ -165,7 +192,8 @@ impl errors::HostError for State {
     }
 
     fn drop(&mut self, error: Resource<HostError>) -> wasmtime::Result<()> {
-        self.table.delete(error)?;
+        let error = self.release(error)?;
+        self.meter.give(error.text.len());
         Ok(())
     }
 }

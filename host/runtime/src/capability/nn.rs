@@ -1,42 +1,53 @@
-//! `wasi:nn/tensor`: tensors that live in the host. What guests make counts into their memory.
+//! `wasi:nn/tensor`: tensors that live in the host. Those that a guest makes count as its memory.
 
 use skein_engine::Tensor;
-use wasmtime::bail;
 use wasmtime::component::Resource;
 
 use super::State;
-use super::bindings::tensor::{Host, HostTensor, TensorType};
+use super::bindings::tensor::{Host, HostTensor as TensorInterface, TensorType};
+
+/// A tensor behind a handle.
+#[derive(Debug)]
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+pub struct HostTensor {
+    pub(crate) tensor: Tensor,
+    /// Bytes that it counts as the guest's memory, to be returned with it: none of a batch, which the host brought.
+    pub(crate) taken: usize,
+}
+
+impl HostTensor {
+    /// A tensor that the host hands to the guest: none of its memory is the guest's.
+    pub(crate) fn of_host(tensor: Tensor) -> HostTensor {
+        HostTensor { tensor, taken: 0 }
+    }
+}
 
 impl Host for State {}
 
-impl HostTensor for State {
-    fn new(&mut self, dimensions: Vec<u32>, ty: TensorType, data: Vec<u8>) -> wasmtime::Result<Resource<Tensor>> {
-        let tensor = Tensor::from_bytes(dimensions, ty.into(), data)?;
-        if !self.meter.take(tensor.own_bytes()) {
-            bail!("the tensor does not fit the memory limit");
-        }
-        Ok(self.table.push(tensor)?)
+impl TensorInterface for State {
+    fn new(&mut self, dimensions: Vec<u32>, ty: TensorType, data: Vec<u8>) -> wasmtime::Result<Resource<HostTensor>> {
+        self.hold_tensor(Tensor::from_bytes(dimensions, ty.into(), data)?)
     }
 
-    fn dimensions(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u32>> {
-        Ok(self.table.get(&tensor)?.dimensions().to_vec())
+    fn dimensions(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<Vec<u32>> {
+        Ok(self.table.get(&tensor)?.tensor.dimensions().to_vec())
     }
 
-    fn ty(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<TensorType> {
-        Ok(self.table.get(&tensor)?.ty().into())
+    fn ty(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<TensorType> {
+        Ok(self.table.get(&tensor)?.tensor.ty().into())
     }
 
-    fn data(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Vec<u8>> {
-        let tensor = self.table.get(&tensor)?;
+    fn data(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<Vec<u8>> {
+        let tensor = &self.table.get(&tensor)?.tensor;
         if tensor.shares(&self.parameters.values) {
             self.account.parameter_bytes += tensor.bytes().len() as u64;
         }
         Ok(tensor.bytes().to_vec())
     }
 
-    fn drop(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<()> {
+    fn drop(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<()> {
         let tensor = self.table.delete(tensor)?;
-        self.meter.give(tensor.own_bytes());
+        self.meter.give(tensor.taken);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use skein_engine::Tensor;
 use skein_kernels::layout::Parameter;
 use wasmtime::component::Resource;
 
-use super::{State, bindings};
+use super::{HostTensor, State, bindings};
 
 impl bindings::parameters::Host for State {
     fn describe(&mut self) -> wasmtime::Result<Vec<bindings::parameters::Parameter>> {
@@ -17,9 +17,9 @@ impl bindings::parameters::Host for State {
         Ok(layout.parameters().iter().map(describe).collect())
     }
 
-    fn get(&mut self, name: String) -> wasmtime::Result<Option<Resource<Tensor>>> {
+    fn get(&mut self, name: String) -> wasmtime::Result<Option<Resource<HostTensor>>> {
         let Some((parameter, range)) = self.parameters.layout.find(&name) else { return Ok(None) };
         let tensor = Tensor::from_floats(parameter.shape.clone(), self.parameters.values.clone(), range)?;
-        Ok(Some(self.table.push(tensor)?))
+        Ok(Some(self.hold_tensor(tensor)?))
     }
 }
