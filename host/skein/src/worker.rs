@@ -2,6 +2,7 @@
 
 pub mod desk;
 pub mod package;
+mod pause;
 mod width;
 
 use std::sync::Arc;
@@ -12,28 +13,32 @@ use serde::{Deserialize, Serialize};
 use skein_kernels::layout::Layout;
 use skein_runtime::gradient::{Batch, Gradient, GradientFunction, Parameters};
 use skein_runtime::{Call, Usage};
-use skein_store::redis::queue::{Completion, Consumer, Delivery};
+use skein_store::redis::queue::{Completion, Consumer, Delivery, Pace, Place, Role};
 use skein_store::{Leaf, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use self::pause::Pause;
 use self::width::Width;
 use crate::workers::{Purpose, Workers};
 
-/// How often a worker says that it is alive. Three beats are missed before its tasks go to another.
-pub const BEAT: Duration = Duration::from_secs(2);
+/// How consumers wait. A task rests for long enough that a shortage may pass, and for less than a peer is waited for.
+pub const PACE: Pace =
+    Pace { beat: Duration::from_secs(2), rest_min: Duration::from_millis(250), rest_max: Duration::from_secs(5) };
 /// How long a worker that has nothing to do waits before it looks for tasks of workers that went silent. It is also how
 /// long it may take to leave.
 const IDLE: Duration = Duration::from_millis(300);
 
-/// A name that no process has had before.
+/// A place at a queue under a name that no process has had before.
 ///
 /// # Errors
 /// The operating system gives no random bytes.
-pub fn fresh_name() -> Result<String> {
+pub fn place(role: Role) -> Result<Place> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).context("the operating system gave no random bytes")?;
-    Ok(format!("{}-{}", std::process::id(), hex::encode(bytes)))
+    let name = format!("{}-{}", std::process::id(), hex::encode(bytes));
+    Ok(Place { name, role, pace: PACE })
 }
 
 /// What a task says beside its round and number.
@@ -60,7 +65,7 @@ pub struct Worker {
 }
 
 /// What a worker did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Done {
     /// Tasks that counted.
     pub counted: u64,
@@ -68,6 +73,18 @@ pub struct Done {
     pub late: u64,
     /// Tasks that were given back.
     pub released: u64,
+    /// How often it paused because tasks failed.
+    pub pauses: u64,
+    /// Why the last task was given back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+}
+
+/// What a worker has learned so far.
+struct Progress {
+    width: Width,
+    pause: Pause,
+    done: Done,
 }
 
 /// How one task ended, and what its call used if it came to one.
@@ -84,38 +101,53 @@ impl Worker {
     /// The database can not be used.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<Done> {
         let worker = Arc::new(self);
-        let mut width = Width::new(worker.workers.concurrency());
-        let (mut running, mut done) = (JoinSet::new(), Done::default());
-        // Asked for by a task of its own and never given up half way: tasks that were handed out would be lost until
-        // somebody misses the worker's beats.
+        let width = Width::new(worker.workers.concurrency());
+        let mut progress = Progress { width, pause: Pause::default(), done: Done::default() };
+        let mut running = JoinSet::new();
+        // Asked for by a task of its own and never given up half way: tasks that came would be lost until somebody misses
+        // the worker's beats.
         let mut asking = JoinSet::new();
         while !*stop.borrow() || !asking.is_empty() || !running.is_empty() {
-            let free = width.get().saturating_sub(running.len());
-            if asking.is_empty() && free > 0 && !*stop.borrow() {
+            let free = progress.width.get().saturating_sub(running.len());
+            let pause = progress.pause.until(Instant::now());
+            if asking.is_empty() && free > 0 && pause.is_none() && !*stop.borrow() {
                 let worker = worker.clone();
                 asking.spawn(async move { worker.consumer.next(free, IDLE).await });
             }
+            let pause_ends = async {
+                match pause {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = stop.changed(), if !*stop.borrow() => changed.context("whoever stops the worker is gone")?,
-                Some(ended) = running.join_next() => worker.note(ended?, &mut width, &mut done).await,
+                Some(ended) = running.join_next() => worker.note(ended?, &mut progress).await,
                 Some(deliveries) = asking.join_next() => for delivery in deliveries?? {
                     let worker = worker.clone();
                     running.spawn(async move { worker.carry_out(delivery).await });
                 },
+                () = pause_ends => {}
             }
         }
         let worker = Arc::into_inner(worker).context("no task runs any more")?;
         worker.consumer.leave().await?;
-        Ok(done)
+        Ok(progress.done)
     }
 
-    async fn note(&self, ended: Ended, width: &mut Width, done: &mut Done) {
-        if let Some(usage) = &ended.usage {
-            width.observe(usage.memory_bytes_peak as u64, usage.duration);
-        }
+    async fn note(&self, ended: Ended, Progress { width, pause, done }: &mut Progress) {
         match ended.result {
-            Ok(Completion::Counted) => done.counted += 1,
-            Ok(Completion::Duplicate | Completion::Fenced) => done.late += 1,
+            Ok(completion) => {
+                // Calls that fail early would make the worker take more tasks at a time, to fail at more.
+                if let Some(usage) = &ended.usage {
+                    width.observe(usage.memory_bytes_peak as u64, usage.duration);
+                    pause.succeeded();
+                }
+                match completion {
+                    Completion::Counted => done.counted += 1,
+                    Completion::Duplicate | Completion::Fenced => done.late += 1,
+                }
+            }
             Err(error) => {
                 let task = &ended.delivery.task;
                 let reason = format!("{error:#}");
@@ -126,6 +158,11 @@ impl Worker {
                 if is_of_the_store || self.consumer.release(&ended.delivery, &reason).await.is_err() {
                     self.consumer.abandon(&ended.delivery);
                 }
+                if let Some(pause_for) = pause.failed(Instant::now()) {
+                    done.pauses += 1;
+                    tracing::warn!(failures = pause.failures(), ?pause_for, "this worker pauses, since its tasks fail");
+                }
+                done.last_failure = Some(reason);
             }
         }
     }

@@ -111,8 +111,8 @@ impl Peer {
             self.state_before(number).await?;
             if let Some(Outcome::Dead { index, reason }) = outcome {
                 bail!(
-                    "nobody could compute batch {index} of round {number}: {reason}; mend it, and let `skein queue \
-                     redrive` hand it out again"
+                    "batch {index} of round {number} can be computed neither by a worker nor by this host: {reason}; \
+                     remove the cause, post the batch again with `skein queue redrive`, and start the host again"
                 );
             }
         }

@@ -12,13 +12,11 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use skein_engine::{ElementType, Tensor};
 use skein_kernels::layout::Layout;
-use skein_runtime::Runtime;
 use skein_runtime::gradient::{Batch, GradientFunction};
 use skein_store::redis::queue::Queue;
 
 use crate::data::SampleKind;
-use crate::engines::Choice;
-use crate::job::{Job, Sources, load_gradient};
+use crate::job::{Job, Sources, Tools, load_gradient};
 use crate::manifest::Manifest;
 use crate::model::Model;
 
@@ -85,7 +83,7 @@ impl Package {
 ///
 /// # Errors
 /// There is no package, what it names is missing or has another digest, or it does not run here.
-pub async fn unpack(queue: &Queue, runtime: &Runtime, engine: &Choice) -> Result<(GradientFunction, Arc<Layout>)> {
+pub async fn unpack(queue: &Queue, tools: Tools<'_>) -> Result<(GradientFunction, Arc<Layout>)> {
     let about = queue.get(NAME).await?.context("no host has said yet what is to be done: start it first")?;
     let about: About = serde_json::from_slice(&about).context("the host is of another version of this program")?;
     let mut manifest = Manifest::parse(&about.manifest, Path::new("skein.toml"))?;
@@ -100,10 +98,10 @@ pub async fn unpack(queue: &Queue, runtime: &Runtime, engine: &Choice) -> Result
     if let Some((name, _)) = about.model.first() {
         manifest.model.onnx = Some(folder.path().join(name));
     }
-    let model = Model::prepare(&manifest, &about.samples, engine)?;
+    let model = Model::prepare(&manifest, &about.samples, tools.engine)?;
     let (name, digest) = &about.gradient;
     let bytes = fetch(queue, digest).await?;
-    let gradient = load_gradient(&manifest, (name, &bytes), &model, runtime, engine).await?;
+    let gradient = load_gradient(&manifest, (name, &bytes), &model, tools).await?;
     Ok((gradient, Arc::new(model.layout)))
 }
 

@@ -79,6 +79,11 @@ impl Keys {
         format!("{}:tasks:", self.0)
     }
 
+    /// The workers at the queue; what the keys begin with that say of one each that it still is there.
+    pub(crate) fn workers(&self) -> String {
+        format!("{}:workers", self.0)
+    }
+
     /// The stream that wakes whoever waits for tasks to be done.
     pub(crate) fn events(&self) -> String {
         format!("{}:events", self.0)

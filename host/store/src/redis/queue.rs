@@ -1,17 +1,22 @@
 //! Work for whoever has time: the batches of a round as tasks that any worker of a peer may take.
 //!
-//! A stream with one consumer group hands every task to one worker at a time. A worker says that it is alive from a
-//! thread of its own; a task whose worker is silent goes to another, and one that fails too often to the dead letters.
+//! A stream with one consumer group hands every task to one consumer at a time. A consumer says that it is alive from a
+//! thread of its own; a task whose consumer is silent goes to another.
+//!
+//! A worker that failed at a task does not get it again, and the task rests before another worker does, longer after
+//! every failure. Once three workers have failed at it or gone silent over it, only the host takes it. The host gives a
+//! task up after failures of its own, and only while no worker is left that may try: no worker can bury a task.
+//!
 //! Every change is one step of the database, so a task counts once however often it was carried out:
 //!
 //! | step | what it does |
 //! |---|---|
 //! | post | adds tasks that were never posted, and says how many are done |
-//! | claim | takes tasks of silent workers; buries those that were taken too often |
+//! | claim | takes tasks that have rested, and those of silent consumers |
 //! | beat | keeps the own tasks from being taken |
-//! | complete | counts a task that is still the worker's own; the last one wakes whoever waits for all |
-//! | release | gives a task back with the reason; the last try buries it |
-//! | redrive | digs a dead letter out again |
+//! | complete | counts a task that is not in the hands of another; the last one wakes the host that waits for all |
+//! | release | lets a task rest that failed; makes it a dead letter if the host is the last to fail |
+//! | redrive | posts a dead letter again |
 //!
 //! Tasks name keys; values never travel in the stream.
 
@@ -31,12 +36,15 @@ use super::shared::Shared;
 use super::{NOBODY, START_WAIT, Scope, own, reached};
 use crate::StoreError;
 
-pub use worker::{Completion, Consumer, Delivery};
+pub use worker::{Completion, Consumer, Delivery, Pace, Place, Role};
 
 /// The consumer group of all workers.
 const GROUP: &str = "workers";
-/// How often a task is handed out before it counts as one that nobody can carry out.
-const DELIVERIES_MAX: u32 = 3;
+/// Workers that may fail at a task, or go silent over it, before only the host takes it: when three have, a fourth is not
+/// likely to succeed.
+const WORKERS_MAX: u32 = 3;
+/// Failures of the host before it gives a task up: two, since a shortage of memory may pass.
+const HOST_TRIES_MAX: u32 = 2;
 /// Replies about tasks, which carry names only.
 const REPLY_BYTES_MAX: usize = 4 << 20;
 /// Largest blob: a component, a model or a batch.
@@ -74,23 +82,23 @@ pub struct Counted {
 pub enum Outcome {
     /// All are done.
     Done,
-    /// One of them is a dead letter: nobody could carry it out.
+    /// One of them is a dead letter: nobody could carry it out, the host included.
     Dead {
         /// Its number.
         index: u32,
-        /// Why, in the words of the last who tried.
+        /// Why, in the words of the host.
         reason: String,
     },
 }
 
-/// A task that nobody could carry out.
+/// A task that nobody could carry out, the host included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     /// Its place among the dead letters.
     pub id: String,
     /// The task.
     pub task: Task,
-    /// Why, in the words of the last who tried.
+    /// Why, in the words of the host.
     pub reason: String,
 }
 
@@ -208,7 +216,7 @@ impl Queue {
         // Where the stream of events ends is asked before the tasks are looked at, so nothing falls between.
         let mut last = self.last_event().await?;
         loop {
-            let look = redis::cmd("HMGET").arg(&round_key).arg(&["want", "done", "dead", "reason"]).take();
+            let look = scripts::command(scripts::LOOK, &[&round_key]);
             let look: [Option<String>; 4] = self.shared.control(&look, &round_key).await?;
             match look {
                 [_, _, Some(index), reason] => {
@@ -246,7 +254,9 @@ impl Queue {
         let key = self.keys().round_of_tasks(round);
         let fields: std::collections::HashMap<String, String> =
             self.shared.control(redis::cmd("HGETALL").arg(&key), &key).await?;
-        let tasks = fields.values().filter(|state| *state == "counted").count() as u64;
+        // Fields of tasks are their numbers; the others hold names and reasons, which may read like anything.
+        let is_counted = |(field, state): &(&String, &String)| field.parse::<u32>().is_ok() && *state == "counted";
+        let tasks = fields.iter().filter(is_counted).count() as u64;
         let count = fields.get("done").and_then(|done| done.parse().ok()).unwrap_or_default();
         Ok(Counted { tasks, count })
     }
@@ -278,13 +288,13 @@ impl Queue {
         entries.into_iter().map(|entry| letter(entry).ok_or_else(|| self.shared.spoilt(key.clone()))).collect()
     }
 
-    /// Hands out a dead letter again, as if it had never been tried; `false` if it is none.
+    /// Posts a dead letter again, as if it had never been tried; `false` if it is none.
     ///
     /// # Errors
     /// The database can not be used.
     pub async fn redrive(&self, letter: &DeadLetter) -> Result<bool, StoreError> {
         let keys = [self.keys().tasks(), self.keys().round_of_tasks(letter.task.round), self.keys().dead()];
-        let mut command = scripts::command(scripts::REDRIVE, &[&keys[0], &keys[1], &keys[2]]);
+        let mut command = scripts::command(&scripts::redrive(), &[&keys[0], &keys[1], &keys[2]]);
         command.arg(&letter.id);
         Ok(self.shared.control::<u32>(&command, &keys[2]).await? == 1)
     }

@@ -6,11 +6,11 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use skein_kernels::Digest;
 use skein_store::redis::Scope;
-use skein_store::redis::queue::{Completion, Consumer, Delivery, Outcome, Queue as WorkQueue, Task};
+use skein_store::redis::queue::{Completion, Consumer, Delivery, Outcome, Pace, Place, Queue as WorkQueue, Role, Task};
 
 use crate::cli::worker::Database;
 use crate::output::Output;
-use crate::worker::fresh_name;
+use crate::worker::{PACE, place};
 
 /// Tasks that one worker has at the same time: enough to keep its connection busy.
 const AT_ONCE: usize = 64;
@@ -34,7 +34,8 @@ impl Queue {
         let options = self.database.options();
         let scope = Scope { job: Digest([0xbe; 32]), peer: [1; 32], values: 0 };
         let Some(count) = self.post else {
-            let consumer = Consumer::join(&options, scope, fresh_name()?, BEAT).await?;
+            let place = Place { pace: Pace { beat: BEAT, ..PACE }, ..place(Role::Worker)? };
+            let consumer = Consumer::join(&options, scope, place).await?;
             return work(&consumer).await;
         };
         let queue = WorkQueue::open(&options, scope).await?;

@@ -1,7 +1,19 @@
 //! The steps of the queue, each carried out by the database as a whole or not at all.
 //!
-//! A round of tasks is a hash: every task by its index is `posted`, `counted` or `dead`; `want` is how many there are in
-//! all, `done` how many are counted.
+//! A round of tasks is a hash, forgotten with the round:
+//!
+//! | field | value |
+//! |---|---|
+//! | `want`, `done` | how many tasks there are, and how many of them are counted |
+//! | `<index>` | `posted`, `counted` or `dead` |
+//! | `by:<index>:<consumer>` | what the consumer did with the task: `failed`, or went `silent` over it |
+//! | `workers:<index>` | how many workers did either, each counted once |
+//! | `host:<index>` | how often the host failed at it |
+//! | `dead` | the index of one dead task, if there is any |
+//! | `reason:<index>`, `letter:<index>`, `task:<index>` | of a dead task: why, its dead letter, its id in the stream |
+//!
+//! A task that rests after a failure is pending in the name of the consumer `released`, and its idle time is how long it
+//! has rested. Idle times are the server's, so no clock of a worker matters.
 
 /// KEYS tasks, round; ARGV round, want, then index and note of each task.
 pub(super) const POST: &str = "
@@ -14,76 +26,201 @@ for i = 3, #ARGV, 2 do
 end
 return redis.status_reply('OK')";
 
-/// KEYS tasks, round, events; ARGV group, consumer, id, round, index. Gives `counted`, `duplicate` or `fenced`.
-pub(super) const COMPLETE: &str = "
-local state = redis.call('HGET', KEYS[2], ARGV[5])
-if state ~= 'posted' then
-  redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-  redis.call('XDEL', KEYS[1], ARGV[3])
-  return state and 'duplicate' or 'fenced'
+/// KEYS round. Returns `want`, `done`, and index and reason of a dead task.
+pub(super) const LOOK: &str = "
+local found = redis.call('HMGET', KEYS[1], 'want', 'done', 'dead')
+found[4] = found[3] and redis.call('HGET', KEYS[1], 'reason:' .. found[3])
+return found";
+
+/// `dig_out(round, index, state)`: a dead task becomes `state`, and `dead` names another one if there is another.
+const DIG_OUT: &str = "
+local function dig_out(round, index, state)
+  redis.call('HSET', round, index, state)
+  redis.call('HDEL', round, 'reason:' .. index, 'letter:' .. index, 'task:' .. index)
+  if redis.call('HGET', round, 'dead') ~= index then return end
+  redis.call('HDEL', round, 'dead')
+  local all = redis.call('HGETALL', round)
+  for i = 1, #all, 2 do
+    if all[i + 1] == 'dead' and tonumber(all[i]) then
+      redis.call('HSET', round, 'dead', all[i])
+      return
+    end
+  end
 end
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if #pending == 0 or pending[1][2] ~= ARGV[2] then return 'fenced' end
-redis.call('HSET', KEYS[2], ARGV[5], 'counted')
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-redis.call('XDEL', KEYS[1], ARGV[3])
+";
+
+/// KEYS tasks, round, events, dead; ARGV group, consumer, id, round, index. Returns `counted`, `duplicate` or `fenced`.
+///
+/// The gradient is in the sum, so a task that rests or was buried meanwhile counts. Its id has to be the same: a task that
+/// was posted anew has another one, and the sum may have been lost in between.
+const COMPLETE_BODY: &str = "
+local id, index = ARGV[3], ARGV[5]
+local state = redis.call('HGET', KEYS[2], index)
+if state == 'posted' then
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+  if not pending or (pending[2] ~= ARGV[2] and pending[2] ~= 'released') then return 'fenced' end
+  redis.call('HSET', KEYS[2], index, 'counted')
+elseif state == 'dead' and redis.call('HGET', KEYS[2], 'task:' .. index) == id then
+  redis.call('XDEL', KEYS[4], redis.call('HGET', KEYS[2], 'letter:' .. index))
+  dig_out(KEYS[2], index, 'counted')
+end
+redis.call('XACK', KEYS[1], ARGV[1], id)
+redis.call('XDEL', KEYS[1], id)
+if state == 'counted' then return 'duplicate' end
+if redis.call('HGET', KEYS[2], index) ~= 'counted' then return 'fenced' end
 local done = redis.call('HINCRBY', KEYS[2], 'done', 1)
 if tostring(done) == redis.call('HGET', KEYS[2], 'want') then
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', 1000, '*', 'round', ARGV[4], 'what', 'done')
 end
 return 'counted'";
 
-/// What is done to a task that was tried too often, as the function `bury(id, round, index, note, reason)`. KEYS are
-/// tasks, events, dead; the key of the round is made from the prefix ARGV[#ARGV].
-const BURY: &str = "
-local function bury(id, round, index, note, reason)
-  redis.call('XACK', KEYS[1], ARGV[1], id)
-  redis.call('XDEL', KEYS[1], id)
-  local key = ARGV[#ARGV] .. round
-  if redis.call('HGET', key, index) ~= 'posted' then return end
-  redis.call('HSET', key, index, 'dead', 'dead', index, 'reason', reason)
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', 10000, '*', 'round', round, 'index', index, 'note', note, 'reason', reason)
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', 1000, '*', 'round', round, 'what', 'dead')
-end
-local function fields(entry)
-  local named = {}
-  for i = 1, #entry[2], 2 do named[entry[2][i]] = entry[2][i + 1] end
-  return named
+/// `say_alive(workers, consumer, silence)`: adds a worker to the set of workers, and sets a key of its own that expires
+/// unless it is set again. Servers do not keep the time at which a consumer last asked in vain.
+const SAY_ALIVE: &str = "
+local function say_alive(workers, consumer, silence)
+  if string.sub(consumer, 1, 7) ~= 'worker:' then return end
+  redis.call('SADD', workers, consumer)
+  redis.call('SET', workers .. ':' .. consumer, '', 'PX', silence)
 end
 ";
 
-/// KEYS tasks, events, dead; ARGV group, consumer, idle in ms, count, most deliveries, prefix of rounds. Gives entries.
-const CLAIM_BODY: &str = "
-local taken = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0', 'COUNT', ARGV[4])[2]
-local kept = {}
-for _, entry in ipairs(taken) do
-  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
-  if #pending > 0 and pending[1][4] > tonumber(ARGV[5]) then
-    local task = fields(entry)
-    bury(entry[1], task.round, task.index, task.note, 'every worker that tried it went silent')
-  else
-    kept[#kept + 1] = entry
+/// What steps about attempts share. KEYS tasks, workers; ARGV group, consumer, prefix of rounds, silence in ms, most
+/// workers that try a task.
+const ATTEMPTS: &str = "
+local tasks, workers = KEYS[1], KEYS[2]
+local group, me, rounds, silence, workers_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local is_host = string.sub(me, 1, 5) == 'host:'
+
+-- The task of a pending id; one that nobody needs any more is removed from the stream.
+local function task_of(id)
+  local entry = redis.call('XRANGE', tasks, id, id)[1]
+  if entry then
+    local task = {}
+    for i = 1, #entry[2], 2 do task[entry[2][i]] = entry[2][i + 1] end
+    task.key = rounds .. task.round
+    if redis.call('HGET', task.key, task.index) == 'posted' then return task end
+  end
+  redis.call('XACK', tasks, group, id)
+  redis.call('XDEL', tasks, id)
+end
+
+local function number(task, what)
+  return tonumber(redis.call('HGET', task.key, what .. ':' .. task.index) or 0)
+end
+
+local function has_failed(task, worker)
+  return redis.call('HGET', task.key, 'by:' .. task.index .. ':' .. worker) == 'failed'
+end
+
+-- A worker is counted once, whatever it did and however often.
+local function count(task, worker, what)
+  local field = 'by:' .. task.index .. ':' .. worker
+  if redis.call('HSETNX', task.key, field, what) == 1 then
+    redis.call('HINCRBY', task.key, 'workers:' .. task.index, 1)
+  elseif what == 'failed' then
+    redis.call('HSET', task.key, field, what)
   end
 end
-return kept";
 
-/// KEYS tasks, events, dead; ARGV group, consumer, id, reason, most deliveries, prefix of rounds.
-const RELEASE_BODY: &str = "
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if #pending == 0 or pending[1][2] ~= ARGV[2] then return redis.status_reply('OK') end
-local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
-if pending[1][4] >= tonumber(ARGV[5]) and entry then
-  local task = fields(entry)
-  bury(ARGV[3], task.round, task.index, task.note, ARGV[4])
-else
-  redis.call('XCLAIM', KEYS[1], ARGV[1], 'released', 0, ARGV[3], 'IDLE', 86400000, 'JUSTID')
+-- Whether a worker that is there may still try the task. Workers that are gone leave the set.
+local function others_may_try(task)
+  if number(task, 'workers') >= workers_max then return false end
+  for _, worker in ipairs(redis.call('SMEMBERS', workers)) do
+    if redis.call('EXISTS', workers .. ':' .. worker) == 0 then
+      redis.call('SREM', workers, worker)
+    elseif not has_failed(task, worker) then
+      return true
+    end
+  end
+  return false
 end
-return redis.status_reply('OK')";
+";
 
-/// KEYS tasks; ARGV group, consumer, ids. Gives how many are still the consumer's own.
-pub(super) const BEAT: &str = "
+/// ARGV continue with the most tasks to take, and the shortest and longest rest in ms. Returns entries, and the ms until
+/// another task has rested that the consumer may try.
+///
+/// All pages are read, or a task would wait for as long as older ones are pending. There are as many pending tasks as
+/// workers hold, and as rest of one round.
+const CLAIM_BODY: &str = "
+local PAGE = 100
+local most, rest_min, rest_max = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local entries, due = {}, rest_max
+
+local function may_try(task)
+  if is_host then return number(task, 'host') == 0 or not others_may_try(task) end
+  return number(task, 'workers') < workers_max and not has_failed(task, me)
+end
+
+local function has_rested(task, idle)
+  local attempts = number(task, 'workers') + number(task, 'host')
+  local left = math.min(rest_max, rest_min * 2 ^ (attempts - 1)) - idle
+  if left > 0 then due = math.min(due, math.ceil(left)) end
+  return left <= 0
+end
+
+local function look(id, owner, idle)
+  local task = task_of(id)
+  if not task then return end
+  if owner == 'released' then
+    if not may_try(task) or not has_rested(task, idle) then return end
+  elseif owner ~= me then
+    if string.sub(owner, 1, 7) == 'worker:' then count(task, owner, 'silent') end
+    if not may_try(task) then return end
+  end
+  entries[#entries + 1] = redis.call('XCLAIM', tasks, group, me, 0, id)[1]
+end
+
+local function look_at_all(idle, ...)
+  local from = '-'
+  repeat
+    local page = redis.call('XPENDING', tasks, group, 'IDLE', idle, from, '+', PAGE, ...)
+    for _, pending in ipairs(page) do
+      if #entries == most then return end
+      look(pending[1], pending[2], pending[3])
+    end
+    from = #page > 0 and '(' .. page[#page][1]
+  until #page < PAGE
+end
+
+say_alive(workers, me, silence)
+look_at_all(0, 'released')
+look_at_all(silence)
+return { entries, due }";
+
+/// KEYS continue with events, dead; ARGV with id, reason, most tries of the host. Returns `released`, `buried` or
+/// `fenced`.
+///
+/// Only the host buries: a task is dead once the host itself failed at it and nobody else is left to try it.
+const RELEASE_BODY: &str = "
+local id, reason, host_tries_max = ARGV[6], ARGV[7], tonumber(ARGV[8])
+local pending = redis.call('XPENDING', tasks, group, id, id, 1)[1]
+if not pending or pending[2] ~= me then return 'fenced' end
+local task = task_of(id)
+if not task then return 'fenced' end
+if is_host then
+  local tries = redis.call('HINCRBY', task.key, 'host:' .. task.index, 1)
+  if tries >= host_tries_max and not others_may_try(task) then
+    redis.call('XACK', tasks, group, id)
+    redis.call('XDEL', tasks, id)
+    local letter = redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*',
+      'round', task.round, 'index', task.index, 'note', task.note, 'reason', reason)
+    redis.call('HSET', task.key, task.index, 'dead',
+      'reason:' .. task.index, reason, 'letter:' .. task.index, letter, 'task:' .. task.index, id)
+    redis.call('HSETNX', task.key, 'dead', task.index)
+    redis.call('XADD', KEYS[3], 'MAXLEN', '~', 1000, '*', 'round', task.round, 'what', 'dead')
+    return 'buried'
+  end
+else
+  count(task, me, 'failed')
+end
+redis.call('XCLAIM', tasks, group, 'released', 0, id, 'JUSTID')
+return 'released'";
+
+/// KEYS tasks, workers; ARGV group, consumer, silence in ms, ids. Returns how many are still the consumer's own.
+const BEAT_BODY: &str = "
 local own = 0
-for i = 3, #ARGV do
+say_alive(KEYS[2], ARGV[2], ARGV[3])
+for i = 4, #ARGV do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
   if #pending > 0 and pending[1][2] == ARGV[2] then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
@@ -92,32 +229,50 @@ for i = 3, #ARGV do
 end
 return own";
 
-/// KEYS tasks, round, dead; ARGV id. Gives 1 if the letter was there.
-pub(super) const REDRIVE: &str = "
+/// KEYS tasks, round, dead; ARGV id. Returns 1 if the letter was there.
+const REDRIVE_BODY: &str = "
 local entry = redis.call('XRANGE', KEYS[3], ARGV[1], ARGV[1])[1]
 if not entry then return 0 end
 redis.call('XDEL', KEYS[3], ARGV[1])
 local task = {}
 for i = 1, #entry[2], 2 do task[entry[2][i]] = entry[2][i + 1] end
 if redis.call('HGET', KEYS[2], task.index) == 'dead' then
-  redis.call('HSET', KEYS[2], task.index, 'posted')
-  redis.call('HDEL', KEYS[2], 'dead', 'reason')
+  dig_out(KEYS[2], task.index, 'posted')
+  local by = 'by:' .. task.index .. ':'
+  for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+    if string.sub(field, 1, #by) == by then redis.call('HDEL', KEYS[2], field) end
+  end
+  redis.call('HDEL', KEYS[2], 'workers:' .. task.index, 'host:' .. task.index)
   redis.call('XADD', KEYS[1], '*', 'round', task.round, 'index', task.index, 'note', task.note)
 end
 return 1";
 
-/// KEYS tasks; ARGV group, consumer. Takes a consumer away that has nothing more to do.
+/// KEYS tasks, workers; ARGV group, consumer. Takes a consumer away that has nothing more to do.
 pub(super) const LEAVE: &str = "
+redis.call('SREM', KEYS[2], ARGV[2])
+redis.call('DEL', KEYS[2] .. ':' .. ARGV[2])
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
 if #pending == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end
 return redis.status_reply('OK')";
 
 pub(super) fn claim() -> String {
-    format!("{BURY}{CLAIM_BODY}")
+    format!("{SAY_ALIVE}{ATTEMPTS}{CLAIM_BODY}")
 }
 
 pub(super) fn release() -> String {
-    format!("{BURY}{RELEASE_BODY}")
+    format!("{ATTEMPTS}{RELEASE_BODY}")
+}
+
+pub(super) fn beat() -> String {
+    format!("{SAY_ALIVE}{BEAT_BODY}")
+}
+
+pub(super) fn complete() -> String {
+    format!("{DIG_OUT}{COMPLETE_BODY}")
+}
+
+pub(super) fn redrive() -> String {
+    format!("{DIG_OUT}{REDRIVE_BODY}")
 }
 
 /// A script with its keys; arguments follow.

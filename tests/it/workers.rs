@@ -1,0 +1,138 @@
+//! Workers that cannot do what they are asked for: they cost time, never a batch, a bit or a host.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::thread::JoinHandle;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::{Finished, state_hash};
+use crate::peers::{Cluster, PEERS, finish};
+
+/// A memory limit of the gradient function that no call keeps, and one that every call keeps.
+const LITTLE_MIB: u32 = 1;
+const ENOUGH_MIB: u32 = 64;
+
+/// A small job whose gradient function may take so much memory. Limits are no part of what a job is, so hosts whose
+/// manifests differ in them work on the same one.
+fn job(memory_mib: u32) -> String {
+    format!(
+        "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = 40\nbatches_per_round = 4\ngradient = \"mine\"\n\
+         [function.mine]\nsource = \"builtin:gradient-mlp\"\n[function.mine.limits]\nmemory_mib = {memory_mib}\n"
+    )
+}
+
+/// How the first peer's database is reached from the command line.
+fn database(cluster: &Cluster, user: &str) -> [String; 4] {
+    let redis = cluster.path(0, "redis");
+    let url = format!("unix://{user}@{}/redis.sock", redis.display());
+    ["--redis".into(), url, "--password-file".into(), redis.join(format!("{user}.password")).display().to_string()]
+}
+
+fn queue(cluster: &Cluster, command: &str) -> Vec<Value> {
+    let database = database(cluster, "owner");
+    let arguments: Vec<&str> = ["queue", command].into_iter().chain(database.iter().map(String::as_str)).collect();
+    cluster.place.json(&arguments)["letters"].as_array().unwrap().clone()
+}
+
+/// Runs the first peer's host, which has to end because of a batch.
+fn host_that_gives_up(cluster: &Cluster) -> String {
+    let Finished { stderr, success, .. } = cluster.place.run(&["host", "--config", "peer-0/host.toml"]);
+    assert!(!success, "{stderr}");
+    stderr
+}
+
+/// A worker of the first peer, and what it says.
+struct Worker {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+}
+
+impl Worker {
+    fn start(cluster: &Cluster) -> Worker {
+        let database = database(cluster, "worker");
+        let arguments: Vec<&str> =
+            ["worker", "-o", "json"].into_iter().chain(database.iter().map(String::as_str)).collect();
+        let mut child =
+            cluster.place.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        Worker { child, lines }
+    }
+
+    /// Reads what it says until it says that.
+    fn says(&mut self, words: &str) {
+        let said = self.lines.by_ref().map(Result::unwrap).find(|line| line.contains(words));
+        assert!(said.is_some(), "the worker ended without `{words}`");
+    }
+
+    /// Waits until it has failed so often.
+    fn fails(&mut self, times: usize) {
+        (0..times).for_each(|_| self.says("a task is given back"));
+    }
+
+    /// Lets it say whatever it likes from now on, so that it never waits for a reader.
+    fn ignore(self) -> (Child, JoinHandle<()>) {
+        let Worker { child, lines } = self;
+        (child, std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop)))
+    }
+}
+
+/// Asks a worker to leave; gives its summary.
+fn leave((child, reader): (Child, JoinHandle<()>)) -> Value {
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    reader.join().unwrap();
+    assert!(output.status.success(), "it leaves when it is asked to");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A batch that fails everywhere ends the host, which says what it has seen itself and what there is to do.
+#[test]
+fn a_batch_that_nobody_can_compute_ends_the_host_with_its_own_reason() {
+    let cluster = Cluster::start(&job(LITTLE_MIB), true);
+    let check = |error: &str| {
+        for words in ["batch ", " of round 1 ", "function `mine` hit its limit `memory_mib`", "skein queue redrive"] {
+            assert!(error.contains(words), "`{words}` is not in {error}");
+        }
+    };
+    check(&host_that_gives_up(&cluster));
+    let letters = queue(&cluster, "dead");
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0]["round"], 1);
+    assert!(letters[0]["reason"].as_str().unwrap().contains("memory_mib"), "{letters:?}");
+    check(&host_that_gives_up(&cluster));
+    assert_eq!(queue(&cluster, "redrive"), letters);
+    assert!(queue(&cluster, "dead").is_empty());
+    // Nor can a worker, which tries before the host does.
+    let mut worker = Worker::start(&cluster);
+    worker.fails(3);
+    let worker = worker.ignore();
+    assert!(queue(&cluster, "dead").is_empty(), "no worker buries a task");
+    check(&host_that_gives_up(&cluster));
+    assert_eq!(leave(worker)["counted"], 0);
+}
+
+/// A limit was too low, so the host ended; it was raised, and all hosts were started again. One worker has run since
+/// before: it goes by the old limit and fails at everything it is given.
+#[test]
+fn a_worker_that_fails_at_everything_changes_no_bit_and_ends_no_host() {
+    let cluster = Cluster::start(&job(LITTLE_MIB), false);
+    host_that_gives_up(&cluster);
+    let mut worker = Worker::start(&cluster);
+    worker.fails(3);
+    worker.says("this worker pauses");
+    let worker = worker.ignore();
+    assert_eq!(queue(&cluster, "redrive").len(), 1, "the one that the host itself failed at");
+    cluster.place.job(&job(ENOUGH_MIB));
+    let expected = state_hash(&cluster.place.json(&["train"]));
+    let hosts = (0..PEERS).map(|peer| cluster.host(peer)).collect();
+    for summary in finish(hosts) {
+        assert_eq!((state_hash(&summary), &summary["rounds"]), (expected.clone(), &Value::from(40)));
+    }
+    assert!(queue(&cluster, "dead").is_empty());
+    let done = leave(worker);
+    assert_eq!(done["counted"], 0, "{done}");
+    assert!(done["released"].as_u64() >= Some(1) && done["pauses"].as_u64() >= Some(1), "{done}");
+    assert!(done["last_failure"].as_str().unwrap().contains("memory_mib"), "{done}");
+}
