@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -128,6 +129,43 @@ impl Place {
             let _ = ended.send(());
         });
         (child, receiver)
+    }
+}
+
+/// A database that the program runs, which ends with this.
+pub(crate) struct Database {
+    runner: Child,
+    /// How it is reached, as it said when it was up.
+    pub(crate) told: Value,
+}
+
+impl Database {
+    /// Runs the database of a folder and waits until it is up.
+    pub(crate) fn start(place: &Place, dir: &str, options: &[&str]) -> Database {
+        let arguments = [&["redis", "run", "--dir", dir, "-o", "json"], options].concat();
+        let mut runner = place.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let line = first_line(&mut runner);
+        Database { told: serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")), runner }
+    }
+
+    /// One that was started otherwise, once it says that it is up.
+    pub(crate) fn running(mut runner: Child) -> Database {
+        let line = first_line(&mut runner);
+        Database { runner, told: Value::String(line) }
+    }
+}
+
+fn first_line(child: &mut Child) -> String {
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    line
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // It may have ended; if not, its server has to go with it.
+        let _ = kill_process(Pid::from_child(&self.runner), Signal::TERM);
+        let _ = self.runner.wait();
     }
 }
 

@@ -2,16 +2,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
 
+#[expect(dead_code, reason = "the tests of skein-graph write more kinds of files")]
+#[path = "../../host/graph/tests/derive/build.rs"]
+mod build;
 mod harness;
 
 mod bad_input;
+mod compile;
+mod databases;
 mod demo;
 mod formats;
 mod hosts;
 mod liars;
 mod losses;
 mod manifests;
+mod normalization;
 mod onnx;
 mod peers;
+mod readme;
+mod results;
+mod terminal;
 mod tidy;
 mod train;
+mod workers;

@@ -9,10 +9,12 @@ mod host;
 mod model;
 mod redis;
 mod train;
+mod trained;
 mod up;
 mod worker;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -23,9 +25,11 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use skein_engine::Kind;
 use skein_runtime::{Compiler, Options, Runtime, StartError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::engines::Choice;
-use crate::output::{Format, Output};
+use crate::job::Tools;
+use crate::output::{Format, Output, Status};
 use crate::redis::child::{BOUND, become_bound};
 use crate::workers::Workers;
 
@@ -165,7 +169,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("SKEIN_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that nobody reads any more ends nothing, and an error about it would go to the same place.
+    log.with_ansi(has_colours()).log_internal_errors(false).init();
     let (format, file) = match &global.output {
         Destination::Format(format) => (*format, None),
         Destination::File(path) => (Format::Text, Some(path.clone())),
@@ -178,6 +184,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the log has colours: only where a terminal shows it, and nobody has asked for none (<https://no-color.org>).
+fn has_colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Lets the command that writes a file know which; others write none.
@@ -206,12 +217,13 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
         Command::Engine { command } => command.run(&global.choice(), output),
         Command::Bench { command } => in_host(global, async |host| command.run(&host, output).await),
         Command::Schema => {
-            println!("{:#}", crate::manifest::schema());
-            Ok(())
+            let schema = format!("{:#}\n", crate::manifest::schema());
+            Ok(output.print(schema.as_bytes())?)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "skein", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "skein", &mut script);
+            Ok(output.print(&script)?)
         }
         // `run` has returned already.
         Command::Compile | Command::Bound { .. } => Ok(()),
@@ -223,6 +235,14 @@ struct Host {
     runtime: Runtime,
     workers: Arc<Workers>,
     engine: Choice,
+    /// What the command is busy with before it runs any.
+    status: Status,
+}
+
+impl Host {
+    fn tools(&self) -> Tools<'_> {
+        Tools { runtime: &self.runtime, engine: &self.engine, status: &self.status }
+    }
 }
 
 /// Where graphs are computed.
@@ -270,6 +290,27 @@ impl Global {
     }
 }
 
+/// The signals that ask this program to end.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    /// From here on they end nothing by themselves.
+    fn listen() -> Result<Interrupts> {
+        let listen = |kind| signal(kind).context("failed to listen for signals");
+        Ok(Interrupts { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
 /// Starts the runtime and the workers' threads, and runs `command` beside them.
 fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Result<()> {
     let default = Options::default();
@@ -292,7 +333,7 @@ fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Re
     let workers = Arc::new(Workers::start(concurrency).context("failed to start the workers' threads")?);
     let peers = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let peers = peers.context("failed to start the peers' threads")?;
-    peers.block_on(command(Host { runtime, workers, engine: global.choice() }))
+    peers.block_on(command(Host { runtime, workers, engine: global.choice(), status: Status::default() }))
 }
 
 /// Runs what needs no function, on the thread that lives as long as the program: children end with it.

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use skein_runtime::Runtime;
-use skein_store::redis::queue::{Consumer, Queue};
+use skein_store::redis::queue::{Consumer, Queue, Role};
 use skein_store::redis::{self, Scope};
 use skein_store::{Head, Published, Store, StoreError};
 use skein_workflow::identity::PeerId;
@@ -15,8 +14,7 @@ use tokio::sync::watch;
 
 use self::config::Config;
 use crate::checkpoint::{self, Checkpoint, decode_progress, hash_of};
-use crate::engines::Choice;
-use crate::job::Job;
+use crate::job::{Job, Tools};
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::peer::Seat;
@@ -32,7 +30,7 @@ use crate::workers::Workers;
 ///
 /// # Errors
 /// The manifest, the data or the roster does not fit.
-pub async fn prepare(config: &Config, runtime: &Runtime, engine: &Choice) -> Result<(Arc<Job>, Package)> {
+pub async fn prepare(config: &Config, tools: Tools<'_>) -> Result<(Arc<Job>, Package)> {
     let manifest = Manifest::load(&config.job)?;
     let roster: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
     ensure!(
@@ -42,7 +40,7 @@ pub async fn prepare(config: &Config, runtime: &Runtime, engine: &Choice) -> Res
         config.job.display(),
         manifest.train.peers
     );
-    let job = Job::prepare_for(&manifest, &roster, runtime, engine).await?;
+    let job = Job::prepare_for(&manifest, &roster, tools).await?;
     let package = Package::new(&manifest, &job)?;
     Ok((Arc::new(job), package))
 }
@@ -86,7 +84,7 @@ pub async fn run(
         gradient: job.gradient.clone(),
         layout: job.layout.clone(),
         store: store.clone(),
-        consumer: Consumer::join(&config.store, scope(me), worker::fresh_name()?, worker::BEAT).await?,
+        consumer: Consumer::join(&config.store, scope(me), worker::place(Role::Host)?).await?,
     };
     let (stop, stopped) = watch::channel(false);
     let hint = ": start it again to go on".to_owned();

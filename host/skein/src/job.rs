@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use skein_kernels::Digest;
 use skein_kernels::layout::Layout;
 use skein_kernels::rule::Rule;
@@ -19,10 +19,28 @@ use crate::data::{Dataset, SampleKind};
 use crate::engines::Choice;
 use crate::manifest::{self, Manifest};
 use crate::model::Model;
+use crate::output::Status;
+
+/// Bytes at the end of a job's digest that do not depend on the peers' keys. They tell a checkpoint of other peers from one
+/// of other data or settings: a guard against mistakes, for which eight bytes are enough. Signatures rest on the 24 bytes
+/// before them.
+const TASK_BYTES: usize = 8;
+
+/// What jobs are made ready with.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    /// Loads functions.
+    pub runtime: &'a Runtime,
+    /// Computes graphs.
+    pub engine: &'a Choice,
+    /// Told which function is being compiled.
+    pub status: &'a Status,
+}
 
 /// Everything that peers of a job have in common.
 pub struct Job {
-    /// Identifies the job: whatever changes a bit of the result changes it.
+    /// Identifies the job: whatever changes a bit of the result changes it. Its end depends on everything but who the
+    /// peers are: see [`Job::differs_in_peers_only`].
     pub digest: Digest,
     /// The manifest's `[train]`.
     pub train: manifest::Train,
@@ -94,47 +112,43 @@ impl Job {
     ///
     /// # Errors
     /// Whatever does not fit, with the name of the file, key or function.
-    pub async fn prepare(manifest: &Manifest, runtime: &Runtime, engine: &Choice) -> Result<Job> {
+    pub async fn prepare(manifest: &Manifest, tools: Tools<'_>) -> Result<Job> {
         let train = &manifest.train;
         let peers: Vec<PeerId> = (0..train.peers).map(|index| Identity::derived(train.seed, index).id()).collect();
-        Job::prepare_for(manifest, &peers, runtime, engine).await
+        Job::prepare_for(manifest, &peers, tools).await
     }
 
     /// As [`Job::prepare`], for peers with keys of their own, in the order of the manifest.
     ///
     /// # Errors
     /// As [`Job::prepare`].
-    pub async fn prepare_for(manifest: &Manifest, peers: &[PeerId], runtime: &Runtime, engine: &Choice) -> Result<Job> {
+    pub async fn prepare_for(manifest: &Manifest, peers: &[PeerId], tools: Tools<'_>) -> Result<Job> {
         let Manifest { train, data, .. } = manifest;
         let (shares, test) = divide(data, train, peers)?;
         let first = &shares.values().next().context("a job has at least one peer")?.dataset;
         let samples = first.kind();
-        let model = Model::prepare(manifest, &samples, engine)?;
+        let model = Model::prepare(manifest, &samples, tools.engine)?;
         let default = if model.graphs.named.is_empty() { "gradient-mlp" } else { "gradient-onnx" };
         let name = train.gradient.as_deref().unwrap_or(default);
         let (_, bytes) = read_function(manifest, name)?;
-        let gradient = load_gradient(manifest, (name, &bytes), &model, runtime, engine).await?;
+        let gradient = load_gradient(manifest, (name, &bytes), &model, tools).await?;
         let sources = Sources { gradient: bytes, samples, model_files: model.files };
         let (function, bytes) = read_function(manifest, &train.aggregate)?;
         let rule = BuiltinRule::of(&function, &bytes);
-        let aggregate = runtime.aggregate_function(function, &bytes).await?;
+        let compiling = tools.status.begin(compiling(&train.aggregate));
+        let aggregate = tools.runtime.aggregate_function(function, &bytes).await?;
+        drop(compiling);
 
-        let identity = json!({
+        let task = json!({
             "model": model.identity,
             "train": manifest::Train { rounds: 0, wait: manifest::train::Wait::default(), ..train.clone() },
             "functions": [
                 [gradient.about().digest, json!(manifest.function(name).map(|f| f.settings))],
                 [aggregate.about().digest, json!(manifest.function(&train.aggregate).map(|f| f.settings))],
             ],
-            "shares": shares.values().map(|share| json!({
-                "peer": share.index,
-                "data": share.dataset.hash().to_string(),
-                "train": share.train,
-                "validation": share.validation,
-            })).collect::<Vec<_>>(),
         });
         Ok(Job {
-            digest: Digest(blake3::derive_key("skein 2026-11 job", identity.to_string().as_bytes())),
+            digest: digest(task, &shares),
             train: train.clone(),
             layout: Arc::new(model.layout),
             initial: model.initial,
@@ -146,6 +160,51 @@ impl Job {
             rule,
             shares,
             test,
+        })
+    }
+
+    /// Whether `other` is the digest of a job with the same model, data, functions and settings, whose peers have other
+    /// keys. Their samples are divided otherwise, so it is another run; what it ends with is a model of this job all the
+    /// same.
+    pub fn differs_in_peers_only(&self, other: Digest) -> bool {
+        let task = |digest: Digest| digest.0.last_chunk::<TASK_BYTES>().copied();
+        self.digest != other && task(self.digest) == task(other)
+    }
+}
+
+/// Digest of a job: of everything, but for its last bytes, which do not depend on who has which samples.
+fn digest(mut task: Value, shares: &BTreeMap<PeerId, Share>) -> Digest {
+    task["shares"] = shares.values().map(Share::identity).collect();
+    let Digest(mut whole) = Digest(blake3::derive_key("skein 2026-11 job", task.to_string().as_bytes()));
+    task["shares"] = pooled(shares);
+    let of_task = blake3::derive_key("skein 2026-11 job of any peers", task.to_string().as_bytes());
+    whole[32 - TASK_BYTES..].copy_from_slice(&of_task[..TASK_BYTES]);
+    Digest(whole)
+}
+
+/// The data of all peers: which set each number of the manifest reads, and what all who read a set do with its samples.
+fn pooled(shares: &BTreeMap<PeerId, Share>) -> Value {
+    let mut readers = BTreeMap::new();
+    let mut sets: BTreeMap<String, [Vec<u32>; 2]> = BTreeMap::new();
+    for Share { index, dataset, train, validation } in shares.values() {
+        let hash = dataset.hash().to_string();
+        let [all_train, all_validation] = sets.entry(hash.clone()).or_default();
+        all_train.extend(train);
+        all_validation.extend(validation);
+        readers.insert(index, hash);
+    }
+    sets.values_mut().flatten().for_each(|samples| samples.sort_unstable());
+    json!({ "readers": readers.values().collect::<Vec<_>>(), "sets": sets })
+}
+
+impl Share {
+    /// What identifies a share among those of a job.
+    fn identity(&self) -> Value {
+        json!({
+            "peer": self.index,
+            "data": self.dataset.hash().to_string(),
+            "train": self.train,
+            "validation": self.validation,
         })
     }
 }
@@ -194,16 +253,21 @@ pub(crate) async fn load_gradient(
     manifest: &Manifest,
     (name, bytes): (&str, &[u8]),
     model: &Model,
-    runtime: &Runtime,
-    engine: &Choice,
+    tools: Tools<'_>,
 ) -> Result<GradientFunction> {
     let described = manifest.function(name).with_context(|| format!("there is no function `{name}`"))?;
     let mut function = described.options(name);
     give_graphs(&mut function, manifest, model);
     if described.load_graphs {
-        function.graphs.loader = Some((engine.open()?, engine.options));
+        function.graphs.loader = Some((tools.engine.open()?, tools.engine.options));
     }
-    Ok(runtime.gradient_function(function, bytes).await?)
+    let _compiling = tools.status.begin(compiling(name));
+    Ok(tools.runtime.gradient_function(function, bytes).await?)
+}
+
+/// What is told while a function is loaded, which takes long only if it was never compiled here before.
+fn compiling(name: &str) -> String {
+    format!("compiling `{name}`")
 }
 
 /// Bytes of the function of that name, and its options for the runtime.

@@ -23,6 +23,8 @@
 //! | [`checkpoint`] | the state on disk |
 //! | [`report`], [`output`] | what a run tells, and how it is shown |
 
+#![warn(clippy::print_stdout, clippy::print_stderr)] // A reader that has gone ends nothing: see `output`.
+
 pub mod checkpoint;
 pub mod cli;
 pub mod data;

@@ -1,16 +1,32 @@
 //! What a command shows: bars on a terminal, plain lines where there is none, one object as JSON.
+//!
+//! A reader may stop at any time. A command whose results nobody reads any more ends quietly and with success. Progress
+//! that nobody reads ends nothing, since training goes on without it.
+
+mod line;
+mod status;
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use self::line::{COLUMNS, Round};
 use crate::report::RoundSummary;
 
-/// Longest silence of a run that writes plain lines.
+pub use line::Waiting;
+pub use status::{Busy, Status};
+
+/// Longest silence of a run that writes plain lines, and the shortest time between two of them.
 const LINE_EVERY: Duration = Duration::from_secs(2);
+/// Columns of a plain line that names peers, which nothing cuts.
+const LINE_COLUMNS: usize = 200;
+/// How often a spinner turns.
+const TURN_EVERY: Duration = Duration::from_millis(100);
+const SPINNER: [char; 4] = ['|', '/', '-', '\\'];
 
 /// How results are written to standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,29 +41,78 @@ pub enum Format {
 pub struct Output {
     format: Format,
     progress: Progress,
+    /// The last round that was shown.
+    round: Option<Round>,
 }
 
 enum Progress {
-    Bar(ProgressBar),
-    Lines { next: Instant },
+    Terminal(Terminal),
+    Lines(Lines),
     Silent,
+}
+
+/// One line of a terminal, written again and again.
+struct Terminal {
+    target: Box<dyn Fn() -> ProgressDrawTarget>,
+    bar: Option<ProgressBar>,
+    turns: usize,
+}
+
+/// Lines of a file or a pipe.
+struct Lines {
+    writer: Box<dyn Write>,
+    /// When the next line may follow.
+    next: Instant,
+    /// What was told last of what the command is busy with.
+    status: Option<String>,
 }
 
 impl Output {
     /// An output whose progress fits the terminal, or its absence.
     pub fn new(format: Format, quiet: bool) -> Output {
-        let progress = match (quiet, std::io::stderr().is_terminal()) {
-            (true, _) => Progress::Silent,
-            (false, true) => Progress::Bar(bar()),
-            (false, false) => Progress::Lines { next: Instant::now() },
+        let progress = if quiet {
+            Progress::Silent
+        } else if std::io::stderr().is_terminal() {
+            Progress::Terminal(Terminal::new(Box::new(ProgressDrawTarget::stderr)))
+        } else {
+            Progress::Lines(Lines::new(Box::new(std::io::stderr())))
         };
-        Output { format, progress }
+        Output { format, progress, round: None }
     }
 
     /// Says what is about to happen, before the first round.
-    pub fn note(&self, text: &str) {
-        if !matches!(self.progress, Progress::Silent) {
-            eprintln!("{text}");
+    pub fn note(&mut self, text: &str) {
+        match &mut self.progress {
+            Progress::Terminal(terminal) => {
+                terminal.clear();
+                complain(text);
+            }
+            Progress::Lines(lines) => lines.write(text),
+            Progress::Silent => {}
+        }
+    }
+
+    /// Shows what `work` is busy with until it is done: a spinner on a terminal, a line without one.
+    pub async fn during<T>(&mut self, status: &Status, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut turns = tokio::time::interval(TURN_EVERY);
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut work => break done,
+                _ = turns.tick() => self.busy(status, Instant::now()),
+            }
+        };
+        self.finish();
+        done
+    }
+
+    fn busy(&mut self, status: &Status, now: Instant) {
+        match (&mut self.progress, status.text(now)) {
+            (Progress::Terminal(terminal), Some(text)) => terminal.spin(&text),
+            (Progress::Terminal(terminal), None) => terminal.clear(),
+            (Progress::Lines(lines), text) => lines.busy(text, now),
+            (Progress::Silent, _) => {}
         }
     }
 
@@ -55,47 +120,77 @@ impl Output {
     pub fn round(&mut self, summary: &RoundSummary<'_>, rounds: u64, rounds_per_second: f64) {
         let report = summary.report;
         let accuracy = report.evaluation.and_then(|evaluation| evaluation.accuracy());
+        self.show_round(Round {
+            round: report.round,
+            rounds,
+            loss: report.loss,
+            accuracy,
+            present: report.present,
+            expected: summary.expected,
+            per_second: rounds_per_second,
+        });
+    }
+
+    fn show_round(&mut self, round: Round) {
         match &mut self.progress {
-            Progress::Bar(bar) => {
-                bar.set_length(rounds);
-                bar.set_position(report.round);
-                let shown = accuracy.map_or_else(|| bar.message(), |accuracy| format!("accuracy {accuracy:.3}"));
-                bar.set_message(shown);
-                bar.set_prefix(format!("loss {:.4}  {rounds_per_second:.1} rounds/s", report.loss));
+            Progress::Terminal(terminal) => {
+                // Not every round is evaluated.
+                let accuracy = round.accuracy.or(self.round.and_then(|last| last.accuracy));
+                let round = Round { accuracy, ..round };
+                terminal.show(round.bar());
+                self.round = Some(round);
             }
-            Progress::Lines { next } if Instant::now() >= *next || report.round == rounds => {
-                *next = Instant::now() + LINE_EVERY;
-                let accuracy = accuracy.map_or_else(String::new, |a| format!("  validation accuracy {a:.3}"));
-                let present = format!("{}/{} peers", report.present, summary.expected);
-                let left = Duration::from_secs_f64((rounds - report.round) as f64 / rounds_per_second.max(1e-9));
-                eprintln!(
-                    "round {}/{rounds}  loss {:.4}  {present}  {rounds_per_second:.1} rounds/s  {} s left{accuracy}",
-                    report.round,
-                    report.loss,
-                    left.as_secs(),
-                );
+            Progress::Lines(lines) => lines.round(&round, Instant::now()),
+            Progress::Silent => {}
+        }
+    }
+
+    /// Shows whom the run waits for, in the place of what the last round came to; with none, that the wait is over.
+    /// It may be called as often as there is something new, and has to be if the times are to move: a terminal shows
+    /// each, and lines follow each other at the pace of those of rounds.
+    pub fn waiting(&mut self, waiting: Option<&Waiting>) {
+        match (&mut self.progress, waiting) {
+            (Progress::Terminal(terminal), Some(waiting)) => {
+                let head = self.round.map_or_else(String::new, |round| round.head() + "  ");
+                let columns = COLUMNS.saturating_sub(head.chars().count());
+                terminal.show(head + &waiting.text(columns));
             }
-            Progress::Lines { .. } | Progress::Silent => {}
+            (Progress::Terminal(terminal), None) => match &self.round {
+                Some(round) => terminal.show(round.bar()),
+                None => terminal.clear(),
+            },
+            (Progress::Lines(lines), Some(waiting)) => lines.waiting(waiting, Instant::now()),
+            (Progress::Lines(_), None) | (Progress::Silent, _) => {}
         }
     }
 
     /// Takes the bar away.
     pub fn finish(&mut self) {
-        if let Progress::Bar(bar) = &self.progress {
-            bar.finish_and_clear();
+        if let Progress::Terminal(terminal) = &mut self.progress {
+            terminal.clear();
         }
     }
 
     /// Writes the result: as text for people, or the object.
     ///
     /// # Errors
-    /// Standard output can not be written. Whoever reads it may stop early, as `head` does.
-    pub fn result(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> std::io::Result<()> {
+    /// As [`Output::print`].
+    pub fn result(&mut self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> std::io::Result<()> {
         let result = match self.format {
             Format::Text => text(),
             Format::Json => format!("{}\n", json()),
         };
-        match std::io::stdout().write_all(result.as_bytes()) {
+        self.print(result.as_bytes())
+    }
+
+    /// Writes what is the same in every format.
+    ///
+    /// # Errors
+    /// Standard output cannot be written. A reader that stops early, as `head` does, is no error.
+    pub fn print(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.finish();
+        let mut stdout = std::io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
             written => written,
         }
@@ -105,13 +200,287 @@ impl Output {
     pub fn error(&mut self, error: &anyhow::Error) {
         self.finish();
         match self.format {
-            Format::Text => eprintln!("error: {error:#}"),
-            Format::Json => println!("{}", json!({ "error": format!("{error:#}") })),
+            Format::Text => complain(&format!("error: {error:#}")),
+            Format::Json => {
+                // The exit status says as much to a reader that has gone.
+                let _ = self.print(format!("{}\n", json!({ "error": format!("{error:#}") })).as_bytes());
+            }
         }
     }
 }
 
-fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {prefix}  {msg}  {eta} left");
-    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+/// Writes a line to standard error, or to nobody where that is closed.
+pub(crate) fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+impl Terminal {
+    fn new(target: Box<dyn Fn() -> ProgressDrawTarget>) -> Terminal {
+        Terminal { target, bar: None, turns: 0 }
+    }
+
+    /// Puts a text in the place of what was shown; what is wider than the terminal is cut.
+    fn show(&mut self, text: String) {
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{wide_msg}");
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::with_draw_target(None, (self.target)()).with_style(style)
+        });
+        bar.set_message(text);
+    }
+
+    fn spin(&mut self, text: &str) {
+        self.turns += 1;
+        self.show(format!("{} {text}", SPINNER[self.turns % SPINNER.len()]));
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Lines {
+    fn new(writer: Box<dyn Write>) -> Lines {
+        Lines { writer, next: Instant::now(), status: None }
+    }
+
+    fn busy(&mut self, text: Option<String>, now: Instant) {
+        if text.is_none() {
+            self.status = None;
+        } else if text != self.status && now >= self.next {
+            self.write_at(now, text.as_deref().unwrap_or_default());
+            self.status = text;
+        }
+    }
+
+    fn round(&mut self, round: &Round, now: Instant) {
+        if now >= self.next || round.round == round.rounds {
+            self.write_at(now, &round.plain());
+        }
+    }
+
+    fn waiting(&mut self, waiting: &Waiting, now: Instant) {
+        if now >= self.next {
+            self.write_at(now, &waiting.text(LINE_COLUMNS));
+        }
+    }
+
+    fn write_at(&mut self, now: Instant, text: &str) {
+        self.next = now + LINE_EVERY;
+        self.write(text);
+    }
+
+    /// Nobody may be left to read it, and the run goes on all the same.
+    fn write(&mut self, text: &str) {
+        let _ = self.writer.write_all(format!("{text}\n").as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// What was written, in pieces.
+    #[derive(Debug, Clone, Default)]
+    struct Written(Arc<Mutex<Vec<String>>>);
+
+    impl Written {
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().expect("no test panics while it writes"))
+        }
+
+        fn add(&self, text: &str) -> std::io::Result<()> {
+            if !text.trim().is_empty() {
+                self.0.lock().expect("no test panics while it writes").push(text.to_owned());
+            }
+            Ok(())
+        }
+    }
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.add(&String::from_utf8_lossy(bytes))?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A terminal of so many columns.
+    #[derive(Debug)]
+    struct Screen(u16, Written);
+
+    impl TermLike for Screen {
+        fn width(&self) -> u16 {
+            self.0
+        }
+
+        fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> std::io::Result<()> {
+            self.1.add(text)
+        }
+
+        fn write_str(&self, text: &str) -> std::io::Result<()> {
+            self.1.add(text)
+        }
+
+        fn clear_line(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn on_a_terminal(columns: u16) -> (Output, Written) {
+        let written = Written::default();
+        let screen = written.clone();
+        // A rate so high that nothing is left out.
+        let target = move || ProgressDrawTarget::term_like_with_hz(Box::new(Screen(columns, screen.clone())), u8::MAX);
+        let progress = Progress::Terminal(Terminal::new(Box::new(target)));
+        (Output { format: Format::Text, progress, round: None }, written)
+    }
+
+    fn into_a_pipe() -> (Output, Written) {
+        let written = Written::default();
+        let progress = Progress::Lines(Lines::new(Box::new(written.clone())));
+        (Output { format: Format::Text, progress, round: None }, written)
+    }
+
+    const ROUND: Round =
+        Round { round: 12, rounds: 100, loss: 0.25, accuracy: Some(0.5), present: 3, expected: 4, per_second: 8.0 };
+
+    fn waiting() -> Waiting {
+        let (since, until) = (Duration::from_secs(12), Duration::from_secs(48));
+        Waiting { peers: vec!["c3e7a1b2".to_owned()], of: 4, since, until }
+    }
+
+    #[test]
+    fn a_line_of_a_terminal_is_cut_where_the_terminal_ends_and_never_wrapped() {
+        let whole = "█░░░░░░░░░ 12/100  loss 0.2500  accuracy 0.500  8.0/s  11 s left";
+        for columns in [10, 40, 64, 80, 200] {
+            let (mut output, written) = on_a_terminal(columns);
+            output.show_round(ROUND);
+            output.waiting(Some(&waiting()));
+            let lines = written.take();
+            let cut: String = whole.chars().take(columns.into()).collect();
+            assert_eq!(lines.first().map(|line| line.trim_end()), Some(cut.trim_end()), "{lines:?}");
+            assert!(lines.iter().all(|line| line.chars().count() <= columns.into()), "{columns}: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_shows_the_wait_and_then_the_last_round_again() {
+        let (mut output, written) = on_a_terminal(80);
+        output.waiting(Some(&waiting()));
+        assert_eq!(written.take(), ["waiting for 1 of 4: c3e7a1b2 (12 s, at most 48 s more)"]);
+        output.waiting(None);
+        output.show_round(ROUND);
+        output.waiting(Some(&waiting()));
+        output.waiting(None);
+        let lines = written.take();
+        let wait = "█░░░░░░░░░ 12/100  waiting for 1 of 4: c3e7a1b2 (12 s, at most 48 s more)";
+        assert_eq!(lines, [ROUND.bar(), wait.to_owned(), ROUND.bar()]);
+    }
+
+    #[test]
+    fn a_terminal_keeps_the_accuracy_of_the_last_evaluation() {
+        let (mut output, written) = on_a_terminal(80);
+        output.show_round(ROUND);
+        output.show_round(Round { round: 13, accuracy: None, ..ROUND });
+        assert!(written.take().iter().all(|line| line.contains("accuracy 0.500")));
+    }
+
+    #[test]
+    fn a_log_is_not_flooded_with_rounds_and_waits() {
+        let (mut output, written) = into_a_pipe();
+        output.show_round(ROUND);
+        for _ in 0..100 {
+            output.waiting(Some(&waiting()));
+            output.waiting(None);
+            output.show_round(ROUND);
+        }
+        assert_eq!(written.take(), [ROUND.plain() + "\n"]);
+        output.show_round(Round { round: 100, ..ROUND });
+        assert_eq!(written.take().len(), 1, "the last round is always told");
+        let Progress::Lines(lines) = &mut output.progress else { panic!("it writes lines") };
+        let later = Instant::now() + LINE_EVERY;
+        lines.waiting(&waiting(), later);
+        lines.waiting(&waiting(), later);
+        assert_eq!(written.take(), ["waiting for 1 of 4: c3e7a1b2 (12 s, at most 48 s more)\n"]);
+    }
+
+    #[test]
+    fn what_a_command_is_busy_with_is_a_spinner_or_one_line() {
+        let status = Status::default();
+        let busy = status.begin("compiling `mine`");
+        let now = Instant::now();
+        let seconds = |seconds| now + Duration::from_secs(seconds);
+        let (mut terminal, shown) = on_a_terminal(80);
+        terminal.busy(&status, now);
+        assert_eq!(shown.take(), [""; 0], "it has only begun");
+        terminal.busy(&status, seconds(1));
+        terminal.busy(&status, seconds(2));
+        assert_eq!(shown.take(), ["/ compiling `mine`", "- compiling `mine`"]);
+
+        let (mut pipe, lines) = into_a_pipe();
+        for second in 0..9 {
+            pipe.busy(&status, seconds(second));
+        }
+        assert_eq!(lines.take(), ["compiling `mine`\n"]);
+        drop(busy);
+        pipe.busy(&status, seconds(9));
+        let again = status.begin("compiling `mine`");
+        pipe.busy(&status, seconds(10));
+        again.detail("43 %");
+        pipe.busy(&status, seconds(11));
+        pipe.busy(&status, seconds(12));
+        assert_eq!(lines.take(), ["compiling `mine`\n", "compiling `mine`: 43 %\n"]);
+    }
+
+    /// A log whose reader is gone, as a pipe to `head` is.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    #[test]
+    fn progress_that_nobody_reads_is_no_failure() {
+        let progress = Progress::Lines(Lines::new(Box::new(Closed)));
+        let mut output = Output { format: Format::Text, progress, round: None };
+        output.note("a note");
+        output.show_round(ROUND);
+        output.waiting(Some(&waiting()));
+    }
 }

@@ -1,5 +1,6 @@
 //! Databases of peers: hardened configurations with fresh secrets, and servers as children of this process.
 
+pub mod asked;
 pub mod child;
 pub mod server;
 
@@ -34,6 +35,8 @@ pub const CONFIG_FILE: &str = "redis.conf";
 const ACL_FILE: &str = "users.acl";
 /// The socket of a database, in its folder.
 pub const SOCKET_FILE: &str = "redis.sock";
+/// What the server saves, in its folder.
+const DATA_DIR: &str = "data";
 const LOG_FILE: &str = "redis.log";
 /// Bytes of a Unix socket's path, less the zero at its end.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -53,7 +56,7 @@ pub fn write(settings: &Settings) -> Result<()> {
         bail!("`{listen}` is reached from other machines: give `--tls-ca`, `--tls-certificate` and `--tls-key`");
     }
     let failed = || format!("failed to write the configuration of a database to `{}`", dir.display());
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join("data")).with_context(failed)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join(DATA_DIR)).with_context(failed)?;
     let dir = &dir.canonicalize().with_context(failed)?;
     ensure!(
         !dir.join(CONFIG_FILE).exists(),
@@ -174,7 +177,7 @@ fn configuration(dir: &Path, settings: &Settings) -> Result<String> {
     let mut lines = vec![
         "# Written by `skein redis config`. Secrets are in the files beside it, which only their owner may read."
             .into(),
-        format!("dir {}", in_dir("data")?),
+        format!("dir {}", in_dir(DATA_DIR)?),
         format!("logfile {}", in_dir(LOG_FILE)?),
         format!("aclfile {}", in_dir(ACL_FILE)?),
         format!("unixsocket {}", in_dir(SOCKET_FILE)?),
@@ -185,9 +188,26 @@ fn configuration(dir: &Path, settings: &Settings) -> Result<String> {
     if let Some(module) = &settings.module {
         lines.push(format!("loadmodule {}", quoted(&module.canonicalize()?)?));
     }
-    lines.push(format!("maxmemory {}mb", settings.memory_mib));
+    lines.extend(memory(settings.memory_mib));
     lines.extend(FIXED.lines().map(str::to_owned));
     Ok(lines.join("\n") + "\n")
+}
+
+/// Bounds of the memory that data and clients take together.
+///
+/// A server that ends connections because they hold much ends uploads first. Where all of them together may hold all of
+/// the memory, it ends none that it would not refuse as well.
+fn memory(mib: u64) -> [String; 5] {
+    let hard = mib / 2;
+    let soft = mib / 4;
+    [
+        format!("maxmemory {mib}mb"),
+        "# A gradient on its way in is held twice by its connection, and workers send many at a time.".into(),
+        "maxmemory-clients 100%".into(),
+        "# No reply is more than one tensor, of which there are two at least: the parameters and a contribution."
+            .into(),
+        format!("client-output-buffer-limit normal {hard}mb {soft}mb 60"),
+    ]
 }
 
 fn network(settings: &Settings, quoted: impl Fn(&Path) -> Result<String>) -> Result<Vec<String>> {
@@ -214,12 +234,10 @@ fn network(settings: &Settings, quoted: impl Fn(&Path) -> Result<String>) -> Res
 const FIXED: &str = "\
 # Running out of memory is an error that a host understands; eviction would lose tensors in silence.
 maxmemory-policy noeviction
-maxmemory-clients 40%
 maxclients 256
 # Tensors are single values: the largest model that a function can hold fits.
 proto-max-bulk-len 4gb
 client-query-buffer-limit 5gb
-client-output-buffer-limit normal 5gb 4gb 60
 client-output-buffer-limit replica 8gb 4gb 120
 # The host keeps checkpoints; a snapshot saves it from restoring one. A log of every gradient would cost ten times the
 # write.

@@ -145,7 +145,8 @@ pub struct Summary {
 
 impl Summary {
     /// The summary as one JSON object.
-    pub fn to_json(&self, job: &Job) -> Value {
+    /// `checkpoint` is the file that the run has left.
+    pub fn to_json(&self, job: &Job, checkpoint: Option<&Path>) -> Value {
         let accuracy = |evaluation: &Option<Evaluation>| evaluation.and_then(|evaluation| evaluation.accuracy());
         let function = |about: &About| {
             json!({
@@ -168,6 +169,7 @@ impl Summary {
             "validation": self.validation.as_ref().map(evaluation_json),
             "test_accuracy": accuracy(&self.test),
             "test": self.test.as_ref().map(evaluation_json),
+            "checkpoint": checkpoint.map(|path| path.display().to_string()),
             "state_hashes": self.state_hashes.values().map(ToString::to_string).collect::<Vec<_>>(),
             "gradient_calls": self.ledger.gradient_calls,
             "evaluate_calls": self.ledger.evaluate_calls,
@@ -183,7 +185,7 @@ impl Summary {
     }
 
     /// The summary as a table for people.
-    pub fn to_table(&self, job: &Job) -> String {
+    pub fn to_table(&self, job: &Job, checkpoint: Option<&Path>) -> String {
         let mut rows = Vec::new();
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         let why = if self.stopped_early { ", stopped early" } else { "" };
@@ -206,6 +208,9 @@ impl Summary {
         row("wall", format!("{:.1} s", self.wall_ms / 1e3));
         for About { world, name, digest, .. } in [job.gradient.about(), job.aggregate.about()] {
             row(&format!("{world} function"), format!("{name} {}", &digest[..16]));
+        }
+        if let Some(path) = checkpoint {
+            row("checkpoint", path.display().to_string());
         }
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()

@@ -81,7 +81,7 @@ impl Gradient {
         let folder = tempfile::tempdir()?;
         let data = self.write_samples(folder.path())?;
         let manifest = self.manifest(data);
-        let job = Job::prepare(&manifest, &host.runtime, &host.engine).await?;
+        let job = output.during(&host.status, Job::prepare(&manifest, host.tools())).await?;
         let share = job.shares.values().next().context("a job has a peer")?;
         let parameters = Parameters { layout: job.layout.clone(), values: job.initial.clone().into() };
         let width = host.workers.concurrency() as u32;

@@ -34,7 +34,7 @@ impl Demo {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.manifest();
         manifest.check().map_err(|(key, problem)| anyhow::anyhow!("`{key}` {problem}"))?;
-        let job = Arc::new(Job::prepare(&manifest, &host.runtime, &host.engine).await?);
+        let job = Arc::new(output.during(&host.status, Job::prepare(&manifest, host.tools())).await?);
         output.note(&format!(
             "{} peers train {} of {} parameters on hand-written digits, functions in WebAssembly",
             self.peers,
@@ -42,7 +42,7 @@ impl Demo {
             job.layout.trained()
         ));
         let summary = training::train(job.clone(), host.workers, Options::default(), output).await?;
-        Ok(output.result(|| summary.to_table(&job), || summary.to_json(&job))?)
+        Ok(output.result(|| summary.to_table(&job, None), || summary.to_json(&job, None))?)
     }
 
     fn manifest(&self) -> Manifest {

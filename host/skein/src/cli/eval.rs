@@ -1,17 +1,13 @@
 //! `skein eval`: how a checkpoint does on the job's validation samples and on those held out.
 
-use std::path::PathBuf;
-
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::json;
 use skein_runtime::gradient::Parameters;
 use skein_workflow::announcement::Evaluation;
 
 use super::Host;
-use super::train::JobArguments;
-use crate::checkpoint::{Checkpoint, FILE};
+use super::trained::{Trained, TrainedArguments};
 use crate::evaluation::evaluate;
-use crate::job::Job;
 use crate::output::Output;
 use crate::report::{evaluation_json, evaluation_text};
 use crate::session::validate;
@@ -20,23 +16,12 @@ use crate::session::validate;
 #[derive(clap::Args)]
 pub(super) struct Eval {
     #[command(flatten)]
-    job: JobArguments,
-    /// A checkpoint of the job, or the folder of its run
-    #[arg(long, value_name = "PATH")]
-    checkpoint: PathBuf,
+    trained: TrainedArguments,
 }
 
 impl Eval {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
-        let manifest = self.job.manifest()?;
-        let job = Job::prepare(&manifest, &host.runtime, &host.engine).await?;
-        let path = if self.checkpoint.is_dir() { self.checkpoint.join(FILE) } else { self.checkpoint };
-        let checkpoint = Checkpoint::load(&job.layout, &path)?;
-        ensure!(
-            checkpoint.job == job.digest,
-            "`{}` is the checkpoint of another job: its validation samples may have been trained on here",
-            path.display()
-        );
+        let Trained { job, checkpoint, .. } = self.trained.load(&host, output).await?;
         let parameters = Parameters { layout: job.layout.clone(), values: checkpoint.state.parameters().buffer() };
         let validation = validate(&job, &host.workers, &parameters).await?;
         let test = match &job.test {

@@ -1,4 +1,4 @@
-//! `skein export`: the trained model as ONNX, and its values as safetensors.
+//! `skein export`: the trained model as ONNX for evaluation, and its values as safetensors.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use super::Host;
-use super::train::JobArguments;
-use crate::checkpoint::{Checkpoint, FILE};
-use crate::job::Job;
+use super::trained::{Trained, TrainedArguments};
 use crate::model;
 use crate::output::Output;
 
@@ -18,10 +16,7 @@ use crate::output::Output;
 #[derive(clap::Args)]
 pub(super) struct Export {
     #[command(flatten)]
-    job: JobArguments,
-    /// A checkpoint of the job, or the folder of its run
-    #[arg(long, value_name = "PATH")]
-    checkpoint: PathBuf,
+    trained: TrainedArguments,
     /// The file to write: `.onnx` for the model, `.safetensors` for its values alone
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
@@ -29,11 +24,7 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) async fn run(self, host: &Host, output: &mut Output) -> Result<()> {
-        let manifest = self.job.manifest()?;
-        let job = Job::prepare(&manifest, &host.runtime, &host.engine).await?;
-        let path = if self.checkpoint.is_dir() { self.checkpoint.join(FILE) } else { self.checkpoint };
-        let checkpoint = Checkpoint::load(&job.layout, &path)?;
-        ensure!(checkpoint.job == job.digest, "`{}` is the checkpoint of another job", path.display());
+        let Trained { manifest, job, checkpoint } = self.trained.load(host, output).await?;
         let values = checkpoint.state.parameters().buffer();
         let ranges = job.layout.parameters().iter().filter_map(|parameter| job.layout.find(&parameter.name));
         let named: BTreeMap<String, (Vec<u32>, &[f32])> = ranges
@@ -49,7 +40,7 @@ impl Export {
                     None => model::convolutional(first.shape(), first.classes())?,
                 };
                 let values = named.iter().map(|(name, (_, values))| (name.clone(), values.to_vec())).collect();
-                skein_graph::with_values(file, &values)?
+                skein_graph::trained_file(file, &values)?
             }
             _ => bail!("`{}` ends in neither `.onnx` nor `.safetensors`", self.to.display()),
         };

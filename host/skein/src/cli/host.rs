@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Host;
+use super::train::kept;
 use crate::host::config::{Config, Key};
 use crate::host::{prepare, run};
 use crate::output::Output;
@@ -21,9 +22,11 @@ pub(super) struct HostArguments {
 impl HostArguments {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let config = Config::load(&self.config)?;
-        let (job, package) = prepare(&config, &host.runtime, &host.engine).await?;
+        let (job, package) = output.during(&host.status, prepare(&config, host.tools())).await?;
         let summary = run(&config, (job.clone(), package), host.workers, output).await?;
-        Ok(output.result(|| summary.to_table(&job), || summary.to_json(&job))?)
+        let kept = kept(Some(&config.dir));
+        let kept = kept.as_deref();
+        Ok(output.result(|| summary.to_table(&job, kept), || summary.to_json(&job, kept))?)
     }
 }
 

@@ -1,23 +1,28 @@
 //! `skein redis`: the configuration of a peer's database, and the database itself.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 use skein_store::redis::{Options, Tls};
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::output::Output;
+use super::Interrupts;
+use crate::output::{Output, Status};
+use crate::redis::asked::{Asked, Module};
 use crate::redis::server::Server;
-use crate::redis::{CONFIG_FILE, Settings, module_file, owner, reader, worker, write};
+use crate::redis::{Settings, owner, reader, worker, write};
+
+/// Memory of a database by default, in MiB.
+const MEMORY_MIB: u64 = 4096;
 
 /// Arguments of `skein redis`.
 #[derive(clap::Subcommand)]
 pub(super) enum Redis {
     /// Write a hardened configuration with fresh secrets
     Config(ConfigArguments),
-    /// Run the database of a folder until this program ends; the configuration is written if it is not there
+    /// Run the database of a folder until this program ends; the configuration is written if it is not there, and has to
+    /// be what the options say if it is
     Run {
         #[command(flatten)]
         config: ConfigArguments,
@@ -36,9 +41,9 @@ pub(super) struct ConfigArguments {
     /// Address and port for other machines [default: a Unix socket only]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// Memory for the data, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 4096)]
-    memory: u64,
+    /// Memory for the data, in MiB [default: 4096]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
     /// The authority that signed the certificates of all peers
     #[arg(long, value_name = "FILE", requires_all = ["tls_certificate", "tls_key"])]
     tls_ca: Option<PathBuf>,
@@ -57,15 +62,15 @@ pub(super) struct ConfigArguments {
 }
 
 impl ConfigArguments {
-    fn settings(self) -> Result<Settings> {
+    fn asked(self) -> Asked {
         let ConfigArguments { dir, listen, memory, tls_ca, tls_certificate, tls_key, module, without_module } = self;
-        let module = match (module, without_module) {
-            (_, true) => None,
-            (Some(module), _) => Some(module),
-            (None, false) => Some(module_file()?),
+        let module = match module {
+            _ if without_module => Module::Without,
+            Some(module) => Module::File(module),
+            None => Module::Own,
         };
         let tls = tls_ca.map(|ca| Tls { ca, certificate: tls_certificate, key: tls_key });
-        Ok(Settings { dir, listen, tls, memory_mib: memory, module })
+        Asked { dir, listen, tls, memory_mib: memory, module }
     }
 }
 
@@ -73,27 +78,32 @@ impl Redis {
     pub(super) async fn run(self, output: &mut Output) -> Result<()> {
         match self {
             Redis::Config(config) => {
-                let settings = config.settings()?;
+                let settings = config.asked().settings(MEMORY_MIB)?;
                 write(&settings)?;
                 tell(&settings, None, output)
             }
             Redis::Run { config, server } => {
-                let settings = config.settings()?;
-                if !settings.dir.join(CONFIG_FILE).exists() {
-                    write(&settings)?;
-                }
-                let mut interrupts = signal(SignalKind::interrupt()).context("failed to listen for signals")?;
-                let mut terminations = signal(SignalKind::terminate()).context("failed to listen for signals")?;
-                let mut server = Server::start(&settings.dir, server.as_deref()).await?;
-                tell(&settings, server.id(), output)?;
-                tokio::select! {
-                    _ = interrupts.recv() => server.stop().await,
-                    _ = terminations.recv() => server.stop().await,
-                    ended = server.ended() => bail!("the database has ended: {}", ended?),
-                }
+                let settings = config.asked().settle(MEMORY_MIB)?;
+                run_server(&settings, server.as_deref(), output).await
             }
         }
     }
+}
+
+async fn run_server(settings: &Settings, program: Option<&Path>, output: &mut Output) -> Result<()> {
+    let mut interrupts = Interrupts::listen()?;
+    let status = Status::default();
+    let started = tokio::select! {
+        started = output.during(&status, Server::start(&settings.dir, program, &status)) => started,
+        () = interrupts.next() => bail!("interrupted before the database was up"),
+    };
+    let mut server = started?;
+    tell(settings, server.id(), output)?;
+    tokio::select! {
+        () = interrupts.next() => {}
+        ended = server.ended() => bail!("the database has ended: {}", ended?),
+    }
+    output.during(&status, server.stop(&status)).await
 }
 
 /// How the database is reached, by its host, by workers and by other peers.

@@ -1,12 +1,13 @@
 //! `skein train`: the job of a manifest, all its peers in this process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
 use super::Host;
+use crate::checkpoint;
 use crate::job::Job;
 use crate::manifest::model::Network;
 use crate::manifest::{Manifest, Model};
@@ -24,6 +25,9 @@ pub(super) struct Train {
     /// Go on from the checkpoint in the folder of `--out`
     #[arg(long, requires = "out")]
     resume: bool,
+    /// How a run of this command is kept, for those who did not ask for it.
+    #[arg(skip = "`--out DIR`")]
+    hint: &'static str,
 }
 
 /// What names a job: a manifest, and what is to be different from it.
@@ -108,14 +112,14 @@ impl JobArguments {
 }
 
 impl Train {
-    /// A run that keeps nothing.
-    pub(super) fn of(job: JobArguments) -> Train {
-        Train { job, out: None, resume: false }
+    /// A run that keeps nothing, in the name of a command where `hint` would keep it.
+    pub(super) fn of(job: JobArguments, hint: &'static str) -> Train {
+        Train { job, out: None, resume: false, hint }
     }
 
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.job.manifest()?;
-        let job = Arc::new(Job::prepare(&manifest, &host.runtime, &host.engine).await?);
+        let job = Arc::new(output.during(&host.status, Job::prepare(&manifest, host.tools())).await?);
         let samples: usize = job.shares.values().map(|share| share.train.len()).sum();
         output.note(&format!(
             "{}: {}, {} peers, {samples} training samples, {} parameters, {} functions at a time",
@@ -125,8 +129,23 @@ impl Train {
             job.layout.len(),
             host.workers.concurrency()
         ));
-        let options = Options { out: self.out, resume: self.resume };
+        if self.out.is_none() {
+            output.note(&nothing_is_kept(self.hint));
+        }
+        let options = Options { out: self.out.clone(), resume: self.resume };
         let summary = training::train(job.clone(), host.workers, options, output).await?;
-        Ok(output.result(|| summary.to_table(&job), || summary.to_json(&job))?)
+        let kept = kept(self.out.as_deref());
+        let kept = kept.as_deref();
+        Ok(output.result(|| summary.to_table(&job, kept), || summary.to_json(&job, kept))?)
     }
+}
+
+/// What is said before a run whose result nobody has asked to keep.
+pub(super) fn nothing_is_kept(hint: &str) -> String {
+    format!("the trained model is not kept: {hint} keeps it")
+}
+
+/// The checkpoint that a run has left in its folder; a run without a round leaves none.
+pub(super) fn kept(dir: Option<&Path>) -> Option<PathBuf> {
+    dir.map(|dir| dir.join(checkpoint::FILE)).filter(|path| path.exists())
 }

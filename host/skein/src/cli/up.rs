@@ -9,18 +9,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use skein_workflow::identity::Identity;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::train::{JobArguments, Train};
-use super::{Global, in_host, on_this_thread};
+use super::train::{JobArguments, Train, nothing_is_kept};
+use super::{Global, Interrupts, in_host, on_this_thread};
 use crate::host::config::{Config, Key, Member};
 use crate::manifest::Manifest;
-use crate::output::Output;
+use crate::output::{Output, Status};
+use crate::redis::asked::{Asked, Module};
 use crate::redis::server::Server;
-use crate::redis::{CONFIG_FILE, Settings, child, module_file, owner, reader, write};
+use crate::redis::{child, owner, reader};
 
 /// Name of a host's configuration in its folder.
 const HOST_FILE: &str = "host.toml";
+/// What keeps the result of peers in one process, as this command runs them without databases.
+const HINT_IN_ONE_PROCESS: &str = "`skein train --out DIR` or `skein up --redis --dir DIR`";
+/// Memory of each database by default, in MiB.
+const MEMORY_MIB: u64 = 2048;
 
 /// Arguments of `skein up`.
 #[derive(clap::Args)]
@@ -33,9 +37,9 @@ pub(super) struct Up {
     /// Load no module into the databases: the hosts compute
     #[arg(long, requires = "redis")]
     without_module: bool,
-    /// Memory of each database, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 2048, requires = "redis")]
-    memory: u64,
+    /// Memory of each database, in MiB [default: 2048]
+    #[arg(long, value_name = "MIB", requires = "redis")]
+    memory: Option<u64>,
     /// Folder for databases, checkpoints and metrics; a run that is there goes on [default: one that is removed]
     #[arg(long, value_name = "DIR", requires = "redis")]
     dir: Option<PathBuf>,
@@ -44,13 +48,16 @@ pub(super) struct Up {
 impl Up {
     pub(super) fn run(self, global: &Global, output: &mut Output) -> Result<()> {
         if !self.redis {
-            return in_host(global, async |host| Train::of(self.job).run(host, output).await);
+            return in_host(global, async |host| Train::of(self.job, HINT_IN_ONE_PROCESS).run(host, output).await);
         }
         // Children end with the thread that started them, which is this one.
         on_this_thread(self.run_on_redis(global, output))
     }
 
     async fn run_on_redis(self, global: &Global, output: &mut Output) -> Result<()> {
+        if self.dir.is_none() {
+            output.note(&nothing_is_kept("`--dir DIR`"));
+        }
         let temporary = tempfile::tempdir()?;
         let dir = self.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
         std::fs::create_dir_all(&dir).with_context(|| format!("failed to make the folder `{}`", dir.display()))?;
@@ -59,37 +66,49 @@ impl Up {
         let text = toml::to_string(&manifest).context("failed to write the manifest")?;
         std::fs::write(dir.join("skein.toml"), text).context("failed to write the manifest")?;
 
-        let mut interrupts = signal(SignalKind::interrupt()).context("failed to listen for signals")?;
-        let mut terminations = signal(SignalKind::terminate()).context("failed to listen for signals")?;
+        let mut interrupts = Interrupts::listen()?;
+        let status = Status::default();
         let peers = manifest.train.peers;
-        let mut servers = Vec::new();
-        for index in 0..peers {
-            servers.push(self.start_database(&dir.join(format!("peer-{index}"))).await?);
-        }
+        let databases = async {
+            let mut servers = Vec::new();
+            for index in 0..peers {
+                servers.push(self.start_database(&dir.join(format!("peer-{index}")), &status).await?);
+            }
+            anyhow::Ok(servers)
+        };
+        let servers = tokio::select! {
+            servers = output.during(&status, databases) => servers?,
+            () = interrupts.next() => bail!("interrupted before the databases were up"),
+        };
         output.note(&format!("{peers} databases in `{}`", dir.display()));
         let configs: Vec<_> = (0..peers).map(|i| self.host_config(&dir, &manifest, i)).collect::<Result<_>>()?;
         let hosts = configs.iter().enumerate().map(|(index, config)| spawn_host(config, global, index == 0));
         let mut hosts = hosts.collect::<Result<Vec<_>>>()?;
         let finished = tokio::select! {
             finished = finish(&mut hosts) => finished,
-            _ = interrupts.recv() => Err(anyhow::anyhow!("interrupted")),
-            _ = terminations.recv() => Err(anyhow::anyhow!("interrupted")),
+            () = interrupts.next() => Err(anyhow::anyhow!("interrupted")),
         };
         stop(hosts).await?;
-        for server in servers {
-            server.stop().await?;
+        output.during(&status, stop_databases(servers, &status)).await?;
+        let hint = self.dir.as_ref().map(|dir| format!(": go on with `--dir {}`", dir.display())).unwrap_or_default();
+        let mut summaries = finished.with_context(|| format!("the peers did not come to the end{hint}"))?;
+        if self.dir.is_none() {
+            // They name files that are about to be removed.
+            summaries.iter_mut().for_each(|summary| summary["checkpoint"] = Value::Null);
         }
-        let hint = self.dir.map(|dir| format!(": go on with `--dir {}`", dir.display())).unwrap_or_default();
-        tell(finished.with_context(|| format!("the peers did not come to the end{hint}"))?, output)
+        tell(&summaries, output)
     }
 
-    async fn start_database(&self, dir: &Path) -> Result<Server> {
-        let dir = dir.join("redis");
-        if !dir.join(CONFIG_FILE).exists() {
-            let module = if self.without_module { None } else { Some(module_file()?) };
-            write(&Settings { dir: dir.clone(), listen: None, tls: None, memory_mib: self.memory, module })?;
-        }
-        Server::start(&dir, None).await
+    async fn start_database(&self, dir: &Path, status: &Status) -> Result<Server> {
+        let asked = Asked {
+            dir: dir.join("redis"),
+            listen: None,
+            tls: None,
+            memory_mib: self.memory,
+            module: if self.without_module { Module::Without } else { Module::Own },
+        };
+        asked.settle(MEMORY_MIB)?;
+        Server::start(&asked.dir, None, status).await
     }
 
     /// Writes the configuration of one host.
@@ -155,16 +174,28 @@ async fn stop(hosts: Vec<Child>) -> Result<()> {
     Ok(())
 }
 
-fn tell(summaries: Vec<Value>, output: &mut Output) -> Result<()> {
+/// Lets all databases save their data and end, and says what went wrong with the first of them that did not.
+async fn stop_databases(servers: Vec<Server>, status: &Status) -> Result<()> {
+    let mut result = Ok(());
+    for server in servers {
+        let stopped = server.stop(status).await;
+        result = result.and(stopped);
+    }
+    result
+}
+
+fn tell(summaries: &[Value], output: &mut Output) -> Result<()> {
     let hashes: Vec<Value> = summaries.iter().filter_map(|summary| summary["state_hashes"].get(0)).cloned().collect();
     let first = summaries.first().context("a job has a peer")?;
     let table = || {
         let row = |(index, hash): (usize, &Value)| format!("peer {index}  {}\n", hash.as_str().unwrap_or_default());
         let validation = first["validation_accuracy"].as_f64().unwrap_or(f64::NAN);
+        let kept = first["checkpoint"].as_str().map(|path| format!("checkpoint  {path}\n"));
         format!(
-            "rounds  {}\nvalidation accuracy  {validation:.4}\n{}",
+            "rounds  {}\nvalidation accuracy  {validation:.4}\n{}{}",
             first["rounds"],
-            hashes.iter().enumerate().map(row).collect::<String>()
+            hashes.iter().enumerate().map(row).collect::<String>(),
+            kept.unwrap_or_default()
         )
     };
     Ok(output.result(table, || {

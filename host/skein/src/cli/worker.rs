@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde_json::json;
-use skein_store::redis::queue::{Consumer, DeadLetter, Queue, find};
+use skein_store::StoreError;
+use skein_store::redis::queue::{Consumer, DeadLetter, Queue, Role, find};
 use skein_store::redis::{self, Address, Options, Scope, Tls};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::Host;
+use super::{Host, Interrupts};
 use crate::output::Output;
-use crate::worker::{BEAT, Worker, fresh_name, package};
+use crate::worker::{Done, Worker, package, place};
 
 /// How a database is reached from the command line. Secrets come from files or the environment.
 #[derive(clap::Args)]
@@ -31,13 +31,16 @@ pub(super) struct Database {
     /// Its key
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
+    /// Use a server with known security holes all the same, such as one that a distribution has mended
+    #[arg(long)]
+    allow_vulnerable: bool,
 }
 
 impl Database {
     pub(super) fn options(self) -> Options {
-        let Database { redis, password_file, tls_ca, tls_certificate, tls_key } = self;
+        let Database { redis, password_file, tls_ca, tls_certificate, tls_key, allow_vulnerable } = self;
         let tls = tls_ca.map(|ca| Tls { ca, certificate: tls_certificate, key: tls_key });
-        Options { password_file, tls, ..Options::new(redis) }
+        Options { password_file, tls, allow_vulnerable, ..Options::new(redis) }
     }
 }
 
@@ -58,9 +61,13 @@ impl WorkerArguments {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let options = self.database.options();
         let scope = scope(&options).await?;
-        let consumer = Consumer::join(&options, scope, fresh_name()?, BEAT).await?;
-        let (gradient, layout) = package::unpack(consumer.queue(), &host.runtime, &host.engine).await?;
-        let store = redis::open(&options, scope).await?;
+        let consumer = Consumer::join(&options, scope, place(Role::Worker)?).await?;
+        let (gradient, layout) = output.during(&host.status, package::unpack(consumer.queue(), host.tools())).await?;
+        let store = redis::open(&options, scope).await.map_err(|error| match error {
+            // A worker takes a database with the module or without, so a hole is all that makes one unfit.
+            StoreError::Unfit { .. } => anyhow!("{error} (here: `--allow-vulnerable`)"),
+            error => error.into(),
+        })?;
         output.note(&format!(
             "at the queue of `{}`, up to {} calls at a time",
             options.url,
@@ -74,33 +81,38 @@ impl WorkerArguments {
             scope.values
         );
         let (stop, stopped) = watch::channel(false);
-        let mut interrupts = signal(SignalKind::interrupt()).context("failed to listen for signals")?;
-        let mut terminations = signal(SignalKind::terminate()).context("failed to listen for signals")?;
+        let mut interrupts = Interrupts::listen()?;
         let run = worker.run(stopped);
         tokio::pin!(run);
         let done = loop {
             tokio::select! {
                 done = &mut run => break done?,
-                _ = interrupts.recv() => drop(stop.send_replace(true)),
-                _ = terminations.recv() => drop(stop.send_replace(true)),
+                () = interrupts.next() => drop(stop.send_replace(true)),
             }
         };
-        Ok(output.result(
-            || format!("{} tasks counted, {} were late, {} given back\n", done.counted, done.late, done.released),
-            || json!(done),
-        )?)
+        Ok(output.result(|| summary(&done), || json!(done))?)
     }
+}
+
+/// What a worker did, for a reader.
+fn summary(done: &Done) -> String {
+    let Done { counted, late, released, pauses, last_failure } = done;
+    let mut text = format!("{counted} tasks counted, {late} were late, {released} given back\n");
+    if let Some(reason) = last_failure {
+        text += &format!("paused {pauses} times because tasks failed, the last one: {reason}\n");
+    }
+    text
 }
 
 /// Arguments of `skein queue`.
 #[derive(clap::Subcommand)]
 pub(super) enum QueueCommand {
-    /// List the tasks that no worker could carry out, with the reasons
+    /// List the tasks that neither a worker nor the host could carry out, with the host's reasons
     Dead {
         #[command(flatten)]
         database: Database,
     },
-    /// Hand out all of them again
+    /// Post all of them again, for everybody to try
     Redrive {
         #[command(flatten)]
         database: Database,
@@ -121,7 +133,7 @@ impl QueueCommand {
                 queue.redrive(letter).await?;
             }
         }
-        let what = if is_redrive { "handed out again" } else { "dead" };
+        let what = if is_redrive { "posted again" } else { "dead" };
         let line = |letter: &DeadLetter| {
             format!("round {} batch {}: {what}: {}\n", letter.task.round, letter.task.index, letter.reason)
         };

@@ -8,6 +8,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
+use crate::output::complain;
+
 /// What this program calls itself with to become another one that ends with its parent.
 pub const BOUND: &str = "run-bound";
 
@@ -28,10 +30,10 @@ pub fn become_bound(parent: u32, program: &OsStr, arguments: &[std::ffi::OsStrin
     // A parent that ended before it was asked for would never be missed.
     let is_child = getppid().map(Pid::as_raw_nonzero).is_some_and(|id| id.get().unsigned_abs() == parent);
     if asked.is_err() || !is_child {
-        eprintln!("error: the process that wanted `{}` is gone", program.display());
+        complain(&format!("error: the process that wanted `{}` is gone", program.display()));
         return ExitCode::FAILURE;
     }
     let error = Command::new(program).args(arguments).exec();
-    eprintln!("error: failed to run `{}`: {error}", program.display());
+    complain(&format!("error: failed to run `{}`: {error}", program.display()));
     ExitCode::FAILURE
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
 use skein_store::redis::bench::{Bench, LUA_PARAMETERS, Measured};
 
-use crate::output::Output;
+use crate::output::{Output, Status};
 use crate::redis::server::Server;
 use crate::redis::{SOCKET_FILE, Settings, module_file, owner, write};
 use crate::workers::ms;
@@ -60,14 +60,16 @@ impl Store {
         let memory_mib = ((gradients + 24) * parameters * 4).div_ceil(1 << 20) as u64 * 2 + 1024;
         let module: Option<PathBuf> = if has_module { Some(module_file()?) } else { None };
         write(&Settings { dir: dir.to_owned(), listen: None, tls: None, memory_mib, module })?;
-        let server = Server::start(dir, None).await?;
+        // Nobody watches a measurement.
+        let status = Status::default();
+        let server = Server::start(dir, None, &status).await?;
         let bench = Bench::new(&owner(dir)?, &dir.join(SOCKET_FILE), parameters, gradients)?;
         match has_module {
             true => self.measure_module(&bench, paths).await?,
             false => self.measure_strings(&bench, paths).await?,
         }
         drop(bench);
-        server.stop().await
+        server.stop(&status).await
     }
 
     async fn measure_module(&self, bench: &Bench, paths: &mut Paths) -> Result<()> {

@@ -1,0 +1,82 @@
+//! What names a trained model on the command line: a job, and a checkpoint of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Host;
+use super::train::JobArguments;
+use crate::checkpoint::{Checkpoint, FILE};
+use crate::host::{self, config::Config};
+use crate::job::Job;
+use crate::manifest::Manifest;
+use crate::output::Output;
+
+/// A job, by its manifest or by the configuration of one of its hosts, and a checkpoint.
+#[derive(clap::Args)]
+pub(super) struct TrainedArguments {
+    #[command(flatten)]
+    job: JobArguments,
+    /// A host's configuration, instead of the manifest: the checkpoint has to be of the same peers as well
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "peers", "seed", "rounds", "model"])]
+    config: Option<PathBuf>,
+    /// A checkpoint of the job, or the folder of its run
+    #[arg(long, value_name = "PATH")]
+    checkpoint: PathBuf,
+}
+
+/// A job that is ready, and a state of it.
+pub(super) struct Trained {
+    pub(super) manifest: Manifest,
+    pub(super) job: Arc<Job>,
+    pub(super) checkpoint: Checkpoint,
+}
+
+impl TrainedArguments {
+    /// Makes the job ready and reads the checkpoint.
+    ///
+    /// The digest in a checkpoint covers the keys of the peers, which a manifest does not name. A model does not depend on
+    /// who trained it: with the manifest alone, everything but the keys has to be the same.
+    pub(super) async fn load(self, host: &Host, output: &mut Output) -> Result<Trained> {
+        let (manifest, job) = match &self.config {
+            Some(path) => {
+                let config = Config::load(path)?;
+                let prepared = output.during(&host.status, host::prepare(&config, host.tools())).await;
+                (Manifest::load(&config.job)?, prepared?.0)
+            }
+            None => {
+                let manifest = self.job.manifest()?;
+                let prepared = output.during(&host.status, Job::prepare(&manifest, host.tools())).await;
+                (manifest, Arc::new(prepared?))
+            }
+        };
+        let path = if self.checkpoint.is_dir() { self.checkpoint.join(FILE) } else { self.checkpoint };
+        let checkpoint = Checkpoint::load(&job.layout, &path);
+        let checkpoint = checkpoint.with_context(|| format!("`{}` is not a checkpoint of this job", path.display()))?;
+        if self.config.is_none() && job.differs_in_peers_only(checkpoint.job) {
+            output
+                .note("the peers of the checkpoint have keys of their own: everything but the keys is that of the job");
+        } else {
+            check(&job, &checkpoint, &path)?;
+        }
+        Ok(Trained { manifest, job, checkpoint })
+    }
+}
+
+fn check(job: &Job, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
+    let found = checkpoint.job;
+    let expected = job.digest;
+    let path = path.display();
+    ensure!(
+        !job.differs_in_peers_only(found),
+        "`{path}` is the checkpoint of another roster ({found}, this one is {expected}): name the configuration of one \
+         of its hosts, or the manifest with `--from`"
+    );
+    ensure!(
+        found == expected,
+        "`{path}` is the checkpoint of another job ({found}, this one is {expected}): model, data, seed, number of \
+         peers, functions and settings have to be the same"
+    );
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! The words of one line of progress, made to fit a terminal.
+
+use std::time::Duration;
+
+/// Columns of the usual terminal. A narrower one shows the beginning of a line.
+pub(super) const COLUMNS: usize = 80;
+/// Columns of the bar.
+const BAR: usize = 10;
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Round {
+    pub(super) round: u64,
+    pub(super) rounds: u64,
+    pub(super) loss: f64,
+    pub(super) accuracy: Option<f64>,
+    pub(super) present: usize,
+    pub(super) expected: usize,
+    pub(super) per_second: f64,
+}
+
+/// Peers that a run waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Their short ids, as in a peer's `Debug`.
+    pub peers: Vec<String>,
+    /// Peers of the job.
+    pub of: usize,
+    /// For how long it has waited.
+    pub since: Duration,
+    /// For how much longer it waits at most.
+    pub until: Duration,
+}
+
+impl Round {
+    /// What a terminal shows.
+    pub(super) fn bar(&self) -> String {
+        let accuracy = self.accuracy.map_or_else(String::new, |accuracy| format!("  accuracy {accuracy:.3}"));
+        format!(
+            "{}  {}{accuracy}  {}/s  {} left",
+            self.head(),
+            loss(self.loss),
+            rate(self.per_second),
+            duration(self.left())
+        )
+    }
+
+    /// The bar and the number of the round, which stay while the run waits.
+    pub(super) fn head(&self) -> String {
+        let full = (self.round * BAR as u64).checked_div(self.rounds).map_or(BAR, |full| (full as usize).min(BAR));
+        format!("{}{} {}/{}", "█".repeat(full), "░".repeat(BAR - full), self.round, self.rounds)
+    }
+
+    /// What a file or a pipe gets.
+    pub(super) fn plain(&self) -> String {
+        let Round { round, rounds, loss, present, expected, per_second, .. } = self;
+        let accuracy = self.accuracy.map_or_else(String::new, |a| format!("  validation accuracy {a:.3}"));
+        let left = self.left().as_secs();
+        format!(
+            "round {round}/{rounds}  loss {loss:.4}  {present}/{expected} peers  {per_second:.1} rounds/s  \
+             {left} s left{accuracy}"
+        )
+    }
+
+    fn left(&self) -> Duration {
+        let seconds = self.rounds.saturating_sub(self.round) as f64 / self.per_second.max(1e-9);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+}
+
+impl Waiting {
+    /// Whom it waits for and how long, with as many names as fit into so many columns.
+    pub(super) fn text(&self, columns: usize) -> String {
+        let Waiting { peers, of, since, until } = self;
+        let times = format!("({}, at most {} more)", duration(*since), duration(*until));
+        let with = |names: usize| {
+            let colon = if names == 0 { "" } else { ": " };
+            let dots = if 0 < names && names < peers.len() { ", …" } else { "" };
+            format!("waiting for {} of {of}{colon}{}{dots} {times}", peers.len(), peers[..names].join(", "))
+        };
+        let fitting = (1..=peers.len()).rev().map(with).find(|text| text.chars().count() <= columns);
+        fitting.unwrap_or_else(|| with(0))
+    }
+}
+
+/// A loss, in 13 columns at most.
+fn loss(loss: f64) -> String {
+    if loss.abs() < 100.0 { format!("loss {loss:.4}") } else { format!("loss {loss:.1e}") }
+}
+
+fn rate(per_second: f64) -> String {
+    if per_second < 10.0 { format!("{per_second:.1}") } else { format!("{per_second:.0}") }
+}
+
+/// A duration in its largest unit: two or three digits.
+fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        // Four digits keep the column; a longer wait never ends.
+        _ => format!("{} d", (seconds / 86_400).min(9999)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(text: &str) -> usize {
+        text.chars().count()
+    }
+
+    const LONGEST: Round = Round {
+        round: 999_999,
+        rounds: 1_000_000,
+        loss: -99.99994,
+        accuracy: Some(0.9994),
+        present: 499,
+        expected: 500,
+        per_second: 12_345.6,
+    };
+
+    #[test]
+    fn the_longest_line_of_a_round_fits_the_usual_terminal() {
+        let bar = LONGEST.bar();
+        assert_eq!(bar, "█████████░ 999999/1000000  loss -99.9999  accuracy 0.999  12346/s  0 s left");
+        for (loss, per_second, expected) in [(-1e300, 1e-9, 78), (1e-9, 0.123, 77), (f64::NAN, 10_000.0, 70)] {
+            let bar = Round { round: 1, loss, per_second, ..LONGEST }.bar();
+            assert!(columns(&bar) <= expected && expected <= COLUMNS, "{} columns: {bar}", columns(&bar));
+        }
+    }
+
+    #[test]
+    fn a_job_without_rounds_has_a_full_bar() {
+        assert!(Round { round: 0, rounds: 0, ..LONGEST }.head().starts_with(&"█".repeat(BAR)));
+        assert!(Round { round: 0, ..LONGEST }.head().starts_with(&"░".repeat(BAR)));
+    }
+
+    #[test]
+    fn a_wait_names_the_peers_as_far_as_there_is_room() {
+        let seconds = Duration::from_secs;
+        let peers = |count: usize| (0..count).map(|peer| format!("c3e7a1b{peer:x}")).collect();
+        let one = Waiting { peers: peers(1), of: 4, since: seconds(12), until: seconds(48) };
+        assert_eq!(one.text(COLUMNS), "waiting for 1 of 4: c3e7a1b0 (12 s, at most 48 s more)");
+        assert_eq!(one.text(50), "waiting for 1 of 4 (12 s, at most 48 s more)");
+        let three = Waiting { peers: peers(3), of: 4, since: seconds(150), until: seconds(0) };
+        assert_eq!(three.text(COLUMNS), "waiting for 3 of 4: c3e7a1b0, c3e7a1b1, c3e7a1b2 (2 min, at most 0 s more)");
+        assert_eq!(three.text(60), "waiting for 3 of 4: c3e7a1b0, … (2 min, at most 0 s more)");
+        let all = Waiting { peers: peers(499), of: 500, since: seconds(9000), until: Duration::MAX };
+        assert_eq!(all.text(0), "waiting for 499 of 500 (2 h, at most 9999 d more)");
+        for columns_max in 50..200 {
+            assert!(columns(&all.text(columns_max)) <= columns_max);
+        }
+        let none = Waiting { peers: vec![], of: 4, since: seconds(1), until: seconds(1) };
+        assert_eq!(none.text(COLUMNS), "waiting for 0 of 4 (1 s, at most 1 s more)");
+    }
+}

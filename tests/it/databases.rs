@@ -1,0 +1,226 @@
+//! Databases that the program configures and runs: what their folders were made for, how they come up, what their users
+//! may hold.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::harness::{Database, Place};
+
+/// A connection that may do by halves what a client does at once.
+struct Connection(BufReader<UnixStream>);
+
+impl Connection {
+    /// Logs in to the database of a folder.
+    fn open(dir: &Path, user: &str) -> Connection {
+        let stream = UnixStream::connect(dir.join("redis.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut connection = Connection(BufReader::new(stream));
+        let password = std::fs::read_to_string(dir.join(format!("{user}.password"))).unwrap();
+        assert_eq!(connection.ask(&["AUTH", user, password.trim()]), "OK");
+        connection
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.get_mut().write_all(bytes)
+    }
+
+    /// Sends a command and returns its answer as text.
+    fn ask(&mut self, words: &[&str]) -> String {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        self.write(&command(&words)).unwrap();
+        self.answer().unwrap()
+    }
+
+    fn answer(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let Some(bytes) = line.strip_prefix('$') else { return Ok(line[1..].trim_end().to_owned()) };
+        let mut text = vec![0; bytes.trim_end().parse::<usize>().unwrap() + 2];
+        self.0.read_exact(&mut text)?;
+        Ok(String::from_utf8(text).unwrap())
+    }
+
+    /// What the server says of itself under a name.
+    fn info(&mut self, name: &str) -> u64 {
+        let info = self.ask(&["INFO", "everything"]);
+        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_else(|| panic!("no `{name}`: {info}")).trim().parse().unwrap()
+    }
+}
+
+fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// An option that only counts where the folder is made must not be passed over later.
+#[test]
+fn a_folder_that_was_made_for_something_else_is_refused_with_both_named() {
+    let place = Place::new();
+    for file in ["ca.pem", "own.pem", "own.key", "other.pem"] {
+        place.write(file, "");
+    }
+    let tls = ["--tls-ca", "ca.pem", "--tls-certificate", "own.pem", "--tls-key", "own.key"];
+    let module = ["--module", "own.pem"];
+    let made = [
+        ("here", &[&["--listen", "127.0.0.1:7001", "--memory", "512", "--without-module"][..]].concat()),
+        ("tls", &[&["--listen", "10.0.0.1:7001"][..], &tls, &module].concat()),
+        ("socket", &[&["--without-module"][..]].concat()),
+    ];
+    for (dir, options) in made {
+        place.json(&[&["redis", "config", "--dir", dir], &options[..]].concat());
+        // `/bin/false` is not a server, which is found out after the options were compared with the folder.
+        let run = ["redis", "run", "--dir", dir, "--server", "/bin/false"];
+        for fitting in [&[][..], options] {
+            let error = place.fails(&[&run[..], fitting].concat());
+            assert!(error.contains("does not say that it is a Redis or Valkey server"), "{dir}, {fitting:?}: {error}");
+        }
+    }
+    let other_tls = ["--tls-ca", "ca.pem", "--tls-certificate", "other.pem", "--tls-key", "own.key"];
+    for (dir, options, made, asked) in [
+        ("here", &["--listen", "127.0.0.1:7002"][..], "with `--listen 127.0.0.1:7001`", "`--listen 127.0.0.1:7002`"),
+        ("socket", &["--listen", "127.0.0.1:7002"], "without `--listen`", "`--listen 127.0.0.1:7002`"),
+        ("here", &["--memory", "4096"], "with `--memory 512`", "`--memory 4096`"),
+        ("here", &tls, "without `--tls-ca`", "ca.pem`"),
+        ("tls", &other_tls, "own.pem`", "other.pem`"),
+        ("tls", &["--without-module"], "with `--module ", "`--without-module`"),
+        ("here", &module, "without `--module`", "own.pem`"),
+        ("tls", &["--module", "other.pem"], "own.pem`", "other.pem`"),
+    ] {
+        let run = ["redis", "run", "--dir", dir, "--server", "/bin/false"];
+        let error = place.fails(&[&run[..], options].concat());
+        let expected = format!("the database in `{dir}` was made ");
+        for part in [&expected, made, asked, "leave the option out"] {
+            assert!(error.contains(part), "{dir}, {options:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_database_says_how_it_is_reached_whether_or_not_it_is_told_again() {
+    let place = Place::new();
+    // A port that was free a moment ago.
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().to_string();
+    for options in [&["--listen", &address, "--without-module"][..], &[]] {
+        let database = Database::start(&place, "db", options);
+        assert_eq!(database.told["users"]["worker"]["url"], format!("redis://worker@{address}"), "{options:?}");
+        assert_eq!(database.told["module"], false);
+    }
+}
+
+#[test]
+fn a_command_that_runs_all_peers_keeps_to_the_folders_that_are_there() {
+    let place = Place::new();
+    place.job("[train]\npeers = 1\nfaults = 0\nrounds = 1\n");
+    place.json(&["up", "--redis", "--dir", "run", "--memory", "256"]);
+    let error = place.fails(&["up", "--redis", "--dir", "run", "--memory", "512"]);
+    assert!(error.contains("with `--memory 256`, not with `--memory 512`"), "{error}");
+    place.json(&["up", "--redis", "--dir", "run"]);
+}
+
+/// A database that reads its data for a while is not one that hangs.
+#[test]
+fn a_database_that_reads_its_data_says_how_far_it_is() {
+    let place = Place::new();
+    let database = Database::start(&place, "db", &["--without-module"]);
+    let mut owner = Connection::open(&place.path("db"), "owner");
+    for key in 0..60 {
+        assert_eq!(owner.ask(&["SET", &format!("key:{key}"), &"x".repeat(2000)]), "OK");
+    }
+    drop(database);
+    // 50 ms for every key, and an ear for clients after each.
+    let config = std::fs::read_to_string(place.path("db/redis.conf")).unwrap();
+    place.write("db/redis.conf", config + "key-load-delay 50000\nloading-process-events-interval-bytes 1024\n");
+    let mut command = place.command(&["redis", "run", "--dir", "db"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = child.stderr.take().unwrap();
+    let database = Database::running(child);
+    assert_eq!(Connection::open(&place.path("db"), "owner").ask(&["DBSIZE"]), "60");
+    drop(database);
+    let mut said = String::new();
+    log.read_to_string(&mut said).unwrap();
+    let is_progress =
+        |line: &str| line.starts_with("starting the database in `db`: ") && line.contains(" % of its data read");
+    assert!(said.lines().any(is_progress), "{said}");
+}
+
+/// Gradients on their way in are held twice by their connections. They were cut where they held two fifths of the memory.
+#[test]
+fn uploads_of_most_of_the_memory_at_once_are_not_cut() {
+    const UPLOADS: usize = 14;
+    // With what the server needs beside them, 8 MiB each in the sizes that its allocator has.
+    const BYTES: usize = (8 << 20) - 4096;
+    let place = Place::new();
+    let _database = Database::start(&place, "db", &["--without-module", "--memory", "256"]);
+    let mut watch = Connection::open(&place.path("db"), "owner");
+    let keys: Vec<String> = (0..UPLOADS).map(|index| format!("skein:upload:{index}")).collect();
+    let mut uploads: Vec<Connection> = Vec::new();
+    for key in &keys {
+        let mut upload = Connection::open(&place.path("db"), "owner");
+        let whole = command(&[b"SET", key.as_bytes(), &vec![7; BYTES]]);
+        upload.write(&whole[..whole.len() - 1]).unwrap();
+        // The server has read it when it has answered somebody who came later, and has room for nothing in its socket.
+        assert_eq!(watch.ask(&["PING"]), "PONG");
+        uploads.push(upload);
+    }
+    let held = watch.info("mem_clients_normal");
+    assert!(held > 2 * (256 << 20) / 5, "{held} bytes are held by clients");
+    for upload in &mut uploads {
+        upload.write(b"\n").unwrap();
+        assert_eq!(upload.answer().unwrap(), "OK");
+    }
+    assert_eq!(watch.info("evicted_clients"), 0);
+    for key in &keys {
+        assert_eq!(watch.ask(&["STRLEN", key]), BYTES.to_string());
+    }
+}
+
+/// What a reader has asked for and does not take is memory of the database's owner.
+#[test]
+fn a_reader_that_takes_nothing_is_let_go() {
+    const BYTES: usize = 4 << 20;
+    const MEMORY: u64 = 128 << 20;
+    let place = Place::new();
+    let _database = Database::start(&place, "db", &["--without-module", "--memory", "128"]);
+    let mut owner = Connection::open(&place.path("db"), "owner");
+    let key = "skein:job:public:contribution";
+    let tensor = command(&[b"SET", key.as_bytes(), &vec![7; BYTES]]);
+    owner.write(&tensor).unwrap();
+    assert_eq!(owner.answer().unwrap(), "OK");
+    // One that reads as it should gets all of it.
+    let mut honest = Connection::open(&place.path("db"), "peer");
+    assert_eq!(honest.ask(&["GET", key]).len(), BYTES + 2);
+
+    let mut reader = Connection::open(&place.path("db"), "peer");
+    let asked = 100;
+    for _ in 0..asked {
+        // It may be let go before it has asked for all.
+        if reader.write(&command(&[b"GET", key.as_bytes()])).is_err() {
+            break;
+        }
+    }
+    // Served one after the other: this one is answered after all that the reader has asked for.
+    assert_eq!(owner.ask(&["PING"]), "PONG");
+    let used = owner.info("used_memory_peak");
+    assert!(used < MEMORY, "{used} bytes were used of {MEMORY}");
+    let mut taken = 0;
+    let mut buffer = vec![0; 1 << 20];
+    while let Ok(bytes @ 1..) = reader.0.read(&mut buffer) {
+        taken += bytes;
+    }
+    assert!(taken < asked * BYTES, "it is let go");
+    assert_eq!(honest.ask(&["GET", key]).len(), BYTES + 2, "others are not");
+    owner.write(&tensor).unwrap();
+    assert_eq!(owner.answer().unwrap(), "OK");
+}
