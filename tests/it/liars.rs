@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use skein::checkpoint::Checkpoint;
-use skein::job::Job;
+use skein::engines::Choice;
+use skein::job::{Job, Tools};
 use skein::manifest::Manifest;
+use skein::output::Status;
 use skein::peer::log::Log;
 use skein::peer::{Peer, RoundEnd, RoundReport, Seat};
 use skein::workers::Workers;
@@ -36,15 +38,15 @@ type Faces = (Arc<dyn Store>, Arc<dyn Published>);
 #[derive(Clone, Copy)]
 struct Lie {
     spoil: Spoil,
-    /// Whether the announcement has the hash of the spoilt values, or still that of the honest ones.
-    hash_of_spoilt: bool,
+    /// Whether the announcement has the hash of the altered values, or still that of the honest ones.
+    announces_lie: bool,
     /// Index of the one peer that is lied to; without it all are.
     victim: Option<usize>,
 }
 
 impl Lie {
-    fn to_all(spoil: Spoil, hash_of_spoilt: bool) -> Lie {
-        Lie { spoil, hash_of_spoilt, victim: None }
+    fn to_all(spoil: Spoil, announces_lie: bool) -> Lie {
+        Lie { spoil, announces_lie, victim: None }
     }
 }
 
@@ -81,7 +83,7 @@ impl Store for Lying {
     async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
         let average = self.inner.average(round, peer).await?;
         let spoilt = self.contribution(round, peer).await?.unwrap();
-        Ok(Average { hash: if self.lie.hash_of_spoilt { spoilt.statistics().hash } else { average.hash }, ..average })
+        Ok(Average { hash: if self.lie.announces_lie { spoilt.statistics().hash } else { average.hash }, ..average })
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
@@ -137,7 +139,10 @@ async fn job(train: &str) -> Arc<Job> {
     );
     let manifest = Manifest::parse(&text, Path::new("skein.toml")).unwrap();
     let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).unwrap();
-    Arc::new(Job::prepare(&manifest, &runtime, &skein::engines::Choice::automatic()).await.unwrap())
+    let engine = Choice::automatic();
+    let status = Status::default();
+    let tools = Tools { runtime: &runtime, engine: &engine, status: &status };
+    Arc::new(Job::prepare(&manifest, tools).await.unwrap())
 }
 
 /// Runs `rounds` rounds in which the last `liars` peers of the roster lie; gives what each honest peer reports, and
@@ -286,14 +291,14 @@ async fn what_is_not_finite_of_the_wrong_shape_or_of_another_hash_is_charged() {
     let long: Spoil = |values| values.push(0.0);
     let short: Spoil = |values| values.truncate(values.len() - 1);
     let other: Spoil = |values| values[0] += 1.0;
-    for (spoil, hash_of_spoilt, charge) in [
+    for (spoil, announces_lie, charge) in [
         (nan, true, Charge::NonFinite),
         (infinite, true, Charge::NonFinite),
         (long, true, Charge::Shape),
         (short, true, Charge::Shape),
         (other, false, Charge::Hash),
     ] {
-        let ends = run(&job, 1, Lie::to_all(spoil, hash_of_spoilt), 1).await;
+        let ends = run(&job, 1, Lie::to_all(spoil, announces_lie), 1).await;
         let hash = ends[0].0[0].state_hash;
         for (reports, end) in &ends {
             end.as_ref().unwrap();

@@ -20,7 +20,7 @@ use skein_workflow::convergence::Progress;
 use skein_workflow::deadline::Deadline;
 use skein_workflow::identity::{Identity, PeerId};
 use skein_workflow::presence::Presence;
-use skein_workflow::record::{Header, Kind};
+use skein_workflow::record::{Header, Kind, Record};
 use skein_workflow::round::{Absence, Agreement, Context as RoundContext, Received, Round, Step, Waits};
 use skein_workflow::shards::Order;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::log::{Log, OwnContribution};
-use self::neighbours::{Arrival, Fetched, INBOX_RECORDS, Neighbours};
+use self::neighbours::{Arrival, Fetched, INBOX_RECORDS, Neighbours, Read};
 use crate::checkpoint::{decode_progress, encode_progress, hash_of};
 use crate::job::{Job, Share};
 use crate::phases::{Phase, Phases};
@@ -49,9 +49,9 @@ pub struct Peer {
     presence: Presence,
     log: Log,
     /// Records of the others that this round has taken in, for the case that it is begun anew.
-    taken: Vec<(PeerId, Vec<u8>)>,
-    /// Those of the next round, from peers that are ahead.
-    early: Vec<(PeerId, Vec<u8>)>,
+    taken: Vec<Read>,
+    /// Those of the next rounds, from peers that are ahead.
+    early: Vec<Read>,
     clock: Instant,
     awaited: watch::Sender<Option<Awaited>>,
 }
@@ -100,10 +100,10 @@ pub struct RoundReport {
     pub peer: PeerId,
     /// The state after it.
     pub state: State,
-    /// What the peer contributed, if it has to be kept beside the checkpoint.
-    pub contribution: Option<OwnContribution>,
     /// Its hash.
     pub state_hash: Digest,
+    /// What the peer contributed, if it has to be kept beside the checkpoint.
+    pub contribution: Option<OwnContribution>,
     /// What the convergence rules remember after it.
     pub progress: Progress,
     /// Learning rate of the update.
@@ -171,7 +171,7 @@ impl Peer {
         self.progress = decode_progress(&note)?;
         let me = self.me();
         // Values before the records that tell of them.
-        for (round, values) in self.log.contributions() {
+        for (round, values) in self.log.contributions().await? {
             self.store.put_contribution(round, me.0, values).await?;
         }
         self.log.settle(&*self.store, me, self.job.digest, head.round).await?;
@@ -181,19 +181,6 @@ impl Peer {
             self.store.publish(check.encode()).await?;
         }
         Ok(())
-    }
-
-    /// What it contributed to a round, if that has to be kept beside the checkpoint of the round: it cannot be computed
-    /// again from a later state, and a peer with an earlier one needs it.
-    ///
-    /// # Errors
-    /// The store's own.
-    pub async fn own_contribution(&self, round: u64) -> Result<Option<OwnContribution>, StoreError> {
-        if !self.log.is_durable() {
-            return Ok(None);
-        }
-        let values = self.store.contribution(round, self.me().0).await?;
-        Ok(values.and_then(|values| self.log.own_contribution(round, values)))
     }
 
     /// Whom it waits for at the moment.
@@ -231,7 +218,13 @@ impl Peer {
                     self.wait(&mut round, until).await?;
                 }
                 Step::Vote(vote) => {
-                    self.publish(&mut round, Kind::Vote, vote.encode()).await?;
+                    // What owners did not give until now is asked of others from here on.
+                    self.neighbours.stop_asking();
+                    let is_new = !self.log.has(number, Kind::Vote);
+                    let bytes = self.publish(&round, Kind::Vote, vote.encode()).await?.encode();
+                    if !(is_new && round.is_decided()) {
+                        round.receive(self.clock.elapsed(), self.me(), &bytes);
+                    }
                     phases.add(std::mem::replace(&mut phase, Phase::Vote), begun);
                     continue;
                 }
@@ -242,11 +235,11 @@ impl Peer {
                         let evaluation = evaluation.context("training stops on an evaluation only")?;
                         return Ok(RoundEnd::Stopped { evaluation });
                     };
-                    round.applied(self.clock.elapsed(), report.state_hash);
-                    // Whoever hears the check goes on, and forgets what this peer would need to apply the round before
-                    // once more.
+                    // Peers that hear the check go on, and forget what this one would need to apply the round before once
+                    // more.
                     self.log.wait_for_checkpoint(number - 1).await;
-                    self.publish(&mut round, Kind::Check, report.state_hash.0.to_vec()).await?;
+                    self.publish(&round, Kind::Check, report.state_hash.0.to_vec()).await?;
+                    round.applied(self.clock.elapsed(), report.state_hash);
                     applied = Some(report);
                     phase = Phase::Check;
                     continue;
@@ -302,13 +295,32 @@ impl Peer {
         let mut round = Round::new(self.me(), context, self.presence.clone(), waits);
         let Average { hash, samples, loss, .. } = average;
         let announcement = Announcement { values: hash, samples, loss, evaluation };
-        self.publish(&mut round, Kind::Announcement, announcement.encode()).await?;
-        round.hold(self.clock.elapsed(), self.me());
+        let record = self.publish(&round, Kind::Announcement, announcement.encode()).await?;
+        round.receive(self.clock.elapsed(), self.me(), &record.encode());
+        if self.has_announced(number, &record, hash).await? {
+            round.hold(self.clock.elapsed(), self.me());
+        }
         let taken = std::mem::take(&mut self.taken);
-        for (owner, bytes) in taken.into_iter().chain(std::mem::take(&mut self.early)) {
-            self.take_in(&mut round, owner, bytes);
+        for record in taken.into_iter().chain(std::mem::take(&mut self.early)) {
+            self.take_in(&mut round, record);
         }
         Ok(round)
+    }
+
+    /// Whether the own contribution has the hash that was announced, which may have been before a restart: a gradient
+    /// function that is not reproducible gives another one then. What was kept of the first one takes its place.
+    async fn has_announced(&self, number: u64, record: &Record, computed: Digest) -> Result<bool> {
+        let announced = Announcement::decode(record.payload()).context("an own announcement makes no sense")?.values;
+        if announced == computed {
+            return Ok(true);
+        }
+        let kept = self.log.contributions().await?.into_iter().find(|(round, _)| *round == number);
+        let Some((_, values)) = kept else {
+            tracing::warn!(round = number, "the gradients differ from those that were announced before a restart");
+            return Ok(false);
+        };
+        self.store.put_contribution(number, self.me().0, values).await?;
+        Ok(true)
     }
 
     /// Aggregates what was agreed on and moves the state; none if training stops here.
@@ -345,7 +357,7 @@ impl Peer {
             peer: self.me(),
             state_hash: hash_of(&head),
             state: self.store.state().await?,
-            contribution: self.own_contribution(number).await?,
+            contribution: self.log.own_contribution(&*self.store, self.me(), number).await?,
             progress,
             learning_rate,
             loss: loss_sum / samples as f64,
@@ -383,14 +395,12 @@ impl Peer {
         Ok(Aggregate::Values(aggregated.with_context(|| refused(number, agreement))?.values.into()))
     }
 
-    /// Signs a record, or takes the one that says so already, appends it to the own store and takes it in as every other
-    /// peer will.
-    async fn publish(&mut self, round: &mut Round, kind: Kind, payload: Vec<u8>) -> Result<()> {
+    /// Signs a record, or takes the one that says so already, and appends it to the own store.
+    async fn publish(&mut self, round: &Round, kind: Kind, payload: Vec<u8>) -> Result<Record> {
         // Kept before it is known to others: whatever happens now, nothing else will be said.
         let record = self.log.say(&self.identity, round.header(kind, self.log.last()), payload).await?;
-        let bytes = record.encode();
-        round.receive(self.clock.elapsed(), self.me(), &bytes);
-        Ok(self.store.publish(bytes).await?)
+        self.store.publish(record.encode()).await?;
+        Ok(record)
     }
 
     /// Takes in what comes next, until then at the longest, and the records that have come meanwhile.
@@ -398,24 +408,25 @@ impl Peer {
         let since = self.clock + round.opened();
         self.awaited.send_replace(Some(Awaited { peers: round.awaited(), since, until: self.clock + until }));
         match self.neighbours.next(self.clock + until).await? {
-            Some(Arrival::Record(owner, bytes)) => self.take_in(round, owner, bytes),
+            Some(Arrival::Record(record)) => self.take_in(round, record),
             Some(Arrival::Contribution(peer, fetched)) => self.keep(round, peer, fetched).await?,
             None => {}
         }
         // As many as fit the inbox: one peer that publishes without end does not keep the round from going on.
         for _ in 0..INBOX_RECORDS {
-            let Some((owner, bytes)) = self.neighbours.waiting() else { break };
-            self.take_in(round, owner, bytes);
+            let Some(record) = self.neighbours.waiting() else { break };
+            self.take_in(round, record);
         }
         Ok(())
     }
 
     /// Keeps a record that matters for the case that the round is begun anew, or until the next one begins. A round takes
     /// one of each kind from each peer.
-    fn take_in(&mut self, round: &mut Round, owner: PeerId, bytes: Vec<u8>) {
-        match round.receive(self.clock.elapsed(), owner, &bytes) {
-            Received::Taken => self.taken.push((owner, bytes)),
-            Received::Early => self.early.push((owner, bytes)),
+    fn take_in(&mut self, round: &mut Round, record: Read) {
+        let read = record.at.saturating_duration_since(self.clock);
+        match round.receive(read, record.owner, &record.bytes) {
+            Received::Taken => self.taken.push(record),
+            Received::Early => self.early.push(record),
             Received::Ignored => {}
         }
     }

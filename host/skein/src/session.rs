@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use skein_kernels::Digest;
@@ -18,15 +18,18 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::checkpoint::{self, Checkpoint, hash_of};
 use crate::evaluation::evaluate;
 use crate::job::{Job, Share};
-use crate::output::Output;
+use crate::output::{Output, Waiting};
 use crate::peer::log::OwnContribution;
-use crate::peer::{Peer, RoundEnd, RoundReport, Seat};
+use crate::peer::{Awaited, Peer, RoundEnd, RoundReport, Seat};
 use crate::phases::Phases;
 use crate::report::{Metrics, RoundSummary, Summary};
 use crate::workers::{Workers, ms};
 
 /// How often a peer puts its state back into a store that lost it before it gives up on a round.
 const RECOVERIES_MAX: u32 = 5;
+
+/// How often it is looked whether a peer still waits, and how long it does before that is shown.
+const TICK: Duration = Duration::from_secs(1);
 
 /// What peers of this process run with.
 pub struct Run {
@@ -58,6 +61,7 @@ impl Run {
             phases: Phases::default(),
             last: start.clone(),
             contribution: None,
+            awaited: Vec::new(),
             writing: None,
             // Peers with logs are alone in their process.
             checkpointed: seats.first().and_then(|seat| seat.log.checkpointed()),
@@ -70,21 +74,20 @@ impl Run {
             out,
             hint,
         };
+        session.keep_start(&seats).await?;
         let stores: Vec<_> = seats.iter().map(|seat| (seat.identity.id(), seat.store.clone())).collect();
         let (sender, mut ends) = mpsc::channel(seats.len());
         let mut peers = JoinSet::new();
         for seat in seats {
             let store = seat.store.clone();
             let peer = Peer::start(job.clone(), workers.clone(), seat).await?;
-            session.contribution = peer.own_contribution(first_round).await?;
+            session.awaited.push(peer.awaited());
             peers.spawn(run_peer(peer, store, start.clone(), job.train.rounds, sender.clone()));
         }
         drop(sender);
-        if session.checkpointed.as_ref().is_some_and(|written| *written.borrow() < first_round) {
-            session.write_checkpoint().await?;
-        }
 
         let mut stopped = None;
+        let mut ticks = tokio::time::interval(TICK);
         // Listening begins once and not with every round: a signal between two rounds must not be missed.
         let mut interrupts = signal(SignalKind::interrupt()).context("failed to listen for signals")?;
         let mut terminations = signal(SignalKind::terminate()).context("failed to listen for signals")?;
@@ -100,6 +103,7 @@ impl Run {
                     None => break,
                 },
                 Some(ended) = peers.join_next() => ended.context("a peer ended abruptly")??,
+                _ = ticks.tick() => session.show_waits(output),
                 // Peers may be waiting for it.
                 written = written(&mut session.writing), if session.writing.is_some() => {
                     session.writing = None;
@@ -197,6 +201,8 @@ struct Session {
     last: Checkpoint,
     /// What the peer of this process contributed to the last round, if it has to be kept.
     contribution: Option<OwnContribution>,
+    /// Whom the peers of this process wait for.
+    awaited: Vec<watch::Receiver<Option<Awaited>>>,
     writing: Writing,
     /// Where to tell which round the checkpoint on disk is of, if a peer waits for it.
     checkpointed: Option<Arc<watch::Sender<u64>>>,
@@ -206,6 +212,18 @@ struct Session {
 }
 
 impl Session {
+    /// Writes a checkpoint of the state that a database holds and the folder does not: before the peer says that it has
+    /// the state, what it would go on from is on disk.
+    async fn keep_start(&mut self, seats: &[Seat]) -> Result<()> {
+        let [seat] = seats else { return Ok(()) };
+        if self.checkpointed.as_ref().is_none_or(|written| *written.borrow() >= self.first_round) {
+            return Ok(());
+        }
+        self.contribution = seat.log.own_contribution(&*seat.store, seat.identity.id(), self.first_round).await?;
+        self.write_checkpoint().await?;
+        self.finish_writing().await
+    }
+
     /// Takes in one peer's report; closes the round with the last.
     async fn collect(&mut self, report: RoundReport, output: &mut Output) -> Result<()> {
         let round = report.round;
@@ -242,8 +260,10 @@ impl Session {
     async fn write_checkpoint(&mut self) -> Result<()> {
         let Some(path) = self.out.as_ref().map(|dir| dir.join(checkpoint::FILE)) else { return Ok(()) };
         self.finish_writing().await?;
-        let (checkpoint, layout) = (self.last.clone(), self.job.layout.clone());
-        let (contribution, checkpointed) = (self.contribution.take(), self.checkpointed.clone());
+        let checkpoint = self.last.clone();
+        let layout = self.job.layout.clone();
+        let contribution = self.contribution.take();
+        let checkpointed = self.checkpointed.clone();
         self.writing = Some(tokio::task::spawn_blocking(move || {
             // Before the checkpoint: a peer whose checkpoint is a round older needs what made this one.
             contribution.as_ref().map_or(Ok(()), OwnContribution::save)?;
@@ -260,6 +280,20 @@ impl Session {
         let finished = written(&mut self.writing).await;
         self.writing = None;
         finished
+    }
+
+    /// Shows whom the peers of this process wait for, once that has lasted: peers of other processes only, since those of
+    /// this one wait for each other all the time.
+    fn show_waits(&self, output: &mut Output) {
+        let [awaited] = &self.awaited[..] else { return };
+        let waiting =
+            awaited.borrow().clone().filter(|awaited| awaited.since.elapsed() >= TICK).map(|awaited| Waiting {
+                peers: awaited.peers.iter().map(|peer| format!("{peer:?}")).collect(),
+                of: self.job.shares.len(),
+                since: awaited.since.elapsed(),
+                until: awaited.until.saturating_duration_since(tokio::time::Instant::now()),
+            });
+        output.waiting(waiting.as_ref());
     }
 
     /// Leaves after the last round that all peers applied, which is written down first.

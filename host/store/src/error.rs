@@ -125,6 +125,14 @@ pub enum StoreError {
         /// What is wrong with them.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The database is there, and did not get ready in time.
+    #[error("the database `{address}` does not serve: {reason}")]
+    Unready {
+        /// Its address.
+        address: String,
+        /// Why, and what would help.
+        reason: &'static str,
+    },
     /// The database is not what the options ask for.
     #[error("the database `{address}` can not be used: {reason}")]
     Unfit {

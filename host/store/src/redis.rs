@@ -13,6 +13,7 @@ mod channel;
 mod failure;
 mod keys;
 mod link;
+mod loading;
 mod module;
 mod options;
 mod plain;
@@ -37,6 +38,7 @@ use crate::blocking::blocking;
 use crate::{PeerKey, Published, Store, StoreError};
 
 pub use address::{Address, AddressError};
+pub use loading::{Startup, startup};
 pub use options::{Compute, Options, PASSWORD_VARIABLE};
 pub use tls::Tls;
 

@@ -31,7 +31,7 @@ impl Presence {
     pub(crate) fn hear(&mut self, peer: PeerId, round: u64, current: u64) {
         let newest = self.newest.entry(peer).or_insert(round);
         *newest = round.max(*newest);
-        if round + 1 >= current {
+        if round >= current.saturating_sub(1) {
             self.suspects.remove(&peer);
         }
     }

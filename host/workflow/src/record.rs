@@ -14,6 +14,8 @@ pub const PAYLOAD_BYTES_MAX: usize = 1 << 16;
 const DOMAIN: &[u8] = b"skein record 1\0";
 const HEADER_BYTES: usize = 32 + 8 + 32 + 1 + 32 + 32 + 32;
 const SIGNATURE_BYTES: usize = 64;
+/// Largest record, in bytes.
+pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + SIGNATURE_BYTES + PAYLOAD_BYTES_MAX;
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

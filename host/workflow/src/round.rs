@@ -8,6 +8,8 @@
 //! charged: this peer does not vote for its contribution. A charge never changes what the rule tolerates, and never
 //! what this peer does with values that the majority verified.
 
+mod outcome;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -18,8 +20,16 @@ use crate::identity::PeerId;
 use crate::presence::Presence;
 use crate::record::{Header, Kind, Record};
 
+pub use outcome::{Absence, Agreement, Charge, Refusal, Step, Wanted};
+
 /// The shortest time that a suspect is waited for: enough for a peer that was restarted to be heard.
 const SUSPECT_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// How far ahead of this peer others may be whose records are kept: it replays a round or two after a restart.
+const ROUNDS_AHEAD: u64 = 2;
+
+/// How long a peer that others have left behind waits for what it has not read yet: they may be about to start again.
+const BEHIND_WAIT: Duration = Duration::from_secs(5);
 
 /// What all peers of a round have in common.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,164 +74,11 @@ pub struct Waits {
 pub enum Received {
     /// They are part of this round.
     Taken,
-    /// They are of the next round, whose peer is ahead: hand them over again then. At most one record of each kind for
-    /// each peer is.
+    /// They are of one of the next two rounds, whose peer is ahead: hand them over again then. At most one record of each
+    /// kind for each round and peer is.
     Early,
     /// They change nothing: late, known, of a later round, or refused.
     Ignored,
-}
-
-/// Why a peer is charged: no honest peer does this, whatever the network does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum Charge {
-    /// Its store holds bytes that are no record it signed.
-    #[error("a record that it did not sign")]
-    Unsigned,
-    /// The record is of another job.
-    #[error("a record of another job")]
-    WrongJob,
-    /// The record builds on another state than this round.
-    #[error("a record that builds on another state")]
-    WrongState,
-    /// The payload is malformed or senseless.
-    #[error("a malformed payload")]
-    Payload,
-    /// It signed two different records of a kind for this round.
-    #[error("two different records of one kind")]
-    Equivocation,
-    /// The values do not have the announced hash.
-    #[error("values of another hash than announced")]
-    Hash,
-    /// The contribution has another length than the model.
-    #[error("a contribution of the wrong length")]
-    Shape,
-    /// The contribution holds a NaN or an infinity.
-    #[error("a contribution that is not finite")]
-    NonFinite,
-}
-
-/// Why a peer is not part of what is aggregated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum Absence {
-    /// No announcement came before the deadline.
-    #[error("no announcement before the deadline")]
-    Silent,
-    /// The announced values could not be had before the deadline.
-    #[error("values out of reach")]
-    Unreachable,
-    /// It was caught.
-    #[error("charged: {0}")]
-    Charged(Charge),
-    /// This peer held its contribution, but most others did not.
-    #[error("not held by most peers")]
-    Outvoted,
-}
-
-/// What the peers agreed to aggregate.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Agreement {
-    /// Contributions in the order of their peers' keys.
-    pub peers: BTreeMap<PeerId, Announcement>,
-    /// Who is missing, and why.
-    pub absent: BTreeMap<PeerId, Absence>,
-}
-
-/// A contribution to get.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Wanted {
-    /// What was announced of it.
-    pub announcement: Announcement,
-    /// Who has it, in the order in which to ask.
-    pub holders: Vec<PeerId>,
-}
-
-/// What the driver does next.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Step {
-    /// Read records, until then at the longest.
-    Wait {
-        /// On the driver's clock.
-        until: Duration,
-    },
-    /// Get these contributions, until then at the longest. Tell [`Round::hold`] about each that was verified and
-    /// stored, and [`Round::charge`] about an owner whose values are not what it announced.
-    Fetch {
-        /// By owner.
-        wanted: BTreeMap<PeerId, Wanted>,
-        /// On the driver's clock.
-        until: Duration,
-    },
-    /// Sign and publish this vote.
-    Vote(Vote),
-    /// Aggregate and update, then tell [`Round::applied`] and publish the state's hash.
-    Aggregate(Agreement),
-    /// The round is over.
-    Finish {
-        /// Peers that voted and did not confirm their state in time.
-        unconfirmed: BTreeSet<PeerId>,
-        /// Peers whose state differs, fewer than it takes to doubt the own one.
-        differing: BTreeSet<PeerId>,
-    },
-}
-
-/// Why a round cannot be finished. Nothing of it was applied, except for [`Refusal::Diverged`] after a check.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// More peers are charged than the job tolerates.
-    #[error("{charged} peers are charged where the job tolerates {faults} faults")]
-    Charged {
-        /// Peers that a majority charges.
-        charged: usize,
-        /// What the job tolerates.
-        faults: u32,
-    },
-    /// Too few peers are heard.
-    #[error(
-        "{heard} of {roster} peers were heard within {}, and it takes {majority}: start the others again, then this one",
-        humantime(.waited)
-    )]
-    Minority {
-        /// Peers that were heard, this one included.
-        heard: usize,
-        /// All peers.
-        roster: usize,
-        /// Peers that it takes.
-        majority: usize,
-        /// How long they were waited for.
-        waited: Duration,
-    },
-    /// No contribution is held by a majority.
-    #[error("no contribution is held by a majority of the peers")]
-    Nothing,
-    /// Others agreed on a contribution that cannot be had here.
-    #[error("the contribution of peer {0:?} is agreed on, and no peer gave it within `train.wait.max`")]
-    Lacking(PeerId),
-    /// The others went on without this peer for longer than they keep what it missed.
-    #[error(
-        "this peer has the state of round {state} and needs the one of round {needed} to go on with the others, who no \
-         longer keep what it missed: end all peers, give this one the checkpoint of another, and start them again"
-    )]
-    Behind {
-        /// The last round that was applied here.
-        state: u64,
-        /// The last round that was applied by enough others for at least one of them to be honest.
-        needed: u64,
-    },
-    /// So many peers have one other state that at least one of them is honest.
-    #[error("the state is {mine} here and {other} at {peers} other peers: this peer is out of step")]
-    Diverged {
-        /// State hash here.
-        mine: Digest,
-        /// How many peers have the other one.
-        peers: usize,
-        /// Their state hash.
-        other: Digest,
-    },
-}
-
-/// Whole seconds, as people read them.
-fn humantime(duration: &Duration) -> String {
-    format!("{} s", duration.as_secs_f64().ceil())
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -241,7 +98,7 @@ pub struct Round {
     phase: Phase,
     presence: Presence,
     seen: BTreeMap<(PeerId, Kind), Digest>,
-    early: BTreeSet<(PeerId, Kind)>,
+    early: BTreeSet<(u64, PeerId, Kind)>,
     announced: BTreeMap<PeerId, (Digest, Announcement)>,
     held: BTreeSet<PeerId>,
     /// Peers whose contributions no holder had when it was asked.
@@ -324,8 +181,8 @@ impl Round {
             return Ok(Received::Ignored);
         }
         if round > self.context.round {
-            let is_next = round == self.context.round + 1 && self.early.insert((peer, kind));
-            return Ok(if is_next { Received::Early } else { Received::Ignored });
+            let is_near = round - self.context.round <= ROUNDS_AHEAD && self.early.insert((round, peer, kind));
+            return Ok(if is_near { Received::Early } else { Received::Ignored });
         }
         if state != self.context.state {
             self.elsewhere.entry(peer).or_insert(state);
@@ -379,6 +236,12 @@ impl Round {
         &self.charges
     }
 
+    /// Whether so many peers have finished the round that at least one of them is honest. They decided it without a vote
+    /// that was not cast by then, so it is not to be counted here either.
+    pub fn is_decided(&self) -> bool {
+        self.checks.keys().filter(|peer| **peer != self.me).count() >= self.context.one_honest()
+    }
+
     /// The peers that the round waits for.
     pub fn awaited(&self) -> BTreeSet<PeerId> {
         match &self.phase {
@@ -393,7 +256,10 @@ impl Round {
     /// What the next round has to know of the other peers: those that did not come to the end of this one are
     /// suspects.
     pub fn presence(&self) -> Presence {
-        let missed = self.without(&self.checks).into_iter().filter(|peer| !self.is_past(peer));
+        // One that claims to be further ahead than any peer can be may as well be gone.
+        let ahead = self.context.round + 1..=self.context.round + ROUNDS_AHEAD;
+        let is_ahead = |peer: &PeerId| ahead.contains(&self.presence.newest(peer));
+        let missed = self.without(&self.checks).into_iter().filter(|peer| !is_ahead(peer));
         self.presence.after(self.waits.opened, missed.collect())
     }
 
@@ -437,18 +303,17 @@ impl Round {
             let wanted = announced
                 .map(|(peer, (_, announcement))| (*peer, Wanted { announcement: *announcement, holders: vec![*peer] }));
             let wanted: BTreeMap<_, _> = wanted.collect();
-            let is_hopeless = !has_majority && wanted.keys().all(|peer| self.missed.contains(peer));
+            let is_gone = !wanted.is_empty() && wanted.keys().all(|peer| self.missed.contains(peer));
             let step = if wanted.is_empty() { Step::Wait { until } } else { Step::Fetch { wanted, until } };
-            return if is_hopeless { self.or_behind(Ok(step)) } else { Ok(step) };
+            return if has_majority { Ok(step) } else { self.or_behind(now, is_gone, Ok(step)) };
         }
         if !has_majority {
-            return self.or_behind(Err(self.minority(self.held.len())));
+            return self.or_behind(now, false, Err(self.minority(self.held.len())));
         }
         self.phase = Phase::Voting { begun: now };
         let sound = self.held.iter().filter(|peer| !self.charges.contains_key(peer));
         let held = sound.filter_map(|peer| Some((*peer, self.announced.get(peer)?.0))).collect();
         let vote = Vote { held, charged: self.charges.keys().copied().collect() };
-        self.votes.insert(self.me, vote.clone());
         Ok(Step::Vote(vote))
     }
 
@@ -459,8 +324,8 @@ impl Round {
             |peer: &PeerId| !self.announced.contains_key(peer) && self.count(|vote| knows(vote, peer)) == 0;
         let is_gone = |peer: &PeerId| self.missed.contains(peer) || is_unheard(peer);
         // With the own vote, those that are here decide: a peer that nobody heard is no part of it.
-        let is_decided = self.votes.len() + 1 >= self.context.majority() || self.needed().is_some();
-        if is_decided && absent.iter().all(is_gone) {
+        let has_majority = self.votes.len() + 1 >= self.context.majority();
+        if (has_majority || self.needed(2).is_some()) && absent.iter().all(is_gone) {
             return opened;
         }
         if absent.iter().all(|peer| self.presence.is_suspect(peer)) {
@@ -475,10 +340,11 @@ impl Round {
             return Ok(Step::Wait { until });
         }
         let limit = begun + self.waits.wait_max;
-        let or_refuse = |step, refusal| self.or_behind(if now < limit { Ok(step) } else { Err(refusal) });
+        let or_refuse =
+            |is_gone, step, refusal| self.or_behind(now, is_gone, if now < limit { Ok(step) } else { Err(refusal) });
         let majority = self.context.majority();
         if self.votes.len() < majority {
-            return or_refuse(Step::Wait { until: limit }, self.minority(self.votes.len()));
+            return or_refuse(false, Step::Wait { until: limit }, self.minority(self.votes.len()));
         }
         let is_charged = |peer: &&PeerId| self.count(|vote| vote.charged.contains(peer)) >= majority;
         let charged = self.context.roster.iter().filter(is_charged).count();
@@ -488,7 +354,7 @@ impl Round {
         let entries: BTreeSet<(PeerId, Digest)> = self.votes.values().flat_map(|vote| &vote.held).copied().collect();
         let count = |entry: &(PeerId, Digest)| self.count(|vote| holds(vote, entry));
         // Others may hear of a vote that is missing here, and count it.
-        let missing = self.context.roster.len() - self.votes.len();
+        let missing = self.without(&self.votes).len();
         let is_open = |entry| count(entry) < majority && count(entry) + missing >= majority;
         if now < until && entries.iter().any(is_open) {
             return Ok(Step::Wait { until });
@@ -499,7 +365,7 @@ impl Round {
         for entry in agreed {
             let known = self.announced.get(&entry.0).filter(|(hash, _)| *hash == entry.1);
             let Some((_, announcement)) = known else {
-                return or_refuse(Step::Wait { until: limit }, Refusal::Lacking(entry.0));
+                return or_refuse(false, Step::Wait { until: limit }, Refusal::Lacking(entry.0));
             };
             peers.insert(entry.0, *announcement);
             // Whether it is charged or not: what the majority verified is what counts.
@@ -508,9 +374,9 @@ impl Round {
             }
         }
         if let Some(peer) = wanted.keys().next().copied() {
-            let is_missed = wanted.keys().any(|peer| self.missed.contains(peer));
+            let is_gone = wanted.keys().any(|peer| self.missed.contains(peer));
             let fetch = Step::Fetch { wanted, until: limit };
-            return if is_missed || now >= limit { or_refuse(fetch, Refusal::Lacking(peer)) } else { Ok(fetch) };
+            return if is_gone || now >= limit { or_refuse(is_gone, fetch, Refusal::Lacking(peer)) } else { Ok(fetch) };
         }
         if peers.is_empty() {
             return Err(Refusal::Nothing);
@@ -522,12 +388,12 @@ impl Round {
         Ok(Step::Aggregate(agreement))
     }
 
-    /// What is not there yet never comes if the others have gone on.
-    fn or_behind(&self, otherwise: Result<Step, Refusal>) -> Result<Step, Refusal> {
-        match self.needed() {
-            Some(needed) => Err(Refusal::Behind { state: self.context.round - 1, needed }),
-            None => otherwise,
-        }
+    /// What is not there yet never comes if the others have gone on: values that nobody has any more, and after a while
+    /// whatever was not read.
+    fn or_behind(&self, now: Duration, is_gone: bool, otherwise: Result<Step, Refusal>) -> Result<Step, Refusal> {
+        let is_late = now >= self.waits.opened + self.waits.wait.min(BEHIND_WAIT);
+        let needed = if is_gone { self.needed(1) } else { self.needed(2).filter(|_| is_late) };
+        needed.map_or(otherwise, |needed| Err(Refusal::Behind { state: self.context.round - 1, needed }))
     }
 
     fn check(&self, now: Duration, deadline: Duration) -> Result<Step, Refusal> {
@@ -552,11 +418,11 @@ impl Round {
         Ok(())
     }
 
-    /// The state that this peer lacks, if at least one honest peer has finished this round and the next: what it still
-    /// keeps of this one is there by accident.
-    fn needed(&self) -> Option<u64> {
+    /// The state that this peer lacks, if at least one honest peer is so many rounds ahead. One that is two rounds ahead
+    /// has finished this round and the next, and keeps this one by accident only.
+    fn needed(&self, ahead: u64) -> Option<u64> {
         let newest = self.presence.newest_of(self.context.one_honest())?;
-        (newest >= self.context.round + 2).then(|| newest - 1)
+        (newest >= self.context.round + ahead).then(|| newest - 1)
     }
 
     fn minority(&self, heard: usize) -> Refusal {

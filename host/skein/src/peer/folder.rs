@@ -10,16 +10,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use skein_workflow::record::{PAYLOAD_BYTES_MAX, Record};
+use skein_workflow::record::{RECORD_BYTES_MAX, Record};
 
 /// Name of the file with the records.
 const LOG_FILE: &str = "records.log";
 /// Size from which the log is written anew with the records that still matter: above those of the largest roster, and
 /// few enough for their signatures to be checked in a fraction of a second.
 const LOG_BYTES_MAX: u64 = 1 << 20;
-/// No record is longer: the header, the signature and the largest payload.
-const RECORD_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 1024;
 const LENGTH_BYTES: usize = 4;
+/// What the names of files begin with that are not finished; the last is that of checkpoints.
+const TEMPORARY: [&str; 3] = [".records", ".contribution", ".checkpoint"];
 
 /// The folder of one peer.
 #[derive(Debug)]
@@ -47,6 +47,15 @@ impl Folder {
                 bail!("another host runs in `{}`: end it, or choose another `dir`", dir.display())
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
+        }
+        // What a process left half written that was killed: nobody else writes here.
+        for file in std::fs::read_dir(dir).with_context(failed)? {
+            let file = file.with_context(failed)?;
+            let name = file.file_name();
+            let is_left = TEMPORARY.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
+            if is_left {
+                std::fs::remove_file(file.path()).with_context(failed)?;
+            }
         }
         let mut log =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(failed)?;
@@ -85,7 +94,7 @@ impl Folder {
     }
 
     fn replace(&self, records: &[Record]) -> std::io::Result<File> {
-        let mut file = tempfile::Builder::new().prefix(".records").tempfile_in(&self.dir)?;
+        let mut file = tempfile::Builder::new().prefix(TEMPORARY[0]).tempfile_in(&self.dir)?;
         records.iter().try_for_each(|record| file.write_all(&entry(record)))?;
         file.as_file().sync_all()?;
         let file = file.persist(self.dir.join(LOG_FILE))?;
@@ -100,7 +109,7 @@ impl Folder {
     pub(super) fn keep_contribution(&self, round: u64, values: &[f32], oldest: u64) -> Result<()> {
         let path = self.contribution(round);
         let write = || {
-            let mut file = tempfile::Builder::new().prefix(".contribution").tempfile_in(&self.dir)?;
+            let mut file = tempfile::Builder::new().prefix(TEMPORARY[1]).tempfile_in(&self.dir)?;
             file.write_all(bytemuck::cast_slice(values))?;
             file.as_file().sync_data()?;
             file.persist(&path)?;

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use skein_kernels::Digest;
-use skein_store::{Store, Values};
+use skein_store::{Store, StoreError, Values};
 use skein_workflow::announcement::Announcement;
 use skein_workflow::identity::{Identity, PeerId};
 use skein_workflow::record::{Header, Kind, Record};
@@ -16,9 +16,11 @@ use tokio::sync::watch;
 
 use super::folder::Folder;
 
-/// Rounds before the last one whose records and contributions are kept. Of peers that all died at once, none has a
-/// checkpoint that is older by more.
+/// Rounds before the last one whose records and contributions are kept. Of peers that died together with their databases
+/// none goes on from an older state: each published its check only when the checkpoint of the round before was on disk.
 const ROUNDS_KEPT: u64 = 1;
+/// Most records that are read of the own store. It keeps some thousands, and others can write to it without end.
+const RECORDS_READ_MAX: usize = 10_000;
 
 /// The peer's own records of its last rounds.
 #[derive(Debug)]
@@ -85,6 +87,9 @@ impl Log {
             number = *last;
             // Others that can write to the peer's own store can leave anything there.
             published.extend(records.into_iter().filter_map(|(_, bytes)| Record::decode(&bytes).ok()));
+            if published.len() > RECORDS_READ_MAX {
+                break;
+            }
         }
         let matters = |record: &Record| is_own(record, me, job) && record.header().round + ROUNDS_KEPT >= round;
         published.retain(matters);
@@ -107,6 +112,13 @@ impl Log {
     /// The folder cannot be written; the record must not be published then.
     pub(super) async fn say(&mut self, identity: &Identity, header: Header, payload: Vec<u8>) -> Result<Record> {
         if let Some(said) = self.records.get(&(header.round, header.kind)) {
+            // Both would be proof against this peer, or lead it astray: the state is not what it was.
+            ensure!(
+                said.header().state == header.state && (header.kind != Kind::Check || said.payload() == payload),
+                "this peer has signed another state for round {} than it has now: its database or its `dir` holds \
+                 something else than before; restore both, or give it the checkpoint of another peer and an empty database",
+                header.round
+            );
             return Ok(said.clone());
         }
         let record = Record::sign(identity, header, payload);
@@ -148,26 +160,46 @@ impl Log {
         (!self.records.contains_key(&(round, Kind::Check))).then(|| *vote.header())
     }
 
-    /// Whether the log outlives the process.
-    pub(super) fn is_durable(&self) -> bool {
-        self.folder.is_some()
+    /// Whether the record of that round and kind was signed.
+    pub(super) fn has(&self, round: u64, kind: Kind) -> bool {
+        self.records.contains_key(&(round, kind))
     }
 
-    /// The own contribution to `round`, to be kept; none if the log ends with the process.
-    pub(super) fn own_contribution(&self, round: u64, values: Values) -> Option<OwnContribution> {
-        let folder = self.folder.clone()?;
-        Some(OwnContribution { folder, round, values })
+    /// The own contribution to `round` as the store has it, to be kept beside the checkpoint of the round: it cannot be
+    /// computed again from a later state, and a peer with an earlier one needs it. None if the log ends with the process.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub(crate) async fn own_contribution(
+        &self,
+        store: &dyn Store,
+        me: PeerId,
+        round: u64,
+    ) -> Result<Option<OwnContribution>, StoreError> {
+        let Some(folder) = self.folder.clone() else { return Ok(None) };
+        let values = store.contribution(round, me.0).await?;
+        Ok(values.map(|values| OwnContribution { folder, round, values }))
     }
 
     /// The own contributions that are kept, by round, as they were announced.
-    pub(super) fn contributions(&self) -> impl Iterator<Item = (u64, Values)> {
-        self.records.values().filter(|record| record.header().kind == Kind::Announcement).filter_map(|record| {
-            let round = record.header().round;
-            let values = Values::from(self.folder.as_ref()?.kept_contribution(round)?);
-            // A file that is not what others were told is of no use to them.
-            let announced = Announcement::decode(record.payload())?.values;
-            (values.statistics().hash == announced).then_some((round, values))
-        })
+    ///
+    /// # Errors
+    /// Reading them was cut short.
+    pub(super) async fn contributions(&self) -> Result<Vec<(u64, Values)>> {
+        let Some(folder) = self.folder.clone() else { return Ok(Vec::new()) };
+        let announced = self.records.values().filter(|record| record.header().kind == Kind::Announcement);
+        let announced = announced
+            .filter_map(|record| Some((record.header().round, Announcement::decode(record.payload())?.values)));
+        let announced: Vec<(u64, Digest)> = announced.collect();
+        let read = move || {
+            let kept = announced.into_iter().filter_map(|(round, hash)| {
+                let values = Values::from(folder.kept_contribution(round)?);
+                // A file that is not what others were told is of no use to them.
+                (values.statistics().hash == hash).then_some((round, values))
+            });
+            kept.collect()
+        };
+        tokio::task::spawn_blocking(read).await.context("reading contributions was cut short")
     }
 }
 
@@ -180,7 +212,7 @@ pub struct OwnContribution {
 }
 
 impl OwnContribution {
-    /// Writes it to disk, and drops those that no peer needs once the checkpoint of its round is written.
+    /// Writes it to disk, and drops those that no peer needs any more.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -214,7 +246,8 @@ mod tests {
     /// After host and database were killed together, an honest peer signed something else, and counted as a liar.
     #[tokio::test]
     async fn what_was_signed_is_said_again_although_the_database_lost_it() {
-        let (me, dir) = (Identity::derived(1, 0), tempfile::tempdir().expect("a folder"));
+        let me = Identity::derived(1, 0);
+        let dir = tempfile::tempdir().expect("a folder");
         let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");
         let check = log.say(&me, header(&me, 6, Kind::Check), vec![9; 32]).await.expect("kept");
         let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
@@ -229,6 +262,10 @@ mod tests {
         let again = log.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
         assert_eq!(again, vote, "never another one");
         assert_eq!(log.last(), vote.hash());
+        let elsewhere = Header { state: Digest([7; 32]), ..header(&me, 7, Kind::Vote) };
+        let error = log.say(&me, elsewhere, vec![1]).await.expect_err("of another state").to_string();
+        assert!(error.contains("another state for round 7"), "{error}");
+        assert!(log.say(&me, header(&me, 6, Kind::Check), vec![8; 32]).await.is_err(), "which came of it");
         drop(log);
         let mut elsewhere = Log::open(dir.path(), me.id(), Digest([8; 32]), 0).expect("a log");
         let other = elsewhere.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
@@ -237,7 +274,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_only_the_database_has_is_said_again_too() {
-        let (me, other, store) = (Identity::derived(1, 0), Identity::derived(1, 1), Embedded::default());
+        let me = Identity::derived(1, 0);
+        let other = Identity::derived(1, 1);
+        let store = Embedded::default();
         let vote = Record::sign(&me, header(&me, 7, Kind::Vote), vec![1]);
         let foreign = Record::sign(&other, header(&other, 7, Kind::Announcement), vec![5]);
         let old = Record::sign(&me, header(&me, 2, Kind::Check), vec![9; 32]);
@@ -255,7 +294,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_check_that_was_left_unsaid_is_owed() {
-        let (me, mut log) = (Identity::derived(1, 0), Log::volatile());
+        let me = Identity::derived(1, 0);
+        let mut log = Log::volatile();
         assert_eq!(log.unchecked_vote(7), None, "it did not even vote");
         let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("said");
         assert_eq!(log.unchecked_vote(7), Some(*vote.header()), "it voted and was ended");
@@ -269,15 +309,19 @@ mod tests {
 
     #[tokio::test]
     async fn contributions_are_those_that_were_announced() {
-        let (me, dir) = (Identity::derived(1, 0), tempfile::tempdir().expect("a folder"));
+        let me = Identity::derived(1, 0);
+        let dir = tempfile::tempdir().expect("a folder");
         let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");
         let values = Values::from(vec![1.0, 2.0]);
         let announcement = Announcement { values: values.statistics().hash, samples: 1, loss: 0.5, evaluation: None };
         log.say(&me, header(&me, 7, Kind::Announcement), announcement.encode()).await.expect("said");
-        assert_eq!(log.contributions().count(), 0);
+        assert!(log.contributions().await.expect("read").is_empty());
         for (values, expected) in [(values.clone(), 1), (vec![1.0, 3.0].into(), 0)] {
-            log.own_contribution(7, values).expect("a folder").save().expect("kept");
-            assert_eq!(log.contributions().count(), expected);
+            let store = Embedded::default();
+            store.put_contribution(7, me.id().0, values).await.expect("kept");
+            let own = log.own_contribution(&store, me.id(), 7).await.expect("readable");
+            own.expect("a folder").save().expect("kept");
+            assert_eq!(log.contributions().await.expect("read").len(), expected);
         }
     }
 }

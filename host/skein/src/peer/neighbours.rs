@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use skein_kernels::Digest;
 use skein_store::{Published, StoreError, Values};
 use skein_workflow::identity::PeerId;
+use skein_workflow::record::RECORD_BYTES_MAX;
 use skein_workflow::round::{Charge, Wanted};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -19,13 +20,15 @@ pub(super) const INBOX_RECORDS: usize = 1024;
 const READ_WAIT: Duration = Duration::from_secs(5);
 /// How soon a store is read again after it failed: it belongs to somebody else, and nothing can be done from here.
 const READ_AGAIN: Duration = Duration::from_secs(1);
+/// How long one holder of a contribution is asked alone.
+const ASK_NEXT: Duration = Duration::from_secs(2);
 /// How soon contributions that could not be had are asked for again.
 const FETCH_AGAIN: Duration = Duration::from_millis(50);
 
 /// The other peers of a job.
 pub(super) struct Neighbours {
     stores: BTreeMap<PeerId, Arc<dyn Published>>,
-    inbox: mpsc::Receiver<(PeerId, Vec<u8>)>,
+    inbox: mpsc::Receiver<Read>,
     /// Tasks that read the stores; they end with the peer.
     _readers: JoinSet<()>,
     fetching: JoinSet<(PeerId, Fetched)>,
@@ -33,10 +36,19 @@ pub(super) struct Neighbours {
     fetched: BTreeSet<PeerId>,
 }
 
+/// A record as it was read.
+pub(super) struct Read {
+    /// Whose store it is in.
+    pub(super) owner: PeerId,
+    pub(super) bytes: Vec<u8>,
+    /// When it was read.
+    pub(super) at: Instant,
+}
+
 /// What came from the other peers.
 pub(super) enum Arrival {
-    /// A record of the store of this peer.
-    Record(PeerId, Vec<u8>),
+    /// A record.
+    Record(Read),
     /// The contribution of this peer, or why it is not here.
     Contribution(PeerId, Fetched),
 }
@@ -76,8 +88,7 @@ impl Neighbours {
         let next = async {
             tokio::select! {
                 record = self.inbox.recv() => {
-                    let (owner, bytes) = record.context("the readers of the other peers' stores have ended")?;
-                    Ok(Arrival::Record(owner, bytes))
+                    Ok(Arrival::Record(record.context("the readers of the other peers' stores have ended")?))
                 }
                 Some(fetched) = self.fetching.join_next() => {
                     let (peer, fetched) = fetched.context("a contribution was lost")?;
@@ -90,7 +101,7 @@ impl Neighbours {
     }
 
     /// A record that is here already.
-    pub(super) fn waiting(&mut self) -> Option<(PeerId, Vec<u8>)> {
+    pub(super) fn waiting(&mut self) -> Option<Read> {
         self.inbox.try_recv().ok()
     }
 
@@ -124,46 +135,66 @@ struct Expected {
     len: usize,
 }
 
-/// Asks one holder after the other until one gives what was announced. Those that are left share the time that is left,
-/// so that a slow one keeps nobody from asking the next.
+/// Asks the holders until one gives what was announced, until then at the longest. While one takes its time, the next is
+/// asked as well, so that none keeps the others from being asked.
 async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn Published>)>, until: Instant) -> Fetched {
-    let Expected { round, peer, .. } = expected;
-    let mut worst = Fetched::Missing;
-    for (index, (holder, store)) in holders.iter().enumerate() {
-        let left = until.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(holders.len() - index).unwrap_or(u32::MAX);
-        let found = match tokio::time::timeout(share, store.contribution(round, peer.0)).await {
-            Ok(Ok(None)) => continue,
-            Ok(Ok(Some(values))) => verify(expected, values).await,
-            // It has more values than the model, and was not read any further.
-            Ok(Err(StoreError::Length { .. })) => Err(Charge::Shape),
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    ?peer,
-                    ?holder,
-                    error = &error as &dyn std::error::Error,
-                    "failed to read a contribution"
-                );
-                worst = Fetched::Unreachable;
-                continue;
-            }
+    let is_only = holders.len() == 1;
+    let mut rest = holders.into_iter();
+    let mut asked = JoinSet::new();
+    let mut wrong = None;
+    let mut is_missing = true;
+    loop {
+        if let Some((holder, store)) = rest.next() {
+            asked.spawn(ask(expected, holder, store));
+        }
+        let patience = if rest.len() == 0 { until } else { until.min(Instant::now() + ASK_NEXT) };
+        let answer = match tokio::time::timeout_at(patience, asked.join_next()).await {
+            Ok(Some(answer)) => answer.expect("asking does not panic"),
+            Ok(None) => break,
+            Err(_) if Instant::now() < until => continue,
             Err(_) => {
-                worst = Fetched::Unreachable;
-                continue;
+                is_missing = false;
+                break;
             }
         };
-        match found {
-            Ok(values) => return Fetched::Verified(values),
+        match answer {
+            Fetched::Verified(values) => return Fetched::Verified(values),
             // What others have of it may still be right.
-            Err(charge) if *holder == peer => worst = Fetched::Wrong(charge),
-            Err(charge) => tracing::warn!(?peer, ?holder, %charge, "a contribution is not what was announced"),
+            Fetched::Wrong(charge) => wrong = Some(charge),
+            Fetched::Missing => {}
+            Fetched::Unreachable => is_missing = false,
         }
     }
-    if !matches!(worst, Fetched::Wrong(_)) {
-        // A peer that has nothing yet tells nobody when it has: there is nothing to wait for but time.
-        tokio::time::sleep(FETCH_AGAIN).await;
+    // Nobody tells when there is something new to get: there is nothing to wait for but time.
+    tokio::time::sleep(FETCH_AGAIN).await;
+    match wrong {
+        Some(charge) if is_only => Fetched::Wrong(charge),
+        _ if is_missing => Fetched::Missing,
+        _ => Fetched::Unreachable,
     }
-    worst
+}
+
+/// Asks one holder. Only an owner is to blame for what it has.
+async fn ask(expected: Expected, holder: PeerId, store: Arc<dyn Published>) -> Fetched {
+    let Expected { round, peer, .. } = expected;
+    let found = match store.contribution(round, peer.0).await {
+        Ok(None) => return Fetched::Missing,
+        Ok(Some(values)) => verify(expected, values).await,
+        // It has more values than the model, and was not read any further.
+        Err(StoreError::Length { .. }) => Err(Charge::Shape),
+        Err(error) => {
+            tracing::warn!(?peer, ?holder, error = &error as &dyn std::error::Error, "failed to read a contribution");
+            return Fetched::Unreachable;
+        }
+    };
+    match found {
+        Ok(values) => Fetched::Verified(values),
+        Err(charge) if holder == peer => Fetched::Wrong(charge),
+        Err(charge) => {
+            tracing::warn!(?peer, ?holder, %charge, "a contribution is not what was announced");
+            Fetched::Missing
+        }
+    }
 }
 
 /// Looks at values before they are stored, where blocking is allowed.
@@ -183,21 +214,24 @@ async fn verify(expected: Expected, values: Values) -> Result<Values, Charge> {
 }
 
 /// Reads one peer's store for as long as anybody listens.
-async fn read_records(owner: PeerId, store: Arc<dyn Published>, sender: mpsc::Sender<(PeerId, Vec<u8>)>) {
+async fn read_records(owner: PeerId, store: Arc<dyn Published>, sender: mpsc::Sender<Read>) {
     let mut last = 0;
     while !sender.is_closed() {
         let records = match store.records(last, READ_WAIT).await {
             Ok(records) => records,
             Err(error) => {
                 tracing::warn!(?owner, error = &error as &dyn std::error::Error, "failed to read a peer's records");
-                // What is wrong there can not be waited for from here, but there may be nobody left to read for.
+                // What is wrong there cannot be waited for from here, but there may be nobody left to read for.
                 let _ = tokio::time::timeout(READ_AGAIN, sender.closed()).await;
                 continue;
             }
         };
-        for (number, record) in records {
+        for (number, mut bytes) in records {
             last = number;
-            if sender.send((owner, record)).await.is_err() {
+            // What is longer is no record. The first bytes of it are enough to find that out.
+            bytes.truncate(RECORD_BYTES_MAX + 1);
+            bytes.shrink_to_fit();
+            if sender.send(Read { owner, bytes, at: Instant::now() }).await.is_err() {
                 return;
             }
         }

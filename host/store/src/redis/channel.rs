@@ -73,7 +73,11 @@ impl Channel {
 
     /// Sends one command. Large arguments go to the socket from where they lie.
     pub(crate) async fn send(&mut self, arguments: &[&[u8]]) -> Result<(), Failure> {
-        let Err(failure) = self.write(arguments).await else { return Ok(()) };
+        let failure = match self.write(arguments).await {
+            Ok(()) => return Ok(()),
+            Err(Failure::Lost(error)) if error.kind() == io::ErrorKind::TimedOut => return Err(Failure::Lost(error)),
+            Err(failure) => failure,
+        };
         // A server that hangs up before it reads, for want of a connection, says so first.
         match self.reply(LINE_BYTES_MAX).await {
             Err(refused @ Failure::Refused { .. }) => Err(refused),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::address::{Address, Endpoint, Place};
 use super::channel::{CONNECT_WAIT, Channel, Login};
 use super::failure::Failure;
+use super::loading::{self, Startup};
 use super::options::{Options, PasswordError};
 use super::reply::Reply;
 use super::tls::{Tls, TlsError};
@@ -130,7 +131,7 @@ impl Link {
         receive: (Receive<T>, usize),
         wait: Duration,
     ) -> Result<T, Failure> {
-        let mut tries = Tries::new(&self.address, wait, self.outage_max);
+        let mut tries = Tries::new(self, wait);
         loop {
             let failure = match self.once(arguments, receive).await {
                 Ok(answer) => return Ok(answer),
@@ -214,11 +215,13 @@ impl Link {
 
     /// Sends a command over the connection that all commands share; `work` may be repeated.
     pub(crate) async fn control<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {
-        let mut tries = Tries::new(&self.address, self.outage_max, self.outage_max);
+        let mut tries = Tries::new(self, self.outage_max);
         loop {
             let result = match self.connection().await {
                 Ok(mut connection) => command.query_async(&mut connection).await.map_err(Failure::from),
-                Err(Failure::Lost(error)) => Err(self.refusal().await.unwrap_or(Failure::Lost(error))),
+                Err(Failure::Lost(error)) => {
+                    Err(self.ask_apart(&[b"PING"]).await.err().unwrap_or(Failure::Lost(error)))
+                }
                 Err(failure) => Err(failure),
             };
             let failure = match result {
@@ -232,14 +235,10 @@ impl Link {
         }
     }
 
-    /// Why the server takes no connection, which it tells over a channel only.
-    async fn refusal(&self) -> Option<Failure> {
-        let endpoint = self.resolve().await.ok()?;
-        let answer = match Channel::open(&endpoint, &self.login, PATIENCE).await {
-            Ok(mut channel) => channel.call(&[b"PING"]).await,
-            Err(failure) => Err(failure),
-        };
-        answer.err()
+    /// One command over a connection of its own, tried once: it tells why the server takes no connection, too.
+    async fn ask_apart(&self, arguments: &[&[u8]]) -> Result<Reply, Failure> {
+        let endpoint = self.resolve().await?;
+        Channel::open(&endpoint, &self.login, PATIENCE).await?.call(arguments).await
     }
 
     /// The connection that all commands share. Two that find none at the same time make two, of which one is kept.
@@ -314,8 +313,7 @@ async fn ask(endpoints: &[Endpoint], login: &Login, arguments: &[&[u8]]) -> Resu
 
 /// How often something was tried, and for how long it still is.
 struct Tries<'a> {
-    address: &'a Address,
-    outage_max: Duration,
+    link: &'a Link,
     /// How long a server that is silent is waited for.
     silent_until: Instant,
     /// How long one that answers with a reason is.
@@ -328,13 +326,12 @@ struct Tries<'a> {
 }
 
 impl Tries<'_> {
-    fn new(address: &Address, wait: Duration, outage_max: Duration) -> Tries<'_> {
+    fn new(link: &Link, wait: Duration) -> Tries<'_> {
         let now = Instant::now();
         Tries {
-            address,
-            outage_max,
+            link,
             silent_until: now + wait,
-            refused_until: now + outage_max,
+            refused_until: now + link.outage_max,
             loading_until: now + LOADING_MAX,
             pause: PAUSE_MIN,
             told: None,
@@ -347,7 +344,7 @@ impl Tries<'_> {
         let Some(reason) = failure.passing() else { return Err(failure) };
         if failure.is_loading() {
             // It is there, and at work: what comes after that is another outage.
-            self.refused_until = (now + self.outage_max).min(self.loading_until);
+            self.refused_until = (now + self.link.outage_max).min(self.loading_until);
             self.silent_until = self.refused_until;
         }
         let until = if matches!(failure, Failure::Lost(_)) { self.silent_until } else { self.refused_until };
@@ -356,12 +353,23 @@ impl Tries<'_> {
         }
         if self.pause == PAUSE_MAX && self.told.is_none_or(|told| now > told + TELL_AGAIN) {
             self.told = Some(now);
-            let seconds = until.saturating_duration_since(now).as_secs();
-            tracing::warn!(address = %self.address, %failure, seconds, "waiting for the database: {reason}");
+            self.tell(&failure, reason, until.saturating_duration_since(now)).await;
         }
         // A server that is away tells nobody when it is back: there is nothing to wait for but time.
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(())
+    }
+
+    async fn tell(&self, failure: &Failure, reason: &str, left: Duration) {
+        let address = &self.link.address;
+        if failure.is_loading()
+            && let Ok(reply) = self.link.ask_apart(&[b"INFO", b"persistence"]).await
+            && let Startup::Loading { percent, left } = loading::parse(&loading::text(&reply))
+        {
+            tracing::warn!(%address, percent, seconds_left = left.map(|left| left.as_secs()), "the database loads its data");
+            return;
+        }
+        tracing::warn!(%address, %failure, seconds_left = left.as_secs(), "waiting for the database: {reason}");
     }
 }

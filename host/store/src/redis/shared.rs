@@ -54,7 +54,7 @@ impl Shared {
                 if code != "OOM"
                     && let Some(reason) = failure.passing() =>
             {
-                StoreError::Unfit { address, reason: reason.to_owned() }
+                StoreError::Unready { address, reason }
             }
             Failure::Refused { code, message } => match code.as_str() {
                 "NOPERM" | "NOAUTH" | "WRONGPASS" => StoreError::Denied { address, reason: message },

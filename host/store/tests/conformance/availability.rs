@@ -1,5 +1,6 @@
 //! A database that is there and cannot serve for a while: what it takes is waited for, within bounds, and named.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,15 @@ use crate::faults::{LEN, command, impatient, open, run, zeros};
 use crate::scope;
 use crate::server::Server;
 
+/// Asks until the answer has `words` in it. Each question takes some milliseconds.
+fn until(server: &Server, question: &[&str], words: &str) {
+    let is_there = (0..2000).any(|_| command(server, question).contains(words));
+    assert!(is_there, "{question:?} never gave {words}");
+}
+
 /// Waits until the server has refused something with this code.
 fn until_refused(server: &Server, code: &str) {
-    let line = format!("errorstat_{code}:");
-    while !command(server, &["INFO", "errorstats"]).contains(&line) {
-        std::thread::yield_now();
-    }
+    until(server, &["INFO", "errorstats"], &format!("errorstat_{code}:"));
 }
 
 /// A store that waits, and one that gives up at once.
@@ -65,9 +69,7 @@ fn a_database_that_cannot_save_is_waited_for() {
         std::fs::create_dir(&dump).expect("a folder");
         command(&server, &["CONFIG", "SET", "save", "3600 1"]);
         command(&server, &["BGSAVE"]);
-        while !command(&server, &["INFO", "persistence"]).contains("rdb_last_bgsave_status:err") {
-            std::thread::yield_now();
-        }
+        until(&server, &["INFO", "persistence"], "rdb_last_bgsave_status:err");
         refused(&*impatient, "make room on its disk").await;
         outlasts(&server, patient, "MISCONF", || {
             std::fs::remove_dir(&dump).expect("it is empty");
@@ -77,18 +79,37 @@ fn a_database_that_cannot_save_is_waited_for() {
     });
 }
 
+/// How many connections the server has refused, asked over one that it has.
+fn rejected(inside: &mut UnixStream) -> u64 {
+    inside.write_all(b"INFO stats\r\n").expect("written");
+    let mut text = String::new();
+    let mut bytes = [0; 1 << 14];
+    let field = "rejected_connections:";
+    while !text.split_once(field).is_some_and(|(_, rest)| rest.contains('\n')) {
+        let read = inside.read(&mut bytes).expect("an answer");
+        text += &String::from_utf8_lossy(&bytes[..read]);
+    }
+    // What is left of the answer is behind the field, and read with the next one.
+    let (_, rest) = text.rsplit_once(field).expect("it was found");
+    rest.lines().next().and_then(|number| number.trim().parse().ok()).expect("a number")
+}
+
 /// Readers that took all connections ended the owner's host.
 #[test]
 fn a_database_without_a_free_connection_is_waited_for() {
     run(async |kind| {
         let server = kind.start(&["--maxclients", "12"]);
         open(&server.options()).await.set_state(zeros()).await.expect("a state");
+        let mut inside = UnixStream::connect(server.socket()).expect("a connection");
+        rejected(&mut inside);
         let crowd: Vec<_> = (0..40).map(|_| UnixStream::connect(server.socket()).expect("a connection")).collect();
         let error = redis::open(&impatient(&server), scope(LEN)).await.err().expect("all connections are taken");
         assert!(error.to_string().contains("raise its `maxclients`"), "{error}");
+        let refused_before = rejected(&mut inside);
         let options = server.options();
         let waiting = tokio::spawn(async move { redis::open(&options, scope(LEN)).await });
-        tokio::task::yield_now().await;
+        let is_refused = (0..100_000).any(|_| rejected(&mut inside) > refused_before);
+        assert!(is_refused, "it never asked");
         drop(crowd);
         waiting.await.expect("it ends").expect("there is room again").head().await.expect("a state");
     });
@@ -116,7 +137,7 @@ fn a_database_that_loads_its_data_is_waited_for() {
     });
 }
 
-/// Sentinels and nodes of a cluster may name any machine, and whoever answers there would be told the password.
+/// Sentinels and nodes of a cluster may name any machine, and the server there would be told the password.
 #[test]
 fn remote_servers_without_tls_are_refused() {
     for url in [

@@ -1,0 +1,265 @@
+//! What is agreed on, and what no lie and no crash changes about it.
+
+use super::*;
+
+#[test]
+fn honest_peers_agree_on_everybody_and_finish() {
+    let mut peers = Peers::start(4, 1);
+    (0..4).for_each(|peer| peers.announce(peer));
+    assert_eq!(peers.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT_MAX }), "nothing was read yet");
+    peers.exchange();
+    (0..4).for_each(|peer| assert_eq!(peers.vote(peer, Duration::ZERO).held.len(), 4));
+    assert_eq!(peers.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT }), "the votes were not read yet");
+    peers.exchange();
+    for peer in 0..4 {
+        let agreement = peers.agreement(peer, Duration::ZERO);
+        assert_eq!((agreement.peers.len(), agreement.absent.len()), (4, 0));
+        peers.0[peer].round.applied(Duration::ZERO, state());
+        peers.publish(peer, Kind::Check, state().0.to_vec());
+    }
+    peers.exchange();
+    for peer in 0..4 {
+        let done = Step::Finish { unconfirmed: BTreeSet::new(), differing: BTreeSet::new() };
+        assert_eq!(peers.step(peer, Duration::ZERO), Ok(done));
+        assert_eq!(peers.0[peer].round.arrivals(), [Duration::ZERO]);
+    }
+}
+
+/// Peers that counted different votes went on with different sets.
+#[test]
+fn a_vote_that_may_decide_is_waited_for() {
+    let mut peers = Peers::start(4, 1);
+    (0..3).for_each(|peer| peers.announce(peer));
+    peers.exchange();
+    (0..3).for_each(|other| peers.hold(0, other, Duration::ZERO));
+    assert_eq!(peers.vote(0, WAIT).held.len(), 3);
+    peers.announce(3);
+    let unseen = std::mem::take(&mut peers.0[3].store);
+    for peer in 1..3 {
+        peers.0[3].store = unseen.clone();
+        peers.read(peer, Duration::ZERO);
+        assert_eq!(peers.vote(peer, Duration::ZERO).held.len(), 4);
+    }
+    peers.0[3].store.clear();
+    peers.read(0, WAIT);
+    // Two votes of four are for the last peer, and its own may be the third.
+    assert_eq!(peers.step(0, WAIT), Ok(Step::Wait { until: WAIT * 2 }));
+    peers.0[3].store = unseen;
+    peers.read(3, WAIT);
+    assert_eq!(peers.vote(3, WAIT).held.len(), 4);
+    peers.read(0, WAIT);
+    let Ok(Step::Fetch { wanted, .. }) = peers.step(0, WAIT) else { panic!("it is agreed on") };
+    assert_eq!(wanted.keys().collect::<Vec<_>>(), [&peers.id(3)]);
+}
+
+/// Every way to be caught: what `lie` makes of the last peer's honest announcement.
+#[test]
+fn what_no_honest_peer_sends_is_charged_by_everybody_and_never_aggregated() {
+    type Lie = fn(&Peer, Header, Vec<u8>) -> Vec<Vec<u8>>;
+    let cases: [(&str, Charge, Lie); 7] = [
+        ("rubbish", Charge::Unsigned, |_, _, _| vec![vec![0; 500]]),
+        ("somebody else's record", Charge::Unsigned, |_, header, payload| {
+            vec![Record::sign(&Identity::derived(3, 77), header, payload).encode()]
+        }),
+        ("a false signature", Charge::Unsigned, |peer, header, payload| {
+            let mut bytes = peer.sign(header, payload);
+            // Within the signature: everything else is as the peer wrote it.
+            bytes[180] ^= 1;
+            vec![bytes]
+        }),
+        ("another job", Charge::WrongJob, |peer, header, payload| {
+            vec![peer.sign(Header { job: Digest([2; 32]), ..header }, payload)]
+        }),
+        ("another state", Charge::WrongState, |peer, header, payload| {
+            vec![peer.sign(Header { state: Digest([2; 32]), ..header }, payload)]
+        }),
+        ("an empty payload", Charge::Payload, |peer, header, _| vec![peer.sign(header, vec![])]),
+        ("two announcements", Charge::Equivocation, |peer, header, payload| {
+            let other = Announcement { samples: 11, ..announcement(3) }.encode();
+            vec![peer.sign(header, payload), peer.sign(header, other)]
+        }),
+    ];
+    for (what, charge, lie) in cases {
+        let mut peers = Peers::start(4, 1);
+        (0..3).for_each(|peer| peers.announce(peer));
+        let liar = peers.id(3);
+        peers.0[3].store = lie(&peers.0[3], peers.0[3].header(Kind::Announcement), announcement(3).encode());
+        peers.exchange();
+        for peer in 0..3 {
+            assert_eq!(peers.0[peer].round.charges(), &BTreeMap::from([(liar, charge)]), "{what}");
+            assert!(peers.vote(peer, Duration::ZERO).held.iter().all(|(held, _)| *held != liar), "{what}");
+        }
+        peers.0[3].store.clear();
+        peers.exchange();
+        for peer in 0..3 {
+            // One that announced is waited for until the deadline.
+            let agreement = peers.agreement(peer, WAIT);
+            assert_eq!(agreement.absent, BTreeMap::from([(liar, Absence::Charged(charge))]), "{what}");
+            assert_eq!(agreement.peers.len(), 3, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_replayed_record_of_an_earlier_round_is_no_part_of_this_one() {
+    let mut peers = Peers::start(2, 0);
+    let header = Header { round: 3, ..peers.0[1].header(Kind::Announcement) };
+    let old = peers.0[1].sign(header, announcement(1).encode());
+    peers.0[1].store.push(old);
+    peers.announce(0);
+    peers.exchange();
+    assert_eq!(peers.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT_MAX }), "it counts as not announced");
+    assert!(peers.0[0].round.charges().is_empty(), "reading it again proves nothing");
+}
+
+#[test]
+fn more_liars_than_tolerated_refuse_the_round() {
+    let mut peers = Peers::start(5, 1);
+    (0..3).for_each(|peer| peers.announce(peer));
+    (3..5).for_each(|peer| peers.0[peer].store.push(vec![0; 300]));
+    peers.exchange();
+    (0..3).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
+    (3..5).for_each(|peer| peers.0[peer].store.clear());
+    peers.exchange();
+    assert_eq!(peers.step(0, Duration::ZERO), Err(Refusal::Charged { charged: 2, faults: 1 }));
+}
+
+#[test]
+fn a_contribution_that_few_hold_is_outvoted_everywhere() {
+    let mut peers = Peers::start(4, 1);
+    (0..4).for_each(|peer| peers.announce(peer));
+    peers.exchange();
+    let late = peers.id(3);
+    for peer in 0..4 {
+        // Peers 0 and 1 never get the values of the last peer.
+        (0..4).filter(|other| peer >= 2 || *other < 3).for_each(|other| peers.hold(peer, other, Duration::ZERO));
+        match peers.step(peer, WAIT) {
+            Ok(Step::Vote(vote)) => peers.publish(peer, Kind::Vote, vote.encode()),
+            other => panic!("{other:?}"),
+        }
+    }
+    peers.exchange();
+    let agreements: Vec<_> = (0..4).map(|peer| peers.agreement(peer, WAIT)).collect();
+    assert!(agreements.iter().all(|agreement| agreement.peers == agreements[0].peers));
+    assert_eq!(agreements[0].absent[&late], Absence::Unreachable);
+    assert_eq!(agreements[2].absent[&late], Absence::Outvoted);
+}
+
+/// A liar that served its values to some peers and others to one of them had that one aggregate what nobody verified.
+#[test]
+fn values_that_were_agreed_on_are_got_from_any_holder_even_of_a_charged_peer() {
+    let mut peers = Peers::start(4, 1);
+    (0..4).for_each(|peer| peers.announce(peer));
+    peers.exchange();
+    let liar = peers.id(3);
+    peers.0[0].round.charge(Duration::ZERO, liar, Charge::Hash);
+    (0..4).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
+    peers.exchange();
+    let Ok(Step::Fetch { wanted, until }) = peers.step(0, Duration::ZERO) else { panic!("it is not held here") };
+    assert_eq!(wanted.keys().collect::<Vec<_>>(), [&liar]);
+    assert_eq!(wanted[&liar].holders, [peers.id(1), peers.id(2), liar], "the owner last, who did not give it");
+    assert_eq!(until, WAIT_MAX, "without them the round cannot be finished");
+    peers.hold(0, 3, Duration::ZERO);
+    let agreements: Vec<_> = (0..4).map(|peer| peers.agreement(peer, Duration::ZERO)).collect();
+    assert!(agreements.iter().all(|agreement| agreement.peers.len() == 4 && agreement.peers == agreements[0].peers));
+    assert_eq!(
+        peers.0[0].round.step(WAIT_MAX * 3),
+        Ok(Step::Aggregate(agreements[0].clone())),
+        "what was agreed on stays so"
+    );
+}
+
+/// A peer that was restarted counted a vote that the others did not have when they decided, and went on with another set.
+#[test]
+fn a_vote_after_the_decision_does_not_count() {
+    let mut peers = Peers::start(4, 1);
+    (0..4).for_each(|peer| peers.announce(peer));
+    peers.exchange();
+    // The second peer never gets the values of the first one, which dies before it votes.
+    (0..4).for_each(|other| peers.hold(2, other, Duration::ZERO));
+    (0..4).for_each(|other| peers.hold(3, other, Duration::ZERO));
+    (1..4).for_each(|other| peers.hold(1, other, Duration::ZERO));
+    for peer in 1..4 {
+        match peers.step(peer, WAIT) {
+            Ok(Step::Vote(vote)) => peers.publish(peer, Kind::Vote, vote.encode()),
+            other => panic!("{other:?}"),
+        }
+    }
+    peers.exchange();
+    let first = peers.id(0);
+    for peer in 1..4 {
+        let agreement = match peers.step(peer, WAIT * 2) {
+            Ok(Step::Aggregate(agreement)) => agreement,
+            other => panic!("{other:?}"),
+        };
+        assert!(!agreement.peers.contains_key(&first));
+        peers.publish(peer, Kind::Check, vec![9; 32]);
+        peers.0[peer].round.applied(WAIT * 2, Digest([9; 32]));
+    }
+    // It comes back, and finds all of this.
+    peers.read(0, WAIT * 3);
+    (1..4).for_each(|other| peers.hold(0, other, WAIT * 3));
+    assert!(matches!(peers.step(0, WAIT * 3), Ok(Step::Vote(_))));
+    assert!(peers.0[0].round.is_decided(), "so its vote is not taken in");
+    assert!(!peers.agreement(0, WAIT * 3).peers.contains_key(&first));
+}
+
+/// Two halves of a cut network went on for themselves, each with a majority of the votes that it got.
+#[test]
+fn a_part_without_a_majority_of_the_roster_applies_nothing() {
+    let mut peers = Peers::start(4, 1);
+    (0..2).for_each(|peer| peers.announce(peer));
+    peers.exchange();
+    (0..2).for_each(|peer| (0..2).for_each(|other| peers.hold(peer, other, Duration::ZERO)));
+    assert_eq!(peers.step(0, WAIT), Ok(Step::Wait { until: WAIT_MAX }), "no vote is cast");
+    let refused = Refusal::Minority { heard: 2, roster: 4, majority: 3, waited: WAIT_MAX };
+    assert_eq!(peers.step(0, WAIT_MAX), Err(refused));
+
+    // The same where the others are lost after they announced.
+    let mut peers = Peers::start(4, 1);
+    (0..4).for_each(|peer| peers.announce(peer));
+    peers.exchange();
+    (0..2).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
+    peers.exchange();
+    assert_eq!(peers.step(0, WAIT), Ok(Step::Wait { until: WAIT_MAX }));
+    assert!(matches!(peers.step(0, WAIT_MAX), Err(Refusal::Minority { heard: 2, .. })));
+    peers.vote(2, Duration::ZERO);
+    peers.exchange();
+    assert_eq!(peers.agreement(0, WAIT_MAX).peers.len(), 4, "until the majority is back");
+}
+
+/// One wrong check stopped every peer.
+#[test]
+fn one_liar_cannot_make_the_others_doubt_their_state() {
+    for (liars, faults) in [(1, 1), (2, 2)] {
+        let mut peers = Peers::start(5, faults);
+        (0..5).for_each(|peer| peers.announce(peer));
+        peers.exchange();
+        (0..5).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
+        peers.exchange();
+        for peer in 0..5 {
+            peers.apply(peer, Duration::ZERO, Digest([if peer < liars { 8 } else { 9 }; 32]));
+        }
+        peers.exchange();
+        let differing = (0..liars).map(|liar| peers.id(liar)).collect();
+        assert_eq!(peers.step(4, Duration::ZERO), Ok(Step::Finish { unconfirmed: BTreeSet::new(), differing }));
+        // So many others that one of them is honest have another state than the first peer.
+        let diverged = Refusal::Diverged { mine: Digest([8; 32]), peers: 5 - liars, other: Digest([9; 32]) };
+        assert_eq!(peers.step(0, Duration::ZERO), Err(diverged));
+    }
+}
+
+/// A peer whose state differs before the round has no part in it, and knows that it is the one.
+#[test]
+fn a_peer_out_of_step_is_noticed_before_it_computes_on() {
+    let mut peers = Peers::start(4, 1);
+    for other in 1..4 {
+        let header = Header { state: Digest([6; 32]), ..peers.0[other].header(Kind::Announcement) };
+        let record = peers.0[other].sign(header, announcement(other).encode());
+        peers.0[other].store.push(record);
+    }
+    peers.announce(0);
+    peers.read(0, Duration::ZERO);
+    let diverged = Refusal::Diverged { mine: state(), peers: 3, other: Digest([6; 32]) };
+    assert_eq!(peers.step(0, Duration::ZERO), Err(diverged));
+}
