@@ -45,7 +45,7 @@ fn a_guest_that_misbehaves_ends_the_run_with_its_name_and_the_reason() {
 #[test]
 fn a_sum_that_overflows_is_refused_before_it_is_announced() {
     let place = Place::new();
-    let row = |index: u32| format!("{}3e37,2.9e37,{}\n", if index % 2 == 0 { "-" } else { "" }, index / 2 % 2);
+    let row = |index: u32| format!("{}3e37,2.9e37,{}\n", if index.is_multiple_of(2) { "-" } else { "" }, index / 2 % 2);
     place.write("huge.csv", (0..400).map(row).collect::<String>());
     place.job_on("source = \"huge.csv\"\n", "[model]\nnetwork = \"mlp\"\n[train]\nrounds = 3\n");
     let error = place.fails(&["train"]);
