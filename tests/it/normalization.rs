@@ -258,7 +258,7 @@ fn a_model_in_training_mode_is_exported_as_it_evaluates() {
     check_export(Statistics::Called, 1);
 }
 
-/// Dropout stays in the file, for training it further, and drops nothing.
+/// Dropout stays in the file, so that it can be trained further, and drops nothing.
 #[test]
 fn an_exported_model_drops_nothing() {
     let place = Place::new();

@@ -8,7 +8,7 @@
 //!
 //! | harm | bound | module |
 //! |---|---|---|
-//! | compile for ever, or to gigabytes | size cap, a child process with limits that is killed | `compile` |
+//! | compile for ever, or to gigabytes | size cap, one child process at a time, with limits, that is killed | `compile` |
 //! | smuggle in native code | precompiled artifacts are refused, cached ones are authenticated | `admission`, `cache` |
 //! | loop | processor time by epochs, wall time from outside | `invoke` |
 //! | eat memory | one total over memories, tables, handles and the tensors behind them | `meter` |

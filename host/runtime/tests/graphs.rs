@@ -139,7 +139,7 @@ async fn a_guest_may_load_a_graph_only_where_it_is_allowed() {
 /// 40 KiB by 13 handles, so that memory ends here long before the handles do, which alone would fill a fifth of it.
 #[tokio::test]
 async fn results_that_are_kept_count_as_memory() {
-    let limits = Limits { memory_mib: 12, handles: 4000, ..LIMITS };
+    let limits = Limits { memory_mib: 12, handles: 8000, ..LIMITS };
     let error = refusal("graph-hoard", limits).await;
     assert!(matches!(error, CallError::Limit { limit: Limit::Memory, .. }), "{error}");
 }

@@ -47,7 +47,8 @@ pub(super) fn divide(graph: &mut Graph) {
             }
         }
     }
-    let is_replaced = |node: &Node| node.op_type == "Identity" && replaced.contains(&node.output[0]);
+    let is_replaced =
+        |node: &Node| node.op_type == "Identity" && node.output.first().is_some_and(|name| replaced.contains(name));
     left.extend(nodes.iter().filter(|node| is_replaced(node)).flat_map(|node| node.input.clone()));
     nodes.retain(|node| !is_replaced(node));
     graph.node = nodes;

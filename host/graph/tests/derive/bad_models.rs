@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use rten_onnx::onnx::{DataLocation, DataType, StringStringEntryProto, TensorProto};
-use skein_graph::{Loss, Lowering, Model, Options};
+use skein_graph::{Loss, Lowering, Model, Options, trained_file};
 
 use crate::Numbers;
 use crate::build::Build;
@@ -245,6 +245,7 @@ fn push_length(buffer: &mut Vec<u8>, mut len: usize) {
 fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = crate::rules::files();
     seeds.push(start().integers("to", &[2], &[-1, 3]).node("Reshape", "a to", "y", &[]).output("y"));
+    seeds.extend(crate::files::seeds());
     seeds
 }
 
@@ -267,6 +268,7 @@ proptest! {
         if let Some(cut) = cut {
             file.truncate(cut.index(file.len()));
         }
+        let _ = trained_file(file.clone().into(), &BTreeMap::new());
         if let Ok(model) = Model::parse(file.into(), &|_| Err(String::new())) {
             let _ = model.training_graph(&Options::default());
             let _ = model.training_graph(&Options { lowering: Lowering::onnxruntime(), ..Options::default() });

@@ -15,6 +15,15 @@ fn start() -> Build {
     build.floats("ones", &[4], &[1.0; 4]).floats("zeros", &[4], &[0.0; 4]).node("MatMul", "x w", "a", &[])
 }
 
+/// Files with what these tests are about, for others to damage.
+pub(crate) fn seeds() -> [Vec<u8>; 2] {
+    let shared = start().node("mine.Norm", "a ones zeros zeros ones", "b", &[]);
+    let shared = shared.node("BatchNormalization", "b ones zeros zeros ones", "y", &[]);
+    let copied = start().node("Identity", "zeros", "mean", &[]).node("Identity", "ones", "variance", &[]);
+    let copied = copied.node("BatchNormalization", "a ones zeros mean variance", "y", &[]);
+    [with_normalizing_function(shared.output("y")), copied.initializers_as_inputs().output("y")]
+}
+
 fn parse(file: &[u8]) -> Model {
     Model::parse(file.to_vec().into(), &|_| Err(String::new())).unwrap()
 }
