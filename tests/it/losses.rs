@@ -153,6 +153,10 @@ fn all_that_were_killed_at_once_go_on_where_they_were() {
             }
         }
         let summaries = finish((0..PEERS).map(|peer| cluster.host(peer)).collect());
+        for peer in 0..PEERS {
+            let missed = rounds_of(&cluster, peer).into_iter().find(|round| round["present"] != PEERS);
+            assert!(missed.is_none(), "{}", missed.unwrap_or_default());
+        }
         assert_eq!(in_step(&summaries, rounds), expected);
     }
 }

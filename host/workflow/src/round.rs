@@ -320,9 +320,11 @@ impl Round {
     /// How long the peers that are absent are waited for.
     fn gather_until(&self, absent: &BTreeSet<PeerId>) -> Duration {
         let Waits { opened, wait, .. } = self.waits;
-        let is_unheard =
-            |peer: &PeerId| !self.announced.contains_key(peer) && self.count(|vote| knows(vote, peer)) == 0;
-        let is_gone = |peer: &PeerId| self.missed.contains(peer) || is_unheard(peer);
+        // A vote that holds its contribution was cast before its store lost it: the peer may be about to start again.
+        let is_gone = |peer: &PeerId| {
+            let is_here = self.announced.contains_key(peer) && !self.missed.contains(peer);
+            !is_here && self.count(|vote| knows(vote, peer)) == 0
+        };
         // With the own vote, those that are here decide: a peer that nobody heard is no part of it.
         let has_majority = self.votes.len() + 1 >= self.context.majority();
         if (has_majority || self.needed(2).is_some()) && absent.iter().all(is_gone) {

@@ -80,6 +80,23 @@ fn nobody_waits_for_the_silent_once_a_majority_has_voted() {
     assert_eq!(reader.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT }));
 }
 
+/// After all were killed at once, two that had not voted yet left out a third which was about to start again.
+#[test]
+fn a_contribution_that_others_voted_for_is_waited_for_although_its_store_lost_it() {
+    let mut peers = Peers::start(4, 1);
+    (0..4).for_each(|peer| peers.announce(peer));
+    peers.exchange();
+    (2..4).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
+    let owner = peers.id(3);
+    for peer in 0..2 {
+        (0..3).for_each(|other| peers.hold(peer, other, Duration::ZERO));
+        peers.0[peer].round.miss(owner);
+        peers.read(peer, Duration::ZERO);
+        let Ok(Step::Fetch { wanted, until }) = peers.step(peer, Duration::ZERO) else { panic!("it is asked for") };
+        assert_eq!((wanted.keys().next(), until), (Some(&owner), WAIT));
+    }
+}
+
 /// One peer could fill the memory of another, or have the records of others dropped, by the same record again and again.
 #[test]
 fn a_peer_that_is_a_round_ahead_is_kept_for_later_once() {
