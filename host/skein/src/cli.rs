@@ -107,7 +107,7 @@ enum Command {
     Host(host::HostArguments),
     /// Compute gradients for a peer whose database is within reach, until interrupted
     Worker(worker::WorkerArguments),
-    /// List and redrive tasks that no worker could carry out
+    /// List and redrive tasks that neither a worker nor the host could carry out
     Queue {
         #[command(subcommand)]
         command: worker::QueueCommand,

@@ -179,14 +179,21 @@ impl Worker {
         let task = &delivery.task;
         let note: Note = serde_json::from_str(&task.note).context("the task makes no sense")?;
         let (round, values) = self.store.parameters().await?;
-        let bytes = self.consumer.queue().get(&note.batch).await?;
-        if let Some(bytes) = bytes.filter(|_| round + 1 == task.round) {
-            let parameters = Parameters { layout: self.layout.clone(), values: values.buffer() };
-            let batch = package::decode_batch(&bytes)?;
-            let gradient = self.call(parameters, batch, usage).await?;
-            let leaf = Leaf { index: task.index, leaves: note.leaves, samples: gradient.samples, loss: gradient.loss };
-            self.store.accumulate(task.round, leaf, gradient.flat()).await?;
+        if task.round <= round {
+            self.consumer.discard(delivery).await?;
+            return Ok(Completion::Fenced);
         }
+        if task.round != round + 1 {
+            return Err(StoreError::OutOfOrder { round: task.round, state: round }.into());
+        }
+        // A task is done only once its gradient is in the sum, so one without a batch fails.
+        let bytes = self.consumer.queue().get(&note.batch).await?;
+        let bytes = bytes.with_context(|| format!("the database does not have `{}`", note.batch))?;
+        let parameters = Parameters { layout: self.layout.clone(), values: values.buffer() };
+        let batch = package::decode_batch(&bytes)?;
+        let gradient = self.call(parameters, batch, usage).await?;
+        let leaf = Leaf { index: task.index, leaves: note.leaves, samples: gradient.samples, loss: gradient.loss };
+        self.store.accumulate(task.round, leaf, gradient.flat()).await?;
         Ok(self.consumer.complete(delivery).await?)
     }
 

@@ -119,7 +119,7 @@ impl Peer {
     }
 }
 
-/// A batch before its samples are read: it exists only while it is computed.
+/// A batch before its samples are read, which happens when it is computed or written to the queue.
 struct Planned {
     samples: Vec<u32>,
     noise_seed: u64,

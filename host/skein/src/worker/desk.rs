@@ -36,20 +36,20 @@ impl Desk {
         Ok(self.queue.advertise(self.scope).await?)
     }
 
-    /// Lays out the batches of a round. One that was laid out before is not laid out again.
+    /// Lays out the batches of a round, each as soon as its bytes are there: workers begin with the first while the others
+    /// are still written. One that was laid out before is not laid out again.
     ///
     /// # Errors
     /// The database can not be used.
     pub(crate) async fn lay_out(&self, round: u64, batches: impl ExactSizeIterator<Item = Batch>) -> Result<()> {
         let leaves = batches.len() as u32;
-        let mut tasks = Vec::with_capacity(batches.len());
         for (index, batch) in (0..leaves).zip(batches) {
             let name = format!("batch:{round}:{index}");
             self.queue.put(Some(round), &name, &encode_batch(&batch)?).await?;
             let note = serde_json::to_string(&Note { batch: name, leaves })?;
-            tasks.push(Task { round, index, note });
+            self.queue.post(round, leaves, &[Task { round, index, note }]).await?;
         }
-        Ok(self.queue.post(round, leaves, &tasks).await?)
+        Ok(())
     }
 
     /// How the batches of the round ended; none if nothing has happened for a while.

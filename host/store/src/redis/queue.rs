@@ -16,6 +16,7 @@
 //! | beat | keeps the own tasks from being taken |
 //! | complete | counts a task that is not in the hands of another; the last one wakes the host that waits for all |
 //! | release | lets a task rest that failed; makes it a dead letter if the host is the last to fail |
+//! | discard | drops a task whose round is over |
 //! | redrive | posts a dead letter again |
 //!
 //! Tasks name keys; values never travel in the stream.

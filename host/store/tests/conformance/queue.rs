@@ -359,6 +359,28 @@ fn a_success_that_comes_after_the_burial_counts_once() {
     });
 }
 
+/// What is posted anew after a loss is another task: nothing tells that the old result is in the new sum.
+#[test]
+fn a_success_of_a_task_that_was_posted_anew_does_not_count() {
+    run(async |server, queue| {
+        queue.post(1, 1, &tasks(1, 1)).await.expect("posted");
+        let slow = worker(server, "slow").await;
+        let host = host(server).await;
+        let late = next(&slow).await;
+        slow.discard(&late).await.expect("dropped");
+        assert_eq!(complete(&slow, &late).await, Completion::Fenced);
+        assert_eq!(queue.counted(1).await.expect("counted").count, 0, "a task without a result is not counted");
+        queue.post(1, 1, &tasks(1, 1)).await.expect("posted again");
+        slow.leave().await.expect("left");
+        for _ in 0..2 {
+            fail(&host, "the host fails").await;
+        }
+        let slow = worker(server, "slow").await;
+        assert_eq!(complete(&slow, &late).await, Completion::Fenced);
+        assert!(matches!(outcome(&queue).await, Some(Outcome::Dead { .. })));
+    });
+}
+
 #[test]
 fn rounds_that_are_over_take_no_results() {
     run(async |server, queue| {

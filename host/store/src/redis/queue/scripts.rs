@@ -229,6 +229,17 @@ for i = 4, #ARGV do
 end
 return own";
 
+/// KEYS tasks, round; ARGV group, consumer, id, index. Removes a task of a round that is over. If a database that lost
+/// its state begins the round again, the task can be posted again.
+pub(super) const DISCARD: &str = "
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)[1]
+if pending and pending[2] == ARGV[2] then
+  redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+  redis.call('XDEL', KEYS[1], ARGV[3])
+  if redis.call('HGET', KEYS[2], ARGV[4]) == 'posted' then redis.call('HDEL', KEYS[2], ARGV[4]) end
+end
+return redis.status_reply('OK')";
+
 /// KEYS tasks, round, dead; ARGV id. Returns 1 if the letter was there.
 const REDRIVE_BODY: &str = "
 local entry = redis.call('XRANGE', KEYS[3], ARGV[1], ARGV[1])[1]

@@ -141,7 +141,7 @@ impl Consumer {
     /// `wait` is over, and then gives none.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn next(&self, count: usize, wait: Duration) -> Result<Vec<Delivery>, StoreError> {
         let until = Instant::now() + wait;
         loop {
@@ -206,7 +206,7 @@ impl Consumer {
     /// Says that a task is done, and that its result is where it belongs.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn complete(&self, delivery: &Delivery) -> Result<Completion, StoreError> {
         let (keys, task) = (self.queue.keys(), &delivery.task);
         let round = keys.round_of_tasks(task.round);
@@ -226,7 +226,7 @@ impl Consumer {
     /// dead letter with this reason after some tries.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn release(&self, delivery: &Delivery, reason: &str) -> Result<(), StoreError> {
         let keys = self.queue.keys();
         let tasks = keys.tasks();
@@ -239,6 +239,20 @@ impl Consumer {
         Ok(())
     }
 
+    /// Drops a task whose round is over, so that nobody needs it.
+    ///
+    /// # Errors
+    /// The database cannot be used.
+    pub async fn discard(&self, delivery: &Delivery) -> Result<(), StoreError> {
+        let (keys, task) = (self.queue.keys(), &delivery.task);
+        let round = keys.round_of_tasks(task.round);
+        let mut command = scripts::command(scripts::DISCARD, &[&keys.tasks(), &round]);
+        command.arg(GROUP).arg(&self.name).arg(&delivery.id).arg(task.index);
+        self.queue.shared.control::<()>(&command, &round).await?;
+        self.held.lock().remove(&delivery.id);
+        Ok(())
+    }
+
     /// Says nothing more about a task: it goes to another worker when the beats are missed.
     pub fn abandon(&self, delivery: &Delivery) {
         self.held.lock().remove(&delivery.id);
@@ -247,7 +261,7 @@ impl Consumer {
     /// Leaves the queue. Tasks that are still held go to others when the beats are missed.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn leave(self) -> Result<(), StoreError> {
         let (tasks, workers) = (self.queue.keys().tasks(), self.queue.keys().workers());
         let mut command = scripts::command(scripts::LEAVE, &[&tasks, &workers]);
