@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use npyz::WriterBuilder;
-use skein::data::Dataset;
-use skein::manifest::Data;
+use skein_job::data::Dataset;
+use skein_job::manifest::Data;
 
 use crate::harness::{Place, shared};
 
@@ -16,10 +16,8 @@ fn load(place: &Place, name: &str, options: Data) -> Dataset {
 /// Input and label of one sample.
 fn sample(dataset: &Dataset, index: u32) -> (Vec<f32>, i64) {
     let batch = dataset.batch(&[index]);
-    assert_eq!(batch.samples, 1);
-    let (input, labels) = (&batch.tensors[0].1, &batch.tensors[1].1);
-    assert_eq!(input.dimensions(), [&[1], dataset.shape()].concat());
-    (input.floats().unwrap().into_owned(), i64::from_le_bytes(labels.bytes().try_into().unwrap()))
+    assert_eq!((batch.labels.len(), &batch.shape[..]), (1, dataset.shape()));
+    (batch.inputs, batch.labels[0])
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -6,23 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use skein::checkpoint::Checkpoint;
-use skein::engines::Choice;
-use skein::job::{Job, Tools};
-use skein::manifest::Manifest;
-use skein::output::Status;
-use skein::peer::log::Log;
-use skein::peer::{Peer, RoundEnd, RoundReport, Seat};
-use skein::workers::Workers;
+use skein_job::{Job, Manifest};
+use skein_peer::checkpoint::Checkpoint;
+use skein_peer::compute::Local;
+use skein_peer::driver::log::Log;
+use skein_peer::driver::{Peer, PeerConfig, RoundEnd, RoundReport};
+use skein_peer::engines::EngineConfig;
+use skein_peer::pool::FunctionPool;
+use skein_peer::prepare::{PreparedJob, Tools};
+use skein_protocol::announcement::{Announcement, Evaluation, Vote};
+use skein_protocol::identity::Identity;
+use skein_protocol::record::{Header, Kind, Record};
+use skein_protocol::round::{Absence, Charge};
 use skein_runtime::{Options, Runtime};
 use skein_store::{
-    Accumulated, Average, Embedded, Head, Leaf, PeerKey, Published, State, Statistics, Store, StoreError, Update,
-    Values,
+    Accumulated, Average, Contributions, Embedded, GradientSums, Leaf, PeerStore, Ports, RecordLog, StoreError,
 };
-use skein_workflow::announcement::{Announcement, Evaluation, Vote};
-use skein_workflow::identity::{Identity, PeerId};
-use skein_workflow::record::{Header, Kind, Record};
-use skein_workflow::round::{Absence, Charge};
+use skein_types::{PeerId, Status, Values};
 use tokio::task::JoinSet;
 
 /// What a liar makes of its contribution.
@@ -30,9 +30,6 @@ type Spoil = fn(&mut Vec<f32>);
 
 /// What a peer reported, and how its run ended.
 type End = (Vec<RoundReport>, anyhow::Result<()>);
-
-/// A store as its owner sees it, and as others do.
-type Faces = (Arc<dyn Store>, Arc<dyn Published>);
 
 /// How a peer lies about its contribution.
 #[derive(Clone, Copy)]
@@ -50,22 +47,43 @@ impl Lie {
     }
 }
 
-/// A store whose owner lies about its own contribution.
-struct Lying {
+/// Sums whose owner makes something else of their average.
+struct LyingSums {
     inner: Embedded,
-    owner: PeerKey,
     lie: Lie,
 }
 
 #[async_trait]
-impl Published for Lying {
-    async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
+impl GradientSums for LyingSums {
+    async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+        self.inner.accumulate(round, leaf, gradient).await
+    }
+
+    async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
+        let average = self.inner.average(round, peer).await?;
+        let mut values = self.inner.contribution(round, peer).await?.unwrap().to_vec();
+        (self.lie.spoil)(&mut values);
+        let spoilt = self.inner.put_contribution(round, peer, values.into()).await?;
+        Ok(Average { hash: if self.lie.announces_lie { spoilt.hash } else { average.hash }, ..average })
+    }
+}
+
+/// A store that shows something else than the contribution of its owner.
+struct LyingStore {
+    inner: Embedded,
+    owner: PeerId,
+    spoil: Spoil,
+}
+
+#[async_trait]
+impl PeerStore for LyingStore {
+    async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError> {
         let Some(values) = self.inner.contribution(round, peer).await? else { return Ok(None) };
         if peer != self.owner {
             return Ok(Some(values));
         }
         let mut values = values.to_vec();
-        (self.lie.spoil)(&mut values);
+        (self.spoil)(&mut values);
         Ok(Some(values.into()))
     }
 
@@ -74,110 +92,68 @@ impl Published for Lying {
     }
 }
 
-#[async_trait]
-impl Store for Lying {
-    fn aggregates(&self) -> bool {
-        false
-    }
-
-    async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
-        let average = self.inner.average(round, peer).await?;
-        let spoilt = self.contribution(round, peer).await?.unwrap();
-        Ok(Average { hash: if self.lie.announces_lie { spoilt.statistics().hash } else { average.hash }, ..average })
-    }
-
-    async fn head(&self) -> Result<Head, StoreError> {
-        self.inner.head().await
-    }
-
-    async fn parameters(&self) -> Result<(u64, Values), StoreError> {
-        self.inner.parameters().await
-    }
-
-    async fn state(&self) -> Result<State, StoreError> {
-        self.inner.state().await
-    }
-
-    async fn set_state(&self, state: State) -> Result<(), StoreError> {
-        self.inner.set_state(state).await
-    }
-
-    async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
-        self.inner.accumulate(round, leaf, gradient).await
-    }
-
-    async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError> {
-        self.inner.put_contribution(round, peer, values).await
-    }
-
-    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
-        self.inner.apply(update).await
-    }
-
-    async fn remember(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
-        self.inner.remember(round, note).await
-    }
-
-    async fn recall(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.recall(round).await
-    }
-
-    async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
-        self.inner.publish(record).await
-    }
-
-    async fn forget(&self, round: u64) -> Result<(), StoreError> {
-        self.inner.forget(round).await
-    }
-}
-
 /// A job of five peers on the digits, of which one may lie.
-async fn job(train: &str) -> Arc<Job> {
+async fn job(train: &str) -> PreparedJob {
     let text = format!(
         "skein_manifest_version = 1\n[application]\nname = \"liars\"\n[data]\nsource = \"builtin:digits\"\n\
          [train]\npeers = 5\nfaults = 1\nbatches_per_round = 1\nwait = {{ min = \"5s\", max = \"30s\" }}\n{train}"
     );
     let manifest = Manifest::parse(&text, Path::new("skein.toml")).unwrap();
     let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).unwrap();
-    let engine = Choice::automatic();
+    let engine = EngineConfig::automatic();
     let status = Status::default();
     let tools = Tools { runtime: &runtime, engine: &engine, status: &status };
-    Arc::new(Job::prepare(&manifest, tools).await.unwrap())
+    PreparedJob::new(&manifest, tools).await.unwrap()
 }
 
-/// Runs `rounds` rounds in which the last `liars` peers of the roster lie; gives what each honest peer reports, and
-/// how its run ended.
-async fn run(job: &Arc<Job>, liars: usize, lie: Lie, rounds: u64) -> Vec<End> {
-    let workers = Arc::new(Workers::start(2).unwrap());
-    let honest = job.shares.len() - liars;
-    let mut stores: BTreeMap<PeerId, Faces> = BTreeMap::new();
-    let mut honest_faces: BTreeMap<PeerId, Arc<dyn Published>> = BTreeMap::new();
-    for (index, peer) in job.shares.keys().enumerate() {
-        let inner = Embedded::default();
-        Checkpoint::initial(job).restore(&inner).await.unwrap();
-        honest_faces.insert(*peer, Arc::new(inner.clone()));
-        let faces: Faces = if index < honest {
-            (Arc::new(inner.clone()), Arc::new(inner))
-        } else {
-            let lying = Arc::new(Lying { inner: inner.clone(), owner: peer.0, lie });
-            // Who lies to one peer only has to stay in step with the others.
-            if lie.victim.is_some() { (Arc::new(inner), lying) } else { (lying.clone(), lying) }
-        };
-        stores.insert(*peer, faces);
+/// A peer at a store of its own, and what it needs to run.
+async fn start(
+    prepared: &PreparedJob,
+    pool: &Arc<FunctionPool>,
+    (peer, store): (PeerId, Ports),
+    others: BTreeMap<PeerId, Arc<dyn PeerStore>>,
+) -> Peer {
+    let share = &prepared.job.shares[&peer];
+    let identity = Identity::derived(prepared.job.train.seed, share.index);
+    let compute = Arc::new(Local::new(prepared, pool, &store, share));
+    let config = PeerConfig { identity, store, compute, others, log: Log::volatile() };
+    Peer::start(prepared.clone(), pool.clone(), config).await.unwrap()
+}
+
+/// A store with the state of a job's first round for each of its peers.
+async fn stores(job: &Job) -> BTreeMap<PeerId, Embedded> {
+    let mut stores = BTreeMap::new();
+    for peer in job.shares.keys() {
+        let store = Embedded::default();
+        Checkpoint::initial(job).restore(&store).await.unwrap();
+        stores.insert(*peer, store);
     }
+    stores
+}
+
+/// Runs `rounds` rounds in which the last `liars` peers of the roster lie; returns what each honest peer reports, and how
+/// its run ended.
+async fn run(prepared: &PreparedJob, liars: usize, lie: Lie, rounds: u64) -> Vec<End> {
+    let pool = Arc::new(FunctionPool::start(2).unwrap());
+    let stores = stores(&prepared.job).await;
+    let honest = stores.len() - liars;
+    let liar = *stores.keys().last().unwrap();
     let mut tasks = JoinSet::new();
     let mut liars_tasks = JoinSet::new();
-    for (index, share) in job.shares.values().enumerate() {
-        let identity = Identity::derived(job.train.seed, share.index);
-        let mut others: BTreeMap<PeerId, Arc<dyn Published>> = if lie.victim.is_some_and(|victim| victim != index) {
-            honest_faces.clone()
-        } else {
-            stores.iter().map(|(peer, (_, published))| (*peer, published.clone())).collect()
-        };
-        others.remove(&identity.id());
-        let store = stores[&identity.id()].0.clone();
-        let seat = Seat { store, identity, desk: None, others, log: Log::volatile() };
-        let peer = Peer::start(job.clone(), workers.clone(), seat).await.unwrap();
+    for (index, (peer, store)) in stores.iter().enumerate() {
+        let mut others: BTreeMap<PeerId, Arc<dyn PeerStore>> =
+            stores.iter().map(|(peer, store)| (*peer, Arc::new(store.clone()) as Arc<dyn PeerStore>)).collect();
+        if lie.victim == Some(index) {
+            let inner = stores[&liar].clone();
+            others.insert(liar, Arc::new(LyingStore { inner, owner: liar, spoil: lie.spoil }));
+        }
+        others.remove(peer);
+        let mut own = Ports::of(store.clone());
+        // Who lies to one peer only has to stay in step with the others.
+        if index >= honest && lie.victim.is_none() {
+            own.sums = Arc::new(LyingSums { inner: store.clone(), lie });
+        }
+        let peer = start(prepared, &pool, (*peer, own), others).await;
         if index < honest {
             tasks.spawn(run_peer(index, peer, rounds));
         } else {
@@ -216,27 +192,22 @@ struct Script {
 }
 
 /// Runs `rounds` rounds beside a last peer that follows a script.
-async fn run_beside(job: &Arc<Job>, script: Script, rounds: u64) -> Vec<End> {
-    let workers = Arc::new(Workers::start(2).unwrap());
-    let mut stores = BTreeMap::new();
-    for peer in job.shares.keys() {
-        let store = Embedded::default();
-        Checkpoint::initial(job).restore(&store).await.unwrap();
-        stores.insert(*peer, store);
-    }
+async fn run_beside(prepared: &PreparedJob, script: Script, rounds: u64) -> Vec<End> {
+    let pool = Arc::new(FunctionPool::start(2).unwrap());
+    let job = &prepared.job;
+    let stores = stores(job).await;
     let mut tasks = JoinSet::new();
     let mut liars = JoinSet::new();
     for (index, (peer, share)) in job.shares.iter().enumerate() {
-        let identity = Identity::derived(job.train.seed, share.index);
         let mut others = stores.clone();
         let store = others.remove(peer).unwrap();
         if index + 1 == job.shares.len() {
+            let identity = Identity::derived(job.train.seed, share.index);
             liars.spawn(follow(job.clone(), identity, store, others, script));
             continue;
         }
-        let others = others.into_iter().map(|(peer, store)| (peer, Arc::new(store) as Arc<dyn Published>)).collect();
-        let seat = Seat { store: Arc::new(store), identity, desk: None, others, log: Log::volatile() };
-        let peer = Peer::start(job.clone(), workers.clone(), seat).await.unwrap();
+        let others = others.into_iter().map(|(peer, store)| (peer, Arc::new(store) as Arc<dyn PeerStore>)).collect();
+        let peer = start(prepared, &pool, (*peer, Ports::of(store)), others).await;
         tasks.spawn(run_peer(index, peer, rounds));
     }
     ends_of(tasks).await
@@ -249,7 +220,7 @@ async fn follow(job: Arc<Job>, me: Identity, store: Embedded, others: BTreeMap<P
         let header = |kind| Header { kind, peer: me.id(), ..*announced[0].header() };
         let values = Values::from(vec![0.0; job.layout.len()]);
         let hash = values.statistics().hash;
-        store.put_contribution(round, me.id().0, values).await.unwrap();
+        store.put_contribution(round, me.id(), values).await.unwrap();
         let own = Announcement { values: hash, samples: 1, loss: 1.0, evaluation: script.evaluation };
         let own = Record::sign(&me, header(Kind::Announcement), own.encode());
         store.publish(own.encode()).await.unwrap();
@@ -285,7 +256,7 @@ async fn said(peers: &BTreeMap<PeerId, Embedded>, round: u64, kind: Kind) -> Vec
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_finite_of_the_wrong_shape_or_of_another_hash_is_charged() {
     let job = job("").await;
-    let liar = *job.shares.keys().last().unwrap();
+    let liar = *job.job.shares.keys().last().unwrap();
     let nan: Spoil = |values| values[7] = f32::NAN;
     let infinite: Spoil = |values| values[0] = f32::INFINITY;
     let long: Spoil = |values| values.push(0.0);
@@ -358,7 +329,7 @@ async fn evaluations_count_only_when_they_are_due_and_for_what_a_peer_has() {
     let always = job("evaluate_every = 1\n").await;
     let ends = run_beside(&always, evaluation(1 << 30, f64::MAX), 3).await;
     in_step(&ends, 3);
-    let shares = always.shares.values().take(4).map(|share| share.validation.len() as u64);
+    let shares = always.job.shares.values().take(4).map(|share| share.validation.len() as u64);
     assert_eq!(ends[0].0[2].evaluation.unwrap().samples, shares.sum::<u64>(), "what the honest ones have");
     let ends = run_beside(&always, evaluation(1, f64::MAX), 3).await;
     in_step(&ends, 3);

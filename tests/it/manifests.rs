@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use skein::host::config::Config;
-use skein::manifest::{self, Manifest};
+use skein_job::manifest::{self, Manifest};
+use skein_peer::host::config::Config;
 
 use crate::harness::{Place, root};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use skein_workflow::identity::Identity;
+use skein_protocol::identity::Identity;
 
 use crate::harness::{Place, state_hash};
 

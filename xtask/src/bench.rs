@@ -3,14 +3,14 @@
 //! A figure is a ratio of two things measured in one run, or a share of one run; none is a test, since machines are
 //! noisy.
 
-use std::path::Path;
+mod against;
+
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
-
-use crate::workspace_root;
 
 /// How the figures are printed.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -20,6 +20,9 @@ pub(crate) enum Format {
     /// One object.
     Json,
 }
+
+/// The runtime's own benchmark, compiled as the product is.
+const RUNTIME_BENCH: [&str; 6] = ["bench", "--quiet", "--profile", "release", "--bench", "figures"];
 
 /// What figures are to reach: name, bound, and whether the bound is an upper one.
 const GOALS: [(&str, f64, bool); 5] = [
@@ -49,15 +52,41 @@ batches_per_round = 2
 learning_rate = 0.01
 "#;
 
-pub(crate) fn run(format: Format) -> Result<()> {
-    let root = workspace_root();
-    let mut figures = runtime_figures(&root)?;
-    figures.extend(round_figures(&root)?);
-    match format {
+/// Arguments of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Bench {
+    /// Compare with another checkout, such as one of the commit before: both run alternately.
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
+    /// How the figures are printed.
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Format,
+}
+
+pub(crate) fn run(root: &Path, options: &Bench) -> Result<()> {
+    if let Some(before) = &options.against {
+        return against::run(root, before, options.output);
+    }
+    build(root)?;
+    let figures = measure(root)?;
+    match options.output {
         Format::Json => println!("{}", Value::Object(figures)),
         Format::Text => print_text(&figures),
     }
     Ok(())
+}
+
+/// Builds what is measured in a checkout.
+pub(crate) fn build(root: &Path) -> Result<()> {
+    output(Command::new(env!("CARGO")).args(["build", "--quiet", "--release"]).current_dir(root))?;
+    output(Command::new(env!("CARGO")).args(RUNTIME_BENCH).arg("--no-run").current_dir(root)).map(drop)
+}
+
+/// Measures a checkout that is built.
+pub(crate) fn measure(root: &Path) -> Result<Map<String, Value>> {
+    let mut figures = runtime_figures(root)?;
+    figures.extend(round_figures(root)?);
+    Ok(figures)
 }
 
 fn print_text(figures: &Map<String, Value>) {
@@ -74,8 +103,7 @@ fn print_text(figures: &Map<String, Value>) {
 
 /// The runtime's own benchmark, compiled as the product is.
 fn runtime_figures(root: &Path) -> Result<Map<String, Value>> {
-    let arguments = ["bench", "--quiet", "--profile", "release", "--bench", "figures"];
-    let text = output(Command::new(env!("CARGO")).args(arguments).current_dir(root))?;
+    let text = output(Command::new(env!("CARGO")).args(RUNTIME_BENCH).current_dir(root))?;
     serde_json::from_str(&text).with_context(|| format!("the benchmark printed `{text}`"))
 }
 
@@ -84,8 +112,6 @@ fn runtime_figures(root: &Path) -> Result<Map<String, Value>> {
 /// `round_rest_share` is the share of the wall time in which no function ran. `round_rest_core_share` is stricter:
 /// the share of all cores' time that was not spent in functions, waiting included.
 fn round_figures(root: &Path) -> Result<Map<String, Value>> {
-    let build = ["build", "--quiet", "--release"];
-    output(Command::new(env!("CARGO")).args(build).current_dir(root))?;
     let dir = tempfile::tempdir()?;
     let manifest = dir.path().join("skein.toml");
     std::fs::write(&manifest, JOB)?;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::bench::output;
+use crate::references;
 
 /// Runs the script that is its first argument, then prints the most memory that the process held, in MiB.
 const WITH_PEAK: &str = "import resource, runpy, sys; sys.argv = sys.argv[1:]; \
@@ -99,7 +100,7 @@ fn compare(
         };
         let mut wide = bench(cores)?;
         wide["peak_memory_mib_of_one"] = bench(1)?["peak_memory_mib"].clone();
-        if let Some(checked) = agreement(program, model, engine, options)? {
+        if let Some(checked) = agreement(model, engine, options)? {
             wide["reference"] = checked;
         }
         figure.insert(engine.clone(), wide);
@@ -128,17 +129,12 @@ fn compare(
 }
 
 /// How far loss, gradients and running statistics are from the model's reference, if it has one.
-fn agreement(program: &Path, model: &Path, engine: &str, options: &Gradients) -> Result<Option<Value>> {
-    let (reference, gradients) =
-        (model.with_extension("reference.json"), model.with_extension("gradients.safetensors"));
-    let Some(data) = options.reference_data.as_ref().filter(|_| reference.exists()) else { return Ok(None) };
-    let mut command = Command::new(program);
-    command.args(["model", "check", "--output", "json", "--engine", engine]).arg(model);
-    command.arg("--reference").arg(reference).arg("--data").arg(data);
-    if gradients.exists() {
-        command.arg("--gradients").arg(gradients);
-    }
-    Ok(Some(printed(&mut command)?))
+fn agreement(model: &Path, engine: &str, options: &Gradients) -> Result<Option<Value>> {
+    let Some(data) = options.reference_data.as_ref().filter(|_| model.with_extension("reference.json").exists()) else {
+        return Ok(None);
+    };
+    let engine = skein_engine::open(engine.parse()?, None)?;
+    Ok(Some(references::check(model, &*engine, &references::batch(data)?)?.to_json()))
 }
 
 /// What a command prints as JSON.

@@ -3,7 +3,9 @@
 mod bench;
 mod gradients;
 mod guests;
+mod measure;
 mod queue_bench;
+mod references;
 
 use std::path::{Path, PathBuf};
 
@@ -19,15 +21,18 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Chore {
     /// Run every benchmark and print its figures.
-    Bench {
-        /// How the figures are printed.
-        #[arg(short, long, value_enum, default_value = "text")]
-        output: bench::Format,
-    },
+    Bench(bench::Bench),
     /// Time gradients of ONNX models on every engine, against PyTorch.
     Gradients(gradients::Gradients),
+    /// Compare loss, gradients and running statistics of ONNX models with reference values, on every engine.
+    References(references::References),
     /// Time the work queue while its workers are killed.
     QueueBench(queue_bench::QueueBench),
+    /// One process of `queue-bench`.
+    #[command(hide = true)]
+    QueueProcess(queue_bench::process::Process),
+    /// Print sizes and habits of the code.
+    Measure(measure::Measure),
     /// Rebuild the built-in functions in `guest-functions/dist`.
     Guests {
         /// Change nothing; fail if a component in `dist` is not what the sources give.
@@ -38,9 +43,12 @@ enum Chore {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
-        Chore::Bench { output } => bench::run(output),
+        Chore::Bench(options) => bench::run(&workspace_root(), &options),
         Chore::Gradients(options) => gradients::run(&workspace_root(), &options),
+        Chore::References(options) => references::run(&options),
         Chore::QueueBench(options) => queue_bench::run(&workspace_root(), &options),
+        Chore::QueueProcess(process) => queue_bench::process::run(&process),
+        Chore::Measure(options) => measure::run(&workspace_root(), &options),
         Chore::Guests { check } => guests::run(check),
     }
 }

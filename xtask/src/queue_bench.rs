@@ -1,5 +1,7 @@
 //! Times the work queue: empty tasks, four workers in processes of their own, one of which is killed every second.
 
+pub(crate) mod process;
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -39,15 +41,16 @@ pub(crate) fn run(root: &Path, options: &QueueBench) -> Result<()> {
     let told: Value = serde_json::from_str(&told).with_context(|| format!("the database said `{told}`"))?;
     let user = &told["users"]["worker"];
     let (url, password) = (user["url"].as_str().context("url")?, user["password_file"].as_str().context("file")?);
+    let own = std::env::current_exe()?;
     let queue = |rest: &[&str]| {
-        let mut command = Command::new(&skein);
-        command.args(["bench", "queue", "--redis", url, "--password-file", password]).args(rest);
+        let mut command = Command::new(&own);
+        command.args(["queue-process", "--redis", url, "--password-file", password]).args(rest);
         command
     };
     let worker = || -> Result<Ended> { Ok(Ended(queue(&[]).stderr(Stdio::null()).spawn()?)) };
     let mut workers: VecDeque<Ended> = (0..WORKERS).map(|_| worker()).collect::<Result<_>>()?;
     let (done, ended) = channel();
-    let mut host = queue(&["--post", &options.tasks.to_string(), "-o", "json"]);
+    let mut host = queue(&["--post", &options.tasks.to_string()]);
     let host = std::thread::spawn(move || {
         let text = output(&mut host);
         // Whoever waits may have failed already.

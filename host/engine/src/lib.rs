@@ -12,6 +12,7 @@ mod rten;
 mod signature;
 mod tensor;
 
+pub mod install;
 pub mod library;
 
 use std::fmt;

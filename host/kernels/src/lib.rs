@@ -18,9 +18,6 @@
 //! | [`optimizer`] | SGD, momentum, Nesterov, Adam, AdamW |
 //! | [`update`] | rule, clipping and optimizer as one pass over the state |
 //! | [`norm`] | finiteness, norms, clipping |
-//! | `statistics` | hash and finiteness in one pass; with the feature `statistics`, since it needs BLAKE3 |
-//! | [`digest`] | what records, tensors and states are known by |
-//! | [`layout`] | names and shapes of the parameters inside a flat vector |
 //!
 //! ```
 //! use skein_kernels::order::trimmed_mean;
@@ -33,20 +30,15 @@
 //! # Ok::<(), skein_kernels::Error>(())
 //! ```
 
-pub mod digest;
-pub mod layout;
 pub mod mean;
 pub mod norm;
 pub mod optimizer;
 pub mod order;
 pub mod rule;
-#[cfg(feature = "statistics")]
-pub mod statistics;
 pub mod tree;
 pub mod update;
 
 mod error;
 mod parallel;
 
-pub use digest::Digest;
 pub use error::Error;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use skein_kernels::norm::l2_norm;
-use skein_kernels::statistics::Statistics;
+use skein_types::Statistics;
 
 use crate::buffer::Buffer;
 use crate::failure::Failure;

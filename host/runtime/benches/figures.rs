@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use skein_kernels::layout::{Layout, Parameter};
 use skein_kernels::order::trimmed_mean;
 use skein_runtime::Tensor;
 use skein_runtime::aggregate::Contribution;
 use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
 use skein_runtime::{Function, Limits, Options, Runtime};
+use skein_types::{Layout, Parameter};
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skein_engine::Tensor;
-use skein_kernels::layout::Layout;
+use skein_types::Layout;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};

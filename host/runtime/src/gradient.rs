@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skein_engine::{ElementType, Tensor};
-use skein_kernels::layout::Layout;
 use skein_kernels::norm::all_finite;
+use skein_types::Layout;
 use wasmtime::Store;
 use wasmtime::component::Resource;
 
@@ -43,12 +43,27 @@ pub struct Gradient {
 
 impl Gradient {
     /// All tensors as one vector, in the layout's order.
-    pub fn flat(&self) -> Vec<f32> {
-        let parts: Vec<_> = self.tensors.iter().filter_map(|tensor| tensor.floats()).collect();
-        let mut flat = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
-        parts.iter().for_each(|part| flat.extend_from_slice(part));
-        flat
+    ///
+    /// # Errors
+    /// A tensor is not FP32.
+    pub fn flat(&self) -> Result<Vec<f32>, NotFloats> {
+        let mut flat = Vec::with_capacity(self.tensors.iter().map(|tensor| tensor.bytes().len() / 4).sum());
+        for (index, tensor) in self.tensors.iter().enumerate() {
+            let floats = tensor.floats().ok_or(NotFloats { index, actual: tensor.ty() })?;
+            flat.extend_from_slice(&floats);
+        }
+        Ok(flat)
     }
+}
+
+/// A tensor of a gradient that is not FP32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("tensor {index} of the gradient has type {actual:?} where FP32 is expected")]
+pub struct NotFloats {
+    /// Index of the tensor.
+    pub index: usize,
+    /// Its type.
+    pub actual: ElementType,
 }
 
 /// How well parameters do on a batch; the loss is finite.

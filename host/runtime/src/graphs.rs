@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skein_engine::{ElementType, Engine, EngineError, Pool, ShapeError, Tensor};
-use skein_kernels::layout::Layout;
+use skein_types::Layout;
 
 use crate::capability::Parameters;
 

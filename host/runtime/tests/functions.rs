@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skein_engine::ElementType;
-use skein_kernels::layout::{Layout, Parameter};
 use skein_kernels::{mean, order};
 use skein_runtime::aggregate::Contribution;
 use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
 use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime, Tensor};
+use skein_types::{Layout, Parameter};
 
 /// Where a limit does not work, a test fails instead of hanging.
 const BOUND: Duration = Duration::from_secs(60);

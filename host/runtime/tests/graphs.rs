@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use skein_engine::{Device, Kind, Pool};
 use skein_graph::{Dim, Model, Shape, networks};
-use skein_kernels::layout::{Layout, Parameter};
 use skein_runtime::gradient::{Batch, Gradient, Parameters};
 use skein_runtime::graphs::{Graph, GraphInput, Graphs};
 use skein_runtime::{Call, CallError, Function, Limit, Limits, Options, Runtime, Tensor};
+use skein_types::{Layout, Parameter};
 
 const SAMPLES: u32 = 4;
 /// Where a limit does not work, a test fails instead of hanging.

@@ -24,14 +24,15 @@ use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use skein_engine::Kind;
+use skein_peer::engines::EngineConfig;
+use skein_peer::pool::FunctionPool;
+use skein_peer::prepare::Tools;
+use skein_redis::provision::child::{BOUND, become_bound};
 use skein_runtime::{Compiler, Options, Runtime, StartError};
+use skein_types::Status;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::engines::Choice;
-use crate::job::Tools;
-use crate::output::{Format, Output, Status};
-use crate::redis::child::{BOUND, become_bound};
-use crate::workers::Workers;
+use crate::output::{Format, Output, complain};
 
 /// What a host process calls itself with to compile a component.
 const COMPILE: &str = "compile-component";
@@ -165,7 +166,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         return exit_code(skein_runtime::compile_as_child());
     }
     if let Command::Bound { parent, program, arguments } = command {
-        return become_bound(parent, &program, &arguments);
+        complain(&format!("error: {:#}", become_bound(parent, &program, &arguments)));
+        return ExitCode::FAILURE;
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("SKEIN_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
@@ -213,11 +215,11 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
         Command::Redis { command } => on_this_thread(command.run(output)),
         Command::Eval(eval) => in_host(global, async |host| eval.run(host, output).await),
         Command::Export(export) => in_host(global, async |host| export.run(&host, output).await),
-        Command::Model { command } => command.run(&global.choice(), output),
-        Command::Engine { command } => command.run(&global.choice(), output),
+        Command::Model { command } => command.run(output),
+        Command::Engine { command } => command.run(&global.engine(), output),
         Command::Bench { command } => in_host(global, async |host| command.run(&host, output).await),
         Command::Schema => {
-            let schema = format!("{:#}\n", crate::manifest::schema());
+            let schema = format!("{:#}\n", skein_job::manifest::schema());
             Ok(output.print(schema.as_bytes())?)
         }
         Command::Completions { shell } => {
@@ -233,8 +235,8 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
 /// What every command that runs functions needs.
 struct Host {
     runtime: Runtime,
-    workers: Arc<Workers>,
-    engine: Choice,
+    pool: Arc<FunctionPool>,
+    engine: EngineConfig,
     /// What the command is busy with before it runs any.
     status: Status,
 }
@@ -278,15 +280,15 @@ impl Global {
         arguments
     }
 
-    fn choice(&self) -> Choice {
+    fn engine(&self) -> EngineConfig {
         let device = match self.device {
             Device::Cpu => skein_engine::Device::Cpu,
             Device::Cuda => skein_engine::Device::Cuda,
         };
-        let automatic = Choice::automatic();
+        let automatic = EngineConfig::automatic();
         let threads = self.engine_threads.map_or(automatic.options.threads, usize::from);
         let options = skein_engine::Options { threads, device };
-        Choice { kind: self.engine, library: self.engine_library.clone(), options }
+        EngineConfig { kind: self.engine, library: self.engine_library.clone(), options }
     }
 }
 
@@ -303,6 +305,7 @@ impl Interrupts {
         Ok(Interrupts { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
+    /// Waits for the next one.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -311,7 +314,7 @@ impl Interrupts {
     }
 }
 
-/// Starts the runtime and the workers' threads, and runs `command` beside them.
+/// Starts the runtime and the threads of functions, and runs `command` beside them.
 fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Result<()> {
     let default = Options::default();
     let concurrency = global.concurrency();
@@ -330,10 +333,10 @@ fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Re
         }
         started => started?,
     };
-    let workers = Arc::new(Workers::start(concurrency).context("failed to start the workers' threads")?);
+    let pool = Arc::new(FunctionPool::start(concurrency).context("failed to start the threads of functions")?);
     let peers = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let peers = peers.context("failed to start the peers' threads")?;
-    peers.block_on(command(Host { runtime, workers, engine: global.choice(), status: Status::default() }))
+    peers.block_on(command(Host { runtime, pool, engine: global.engine(), status: Status::default() }))
 }
 
 /// Runs what needs no function, on the thread that lives as long as the program: children end with it.

@@ -4,7 +4,7 @@
 //! that nobody reads ends nothing, since training goes on without it.
 
 mod line;
-mod status;
+pub(crate) mod summary;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::pin::pin;
@@ -13,12 +13,10 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
+use skein_peer::events::{Event, Waiting};
+use skein_types::Status;
 
 use self::line::{COLUMNS, Round};
-use crate::report::RoundSummary;
-
-pub use line::Waiting;
-pub use status::{Busy, Status};
 
 /// Longest silence of a run that writes plain lines, and the shortest time between two of them.
 const LINE_EVERY: Duration = Duration::from_secs(2);
@@ -53,14 +51,14 @@ enum Progress {
 
 /// One line of a terminal, written again and again.
 struct Terminal {
-    target: Box<dyn Fn() -> ProgressDrawTarget>,
+    target: Box<dyn Fn() -> ProgressDrawTarget + Send>,
     bar: Option<ProgressBar>,
     turns: usize,
 }
 
 /// Lines of a file or a pipe.
 struct Lines {
-    writer: Box<dyn Write>,
+    writer: Box<dyn Write + Send>,
     /// When the next line may follow.
     next: Instant,
     /// What was told last of what the command is busy with.
@@ -116,19 +114,30 @@ impl Output {
         }
     }
 
-    /// Shows that a round was applied.
-    pub fn round(&mut self, summary: &RoundSummary<'_>, rounds: u64, rounds_per_second: f64) {
-        let report = summary.report;
-        let accuracy = report.evaluation.and_then(|evaluation| evaluation.accuracy());
-        self.show_round(Round {
-            round: report.round,
-            rounds,
-            loss: report.loss,
-            accuracy,
-            present: report.present,
-            expected: summary.expected,
-            per_second: rounds_per_second,
-        });
+    /// Shows what happens in a run.
+    pub fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Started { peer, peers, round, parameters, in_database } => {
+                let place = if in_database { "the database" } else { "the host" };
+                self.note(&format!(
+                    "peer {peer:?} of {peers}: round {round}, {parameters} parameters, computing in {place}"
+                ));
+            }
+            Event::Round { summary, rounds, per_second } => {
+                let report = summary.report;
+                self.show_round(Round {
+                    round: report.round,
+                    rounds,
+                    loss: report.loss,
+                    accuracy: report.evaluation.and_then(|evaluation| evaluation.accuracy()),
+                    present: report.present,
+                    expected: summary.expected,
+                    per_second,
+                });
+            }
+            Event::Waiting(waiting) => self.waiting(waiting.as_ref()),
+            Event::RoundsEnded => self.finish(),
+        }
     }
 
     fn show_round(&mut self, round: Round) {
@@ -148,12 +157,12 @@ impl Output {
     /// Shows whom the run waits for, in the place of what the last round came to; with none, that the wait is over.
     /// It may be called as often as there is something new, and has to be if the times are to move: a terminal shows
     /// each, and lines follow each other at the pace of those of rounds.
-    pub fn waiting(&mut self, waiting: Option<&Waiting>) {
+    fn waiting(&mut self, waiting: Option<&Waiting>) {
         match (&mut self.progress, waiting) {
             (Progress::Terminal(terminal), Some(waiting)) => {
                 let head = self.round.map_or_else(String::new, |round| round.head() + "  ");
                 let columns = COLUMNS.saturating_sub(head.chars().count());
-                terminal.show(head + &waiting.text(columns));
+                terminal.show(head + &line::waiting(waiting, columns));
             }
             (Progress::Terminal(terminal), None) => match &self.round {
                 Some(round) => terminal.show(round.bar()),
@@ -215,7 +224,7 @@ pub(crate) fn complain(text: &str) {
 }
 
 impl Terminal {
-    fn new(target: Box<dyn Fn() -> ProgressDrawTarget>) -> Terminal {
+    fn new(target: Box<dyn Fn() -> ProgressDrawTarget + Send>) -> Terminal {
         Terminal { target, bar: None, turns: 0 }
     }
 
@@ -242,7 +251,7 @@ impl Terminal {
 }
 
 impl Lines {
-    fn new(writer: Box<dyn Write>) -> Lines {
+    fn new(writer: Box<dyn Write + Send>) -> Lines {
         Lines { writer, next: Instant::now(), status: None }
     }
 
@@ -263,7 +272,7 @@ impl Lines {
 
     fn waiting(&mut self, waiting: &Waiting, now: Instant) {
         if now >= self.next {
-            self.write_at(now, &waiting.text(LINE_COLUMNS));
+            self.write_at(now, &line::waiting(waiting, LINE_COLUMNS));
         }
     }
 
@@ -283,6 +292,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use indicatif::TermLike;
+    use skein_types::PeerId;
 
     use super::*;
 
@@ -374,9 +384,15 @@ mod tests {
     const ROUND: Round =
         Round { round: 12, rounds: 100, loss: 0.25, accuracy: Some(0.5), present: 3, expected: 4, per_second: 8.0 };
 
+    fn peer() -> PeerId {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&[0xc3, 0xe7, 0xa1, 0xb2]);
+        PeerId(key)
+    }
+
     fn waiting() -> Waiting {
         let (since, until) = (Duration::from_secs(12), Duration::from_secs(48));
-        Waiting { peers: vec!["c3e7a1b2".to_owned()], of: 4, since, until }
+        Waiting { peers: vec![peer()], of: 4, since, until }
     }
 
     #[test]

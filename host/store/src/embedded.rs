@@ -7,13 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use skein_kernels::mean::divide;
 use skein_kernels::tree::{Placed, Position, Tree, add};
+use skein_types::{PeerId, Statistics, Values};
 use tokio::sync::watch;
 
 use crate::blocking::blocking;
 use crate::step::next_state;
 use crate::{
-    Accumulated, Aggregate, Average, Head, Leaf, PeerKey, Published, State, Statistics, Store, StoreError, Update,
-    Values,
+    Accumulated, Aggregate, Average, Contributions, GradientSums, Head, Leaf, PeerStore, RecordLog, State, StateStore,
+    StoreError, Update,
 };
 
 /// Records that are kept for others to read. A round has three, so a peer may fall a thousand rounds behind.
@@ -31,7 +32,7 @@ pub struct Embedded {
 struct Inner {
     state: Option<State>,
     sums: BTreeMap<u64, Sum>,
-    contributions: BTreeMap<(u64, PeerKey), Values>,
+    contributions: BTreeMap<(u64, PeerId), Values>,
     notes: BTreeMap<u64, Vec<u8>>,
     records: VecDeque<(u64, Vec<u8>)>,
 }
@@ -102,7 +103,7 @@ impl Embedded {
         }
     }
 
-    fn close(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
+    fn close(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
         let (mut values, batches) = {
             let mut inner = self.lock();
             let sum = inner.sums.get_mut(&round).ok_or(StoreError::Incomplete { round })?;
@@ -138,7 +139,7 @@ impl Embedded {
             Aggregate::Values(values) => vec![values.clone()],
             Aggregate::Contributions { peers, .. } => {
                 let inner = self.lock();
-                let row = |peer: &PeerKey| inner.contributions.get(&(update.round, *peer)).cloned();
+                let row = |peer: &PeerId| inner.contributions.get(&(update.round, *peer)).cloned();
                 let row = |peer| row(peer).ok_or(StoreError::Missing { round: update.round, peer: *peer });
                 peers.iter().map(row).collect::<Result<_, _>>()?
             }
@@ -164,8 +165,8 @@ impl Sum {
 }
 
 #[async_trait]
-impl Published for Embedded {
-    async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError> {
+impl PeerStore for Embedded {
+    async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError> {
         Ok(self.lock().contributions.get(&(round, peer)).cloned())
     }
 
@@ -179,7 +180,7 @@ impl Published for Embedded {
 }
 
 #[async_trait]
-impl Store for Embedded {
+impl StateStore for Embedded {
     fn aggregates(&self) -> bool {
         // Contributions lie in this process either way, so the job's own function may as well run.
         false
@@ -208,34 +209,51 @@ impl Store for Embedded {
         Ok(())
     }
 
+    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
+        self.apart(move |store| Ok(store.update(&update)?.head())).await
+    }
+
+    async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
+        self.lock().notes.insert(round, note);
+        Ok(())
+    }
+
+    async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lock().notes.get(&round).cloned())
+    }
+
+    async fn prune_before(&self, round: u64) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        inner.sums = inner.sums.split_off(&round);
+        inner.notes = inner.notes.split_off(&round);
+        inner.contributions = inner.contributions.split_off(&(round, PeerId([0; 32])));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl GradientSums for Embedded {
     async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
         self.apart(move |store| store.add(round, leaf, gradient)).await
     }
 
-    async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError> {
+    async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
         self.apart(move |store| store.close(round, peer)).await
     }
+}
 
-    async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError> {
+#[async_trait]
+impl Contributions for Embedded {
+    async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
         let seen = values.clone();
         let statistics = self.apart(move |_| seen.statistics()).await;
         self.lock().contributions.insert((round, peer), values);
         Ok(statistics)
     }
+}
 
-    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
-        self.apart(move |store| Ok(store.update(&update)?.head())).await
-    }
-
-    async fn remember(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
-        self.lock().notes.insert(round, note);
-        Ok(())
-    }
-
-    async fn recall(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.lock().notes.get(&round).cloned())
-    }
-
+#[async_trait]
+impl RecordLog for Embedded {
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
         let mut inner = self.lock();
         let number = *self.published.borrow() + 1;
@@ -244,14 +262,6 @@ impl Store for Embedded {
         }
         inner.records.push_back((number, record));
         self.published.send_replace(number);
-        Ok(())
-    }
-
-    async fn forget(&self, round: u64) -> Result<(), StoreError> {
-        let mut inner = self.lock();
-        inner.sums = inner.sums.split_off(&round);
-        inner.notes = inner.notes.split_off(&round);
-        inner.contributions = inner.contributions.split_off(&(round, [0; 32]));
         Ok(())
     }
 }

@@ -1,8 +1,6 @@
 //! Why a store did not do as told.
 
-use skein_kernels::Digest;
-
-use crate::PeerKey;
+use skein_types::PeerId;
 
 /// Why a store did not do as told. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +33,12 @@ pub enum StoreError {
         round: u64,
     },
     /// A contribution that is to be aggregated is not there.
-    #[error("the store lost the contribution of peer {} to round {round}", Digest(*peer))]
+    #[error("the store lost the contribution of peer {peer} to round {round}")]
     Missing {
         /// The round.
         round: u64,
         /// Whose contribution.
-        peer: PeerKey,
+        peer: PeerId,
     },
     /// The rule refuses the contributions.
     #[error("the contributions to round {round} can not be aggregated")]
@@ -111,7 +109,7 @@ pub enum StoreError {
     },
     /// A value is not the one that was stored.
     #[error("the value of `{key}` in the database `{address}` is not the one that was stored")]
-    Spoilt {
+    Corrupt {
         /// Its address.
         address: String,
         /// The key.

@@ -1,16 +1,18 @@
 //! A peer's store: the state of the job, the contributions of the round, the records that peers exchange.
 //!
-//! [`Store`] is the contract; [`Embedded`] keeps everything in this process, [`redis`] in a database of the peer's own.
-//! Work on tensors happens in the
-//! store and not beside it, so that a store inside a database can do it where the values are. Every store gives
-//! the same bits: sums over batches follow the tree of [`skein_kernels::tree`] whatever the order of arrival, and
-//! averages and updates are the kernels'.
+//! Its ports are narrow traits: [`StateStore`], [`GradientSums`], [`Contributions`] and [`RecordLog`]. Other peers read it
+//! as a [`PeerStore`]. [`Embedded`] keeps everything in this process; the crate `skein-redis` keeps it in a database.
+//!
+//! Work on tensors happens in the store and not beside it, so that a store inside a database can do it where the values
+//! are. Every store computes the same bits: sums over batches follow the tree of [`skein_kernels::tree`] whatever the
+//! order of arrival, and averages and updates are the kernels'.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
-//! use skein_store::{Embedded, Leaf, Published, State, Store};
+//! use skein_store::{Embedded, GradientSums, Leaf, PeerStore, State, StateStore};
+//! use skein_types::PeerId;
 //!
-//! let (store, me) = (Embedded::default(), [1; 32]);
+//! let (store, me) = (Embedded::default(), PeerId([1; 32]));
 //! store.set_state(State::new(0, vec![0.0; 2].into(), vec![])).await?;
 //! // The second of two batches arrives first, and is delivered twice.
 //! let leaf = |index, samples| Leaf { index, leaves: 2, samples, loss: 0.5 };
@@ -28,24 +30,20 @@
 mod blocking;
 mod embedded;
 mod error;
-pub mod redis;
 mod step;
-mod values;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use skein_kernels::Digest;
 use skein_kernels::rule::Rule;
 use skein_kernels::update::Change;
+use skein_types::{Digest, PeerId, Statistics, Values};
 
+pub use blocking::blocking;
 pub use embedded::Embedded;
 pub use error::StoreError;
-pub use skein_kernels::statistics::Statistics;
-pub use values::Values;
-
-/// A peer's public key.
-pub type PeerKey = [u8; 32];
+pub use step::next_state;
 
 /// Parameters and optimizer state after a round.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,7 +109,7 @@ pub struct Leaf {
     pub loss: f32,
 }
 
-/// What [`Store::accumulate`] did.
+/// What [`GradientSums::accumulate`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accumulated {
     /// The gradient counts.
@@ -155,24 +153,24 @@ pub enum Aggregate {
         /// How.
         rule: Rule,
         /// Whose, in this order.
-        peers: Vec<PeerKey>,
+        peers: Vec<PeerId>,
     },
 }
 
 /// What a peer publishes, as the others read it. All rounds are numbered from 1.
 #[async_trait]
-pub trait Published: Send + Sync {
+pub trait PeerStore: Send + Sync {
     /// A contribution that the peer holds: its own, or another's that it has copied.
-    async fn contribution(&self, round: u64, peer: PeerKey) -> Result<Option<Values>, StoreError>;
+    async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError>;
 
-    /// Records behind number `after` (0: from the first that is still kept), each with its own number. Waits for
-    /// one until `wait` is over, and then gives none.
+    /// Returns the records after number `after` (0: from the first that is still kept), each with its own number. Waits
+    /// up to `wait` for one, and returns none if none came.
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
 }
 
-/// A peer's own store.
+/// The state of a job at one peer: parameters, optimizer state, and what belongs to a round.
 #[async_trait]
-pub trait Store: Published {
+pub trait StateStore: Send + Sync {
     /// Whether rules run where the contributions are, so that [`Aggregate::Contributions`] saves their way out.
     fn aggregates(&self) -> bool;
 
@@ -188,29 +186,62 @@ pub trait Store: Published {
     /// Replaces the state: at the start of a job, or to resume one.
     async fn set_state(&self, state: State) -> Result<(), StoreError>;
 
+    /// Moves the state one round on and returns its hashes. A round that was applied before is not applied again: the
+    /// state after it stays as it is.
+    async fn apply(&self, update: Update) -> Result<Head, StoreError>;
+
+    /// Keeps what the peer has to know of a round when it goes on from there, until the round is pruned.
+    async fn put_round_metadata(&self, round: u64, metadata: Vec<u8>) -> Result<(), StoreError>;
+
+    /// What was kept of a round.
+    async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Drops sums, contributions and metadata of all rounds before `round`.
+    async fn prune_before(&self, round: u64) -> Result<(), StoreError>;
+}
+
+/// The gradients of a round, summed as they arrive.
+#[async_trait]
+pub trait GradientSums: Send + Sync {
     /// Adds the gradient of one batch to the sum of `round`, weighted by its samples. A batch counts once, in
     /// whatever order and however often batches arrive.
     async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError>;
 
     /// Averages the batches of `round`, all of which have arrived, into the contribution of `peer`.
-    async fn average(&self, round: u64, peer: PeerKey) -> Result<Average, StoreError>;
+    async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError>;
+}
 
-    /// Keeps a contribution of another peer and says what it is.
-    async fn put_contribution(&self, round: u64, peer: PeerKey, values: Values) -> Result<Statistics, StoreError>;
+/// The contributions of a round: the peer's own, which [`GradientSums::average`] puts there, and those of others.
+#[async_trait]
+pub trait Contributions: PeerStore {
+    /// Keeps a contribution and returns what was found out about it.
+    async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError>;
+}
 
-    /// Moves the state one round on. A round that was applied before is not applied again: the state that it gave
-    /// is returned as it is.
-    async fn apply(&self, update: Update) -> Result<Head, StoreError>;
-
-    /// Keeps what the peer has to know of a round when it goes on from there; forgotten with the round.
-    async fn remember(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError>;
-
-    /// What was kept of a round.
-    async fn recall(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError>;
-
+/// The records that a peer publishes.
+#[async_trait]
+pub trait RecordLog: PeerStore {
     /// Appends a record for others to read.
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError>;
+}
 
-    /// Forgets sums, contributions and notes of all rounds before `round`.
-    async fn forget(&self, round: u64) -> Result<(), StoreError>;
+/// A peer's own store, by its ports.
+#[derive(Clone)]
+pub struct Ports {
+    /// The state of the job.
+    pub state: Arc<dyn StateStore>,
+    /// The gradients of a round.
+    pub sums: Arc<dyn GradientSums>,
+    /// The contributions of a round.
+    pub contributions: Arc<dyn Contributions>,
+    /// The peer's records.
+    pub records: Arc<dyn RecordLog>,
+}
+
+impl Ports {
+    /// All ports of one store.
+    pub fn of(store: impl StateStore + GradientSums + Contributions + RecordLog + 'static) -> Ports {
+        let store = Arc::new(store);
+        Ports { state: store.clone(), sums: store.clone(), contributions: store.clone(), records: store }
+    }
 }

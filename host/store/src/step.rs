@@ -6,7 +6,7 @@ use skein_kernels::update::{After, Before};
 use crate::{Aggregate, State, StoreError, Update, Values};
 
 /// The state that follows `before`, with `rows` as the aggregate or as the contributions that are to be aggregated.
-pub(crate) fn next_state(before: &State, update: &Update, rows: &[Values]) -> Result<State, StoreError> {
+pub fn next_state(before: &State, update: &Update, rows: &[Values]) -> Result<State, StoreError> {
     let expected = before.parameters().len();
     let lengths = rows.iter().map(|row| row.len()).chain([update.change.trained.max(expected)]);
     if let Some(actual) = { lengths }.find(|actual| *actual != expected) {

@@ -2,8 +2,8 @@
 
 use skein_kernels::optimizer::{Moments, Optimizer, Step};
 use skein_kernels::rule::Rule;
-use skein_kernels::statistics::Statistics;
 use skein_kernels::update::{After, Before, Change};
+use skein_types::Statistics;
 
 use crate::client::{Client, blob, noise, same_bits};
 use crate::server::on_each;

@@ -1,7 +1,7 @@
 //! `skein:train/parameters`: the model's parameters as handles that share the store's buffer.
 
 use skein_engine::Tensor;
-use skein_kernels::layout::Parameter;
+use skein_types::Parameter;
 use wasmtime::component::Resource;
 
 use super::{HostTensor, State, bindings};

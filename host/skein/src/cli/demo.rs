@@ -1,17 +1,18 @@
 //! `skein demo`: four peers, the digits, nothing to set up.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use anyhow::Result;
+use skein_job::manifest::model::Network;
+use skein_job::manifest::train::Optimizer;
+use skein_job::manifest::{Application, Data, Manifest, Model, Train};
+use skein_peer::events::Event;
+use skein_peer::in_process::{self, Options};
+use skein_peer::prepare::PreparedJob;
 
-use super::Host;
-use crate::job::Job;
-use crate::manifest::model::Network;
-use crate::manifest::train::Optimizer;
-use crate::manifest::{Application, Data, Manifest, Model, Train};
+use super::{Host, Interrupts};
 use crate::output::Output;
-use crate::training::{self, Options};
+use crate::output::summary::{to_json, to_table};
 
 /// Arguments of `skein demo`.
 #[derive(clap::Args)]
@@ -26,7 +27,7 @@ pub(super) struct Demo {
     #[arg(long)]
     rounds: Option<u64>,
     /// What is trained
-    #[arg(long, value_enum, default_value = "convnet")]
+    #[arg(long, value_parser = network, default_value = "convnet")]
     model: Network,
 }
 
@@ -34,20 +35,23 @@ impl Demo {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.manifest();
         manifest.check().map_err(|(key, problem)| anyhow::anyhow!("`{key}` {problem}"))?;
-        let job = Arc::new(output.during(&host.status, Job::prepare(&manifest, host.tools())).await?);
+        let prepared = output.during(&host.status, PreparedJob::new(&manifest, host.tools())).await?;
         output.note(&format!(
             "{} peers train {} of {} parameters on hand-written digits, functions in WebAssembly",
             self.peers,
-            job.model,
-            job.layout.trained()
+            prepared.description(),
+            prepared.job.layout.trained()
         ));
-        let summary = training::train(job.clone(), host.workers, Options::default(), output).await?;
-        Ok(output.result(|| summary.to_table(&job, None), || summary.to_json(&job, None))?)
+        let mut interrupts = Interrupts::listen()?;
+        let mut sink = |event: Event<'_>| output.event(event);
+        let options = Options::default();
+        let summary = in_process::train(prepared.clone(), host.pool, options, &mut sink, interrupts.next()).await?;
+        Ok(output.result(|| to_table(&summary, &prepared, None), || to_json(&summary, &prepared, None))?)
     }
 
     fn manifest(&self) -> Manifest {
         Manifest {
-            skein_manifest_version: crate::manifest::VERSION,
+            skein_manifest_version: skein_job::manifest::VERSION,
             application: Application { name: "demo".into(), version: None, description: None },
             model: match self.model {
                 Network::Mlp => Model { hidden: vec![32], ..Model::default() },
@@ -67,4 +71,9 @@ impl Demo {
             function: BTreeMap::new(),
         }
     }
+}
+
+/// A network by its name.
+fn network(name: &str) -> Result<Network, String> {
+    Network::named(name).ok_or_else(|| "it takes `convnet` or `mlp`".to_owned())
 }

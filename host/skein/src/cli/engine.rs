@@ -1,15 +1,11 @@
-//! `skein engine`: the libraries that compute graphs, fetched from the package index that `pip` uses.
+//! `skein engine`: the libraries that compute graphs.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use serde_json::json;
-use sha2::{Digest, Sha256};
+use skein_engine::install::{Installed, install};
 use skein_engine::{Kind, library};
+use skein_peer::engines::EngineConfig;
 
-use crate::engines::Choice;
 use crate::output::Output;
 
 /// Arguments of `skein engine`.
@@ -27,110 +23,23 @@ pub(super) enum Engine {
     List,
 }
 
-/// A wheel of the package index, and what it has to be.
-struct Wheel {
-    package: &'static str,
-    version: &'static str,
-    /// Which of the package's wheels: those of another Python hold the same library.
-    python: &'static str,
-    platform: &'static str,
-    sha256: &'static str,
-}
-
-/// Wheels by engine and machine, with the digests of the package index.
-fn wheel(kind: Kind, gpu: bool) -> Result<Wheel> {
-    let machine = std::env::consts::ARCH;
-    ensure!(cfg!(target_os = "linux"), "wheels are known for Linux only: give the library with `--engine-library`");
-    let wheel = |package, version, platform, sha256| Wheel { package, version, python: "3.11", platform, sha256 };
-    match (kind, gpu, machine) {
-        (Kind::Rten, ..) => bail!("`rten` is built in: there is nothing to install"),
-        (Kind::OpenVino, true, _) => bail!("`openvino` runs on the processor here: install `onnxruntime --gpu`"),
-        (Kind::OnnxRuntime, false, "x86_64") => Ok(wheel("onnxruntime", "1.31.1", "manylinux_2_28_x86_64", ORT_X86_64)),
-        (Kind::OnnxRuntime, true, "x86_64") => {
-            Ok(wheel("onnxruntime-gpu", "1.31.1", "manylinux_2_28_x86_64", ORT_GPU_X86_64))
-        }
-        (Kind::OnnxRuntime, false, "aarch64") => {
-            Ok(wheel("onnxruntime", "1.31.1", "manylinux_2_28_aarch64", ORT_AARCH64))
-        }
-        (Kind::OpenVino, false, "x86_64") => {
-            Ok(wheel("openvino", "2026.4.1", "manylinux_2_28_x86_64", OPENVINO_X86_64))
-        }
-        _ => bail!("no wheel of `{kind}` is known for {machine}: give the library with `--engine-library`"),
-    }
-}
-
-const ORT_X86_64: &str = "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f";
-const ORT_GPU_X86_64: &str = "e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6";
-const ORT_AARCH64: &str = "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3";
-const OPENVINO_X86_64: &str = "2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf";
-
 impl Engine {
-    pub(super) fn run(self, choice: &Choice, output: &mut Output) -> Result<()> {
+    pub(super) fn run(self, choice: &EngineConfig, output: &mut Output) -> Result<()> {
         match self {
-            Engine::Install { engine, gpu } => install(engine, gpu, output),
+            Engine::Install { engine, gpu } => {
+                let Installed { version, library, sha256 } = install(engine, gpu, |what| output.note(what))?;
+                let library = library.display().to_string();
+                Ok(output.result(
+                    || format!("{engine} {version} is installed: `{library}`\n"),
+                    || json!({ "engine": engine.name(), "version": version, "library": library, "sha256": sha256 }),
+                )?)
+            }
             Engine::List => list(choice, output),
         }
     }
 }
 
-/// Downloads the wheel, checks it and unpacks it beside where the engine will lie, then puts it there at once.
-fn install(kind: Kind, gpu: bool, output: &mut Output) -> Result<()> {
-    let wheel = wheel(kind, gpu)?;
-    let (root, folder) = (library::root(), library::folder(kind));
-    fs::create_dir_all(&root).with_context(|| format!("failed to make `{}`", root.display()))?;
-    let work = tempfile::tempdir_in(&root).with_context(|| format!("failed to write to `{}`", root.display()))?;
-    output.note(&format!("fetching {} {}", wheel.package, wheel.version));
-    let file = download(&wheel, work.path())?;
-    let digest = hex::encode(Sha256::digest(fs::read(&file)?));
-    ensure!(
-        digest == wheel.sha256,
-        "the wheel of {} {} has the SHA-256 {digest} where {} is expected: the package index gives another file",
-        wheel.package,
-        wheel.version,
-        wheel.sha256
-    );
-    let unpacked = work.path().join("unpacked");
-    zip::ZipArchive::new(fs::File::open(&file)?)?.extract(&unpacked).context("failed to unpack the wheel")?;
-    ensure!(library::inside(kind, &unpacked).is_some(), "the wheel of {} holds no library", wheel.package);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("failed to replace `{}`", folder.display()))?;
-    }
-    fs::rename(&unpacked, &folder).with_context(|| format!("failed to write `{}`", folder.display()))?;
-    let library = library::find(kind)?.display().to_string();
-    Ok(output.result(
-        || format!("{kind} {} is installed: `{library}`\n", wheel.version),
-        || json!({ "engine": kind.name(), "version": wheel.version, "library": library, "sha256": wheel.sha256 }),
-    )?)
-}
-
-/// The wheel's file, by `pip`, which knows the user's package index and proxies.
-fn download(wheel: &Wheel, into: &Path) -> Result<PathBuf> {
-    let requirement = format!("{}=={}", wheel.package, wheel.version);
-    let arguments = [
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--implementation=cp",
-        "--python-version",
-        wheel.python,
-        "--platform",
-        wheel.platform,
-        "--dest",
-    ];
-    let status = Command::new("python3").args(arguments).arg(into).arg(&requirement).status();
-    let hint = "it needs `python3` with `pip` (on Debian: `apt-get install python3-pip`)";
-    let status = status.with_context(|| format!("failed to run `python3 -m pip`: {hint}"))?;
-    ensure!(status.success(), "`python3 -m pip download {requirement}` failed: {hint}, and a package index");
-    let mut entries = fs::read_dir(into)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let file = entries.find(|path| path.extension().is_some_and(|extension| extension == "whl"));
-    file.with_context(|| format!("`pip` left no wheel of {requirement}"))
-}
-
-fn list(choice: &Choice, output: &mut Output) -> Result<()> {
+fn list(choice: &EngineConfig, output: &mut Output) -> Result<()> {
     let used = choice.open().map(|engine| engine.kind());
     let mut rows = Vec::new();
     for kind in Kind::ALL {

@@ -2,15 +2,17 @@
 
 use anyhow::Result;
 use serde_json::json;
+use skein_peer::evaluation::evaluate;
+use skein_peer::evaluation::validate;
+use skein_peer::prepare::PreparedJob;
+use skein_peer::report::evaluation_json;
+use skein_protocol::announcement::Evaluation;
 use skein_runtime::gradient::Parameters;
-use skein_workflow::announcement::Evaluation;
 
 use super::Host;
 use super::trained::{Trained, TrainedArguments};
-use crate::evaluation::evaluate;
 use crate::output::Output;
-use crate::report::{evaluation_json, evaluation_text};
-use crate::session::validate;
+use crate::output::summary::evaluation_text;
 
 /// Arguments of `skein eval`.
 #[derive(clap::Args)]
@@ -21,11 +23,12 @@ pub(super) struct Eval {
 
 impl Eval {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
-        let Trained { job, checkpoint, .. } = self.trained.load(&host, output).await?;
+        let Trained { prepared, checkpoint, .. } = self.trained.load(&host, output).await?;
+        let PreparedJob { job, gradient, .. } = &prepared;
         let parameters = Parameters { layout: job.layout.clone(), values: checkpoint.state.parameters().buffer() };
-        let validation = validate(&job, &host.workers, &parameters).await?;
+        let validation = validate(&host.pool, job, gradient, &parameters).await?;
         let test = match &job.test {
-            Some(part) => evaluate(&host.workers, &job.gradient, parameters, &part.dataset, &part.samples).await?,
+            Some(part) => evaluate(&host.pool, gradient, parameters, &part.dataset, &part.samples).await?,
             None => None,
         };
         let round = checkpoint.state.round();

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::json;
+use skein_peer::events::Event;
+use skein_peer::host::config::{Config, Key};
+use skein_peer::host::{prepare, run};
 
-use super::Host;
 use super::train::kept;
-use crate::host::config::{Config, Key};
-use crate::host::{prepare, run};
+use super::{Host, Interrupts};
 use crate::output::Output;
+use crate::output::summary::{to_json, to_table};
 
 /// Arguments of `skein host`.
 #[derive(clap::Args)]
@@ -22,11 +24,14 @@ pub(super) struct HostArguments {
 impl HostArguments {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let config = Config::load(&self.config)?;
-        let (job, package) = output.during(&host.status, prepare(&config, host.tools())).await?;
-        let summary = run(&config, (job.clone(), package), host.workers, output).await?;
+        let prepared = output.during(&host.status, prepare(&config, host.tools())).await?;
+        let (job, bundle) = prepared;
+        let mut interrupts = Interrupts::listen()?;
+        let mut sink = |event: Event<'_>| output.event(event);
+        let summary = run(&config, (job.clone(), bundle), host.pool, &mut sink, interrupts.next()).await?;
         let kept = kept(Some(&config.dir));
         let kept = kept.as_deref();
-        Ok(output.result(|| summary.to_table(&job, kept), || summary.to_json(&job, kept))?)
+        Ok(output.result(|| to_table(&summary, &job, kept), || to_json(&summary, &job, kept))?)
     }
 }
 

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde_json::json;
-use skein_store::redis::{Options, Tls};
+use skein_redis::provision::asked::{Asked, Module};
+use skein_redis::provision::server::Server;
+use skein_redis::provision::{Settings, owner, reader, worker, write};
+use skein_redis::{Options, Tls};
+use skein_types::Status;
 
 use super::Interrupts;
-use crate::output::{Output, Status};
-use crate::redis::asked::{Asked, Module};
-use crate::redis::server::Server;
-use crate::redis::{Settings, owner, reader, worker, write};
+use crate::output::Output;
 
 /// Memory of a database by default, in MiB.
 const MEMORY_MIB: u64 = 4096;

@@ -1,18 +1,18 @@
 //! `skein train`: the job of a manifest, all its peers in this process.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Result;
-use clap::ValueEnum;
+use skein_job::manifest::model::Network;
+use skein_job::manifest::{Manifest, Model};
+use skein_peer::checkpoint;
+use skein_peer::events::Event;
+use skein_peer::in_process::{self, Options};
+use skein_peer::prepare::PreparedJob;
 
-use super::Host;
-use crate::checkpoint;
-use crate::job::Job;
-use crate::manifest::model::Network;
-use crate::manifest::{Manifest, Model};
+use super::{Host, Interrupts};
 use crate::output::Output;
-use crate::training::{self, Options};
+use crate::output::summary::{to_json, to_table};
 
 /// Arguments of `skein train`.
 #[derive(clap::Args)]
@@ -61,7 +61,7 @@ impl std::str::FromStr for ModelArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<ModelArgument, String> {
-        if let Ok(network) = Network::from_str(text, false) {
+        if let Some(network) = Network::named(text) {
             return Ok(ModelArgument::Network(network));
         }
         match text.ends_with(".onnx") {
@@ -119,24 +119,27 @@ impl Train {
 
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.job.manifest()?;
-        let job = Arc::new(output.during(&host.status, Job::prepare(&manifest, host.tools())).await?);
+        let prepared = output.during(&host.status, PreparedJob::new(&manifest, host.tools())).await?;
+        let job = &prepared.job;
         let samples: usize = job.shares.values().map(|share| share.train.len()).sum();
         output.note(&format!(
             "{}: {}, {} peers, {samples} training samples, {} parameters, {} functions at a time",
             manifest.application.name,
-            job.model,
+            prepared.description(),
             job.shares.len(),
             job.layout.len(),
-            host.workers.concurrency()
+            host.pool.concurrency()
         ));
         if self.out.is_none() {
             output.note(&nothing_is_kept(self.hint));
         }
         let options = Options { out: self.out.clone(), resume: self.resume };
-        let summary = training::train(job.clone(), host.workers, options, output).await?;
+        let mut interrupts = Interrupts::listen()?;
+        let mut sink = |event: Event<'_>| output.event(event);
+        let summary = in_process::train(prepared.clone(), host.pool, options, &mut sink, interrupts.next()).await?;
         let kept = kept(self.out.as_deref());
         let kept = kept.as_deref();
-        Ok(output.result(|| summary.to_table(&job, kept), || summary.to_json(&job, kept))?)
+        Ok(output.result(|| to_table(&summary, &prepared, kept), || to_json(&summary, &prepared, kept))?)
     }
 }
 

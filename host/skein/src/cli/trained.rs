@@ -1,16 +1,17 @@
 //! What names a trained model on the command line: a job, and a checkpoint of it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use skein_job::Job;
+use skein_job::Manifest;
+use skein_job::identity::differs_in_peers_only;
+use skein_peer::checkpoint::{Checkpoint, FILE};
+use skein_peer::host::{self, config::Config};
+use skein_peer::prepare::PreparedJob;
 
 use super::Host;
 use super::train::JobArguments;
-use crate::checkpoint::{Checkpoint, FILE};
-use crate::host::{self, config::Config};
-use crate::job::Job;
-use crate::manifest::Manifest;
 use crate::output::Output;
 
 /// A job, by its manifest or by the configuration of one of its hosts, and a checkpoint.
@@ -29,7 +30,7 @@ pub(super) struct TrainedArguments {
 /// A job that is ready, and a state of it.
 pub(super) struct Trained {
     pub(super) manifest: Manifest,
-    pub(super) job: Arc<Job>,
+    pub(super) prepared: PreparedJob,
     pub(super) checkpoint: Checkpoint,
 }
 
@@ -39,7 +40,7 @@ impl TrainedArguments {
     /// The digest in a checkpoint covers the keys of the peers, which a manifest does not name. A model does not depend on
     /// who trained it: with the manifest alone, everything but the keys has to be the same.
     pub(super) async fn load(self, host: &Host, output: &mut Output) -> Result<Trained> {
-        let (manifest, job) = match &self.config {
+        let (manifest, prepared) = match &self.config {
             Some(path) => {
                 let config = Config::load(path)?;
                 let prepared = output.during(&host.status, host::prepare(&config, host.tools())).await;
@@ -47,20 +48,21 @@ impl TrainedArguments {
             }
             None => {
                 let manifest = self.job.manifest()?;
-                let prepared = output.during(&host.status, Job::prepare(&manifest, host.tools())).await;
-                (manifest, Arc::new(prepared?))
+                let prepared = output.during(&host.status, PreparedJob::new(&manifest, host.tools())).await;
+                (manifest, prepared?)
             }
         };
+        let job = &prepared.job;
         let path = if self.checkpoint.is_dir() { self.checkpoint.join(FILE) } else { self.checkpoint };
         let checkpoint = Checkpoint::load(&job.layout, &path);
         let checkpoint = checkpoint.with_context(|| format!("`{}` is not a checkpoint of this job", path.display()))?;
-        if self.config.is_none() && job.differs_in_peers_only(checkpoint.job) {
+        if self.config.is_none() && differs_in_peers_only(job.digest, checkpoint.job) {
             output
                 .note("the peers of the checkpoint have keys of their own: everything but the keys is that of the job");
         } else {
-            check(&job, &checkpoint, &path)?;
+            check(job, &checkpoint, &path)?;
         }
-        Ok(Trained { manifest, job, checkpoint })
+        Ok(Trained { manifest, prepared, checkpoint })
     }
 }
 
@@ -69,7 +71,7 @@ fn check(job: &Job, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
     let expected = job.digest;
     let path = path.display();
     ensure!(
-        !job.differs_in_peers_only(found),
+        !differs_in_peers_only(expected, found),
         "`{path}` is the checkpoint of another roster ({found}, this one is {expected}): name the configuration of one \
          of its hosts, or the manifest with `--from`"
     );

@@ -7,17 +7,18 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use skein_workflow::identity::Identity;
+use skein_job::Manifest;
+use skein_peer::host::config::{Config, Key, Member};
+use skein_protocol::identity::Identity;
+use skein_redis::provision::asked::{Asked, Module};
+use skein_redis::provision::server::Server;
+use skein_redis::provision::{child, owner, reader};
+use skein_types::Status;
 use tokio::process::{Child, Command};
 
 use super::train::{JobArguments, Train, nothing_is_kept};
 use super::{Global, Interrupts, in_host, on_this_thread};
-use crate::host::config::{Config, Key, Member};
-use crate::manifest::Manifest;
-use crate::output::{Output, Status};
-use crate::redis::asked::{Asked, Module};
-use crate::redis::server::Server;
-use crate::redis::{child, owner, reader};
+use crate::output::Output;
 
 /// Name of a host's configuration in its folder.
 const HOST_FILE: &str = "host.toml";

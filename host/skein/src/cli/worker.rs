@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
+use skein_peer::worker::{Done, QueueWorker, bundle, place};
+use skein_redis::queue::{Consumer, DeadLetter, Queue, Role, find};
+use skein_redis::{Address, Options, Scope, Tls};
 use skein_store::StoreError;
-use skein_store::redis::queue::{Consumer, DeadLetter, Queue, Role, find};
-use skein_store::redis::{self, Address, Options, Scope, Tls};
 use tokio::sync::watch;
 
 use super::{Host, Interrupts};
 use crate::output::Output;
-use crate::worker::{Done, Worker, package, place};
 
 /// How a database is reached from the command line. Secrets come from files or the environment.
 #[derive(clap::Args)]
@@ -62,18 +62,14 @@ impl WorkerArguments {
         let options = self.database.options();
         let scope = scope(&options).await?;
         let consumer = Consumer::join(&options, scope, place(Role::Worker)?).await?;
-        let (gradient, layout) = output.during(&host.status, package::unpack(consumer.queue(), host.tools())).await?;
-        let store = redis::open(&options, scope).await.map_err(|error| match error {
+        let (gradient, layout) = output.during(&host.status, bundle::unpack(consumer.queue(), host.tools())).await?;
+        let store = skein_redis::open(&options, scope).await.map_err(|error| match error {
             // A worker takes a database with the module or without, so a hole is all that makes one unfit.
             StoreError::Unfit { .. } => anyhow!("{error} (here: `--allow-vulnerable`)"),
             error => error.into(),
         })?;
-        output.note(&format!(
-            "at the queue of `{}`, up to {} calls at a time",
-            options.url,
-            host.workers.concurrency()
-        ));
-        let worker = Worker { workers: host.workers, gradient, layout: layout.clone(), store, consumer };
+        output.note(&format!("at the queue of `{}`, up to {} calls at a time", options.url, host.pool.concurrency()));
+        let worker = QueueWorker { pool: host.pool, gradient, layout: layout.clone(), store, consumer };
         anyhow::ensure!(
             layout.len() == scope.values,
             "the model has {} values here where the host has {}: use the same version of this program",

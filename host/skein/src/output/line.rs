@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use skein_peer::events::Waiting;
+
 /// Columns of the usual terminal. A narrower one shows the beginning of a line.
 pub(super) const COLUMNS: usize = 80;
 /// Columns of the bar.
@@ -17,19 +19,6 @@ pub(super) struct Round {
     pub(super) present: usize,
     pub(super) expected: usize,
     pub(super) per_second: f64,
-}
-
-/// Peers that a run waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    /// Their short ids, as in a peer's `Debug`.
-    pub peers: Vec<String>,
-    /// Peers of the job.
-    pub of: usize,
-    /// For how long it has waited.
-    pub since: Duration,
-    /// For how much longer it waits at most.
-    pub until: Duration,
 }
 
 impl Round {
@@ -68,19 +57,18 @@ impl Round {
     }
 }
 
-impl Waiting {
-    /// Whom it waits for and how long, with as many names as fit into so many columns.
-    pub(super) fn text(&self, columns: usize) -> String {
-        let Waiting { peers, of, since, until } = self;
-        let times = format!("({}, at most {} more)", duration(*since), duration(*until));
-        let with = |names: usize| {
-            let colon = if names == 0 { "" } else { ": " };
-            let dots = if 0 < names && names < peers.len() { ", …" } else { "" };
-            format!("waiting for {} of {of}{colon}{}{dots} {times}", peers.len(), peers[..names].join(", "))
-        };
-        let fitting = (1..=peers.len()).rev().map(with).find(|text| text.chars().count() <= columns);
-        fitting.unwrap_or_else(|| with(0))
-    }
+/// Whom a run waits for and how long, with as many names as fit into so many columns.
+pub(super) fn waiting(waiting: &Waiting, columns: usize) -> String {
+    let Waiting { peers, of, since, until } = waiting;
+    let peers: Vec<String> = peers.iter().map(|peer| format!("{peer:?}")).collect();
+    let times = format!("({}, at most {} more)", duration(*since), duration(*until));
+    let with = |names: usize| {
+        let colon = if names == 0 { "" } else { ": " };
+        let dots = if 0 < names && names < peers.len() { ", …" } else { "" };
+        format!("waiting for {} of {of}{colon}{}{dots} {times}", peers.len(), peers[..names].join(", "))
+    };
+    let fitting = (1..=peers.len()).rev().map(with).find(|text| text.chars().count() <= columns);
+    fitting.unwrap_or_else(|| with(0))
 }
 
 /// A loss, in 13 columns at most.
@@ -106,10 +94,19 @@ fn duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use skein_types::PeerId;
+
     use super::*;
 
     fn columns(text: &str) -> usize {
         text.chars().count()
+    }
+
+    /// Shown as `c3e7a1b0` and up.
+    fn peer(number: usize) -> PeerId {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&(0xc3e7_a1b0 + number as u32).to_be_bytes());
+        PeerId(key)
     }
 
     const LONGEST: Round = Round {
@@ -141,19 +138,22 @@ mod tests {
     #[test]
     fn a_wait_names_the_peers_as_far_as_there_is_room() {
         let seconds = Duration::from_secs;
-        let peers = |count: usize| (0..count).map(|peer| format!("c3e7a1b{peer:x}")).collect();
+        let peers = |count: usize| (0..count).map(peer).collect();
         let one = Waiting { peers: peers(1), of: 4, since: seconds(12), until: seconds(48) };
-        assert_eq!(one.text(COLUMNS), "waiting for 1 of 4: c3e7a1b0 (12 s, at most 48 s more)");
-        assert_eq!(one.text(50), "waiting for 1 of 4 (12 s, at most 48 s more)");
+        assert_eq!(super::waiting(&one, COLUMNS), "waiting for 1 of 4: c3e7a1b0 (12 s, at most 48 s more)");
+        assert_eq!(super::waiting(&one, 50), "waiting for 1 of 4 (12 s, at most 48 s more)");
         let three = Waiting { peers: peers(3), of: 4, since: seconds(150), until: seconds(0) };
-        assert_eq!(three.text(COLUMNS), "waiting for 3 of 4: c3e7a1b0, c3e7a1b1, c3e7a1b2 (2 min, at most 0 s more)");
-        assert_eq!(three.text(60), "waiting for 3 of 4: c3e7a1b0, … (2 min, at most 0 s more)");
+        assert_eq!(
+            super::waiting(&three, COLUMNS),
+            "waiting for 3 of 4: c3e7a1b0, c3e7a1b1, c3e7a1b2 (2 min, at most 0 s more)"
+        );
+        assert_eq!(super::waiting(&three, 60), "waiting for 3 of 4: c3e7a1b0, … (2 min, at most 0 s more)");
         let all = Waiting { peers: peers(499), of: 500, since: seconds(9000), until: Duration::MAX };
-        assert_eq!(all.text(0), "waiting for 499 of 500 (2 h, at most 9999 d more)");
+        assert_eq!(super::waiting(&all, 0), "waiting for 499 of 500 (2 h, at most 9999 d more)");
         for columns_max in 50..200 {
-            assert!(columns(&all.text(columns_max)) <= columns_max);
+            assert!(columns(&super::waiting(&all, columns_max)) <= columns_max);
         }
         let none = Waiting { peers: vec![], of: 4, since: seconds(1), until: seconds(1) };
-        assert_eq!(none.text(COLUMNS), "waiting for 0 of 4 (1 s, at most 1 s more)");
+        assert_eq!(super::waiting(&none, COLUMNS), "waiting for 0 of 4 (1 s, at most 1 s more)");
     }
 }

@@ -1,0 +1,169 @@
+//! One gradient call, through the way that training goes: batch, WebAssembly function, engine, checked gradients.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use skein_job::Manifest;
+use skein_job::manifest::{Application, Data, Function, Model, Train, VERSION};
+use skein_peer::compute::tensors;
+use skein_peer::pool::ms;
+use skein_peer::prepare::{PreparedJob, Tools};
+use skein_runtime::gradient::Parameters;
+use skein_runtime::{Call, CallError, Usage};
+use tokio::task::JoinSet;
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct GradientBench {
+    /// The forward model.
+    pub model: PathBuf,
+    /// Samples of a batch.
+    pub batch: u32,
+    /// Channels, height and width of a sample.
+    pub input: [u32; 3],
+    /// Calls that are measured, for each function that runs at the same time.
+    pub calls: u32,
+}
+
+/// What the calls took.
+#[derive(Debug, Clone)]
+pub struct GradientFigures {
+    /// The model, and the engine that computes it.
+    pub model: String,
+    /// Calls at the same time.
+    pub concurrency: u32,
+    /// Median of a call, in milliseconds.
+    pub median_ms: f64,
+    /// The quickest call, in milliseconds.
+    pub min_ms: f64,
+    /// Gradients per second of all calls together.
+    pub per_second: f64,
+    /// Share of the time that is not the engine's.
+    pub function_cost_share: f64,
+    /// Bytes of parameters that functions read.
+    pub parameter_bytes_crossed: u64,
+    /// The most memory that this process has held, in MiB.
+    pub peak_memory_mib: f64,
+}
+
+/// Calls before those that are measured, by which every session is compiled and warm.
+const WARM_UP_CALLS: u32 = 3;
+/// No call takes longer, even of a large net on a slow machine.
+const CALL_MAX: Duration = Duration::from_secs(600);
+
+/// What one call took.
+struct Sample {
+    total: Duration,
+    engine: Duration,
+    parameter_bytes: u64,
+}
+
+impl GradientBench {
+    /// Times the calls.
+    ///
+    /// # Errors
+    /// The model cannot be trained, or a call fails.
+    pub async fn run(&self, tools: Tools<'_>, concurrency: u32) -> Result<GradientFigures> {
+        let folder = tempfile::tempdir()?;
+        let data = self.write_samples(folder.path())?;
+        let prepared = PreparedJob::new(&self.manifest(data), tools).await?;
+        let job = &prepared.job;
+        let parameters = Parameters { layout: job.layout.clone(), values: job.initial.clone().into() };
+        measure(&prepared, &parameters, (concurrency, WARM_UP_CALLS, self.batch)).await?;
+        let begun = Instant::now();
+        let samples = measure(&prepared, &parameters, (concurrency, self.calls, self.batch)).await?;
+        let elapsed = begun.elapsed();
+        let mut totals: Vec<f64> = samples.iter().map(|sample| ms(sample.total)).collect();
+        totals.sort_by(f64::total_cmp);
+        let own: f64 = samples.iter().map(|sample| ms(sample.total - sample.engine)).sum();
+        Ok(GradientFigures {
+            model: prepared.description(),
+            concurrency,
+            median_ms: totals[totals.len() / 2],
+            min_ms: totals[0],
+            per_second: samples.len() as f64 / elapsed.as_secs_f64(),
+            function_cost_share: own / totals.iter().sum::<f64>(),
+            parameter_bytes_crossed: samples.iter().map(|sample| sample.parameter_bytes).sum(),
+            peak_memory_mib: peak_memory_mib(),
+        })
+    }
+
+    /// Random samples as a data set, which is read the way that every other is.
+    fn write_samples(&self, folder: &std::path::Path) -> Result<PathBuf> {
+        let [channels, height, width] = self.input;
+        let mut stream = skein_protocol::random::Stream::new("skein 2026-11 benchmark", 1, &[]);
+        let count = self.batch as usize * 2;
+        let mut bytes = vec![0, 0, 8, 4];
+        for size in [count as u32, channels, height, width] {
+            bytes.extend(size.to_be_bytes());
+        }
+        let values = (channels * height * width) as usize * count;
+        bytes.extend((0..values).map(|_| stream.next_u64() as u8));
+        std::fs::write(folder.join("samples-idx4-ubyte"), bytes)?;
+        let mut labels = vec![0, 0, 8, 1];
+        labels.extend((count as u32).to_be_bytes());
+        labels.extend((0..count).map(|index| (index % 10) as u8));
+        std::fs::write(folder.join("labels-idx1-ubyte"), labels)?;
+        Ok(folder.join("samples-idx4-ubyte"))
+    }
+
+    fn manifest(&self, data: PathBuf) -> Manifest {
+        let labels = data.with_file_name("labels-idx1-ubyte");
+        Manifest {
+            skein_manifest_version: VERSION,
+            application: Application { name: "bench".into(), version: None, description: None },
+            model: Model { onnx: Some(self.model.clone()), ..Model::default() },
+            data: Data { source: Some(data), labels: Some(labels), validation: 0.0, ..Data::default() },
+            train: Train { peers: 1, faults: 0, batch_size: self.batch, ..Train::default() },
+            function: [("gradient-onnx".to_owned(), bench_function())].into(),
+        }
+    }
+}
+
+/// The built-in function with time enough for any engine.
+fn bench_function() -> Function {
+    let mut function = Function::builtin("gradient-onnx").expect("it comes with the program");
+    function.limits.wall = Some(CALL_MAX);
+    function
+}
+
+/// `calls` calls in each of `width` lanes.
+async fn measure(
+    prepared: &PreparedJob,
+    parameters: &Parameters,
+    (width, calls, batch): (u32, u32, u32),
+) -> Result<Vec<Sample>> {
+    let share = prepared.job.shares.values().next().context("a job has a peer")?;
+    let mut lanes = JoinSet::new();
+    for _ in 0..width {
+        let function = prepared.gradient.clone();
+        let parameters = parameters.clone();
+        let dataset = share.dataset.clone();
+        lanes.spawn(async move {
+            let mut samples = Vec::new();
+            for _ in 0..calls {
+                let batch = tensors(&dataset, &(0..batch).collect::<Vec<_>>());
+                let Call { result, usage } = function.compute(parameters.clone(), batch).await;
+                result?;
+                let Usage { duration: total, engine, parameter_bytes, .. } = usage;
+                samples.push(Sample { total, engine, parameter_bytes });
+            }
+            Ok::<_, CallError>(samples)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(lane) = lanes.join_next().await {
+        all.extend(lane??);
+    }
+    ensure!(!all.is_empty(), "no call was measured");
+    Ok(all)
+}
+
+/// The most memory that this process has held, in MiB.
+fn peak_memory_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: f64 = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0.0);
+    kib / 1024.0
+}

@@ -1,0 +1,27 @@
+//! What is trained: the manifest, the data, the model and the functions, checked against one another.
+//!
+//! Nothing here runs a function, computes a graph or waits: graphs and functions are described by plain values, and
+//! whoever runs the job makes what it needs of them.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`manifest`] | `skein.toml` |
+//! | [`data`] | formats, splits, batches |
+//! | [`model`] | parameters, how they start, and the graphs that compute them |
+//! | [`component`] | the functions, read and checked |
+//! | [`shares`] | who has which samples |
+//! | [`job`] | all of that made ready |
+//! | [`identity`] | the digest by which a job is known |
+
+pub mod component;
+pub mod data;
+pub mod identity;
+pub mod job;
+pub mod manifest;
+pub mod model;
+pub mod shares;
+
+pub use component::{BuiltinRule, Component};
+pub use job::Job;
+pub use manifest::Manifest;
+pub use shares::{Part, Share};

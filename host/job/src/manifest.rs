@@ -1,0 +1,236 @@
+//! `skein.toml`: what a job is. Needs only; what a machine offers is the operator's business.
+
+pub mod data;
+pub mod function;
+pub mod model;
+pub mod train;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use data::Data;
+pub use function::Function;
+pub use model::Model;
+pub use train::Train;
+
+/// The only version there is.
+pub const VERSION: u32 = 1;
+
+/// A job: one model, its data, its functions and how it is trained.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "skein.toml")]
+pub struct Manifest {
+    /// Version of this format: 1.
+    pub skein_manifest_version: u32,
+    /// What the job is called.
+    pub application: Application,
+    /// What is trained.
+    #[serde(default)]
+    pub model: Model,
+    /// What it is trained on.
+    pub data: Data,
+    /// How it is trained.
+    #[serde(default)]
+    pub train: Train,
+    /// Functions by name; the built-in ones are used where the job names none.
+    #[serde(default)]
+    pub function: BTreeMap<String, Function>,
+}
+
+/// What the job is called.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Application {
+    /// Name, in kebab case.
+    pub name: String,
+    /// Version of the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// One sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// A manifest that can not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The file is not there or not readable.
+    #[error("failed to read the manifest `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, a key that nobody knows, or a value of the wrong type.
+    #[error("`{}` is no valid manifest: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what, and which key may have been meant.
+        message: String,
+    },
+    /// A value that makes no sense.
+    #[error("`{}`: `{key}` {problem}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key, with its tables.
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+/// A key and what is wrong with its value.
+pub type Problem = (String, String);
+
+impl Manifest {
+    /// Reads and checks a manifest. Relative paths in it count from its folder.
+    ///
+    /// # Errors
+    /// [`ManifestError`]
+    pub fn load(path: &Path) -> Result<Manifest, ManifestError> {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|source| ManifestError::Read { path: path.to_owned(), source })?;
+        let mut manifest = Manifest::parse(&text, path)?;
+        let dir = path.parent().unwrap_or(Path::new(""));
+        manifest.data.resolve(dir);
+        manifest.model.resolve(dir);
+        manifest.function.values_mut().for_each(|function| function.resolve(dir));
+        Ok(manifest)
+    }
+
+    /// Parses and checks the text of a manifest; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// [`ManifestError`]
+    pub fn parse(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
+        let manifest: Manifest = toml::from_str(text)
+            .map_err(|error| ManifestError::Parse { path: path.to_owned(), message: explain(&error) })?;
+        manifest.check().map_err(|(key, problem)| ManifestError::Value { path: path.to_owned(), key, problem })?;
+        Ok(manifest)
+    }
+
+    /// Checks what types alone do not tell.
+    ///
+    /// # Errors
+    /// The key and the problem.
+    pub fn check(&self) -> Result<(), Problem> {
+        let version = self.skein_manifest_version;
+        if version != VERSION {
+            return Err(("skein_manifest_version".into(), format!("is {version}, this program knows {VERSION}")));
+        }
+        let name = &self.application.name;
+        let is_kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || !name.chars().all(is_kebab) {
+            return Err(("application.name".into(), format!("is `{name}`, it takes a-z, 0-9 and `-`")));
+        }
+        self.model.check()?;
+        self.data.check(self.train.peers)?;
+        self.train.check()?;
+        let named = [("gradient", self.train.gradient.as_ref()), ("aggregate", Some(&self.train.aggregate))];
+        for (key, name) in named.into_iter().filter_map(|(key, name)| Some((key, name?))) {
+            if !self.function.contains_key(name) && Function::builtin(name).is_none() {
+                let known = self.function.keys().map(String::as_str).chain(function::BUILTINS.map(|(name, _)| name));
+                let problem = format!("names function `{name}`, which is not there{}", did_you_mean(name, known));
+                return Err((format!("train.{key}"), problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// The function of that name: the job's own, or a built-in one.
+    pub fn function(&self, name: &str) -> Option<Function> {
+        self.function.get(name).cloned().or_else(|| Function::builtin(name))
+    }
+}
+
+/// The JSON schema of `skein.toml`.
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(Manifest).to_value();
+    schema["$id"] = "skein-manifest-1".into();
+    schema
+}
+
+/// The parser's words, and for an unknown key the nearest one that is known.
+fn explain(error: &toml::de::Error) -> String {
+    let message = error.message();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let hint = match quoted.next() {
+        Some(key) if message.starts_with("unknown field") || message.starts_with("unknown variant") => {
+            did_you_mean(key, quoted)
+        }
+        _ => String::new(),
+    };
+    format!("{}{hint}", error.to_string().trim_end())
+}
+
+/// `, did you mean …?` with the nearest of the known names.
+pub(crate) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let nearest = known.map(|known| (strsim::damerau_levenshtein(name, known), known)).min();
+    nearest.map_or_else(String::new, |(_, nearest)| format!("; did you mean `{nearest}`?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str =
+        "skein_manifest_version = 1\n[application]\nname = \"a\"\n[data]\nsource = \"builtin:digits\"\n";
+
+    #[track_caller]
+    fn refuses(addition: &str, expected: &str) {
+        let text = format!("{MINIMAL}{addition}");
+        let error = Manifest::parse(&text, Path::new("skein.toml")).expect_err(addition).to_string();
+        assert!(error.contains(expected) && error.contains("skein.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_minimal_manifest_is_enough() {
+        let manifest = Manifest::parse(MINIMAL, Path::new("skein.toml")).expect("a valid manifest");
+        assert_eq!(manifest.train.peers, 4);
+        assert!(manifest.function(&manifest.train.aggregate).is_some());
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_the_nearest_known_one() {
+        refuses("scael = 2.0\n", "did you mean `scale`?");
+        refuses("[train]\npears = 3\n", "did you mean `peers`?");
+        refuses("[train.optimizer]\nname = \"adma\"\n", "did you mean `adam`?");
+        refuses("[train.optimizer]\nname = \"sgd\"\nmomentum = 0.9\n", "unknown field `momentum`");
+        refuses("[function.g]\nsource = \"g.wasm\"\n[function.g.limits]\nmemory = 1\n", "did you mean `memory_mib`?");
+        refuses("[function.g]\nsource = \"g.wasm\"\n[function.g.build]\ncmd = \"make\"\n", "did you mean `command`?");
+        refuses("[modle]\nhidden = [3]\n", "did you mean `model`?");
+    }
+
+    #[test]
+    fn senseless_values_are_refused_with_their_key() {
+        refuses("[train]\npeers = 0\n", "`train.peers`");
+        refuses("[train]\nbatch_size = 0\n", "`train.batch_size`");
+        refuses("[train]\nbatches_per_round = 0\n", "`train.batches_per_round`");
+        refuses("[train]\nrounds = 0\n", "`train.rounds`");
+        refuses("[train]\npeers = 3\nfaults = 2\n", "`train.faults`");
+        refuses("[train]\nlearning_rate = -1.0\n", "`train.learning_rate`");
+        refuses("[train]\nlearning_rate = nan\n", "`train.learning_rate`");
+        refuses("[train]\naggregate = \"agregate-median\"\n", "did you mean `aggregate-median`?");
+        refuses("[train]\nwait = { min = \"2s\", max = \"1s\" }\n", "`train.wait`");
+        refuses("[train]\nclip_norm = 0.0\n", "`train.clip_norm`");
+        refuses("[model]\nhidden = [0]\n", "`model.hidden`");
+        refuses("validation = 1.0\n", "`data.validation`");
+        refuses("scale = 0.0\n", "`data.scale`");
+        refuses("[train]\npeers = \"four\"\n", "invalid type");
+    }
+
+    #[test]
+    fn the_first_table_is_needed() {
+        let parse = |text: &str| Manifest::parse(text, Path::new("skein.toml")).expect_err(text).to_string();
+        assert!(parse("").contains("skein_manifest_version"));
+        assert!(parse(&MINIMAL.replace("= 1", "= 2")).contains("is 2, this program knows 1"));
+        assert!(parse(&MINIMAL.replace("\"a\"", "\"A b\"")).contains("`application.name`"));
+    }
+}

@@ -1,0 +1,131 @@
+//! `[function.<name>]`: a component, its limits and its settings; and the functions that come with the program.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+const BUILTIN: &str = "builtin:";
+
+macro_rules! builtin {
+    ($name:literal) => {
+        ($name, include_bytes!(concat!("../../../../guest-functions/dist/", $name, ".wasm")))
+    };
+}
+
+/// The functions that come with the program, by name.
+pub const BUILTINS: [(&str, &[u8]); 5] = [
+    builtin!("gradient-onnx"),
+    builtin!("gradient-mlp"),
+    builtin!("aggregate-mean"),
+    builtin!("aggregate-trimmed-mean"),
+    builtin!("aggregate-median"),
+];
+
+/// A component, its limits and its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Function {
+    /// A component's file, or `builtin:<name>` for one that comes with the program.
+    pub source: PathBuf,
+    /// SHA-256 that the component has to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// What a call may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Whether the function may bring ONNX graphs of its own to the engine, beside the job's.
+    #[serde(default)]
+    pub load_graphs: bool,
+    /// What the function reads through `skein:train/settings`.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// How the component is built from its sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<Build>,
+}
+
+/// What a call may use; what is not set is the runtime's default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    /// Processor time, such as `10s`.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub cpu: Option<Duration>,
+    /// Time from start to end, such as `30s`.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub wall: Option<Duration>,
+    /// Data in MiB that one call into the host may carry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostcall_mib: Option<u32>,
+    /// Handles held at the same time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handles: Option<u32>,
+}
+
+/// How a component is built from its sources.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Build {
+    /// A command line for the shell.
+    pub command: String,
+    /// Folder to run it in, from the manifest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<PathBuf>,
+    /// Files whose change asks for a new build, as globs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watch: Vec<String>,
+}
+
+impl Function {
+    /// A function that comes with the program.
+    pub fn builtin(name: &str) -> Option<Function> {
+        BUILTINS.iter().find(|(builtin, _)| *builtin == name)?;
+        Some(Function {
+            source: format!("{BUILTIN}{name}").into(),
+            digest: None,
+            limits: Limits::default(),
+            load_graphs: false,
+            settings: BTreeMap::new(),
+            build: None,
+        })
+    }
+
+    /// The component's bytes.
+    ///
+    /// # Errors
+    /// The file can not be read, or no such function comes with the program.
+    pub fn read(&self) -> std::io::Result<Vec<u8>> {
+        match self.builtin_name() {
+            Some(name) => match BUILTINS.iter().find(|(builtin, _)| *builtin == name) {
+                Some((_, bytes)) => Ok(bytes.to_vec()),
+                None => Err(std::io::Error::new(
+                    std::io::ErrorKind::NotFound,
+                    format!(
+                        "no such function comes with this program{}",
+                        super::did_you_mean(name, BUILTINS.into_iter().map(|(builtin, _)| builtin))
+                    ),
+                )),
+            },
+            None => std::fs::read(&self.source),
+        }
+    }
+
+    /// Makes a relative path count from `dir`.
+    pub(super) fn resolve(&mut self, dir: &Path) {
+        if self.builtin_name().is_none() {
+            self.source = dir.join(&self.source);
+        }
+    }
+
+    fn builtin_name(&self) -> Option<&str> {
+        self.source.to_str()?.strip_prefix(BUILTIN)
+    }
+}

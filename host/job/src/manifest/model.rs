@@ -1,0 +1,157 @@
+//! `[model]`: what is trained.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+
+/// Largest model, in values: four times the largest that fits a 32-bit guest's memory together with its gradient.
+const VALUES_MAX: u64 = 1 << 31;
+
+/// An ONNX model by its file, a network that comes with the program, or any model by its parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// A forward model as an ONNX file, exported in float32 with a dynamic batch size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<PathBuf>,
+    /// A network that comes with the program; where this is not set, a convolutional one on images and a perceptron
+    /// on everything else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// How the parameters of `onnx` or of a convolutional network start: as in the file where there is one, else by
+    /// `kaiming`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<Start>,
+    /// What is minimized: `cross-entropy`, `mean-squared-error` or `binary-cross-entropy`.
+    pub loss: String,
+    /// Whether the dropout of the model drops in training.
+    pub dropout: bool,
+    /// Parameters of `onnx` that are not trained and stay as the file has them, by name; `*` stands for any characters.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
+    /// Units of each hidden layer of a multilayer perceptron, first layer first. Empty: softmax regression.
+    pub hidden: Vec<u32>,
+    /// The parameters of any other model, for a gradient function of your own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<Parameter>,
+}
+
+impl Default for Model {
+    fn default() -> Model {
+        Model {
+            onnx: None,
+            network: None,
+            init: None,
+            loss: "cross-entropy".into(),
+            dropout: true,
+            freeze: Vec::new(),
+            hidden: Vec::new(),
+            parameters: Vec::new(),
+        }
+    }
+}
+
+/// A network that comes with the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// Two convolutions with batch normalization and a linear layer, through an engine.
+    Convnet,
+    /// A multilayer perceptron with the units of `hidden`, inside of the function.
+    Mlp,
+}
+
+impl Network {
+    /// The network of that name.
+    pub fn named(name: &str) -> Option<Network> {
+        match name {
+            "convnet" => Some(Network::Convnet),
+            "mlp" => Some(Network::Mlp),
+            _ => None,
+        }
+    }
+}
+
+/// How the parameters of an ONNX model start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// With the values in the file.
+    File,
+    /// Weights uniform in ±√(6 / fan-in) from the job's seed (He et al., 2015); scales 1, biases 0.
+    Kaiming,
+    /// Weights uniform in ±√(6 / (fan-in + fan-out)) from the job's seed (Glorot and Bengio, 2010); scales 1, biases 0.
+    Xavier,
+}
+
+/// One parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameter {
+    /// Name, unique in the model.
+    pub name: String,
+    /// Sizes of the dimensions, outermost first.
+    pub shape: Vec<u32>,
+    /// Values before the first round.
+    #[serde(default)]
+    pub init: Init,
+}
+
+/// Values before the first round, drawn from the job's seed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// Uniform in ±√(6 / fan-in), where the fan-in is the product of all dimensions but the first (He et al., 2015).
+    #[default]
+    Kaiming,
+    /// Uniform in ±√(6 / (fan-in + fan-out)) (Glorot and Bengio, 2010).
+    Xavier,
+    /// All 0.
+    Zeros,
+    /// All 1.
+    Ones,
+}
+
+impl Model {
+    /// Makes a relative path count from `dir`.
+    pub(super) fn resolve(&mut self, dir: &Path) {
+        self.onnx = self.onnx.take().map(|path| dir.join(path));
+    }
+
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        if self.hidden.contains(&0) {
+            return Err(("model.hidden".into(), "has a layer of 0 units".into()));
+        }
+        crate::model::loss(&self.loss).map_err(|error| ("model.loss".into(), error.to_string()))?;
+        let sources = [self.onnx.is_some(), self.network.is_some(), !self.parameters.is_empty()];
+        if sources.into_iter().filter(|is_set| *is_set).count() > 1 {
+            return Err(("model.onnx".into(), ", `model.network` and `model.parameters` exclude each other".into()));
+        }
+        if !self.hidden.is_empty() && (self.onnx.is_some() || self.network == Some(Network::Convnet)) {
+            return Err(("model.hidden".into(), "belongs to a perceptron: set `model.network = \"mlp\"`".into()));
+        }
+        if !self.hidden.is_empty() && !self.parameters.is_empty() {
+            return Err(("model.hidden".into(), "can not be set together with `model.parameters`".into()));
+        }
+        let mut names = std::collections::BTreeSet::new();
+        let mut values = 0u64;
+        for Parameter { name, shape, .. } in &self.parameters {
+            let key = format!("model.parameters `{name}`");
+            if name.is_empty() || !names.insert(name) {
+                return Err((key, "has no name of its own".into()));
+            }
+            if name.starts_with("optimizer.") {
+                return Err((key, "has a name that checkpoints use for the optimizer's state".into()));
+            }
+            let count = shape.iter().try_fold(1u64, |count, size| count.checked_mul(u64::from(*size)));
+            values = values.saturating_add(count.unwrap_or(u64::MAX));
+            if count == Some(0) || values > VALUES_MAX {
+                return Err((key, format!("has a dimension of 0 or makes the model larger than {VALUES_MAX} values")));
+            }
+        }
+        Ok(())
+    }
+}

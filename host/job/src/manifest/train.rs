@@ -1,0 +1,294 @@
+//! `[train]`: how the model is trained.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use skein_kernels::optimizer::{Moments, Optimizer as Kernel};
+use skein_protocol::{convergence, deadline};
+
+use super::Problem;
+
+/// More peers than this do not fit the records that they exchange.
+const PEERS_MAX: u32 = 500;
+/// Samples of one batch, and batches of one round: bounds of memory and of the queue.
+const BATCH_SIZE_MAX: u32 = 1 << 20;
+const BATCHES_MAX: u32 = 1 << 16;
+
+/// How the model is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    /// Peers that train together.
+    pub peers: u32,
+    /// Peers of which nothing good is assumed; the aggregation function has to bear them.
+    pub faults: u32,
+    /// Rounds at most; training may stop earlier by `early_stopping`.
+    pub rounds: u64,
+    /// Samples of a batch.
+    pub batch_size: u32,
+    /// Batches that each peer computes in a round, in parallel.
+    pub batches_per_round: u32,
+    /// What everything random is drawn from.
+    pub seed: u64,
+    /// Name of the gradient function; where this is not set, `gradient-mlp` for a perceptron and `gradient-onnx` for
+    /// what an engine computes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient: Option<String>,
+    /// Name of the aggregation function.
+    pub aggregate: String,
+    /// Learning rate of the first rounds.
+    pub learning_rate: f64,
+    /// How the aggregate moves the parameters.
+    pub optimizer: Optimizer,
+    /// Bound on the norm of the aggregate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f32>,
+    /// Bound on every value of the aggregate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_value: Option<f32>,
+    /// Rounds between two evaluations on the validation samples.
+    pub evaluate_every: u32,
+    /// Stop when the validation loss no longer falls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
+    /// Lower the learning rate when the validation loss no longer falls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce_on_plateau: Option<ReduceOnPlateau>,
+    /// How long a peer waits for the others, learned between these bounds.
+    pub wait: Wait,
+}
+
+/// How the aggregate moves the parameters. The constants' defaults are PyTorch's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Optimizer {
+    /// Stochastic gradient descent.
+    Sgd {
+        /// L2 penalty.
+        #[serde(default)]
+        weight_decay: f32,
+    },
+    /// Stochastic gradient descent with a velocity.
+    Momentum {
+        /// Decay of the velocity.
+        #[serde(default = "default_momentum")]
+        momentum: f32,
+        /// L2 penalty.
+        #[serde(default)]
+        weight_decay: f32,
+    },
+    /// Momentum that looks ahead.
+    Nesterov {
+        /// Decay of the velocity.
+        #[serde(default = "default_momentum")]
+        momentum: f32,
+        /// L2 penalty.
+        #[serde(default)]
+        weight_decay: f32,
+    },
+    /// Adam with an L2 penalty.
+    Adam {
+        /// Decay of the mean of gradients.
+        #[serde(default = "default_beta1")]
+        beta1: f32,
+        /// Decay of the mean of squared gradients.
+        #[serde(default = "default_beta2")]
+        beta2: f32,
+        /// Added to the denominator.
+        #[serde(default = "default_epsilon")]
+        epsilon: f32,
+        /// L2 penalty.
+        #[serde(default)]
+        weight_decay: f32,
+    },
+    /// Adam with decoupled weight decay.
+    Adamw {
+        /// Decay of the mean of gradients.
+        #[serde(default = "default_beta1")]
+        beta1: f32,
+        /// Decay of the mean of squared gradients.
+        #[serde(default = "default_beta2")]
+        beta2: f32,
+        /// Added to the denominator.
+        #[serde(default = "default_epsilon")]
+        epsilon: f32,
+        /// Share of the parameters that a step takes away, times the learning rate.
+        #[serde(default = "default_adamw_decay")]
+        weight_decay: f32,
+    },
+}
+
+fn default_momentum() -> f32 {
+    0.9
+}
+
+fn default_beta1() -> f32 {
+    0.9
+}
+
+fn default_beta2() -> f32 {
+    0.999
+}
+
+fn default_epsilon() -> f32 {
+    1e-8
+}
+
+fn default_adamw_decay() -> f32 {
+    0.01
+}
+
+/// Stop when the validation loss no longer falls.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EarlyStopping {
+    /// Evaluations without improvement before training stops.
+    pub patience: u32,
+    /// A loss has to fall by more than this to count as an improvement.
+    pub min_delta: f64,
+}
+
+impl Default for EarlyStopping {
+    fn default() -> EarlyStopping {
+        EarlyStopping { patience: 10, min_delta: 0.0 }
+    }
+}
+
+/// Lower the learning rate when the validation loss no longer falls.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReduceOnPlateau {
+    /// What the learning rate is multiplied by.
+    pub factor: f64,
+    /// Evaluations without improvement that are borne.
+    pub patience: u32,
+    /// A loss has to fall by more than this to count as an improvement.
+    pub min_delta: f64,
+    /// The learning rate never falls below this.
+    pub learning_rate_min: f64,
+}
+
+impl Default for ReduceOnPlateau {
+    fn default() -> ReduceOnPlateau {
+        ReduceOnPlateau { factor: 0.1, patience: 5, min_delta: 0.0, learning_rate_min: 1e-6 }
+    }
+}
+
+/// Bounds of a wait that is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wait {
+    /// Never wait shorter.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub min: Duration,
+    /// Never wait longer.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub max: Duration,
+}
+
+impl Default for Wait {
+    fn default() -> Wait {
+        Wait { min: Duration::from_secs(60), max: Duration::from_secs(600) }
+    }
+}
+
+impl Default for Train {
+    fn default() -> Train {
+        Train {
+            peers: 4,
+            faults: 1,
+            rounds: 100,
+            batch_size: 32,
+            batches_per_round: 2,
+            seed: 1,
+            gradient: None,
+            aggregate: "aggregate-trimmed-mean".into(),
+            learning_rate: 0.05,
+            optimizer: Optimizer::Momentum { momentum: default_momentum(), weight_decay: 0.0 },
+            clip_norm: None,
+            clip_value: None,
+            evaluate_every: 5,
+            early_stopping: None,
+            reduce_on_plateau: None,
+            wait: Wait::default(),
+        }
+    }
+}
+
+impl Train {
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        let within = |key: &str, value: u64, max: u64| match (1..=max).contains(&value) {
+            true => Ok(()),
+            false => Err((format!("train.{key}"), format!("is {value}, it takes 1 to {max}"))),
+        };
+        within("peers", u64::from(self.peers), u64::from(PEERS_MAX))?;
+        within("rounds", self.rounds, u64::MAX)?;
+        within("batch_size", u64::from(self.batch_size), u64::from(BATCH_SIZE_MAX))?;
+        within("batches_per_round", u64::from(self.batches_per_round), u64::from(BATCHES_MAX))?;
+        within("evaluate_every", u64::from(self.evaluate_every), u64::from(u32::MAX))?;
+        if u64::from(self.faults) * 2 >= u64::from(self.peers) {
+            let (faults, peers) = (self.faults, self.peers);
+            return Err(("train.faults".into(), format!("is {faults}, {peers} peers bear only a minority of faults")));
+        }
+        let positive = |key: &str, value: f64| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err((format!("train.{key}"), format!("is {value}, it takes a positive number"))),
+        };
+        positive("learning_rate", self.learning_rate)?;
+        positive("clip_norm", self.clip_norm.map_or(1.0, f64::from))?;
+        positive("clip_value", self.clip_value.map_or(1.0, f64::from))?;
+        if let Some(rule) = self.reduce_on_plateau {
+            positive("reduce_on_plateau.factor", rule.factor)?;
+        }
+        within("early_stopping.patience", self.early_stopping.map_or(1, |rule| u64::from(rule.patience)), u64::MAX)?;
+        if self.wait.min > self.wait.max {
+            return Err(("train.wait".into(), "has a `min` above its `max`".into()));
+        }
+        Ok(())
+    }
+
+    /// The optimizer as the kernels know it.
+    pub fn kernel(&self) -> Kernel {
+        let moments = |beta1, beta2, epsilon, weight_decay| Moments { beta1, beta2, epsilon, weight_decay };
+        match self.optimizer {
+            Optimizer::Sgd { weight_decay } => Kernel::Sgd { weight_decay },
+            Optimizer::Momentum { momentum, weight_decay } => {
+                Kernel::Momentum { momentum, nesterov: false, weight_decay }
+            }
+            Optimizer::Nesterov { momentum, weight_decay } => {
+                Kernel::Momentum { momentum, nesterov: true, weight_decay }
+            }
+            Optimizer::Adam { beta1, beta2, epsilon, weight_decay } => {
+                Kernel::Adam(moments(beta1, beta2, epsilon, weight_decay))
+            }
+            Optimizer::Adamw { beta1, beta2, epsilon, weight_decay } => {
+                Kernel::AdamW(moments(beta1, beta2, epsilon, weight_decay))
+            }
+        }
+    }
+
+    /// Both convergence rules as the workflow knows them.
+    pub fn convergence(&self) -> convergence::Options {
+        convergence::Options {
+            early_stopping: self
+                .early_stopping
+                .map(|EarlyStopping { patience, min_delta }| convergence::EarlyStopping { patience, min_delta }),
+            reduce_on_plateau: self.reduce_on_plateau.map(
+                |ReduceOnPlateau { factor, patience, min_delta, learning_rate_min }| convergence::ReduceOnPlateau {
+                    factor,
+                    patience,
+                    min_delta,
+                    learning_rate_min,
+                },
+            ),
+        }
+    }
+
+    /// The bounds of waits as the workflow knows them.
+    pub fn deadline(&self) -> deadline::Options {
+        deadline::Options { min: self.wait.min, max: self.wait.max }
+    }
+}

@@ -1,0 +1,173 @@
+//! The model of a job: its parameters, their values before the first round, and the graphs that compute it.
+
+mod onnx;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use skein_graph::Lowering;
+use skein_protocol::random::Stream;
+use skein_types::{Layout, Parameter};
+
+use crate::data::SampleKind;
+use crate::manifest::model::{Init, Network};
+use crate::manifest::{self, Manifest};
+
+pub use onnx::{Graph, GraphInput, Graphs, convolutional, loss, read};
+
+/// Everything that a job needs to know of its model.
+pub struct Model {
+    /// Where parameters and running statistics lie in the flat vector.
+    pub layout: Layout,
+    /// Their values before the first round: the same bits on every machine.
+    pub initial: Vec<f32>,
+    /// Graphs for the gradient function; none if it computes all by itself.
+    pub graphs: Option<Graphs>,
+    /// The file that it was read from, and those that belong to it, by their names in its folder.
+    pub files: Vec<PathBuf>,
+    /// What identifies the model: whatever changes a bit of what is trained changes it.
+    pub identity: Value,
+    /// What it is, in a few words.
+    pub description: String,
+}
+
+impl Model {
+    /// The model that the manifest asks for, made for samples like those of `samples`. A model of graphs asks which
+    /// engine it is written for.
+    ///
+    /// # Errors
+    /// The model does not fit the samples or cannot be trained, or there is no engine.
+    pub fn prepare(
+        manifest: &Manifest,
+        samples: &SampleKind,
+        lowering: impl FnOnce() -> Result<Lowering>,
+    ) -> Result<Model> {
+        match network(manifest, samples) {
+            Network::Convnet => onnx::prepare(manifest, samples, lowering()?),
+            Network::Mlp => Ok(described(&manifest.model, samples, manifest.train.seed)),
+        }
+    }
+}
+
+/// What is trained where the manifest leaves it open: a convolutional network on images, a perceptron otherwise.
+fn network(Manifest { model, train, .. }: &Manifest, samples: &SampleKind) -> Network {
+    match model.network {
+        Some(network) => network,
+        None if model.onnx.is_some() => Network::Convnet,
+        None if !model.hidden.is_empty() || !model.parameters.is_empty() || computes_itself(train) => Network::Mlp,
+        None if image_shape(&samples.shape).is_some() => Network::Convnet,
+        None => Network::Mlp,
+    }
+}
+
+/// Whether the job names a gradient function that is not known to compute by graphs.
+fn computes_itself(train: &manifest::Train) -> bool {
+    train.gradient.as_deref().is_some_and(|name| name != "gradient-onnx")
+}
+
+/// Channels, height and width of a sample that is an image.
+fn image_shape(shape: &[u32]) -> Option<[i64; 3]> {
+    match shape {
+        [height, width] => Some([1, (*height).into(), (*width).into()]),
+        [channels, height, width] => Some([(*channels).into(), (*height).into(), (*width).into()]),
+        _ => None,
+    }
+}
+
+/// A perceptron, or a model of a function of the job's own.
+fn described(model: &manifest::Model, samples: &SampleKind, seed: u64) -> Model {
+    let parameters = describe(model, samples.features(), samples.classes);
+    Model {
+        layout: layout(&parameters),
+        initial: initial(&parameters, seed),
+        graphs: None,
+        files: Vec::new(),
+        identity: json!(parameters),
+        description: if model.parameters.is_empty() { "a perceptron".into() } else { "a model".into() },
+    }
+}
+
+/// Parameters as the job describes them, for samples of `features` values and `classes` classes.
+///
+/// Without parameters of its own a job gets a multilayer perceptron: `layers.<i>.weight` of shape `[out, in]` and
+/// `layers.<i>.bias` of shape `[out]`, in the manner of PyTorch.
+fn describe(model: &manifest::Model, features: usize, classes: u32) -> Vec<manifest::model::Parameter> {
+    if !model.parameters.is_empty() {
+        return model.parameters.clone();
+    }
+    let features = u32::try_from(features).expect("samples were read into memory");
+    let sizes: Vec<u32> = [&[features], &model.hidden[..], &[classes]].concat();
+    let layers = sizes.windows(2).enumerate().flat_map(|(layer, sizes)| {
+        let (inputs, outputs) = (sizes[0], sizes[1]);
+        let parameter = |name: &str, shape: Vec<u32>, init| manifest::model::Parameter {
+            name: format!("layers.{layer}.{name}"),
+            shape,
+            init,
+        };
+        [parameter("weight", vec![outputs, inputs], Init::Kaiming), parameter("bias", vec![outputs], Init::Zeros)]
+    });
+    layers.collect()
+}
+
+fn layout(parameters: &[manifest::model::Parameter]) -> Layout {
+    let parameters = parameters.iter();
+    Layout::new(parameters.map(|p| Parameter { name: p.name.clone(), shape: p.shape.clone() }).collect())
+}
+
+fn initial(parameters: &[manifest::model::Parameter], seed: u64) -> Vec<f32> {
+    let mut values = Vec::with_capacity(layout(parameters).len());
+    for parameter in parameters {
+        let count: usize = parameter.shape.iter().map(|size| *size as usize).product();
+        let fan_in: f32 = parameter.shape.iter().skip(1).map(|size| *size as f32).product();
+        let fan_out = parameter.shape.first().map_or(1.0, |size| *size as f32);
+        values.extend(draw(parameter.init, (fan_in, fan_out), count, (&parameter.name, seed)));
+    }
+    values
+}
+
+/// Values of one parameter, from a stream of its own.
+fn draw(init: Init, (fan_in, fan_out): (f32, f32), count: usize, (name, seed): (&str, u64)) -> Vec<f32> {
+    let mut stream = Stream::new("skein 2026-11 initial parameters", seed, &[name.as_bytes()]);
+    let mut uniform = |bound: f32| (0..count).map(|_| stream.next_uniform(bound)).collect();
+    match init {
+        Init::Kaiming => uniform((6.0 / fan_in).sqrt()),
+        Init::Xavier => uniform((6.0 / (fan_in + fan_out)).sqrt()),
+        Init::Zeros => vec![0.0; count],
+        Init::Ones => vec![1.0; count],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_perceptron_has_a_pair_of_parameters_for_each_layer() {
+        let hidden = manifest::Model { hidden: vec![32, 16], ..Default::default() };
+        let shapes: Vec<_> = describe(&hidden, 64, 10).into_iter().map(|p| (p.name, p.shape)).collect();
+        let expected = [
+            ("layers.0.weight", vec![32, 64]),
+            ("layers.0.bias", vec![32]),
+            ("layers.1.weight", vec![16, 32]),
+            ("layers.1.bias", vec![16]),
+            ("layers.2.weight", vec![10, 16]),
+            ("layers.2.bias", vec![10]),
+        ];
+        assert_eq!(shapes, expected.map(|(name, shape)| (name.to_owned(), shape)));
+        assert_eq!(describe(&manifest::Model::default(), 64, 10).len(), 2, "softmax regression");
+    }
+
+    #[test]
+    fn initial_values_depend_on_seed_and_name_only() {
+        let parameters = describe(&manifest::Model { hidden: vec![8], ..Default::default() }, 24, 3);
+        let values = initial(&parameters, 1);
+        assert_eq!(values.len(), layout(&parameters).len());
+        assert_eq!(values, initial(&parameters, 1));
+        assert_ne!(values, initial(&parameters, 2));
+        let bound = (6.0f32 / 24.0).sqrt();
+        assert!(values[..24 * 8].iter().all(|value| value.abs() <= bound));
+        assert!(values[..24 * 8].iter().any(|value| value.abs() > 0.9 * bound));
+        assert_eq!(values[24 * 8..][..8], [0.0; 8]);
+    }
+}

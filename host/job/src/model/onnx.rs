@@ -1,0 +1,300 @@
+//! A model out of an ONNX file: its training graph derived, parameters as they start.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use serde_json::json;
+use skein_graph::{Dim, ExternalData, Loss, Lowering, Shape, TensorKind};
+use skein_types::{Layout, Parameter};
+
+use super::{Model, draw, image_shape};
+use crate::data::SampleKind;
+use crate::manifest::Manifest;
+use crate::manifest::model::{Init, Start};
+
+/// The graphs of a model.
+#[derive(Debug, Clone)]
+pub struct Graphs {
+    /// Gives the loss, every gradient and the new running statistics. Its batch size is fixed, which engines make faster.
+    pub train: Graph,
+    /// Gives what the model gives, for a batch of any size.
+    pub evaluate: Graph,
+}
+
+/// A graph as it is handed to an engine.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    /// What functions call it.
+    pub name: String,
+    /// The file.
+    pub onnx: Vec<u8>,
+    /// Its inputs.
+    pub inputs: Vec<GraphInput>,
+    /// Names of its outputs.
+    pub outputs: Vec<String>,
+}
+
+/// An input of a graph.
+#[derive(Debug, Clone)]
+pub struct GraphInput {
+    /// Its name.
+    pub name: String,
+    /// Sizes of its dimensions; none where the size is that of the batch.
+    pub shape: Vec<Option<u32>>,
+    /// Shape and values of a parameter that is not trained.
+    pub fixed: Option<(Vec<u32>, Arc<Vec<f32>>)>,
+}
+
+/// What functions call the graphs.
+const NAME: &str = "model";
+/// What a file of this format can hold at all.
+const FILE_BYTES_MAX: u64 = 2 << 30;
+
+/// Reads a model's file, and those that it keeps tensors in.
+///
+/// # Errors
+/// A file can not be read, or is no model that can be trained.
+pub fn read(path: &Path) -> Result<(skein_graph::Model, Bytes)> {
+    let (model, bytes, _) = read_all(path)?;
+    Ok((model, bytes))
+}
+
+/// As [`read`], with the names of all files that were read, the model's own first.
+fn read_all(path: &Path) -> Result<(skein_graph::Model, Bytes, Vec<PathBuf>)> {
+    let failed = || format!("failed to read the model `{}`", path.display());
+    let size = std::fs::metadata(path).with_context(failed)?.len();
+    ensure!(
+        size <= FILE_BYTES_MAX,
+        "`{}` has {size} bytes, more than an ONNX file can hold: export it with its tensors in files of their own",
+        path.display()
+    );
+    let bytes = Bytes::from(std::fs::read(path).with_context(failed)?);
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let others = RefCell::new(BTreeSet::new());
+    let model = skein_graph::Model::parse(bytes.clone(), &|data| {
+        others.borrow_mut().insert(PathBuf::from(&data.location));
+        external(folder, data)
+    });
+    let model = model.with_context(|| format!("`{}` can not be used as a model", path.display()))?;
+    let own = path.file_name().map(PathBuf::from);
+    Ok((model, bytes, own.into_iter().chain(others.into_inner()).collect()))
+}
+
+/// Part of a file beside the model. A path that leads out of the model's folder is refused: whoever made the file
+/// should not read this machine's others.
+fn external(folder: &Path, data: &ExternalData) -> Result<Bytes, String> {
+    let location = Path::new(&data.location);
+    if !location.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err("it leads out of the model's folder".into());
+    }
+    let path = folder.join(location);
+    let hint = "it belongs beside the model: copy it there";
+    let mut file = File::open(&path).map_err(|error| format!("{error}; {hint}"))?;
+    let size = file.metadata().map_err(|error| error.to_string())?.len();
+    if data.offset.checked_add(data.length).is_none_or(|end| end > size) {
+        return Err(format!("it has {size} bytes where {} behind {} are needed", data.length, data.offset));
+    }
+    let mut bytes = vec![0; usize::try_from(data.length).map_err(|_| "it is too large".to_owned())?];
+    let read = file.seek(SeekFrom::Start(data.offset)).and_then(|_| file.read_exact(&mut bytes));
+    read.map_err(|error| error.to_string())?;
+    Ok(bytes.into())
+}
+
+/// The network that comes with the program, for images of that shape.
+///
+/// # Errors
+/// The samples are no images.
+pub fn convolutional(shape: &[u32], classes: u32) -> Result<(skein_graph::Model, Bytes)> {
+    let image = image_shape(shape).with_context(|| {
+        format!("a convolutional network needs images, samples have shape {shape:?}: set `model.network = \"mlp\"`")
+    })?;
+    let bytes = Bytes::from(skein_graph::networks::convolutional(image, classes.into()));
+    let none = |_: &ExternalData| Err("it has no other file".to_owned());
+    Ok((skein_graph::Model::parse(bytes.clone(), &none)?, bytes))
+}
+
+/// The manifest's model, or the one that comes with the program.
+pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lowering) -> Result<Model> {
+    let settings = &manifest.model;
+    let ((model, bytes, files), start) = match &settings.onnx {
+        Some(path) => (read_all(path)?, settings.init.unwrap_or(Start::File)),
+        None => {
+            let (model, bytes) = convolutional(&samples.shape, samples.classes)?;
+            ((model, bytes, Vec::new()), settings.init.unwrap_or(Start::Kaiming))
+        }
+    };
+    let name =
+        settings.onnx.as_ref().map_or_else(|| "a convolutional network".into(), |path| path.display().to_string());
+    let model = fitted(model, samples).with_context(|| format!("`{name}` does not fit the data"))?;
+    let options = skein_graph::Options {
+        loss: loss(&settings.loss)?,
+        lowering,
+        dropout: settings.dropout,
+        flat_outputs: true,
+        frozen: settings.freeze.clone(),
+    };
+    let layout = layout(&model, &options.frozen);
+    let sizes = BatchSizes { batch_size: manifest.train.batch_size, classes: samples.classes };
+    let graphs = derive(&model, &options, sizes).with_context(|| format!("`{name}` can not be trained"))?;
+    let identity = json!({
+        "onnx": blake3::hash(&bytes).to_string(),
+        "loss": settings.loss,
+        "dropout": settings.dropout,
+        "freeze": settings.freeze,
+        "init": start,
+    });
+    let initial = initial(&model, &layout, start, manifest.train.seed);
+    Ok(Model { layout, initial, graphs: Some(graphs), files, identity, description: name })
+}
+
+/// A loss by its name.
+///
+/// # Errors
+/// There is none of that name.
+pub fn loss(name: &str) -> Result<Loss> {
+    let known = "`cross-entropy`, `mean-squared-error` or `binary-cross-entropy`";
+    Loss::named(name).with_context(|| format!("there is no loss `{name}`: choose {known}"))
+}
+
+/// The model with its sizes set by the samples, all but the batch's; its input has as many values as a sample.
+fn fitted(model: skein_graph::Model, samples: &SampleKind) -> Result<skein_graph::Model> {
+    let sample: Vec<i64> = samples.shape.iter().map(|size| i64::from(*size)).collect();
+    let (name, shape) = model.inputs().next().context("the model has no input")?;
+    let values = |shape: &Shape| shape.iter().skip(1).map(Dim::fixed).product::<Option<i64>>();
+    match values(shape) {
+        // A data set knows an image as rows of pixels, a model as channels of them.
+        Some(count) if count == sample.iter().product::<i64>() => Ok(model),
+        Some(_) => bail!("its input `{name}` takes {} where samples have the shape {sample:?}", text(shape)),
+        None => Ok(model.with_sample_shape(&sample)?),
+    }
+}
+
+fn text(shape: &Shape) -> String {
+    let sizes: Vec<String> = shape.iter().map(Dim::to_string).collect();
+    format!("[{}]", sizes.join(", "))
+}
+
+/// Parameters that are trained, then running statistics.
+fn layout(model: &skein_graph::Model, frozen: &[String]) -> Layout {
+    let describe = |tensor: &skein_graph::Tensor| Parameter { name: tensor.name.clone(), shape: sizes(tensor) };
+    let trained = model.parameters().iter().filter(|tensor| !skein_graph::is_frozen(frozen, &tensor.name));
+    Layout::with_statistics(trained.map(describe).collect(), model.buffers().iter().map(describe).collect())
+}
+
+fn sizes(tensor: &skein_graph::Tensor) -> Vec<u32> {
+    tensor.initial.dims().iter().map(|size| u32::try_from(*size).unwrap_or(u32::MAX)).collect()
+}
+
+/// Shapes and values of parameters that are not trained, as the file has them.
+fn fixed(model: &skein_graph::Model, frozen: &[String]) -> BTreeMap<String, (Vec<u32>, Arc<Vec<f32>>)> {
+    let tensors = model.parameters().iter().filter(|tensor| skein_graph::is_frozen(frozen, &tensor.name));
+    let convert = |tensor: &skein_graph::Tensor| {
+        Some((tensor.name.clone(), (sizes(tensor), Arc::new(tensor.initial.to_floats()?))))
+    };
+    tensors.filter_map(convert).collect()
+}
+
+/// What a job sets of the sizes of graphs.
+#[derive(Clone, Copy)]
+struct BatchSizes {
+    batch_size: u32,
+    classes: u32,
+}
+
+/// Derives both graphs.
+fn derive(model: &skein_graph::Model, options: &skein_graph::Options, sizes: BatchSizes) -> Result<Graphs> {
+    let batch = batch_name(model)?;
+    let sized = model.clone().with_sizes(&BTreeMap::from([(batch.clone(), sizes.batch_size.into())]))?;
+    let training = sized.training_graph(options)?;
+    let evaluation = model.evaluation_graph()?;
+    check_sizes(&evaluation.inputs, &batch)?;
+    if let Loss::CrossEntropy { .. } = options.loss {
+        check_classes(&evaluation.outputs, sizes.classes)?;
+    }
+    let outputs = ["loss".to_owned()].into_iter();
+    let outputs = outputs.chain(training.trained.iter().map(|name| format!("grad.{name}")));
+    let outputs = outputs.chain(training.statistics.iter().map(|name| format!("new.{name}"))).collect();
+    let fixed = fixed(model, &options.frozen);
+    let train =
+        Graph { name: format!("{NAME}/train"), inputs: inputs(&training.inputs, &fixed), onnx: training.onnx, outputs };
+    let evaluate = Graph {
+        name: NAME.to_owned(),
+        inputs: inputs(&evaluation.inputs, &fixed),
+        onnx: evaluation.onnx,
+        outputs: evaluation.outputs.iter().map(|(name, _)| name.clone()).collect(),
+    };
+    Ok(Graphs { train, evaluate })
+}
+
+/// The name of the size that is the batch's.
+fn batch_name(model: &skein_graph::Model) -> Result<String> {
+    let (name, shape) = model.inputs().next().context("the model has no input")?;
+    let first = shape.first().with_context(|| format!("input `{name}` has no dimensions"))?;
+    let symbol = first.symbols().next().map(str::to_owned);
+    symbol.with_context(|| format!("input `{name}` has a fixed batch of {first}: export the model with a dynamic one"))
+}
+
+/// No size but the batch's is left open.
+fn check_sizes(inputs: &[(String, Shape)], batch: &str) -> Result<()> {
+    for (name, shape) in inputs {
+        if let Some(open) = shape.iter().find(|dim| dim.fixed().is_none() && dim.symbols().ne([batch])) {
+            bail!("input `{name}` of {} has the size `{open}`, which no sample gives: export it fixed", text(shape));
+        }
+    }
+    Ok(())
+}
+
+fn inputs(inputs: &[(String, Shape)], fixed: &BTreeMap<String, (Vec<u32>, Arc<Vec<f32>>)>) -> Vec<GraphInput> {
+    let size = |dim: &Dim| dim.fixed().and_then(|size| u32::try_from(size).ok());
+    let input = |(name, shape): &(String, Shape)| GraphInput {
+        name: name.clone(),
+        shape: shape.iter().map(size).collect(),
+        fixed: fixed.get(name).cloned(),
+    };
+    inputs.iter().map(input).collect()
+}
+
+/// Values before the first round: the file's, or drawn from the seed.
+fn initial(model: &skein_graph::Model, layout: &Layout, start: Start, seed: u64) -> Vec<f32> {
+    let tensors: BTreeMap<&str, &skein_graph::Tensor> =
+        model.parameters().iter().chain(model.buffers()).map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let mut values = Vec::with_capacity(layout.len());
+    for parameter in layout.parameters() {
+        let tensor = tensors[parameter.name.as_str()];
+        let scheme = match start {
+            Start::File => {
+                values.extend(tensor.initial.to_floats().unwrap_or_default());
+                continue;
+            }
+            Start::Kaiming => Init::Kaiming,
+            Start::Xavier => Init::Xavier,
+        };
+        let count = parameter.len();
+        let (init, fan_in) = match tensor.kind {
+            TensorKind::Weight { fan_in } => (scheme, fan_in as f32),
+            TensorKind::Scale | TensorKind::Variance => (Init::Ones, 1.0),
+            TensorKind::Bias | TensorKind::Mean => (Init::Zeros, 1.0),
+        };
+        let fan_out = count as f32 / fan_in.max(1.0);
+        values.extend(draw(init, (fan_in, fan_out), count, (&parameter.name, seed)));
+    }
+    values
+}
+
+/// As many classes as the data has come out of the model.
+fn check_classes(outputs: &[(String, Shape)], classes: u32) -> Result<()> {
+    let (name, shape) = outputs.first().context("the model has no output")?;
+    let own = shape.last().and_then(Dim::fixed);
+    ensure!(
+        own.is_none_or(|own| own >= i64::from(classes)),
+        "its output `{name}` has the shape {} where the data has {classes} classes",
+        text(shape)
+    );
+    Ok(())
+}

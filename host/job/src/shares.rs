@@ -1,0 +1,96 @@
+//! Who has which samples.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use skein_types::PeerId;
+
+use crate::data::Dataset;
+use crate::data::split::{Split, shares};
+use crate::manifest;
+
+/// What one peer has.
+pub struct Share {
+    /// Number of the peer, from 0, in the order of the manifest.
+    pub index: u32,
+    /// The data set it reads.
+    pub dataset: Dataset,
+    /// Samples to train on, at least 1.
+    pub train: Vec<u32>,
+    /// Samples to validate on.
+    pub validation: Vec<u32>,
+}
+
+/// Some samples of a data set.
+pub struct Part {
+    /// The data set.
+    pub dataset: Dataset,
+    /// Indices into it.
+    pub samples: Vec<u32>,
+}
+
+/// Reads the data sets and gives every peer its share.
+pub(crate) fn divide(
+    data: &manifest::Data,
+    train: &manifest::Train,
+    identities: &[PeerId],
+) -> Result<(BTreeMap<PeerId, Share>, Option<Part>)> {
+    let (local, sharing) = identities.split_at(data.local.len());
+    let mut peers = BTreeMap::new();
+    for (index, (peer, path)) in local.iter().zip(&data.local).enumerate() {
+        let dataset = Dataset::load(path, data)?;
+        let split = Split::new(dataset.len(), 0, data.validation, train.seed);
+        let split = split.with_context(|| format!("`{}` leaves nothing to train on", path.display()))?;
+        let (train, validation) = (split.train, split.validation);
+        peers.insert(*peer, Share { index: index as u32, dataset, train, validation });
+    }
+    let mut test = None;
+    if let Some(source) = data.source.as_ref().filter(|_| !sharing.is_empty()) {
+        let dataset = Dataset::load(source, data)?;
+        let split = Split::new(dataset.len(), data.test_samples, data.validation, train.seed);
+        let Split { train, validation, test: held_out } = split.with_context(|| {
+            let (samples, held_out) = (dataset.len(), data.test_samples);
+            format!(
+                "`{}` has {samples} samples, of which {held_out} are held out: nothing is left to train on",
+                source.display()
+            )
+        })?;
+        if train.len() < sharing.len() {
+            let (peers, samples, source) = (sharing.len(), train.len(), source.display());
+            bail!("{peers} peers share the {samples} training samples of `{source}`: each needs at least one");
+        }
+        let validation = shares(&validation, sharing);
+        let parts = sharing.iter().zip(shares(&train, sharing)).zip(validation).enumerate();
+        for (index, ((peer, train), validation)) in parts {
+            let index = (local.len() + index) as u32;
+            peers.insert(*peer, Share { index, dataset: dataset.clone(), train, validation });
+        }
+        test = (!held_out.is_empty()).then_some(Part { dataset, samples: held_out });
+    }
+    if let Some(path) = &data.test {
+        let dataset = Dataset::load(path, &manifest::Data { labels: None, ..data.clone() })?;
+        test = Some(Part { samples: (0..dataset.len() as u32).collect(), dataset });
+    }
+    check_alike(&peers, test.as_ref())?;
+    Ok((peers, test))
+}
+
+/// All data sets of a job have samples of one shape and the same classes.
+fn check_alike(peers: &BTreeMap<PeerId, Share>, test: Option<&Part>) -> Result<()> {
+    let mut shares: Vec<&Share> = peers.values().collect();
+    shares.sort_by_key(|share| share.index);
+    let named = shares.iter().map(|share| (format!("the data of peer {}", share.index), &share.dataset));
+    let mut named = named.chain(test.map(|part| ("the test data".to_owned(), &part.dataset)));
+    let Some((first_name, first)) = named.next() else { return Ok(()) };
+    for (name, dataset) in named {
+        if dataset.shape() != first.shape() {
+            let (shape, expected) = (dataset.shape(), first.shape());
+            bail!("{name} has samples of shape {shape:?} where {first_name} has {expected:?}");
+        }
+        if dataset.classes() != first.classes() {
+            let (classes, expected) = (dataset.classes(), first.classes());
+            bail!("{name} has {classes} classes where {first_name} has {expected}: set `data.classes`");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! The state of a job on disk: a safetensors file that appears whole or not at all.
+//!
+//! Parameters keep their names and shapes, so any tool that reads safetensors can use them. Optimizer state is
+//! `optimizer.<slot>`, flat. What is no tensor stands in the metadata.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use skein_job::Job;
+use skein_protocol::convergence::Progress;
+use skein_protocol::state::state_hash;
+use skein_store::{Head, State, StateStore, StoreError};
+use skein_types::Layout;
+use skein_types::{Digest, Values};
+
+/// Name of the file in a run's folder.
+pub const FILE: &str = "checkpoint.safetensors";
+
+const FORMAT: &str = "skein-checkpoint-1";
+
+/// Everything that a run needs to go on as if it had never stopped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Digest of the job.
+    pub job: Digest,
+    /// The state after the last applied round.
+    pub state: State,
+    /// What the convergence rules remember.
+    pub progress: Progress,
+}
+
+/// A checkpoint that can not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file system refuses.
+    #[error("failed to {action} the checkpoint `{}`", path.display())]
+    File {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The content is not what was once written.
+    #[error("the checkpoint `{}` {problem}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Rules {
+    learning_rate: f64,
+    stopping_best: Option<f64>,
+    stopping_waited: u32,
+    plateau_best: Option<f64>,
+    plateau_waited: u32,
+}
+
+impl Checkpoint {
+    /// Where a job begins.
+    pub fn initial(job: &Job) -> Checkpoint {
+        let parameters = Values::from(job.initial.clone());
+        let slots = vec![Values::from(vec![0.0; parameters.len()]); job.train.kernel().slots()];
+        let state = State::new(0, parameters, slots);
+        Checkpoint { job: job.digest, state, progress: Progress::new(job.train.learning_rate) }
+    }
+
+    /// Puts the state into a store, in the place of what is there.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn restore(&self, store: &dyn StateStore) -> Result<(), StoreError> {
+        store.set_state(self.state.clone()).await?;
+        store.put_round_metadata(self.state.round(), encode_progress(&self.progress)).await
+    }
+
+    /// Hash of the state.
+    pub fn state_hash(&self) -> Digest {
+        hash_of(&self.state.head())
+    }
+
+    /// Writes the checkpoint next to `path` and moves it there. If anything fails, what was at `path` stays.
+    ///
+    /// # Errors
+    /// [`CheckpointError::File`]
+    pub fn save(&self, layout: &Layout, path: &Path) -> Result<(), CheckpointError> {
+        let failed = |source| CheckpointError::File { action: "write", path: path.to_owned(), source };
+        let bytes = self.encode(layout).map_err(|error| failed(std::io::Error::other(error)))?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let write = || {
+            // Readable as any file that a program writes, less what the user's mask takes away.
+            let permissions = std::fs::Permissions::from_mode(0o666);
+            let mut file = tempfile::Builder::new().prefix(".checkpoint").permissions(permissions).tempfile_in(dir)?;
+            file.write_all(&bytes)?;
+            file.as_file().sync_all()?;
+            file.persist(path)?;
+            // The new name has to survive a power cut too.
+            std::fs::File::open(dir)?.sync_all()
+        };
+        write().map_err(failed)
+    }
+
+    fn encode(&self, layout: &Layout) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+        let view = |shape: &[u32], values| {
+            let shape = shape.iter().map(|size| *size as usize).collect();
+            TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))
+        };
+        let mut tensors = Vec::new();
+        for parameter in layout.parameters() {
+            let (_, range) = layout.find(&parameter.name).expect("the layout has its own parameters");
+            tensors.push((parameter.name.clone(), view(&parameter.shape, &self.state.parameters()[range])?));
+        }
+        for (slot, values) in self.state.slots().iter().enumerate() {
+            let view = TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values))?;
+            tensors.push((slot_name(slot), view));
+        }
+        safetensors::serialize(tensors, Some(self.metadata()))
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        let rules = String::from_utf8(encode_progress(&self.progress)).expect("JSON is text");
+        HashMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("job".to_owned(), self.job.to_string()),
+            ("round".to_owned(), self.state.round().to_string()),
+            ("state_hash".to_owned(), self.state_hash().to_string()),
+            ("convergence".to_owned(), rules),
+        ])
+    }
+
+    /// Reads a checkpoint of a model with this layout and checks that it is what was once written.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]
+    pub fn load(layout: &Layout, path: &Path) -> Result<Checkpoint, CheckpointError> {
+        let bytes = std::fs::read(path);
+        let failed = |source| CheckpointError::File { action: "read", path: path.to_owned(), source };
+        let bytes = bytes.map_err(failed)?;
+        Checkpoint::decode(layout, &bytes)
+            .map_err(|problem| CheckpointError::Content { path: path.to_owned(), problem })
+    }
+
+    fn decode(layout: &Layout, bytes: &[u8]) -> Result<Checkpoint, String> {
+        let broken = |error: safetensors::SafeTensorError| format!("is no whole safetensors file: {error}");
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(broken)?;
+        let metadata = metadata.metadata().clone().unwrap_or_default();
+        let field = |name: &str| metadata.get(name).ok_or_else(|| format!("has no `{name}` in its metadata"));
+        if field("format")? != FORMAT {
+            return Err(format!("is of format `{}`, this program knows `{FORMAT}`", field("format")?));
+        }
+        let parse = |name: &str| field(name)?.parse().map_err(|_| format!("has no valid `{name}` in its metadata"));
+        let (job, hash): (Digest, Digest) = (parse("job")?, parse("state_hash")?);
+        let round = field("round")?.parse().map_err(|_| "has no valid `round` in its metadata".to_owned())?;
+        let progress = decode_progress(field("convergence")?.as_bytes()).map_err(|error| error.to_string())?;
+
+        let mut parameters = Vec::with_capacity(layout.len());
+        for parameter in layout.parameters() {
+            parameters.extend(values(&tensors, &parameter.name, parameter.len())?);
+        }
+        let mut slots = Vec::new();
+        while tensors.tensor(&slot_name(slots.len())).is_ok() {
+            slots.push(Values::from(values(&tensors, &slot_name(slots.len()), layout.len())?));
+        }
+        let state = State::new(round, parameters.into(), slots);
+        if hash_of(&state.head()) != hash {
+            return Err("does not hold the state that it names: it was altered".to_owned());
+        }
+        Ok(Checkpoint { job, state, progress })
+    }
+}
+
+/// What the convergence rules remember, as it is kept beside a state.
+pub fn encode_progress(progress: &Progress) -> Vec<u8> {
+    let Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = *progress;
+    let rules = Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited };
+    serde_json::to_vec(&rules).expect("numbers and none can be written as JSON")
+}
+
+/// What [`encode_progress`] wrote.
+///
+/// # Errors
+/// It is something else.
+pub fn decode_progress(bytes: &[u8]) -> serde_json::Result<Progress> {
+    let rules: Rules = serde_json::from_slice(bytes)?;
+    let Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = rules;
+    Ok(Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited })
+}
+
+/// The hash that peers compare.
+pub fn hash_of(head: &Head) -> Digest {
+    state_hash(head.round, head.parameters, &head.slots)
+}
+
+fn slot_name(slot: usize) -> String {
+    format!("optimizer.{slot}")
+}
+
+fn values(tensors: &SafeTensors<'_>, name: &str, len: usize) -> Result<Vec<f32>, String> {
+    let tensor = tensors.tensor(name).map_err(|_| format!("has no tensor `{name}`"))?;
+    let values: Vec<f32> = bytemuck::pod_collect_to_vec(tensor.data());
+    if tensor.dtype() != Dtype::F32 || values.len() != len {
+        return Err(format!("has a tensor `{name}` of another type or shape than the model"));
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skein_types::Parameter;
+
+    fn layout() -> Layout {
+        let parameter = |name: &str, shape: &[u32]| Parameter { name: name.into(), shape: shape.into() };
+        // Not in the order of their names, which safetensors sorts by.
+        Layout::new(vec![parameter("w", &[2, 2]), parameter("b", &[2])])
+    }
+
+    fn checkpoint(round: u64) -> Checkpoint {
+        let parameters = Values::from((0..6).map(|i| i as f32 * 0.1).collect::<Vec<_>>());
+        let slots = vec![vec![1.0; 6].into(), vec![2.0; 6].into()];
+        let progress = Progress { stopping_best: Some(0.1 + 0.2), stopping_waited: 3, ..Progress::new(1e-3) };
+        Checkpoint { job: Digest([1; 32]), state: State::new(round, parameters, slots), progress }
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_to_the_bit() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join(FILE);
+        for round in [7, 8] {
+            checkpoint(round).save(&layout(), &path).expect("saved");
+            assert_eq!(Checkpoint::load(&layout(), &path).expect("loaded"), checkpoint(round));
+        }
+        let left: Vec<_> = std::fs::read_dir(dir.path()).expect("the folder").collect();
+        assert_eq!(left.len(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_spoilt_file_is_refused_with_its_name() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join(FILE);
+        checkpoint(7).save(&layout(), &path).expect("saved");
+        let good = std::fs::read(&path).expect("the file");
+        let refused = |bytes: &[u8], layout: &Layout| {
+            std::fs::write(&path, bytes).expect("written");
+            let error = Checkpoint::load(layout, &path).expect_err("spoilt").to_string();
+            assert!(error.contains(FILE), "{error}");
+            error
+        };
+        let mut altered = good.clone();
+        *altered.last_mut().expect("a byte") ^= 1;
+        assert!(refused(&altered, &layout()).contains("altered"));
+        refused(&good[..good.len() / 2], &layout());
+        refused(b"", &layout());
+        let other = Layout::new(vec![Parameter { name: "other".into(), shape: vec![6] }]);
+        assert!(refused(&good, &other).contains("no tensor `other`"));
+    }
+}

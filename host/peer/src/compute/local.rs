@@ -1,0 +1,69 @@
+//! Batches computed in this process, as many at the same time as there are places for functions.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use skein_job::Share;
+use skein_job::data::Dataset;
+use skein_runtime::gradient::{GradientFunction, Parameters};
+use skein_store::{GradientSums, Ports, StateStore};
+use skein_types::Layout;
+use tokio::task::JoinSet;
+
+use super::{Compute, PlannedBatch, accumulate};
+use crate::pool::{FunctionPool, Purpose};
+use crate::prepare::PreparedJob;
+
+/// Computes here.
+pub struct Local {
+    pool: Arc<FunctionPool>,
+    gradient: GradientFunction,
+    layout: Arc<Layout>,
+    dataset: Dataset,
+    state: Arc<dyn StateStore>,
+    sums: Arc<dyn GradientSums>,
+}
+
+impl Local {
+    /// For the peer of a share, with its store.
+    pub fn new(prepared: &PreparedJob, pool: &Arc<FunctionPool>, store: &Ports, share: &Share) -> Local {
+        Local {
+            pool: pool.clone(),
+            gradient: prepared.gradient.clone(),
+            layout: prepared.job.layout.clone(),
+            dataset: share.dataset.clone(),
+            state: store.state.clone(),
+            sums: store.sums.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Compute for Local {
+    async fn open(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn compute(&self, round: u64, batches: Vec<PlannedBatch>) -> Result<()> {
+        let (_, values) = self.state.parameters().await?;
+        let parameters = Parameters { layout: self.layout.clone(), values: values.buffer() };
+        let count = u32::try_from(batches.len()).context("a round has fewer batches than 2^32")?;
+        let mut tasks = JoinSet::new();
+        for (index, planned) in (0..count).zip(batches) {
+            let dataset = self.dataset.clone();
+            let sums = self.sums.clone();
+            let parameters = parameters.clone();
+            let function = self.gradient.clone();
+            let account = self.pool.account(Purpose::Gradient);
+            self.pool.spawn(&mut tasks, async move {
+                let gradient = account.book(function.compute(parameters, planned.read(&dataset))).await?;
+                accumulate(&*sums, round, (index, count), &gradient).await
+            });
+        }
+        while let Some(batch) = tasks.join_next().await {
+            batch.context("a batch was lost")??;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! Batches put into the queue of the peer's database, for its own worker and for any other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use skein_job::data::Dataset;
+use skein_redis::Scope;
+use skein_redis::queue::{Outcome, Queue, Task};
+use skein_store::StateStore;
+
+use super::{Compute, PlannedBatch, state_before};
+use crate::worker::TaskPayload;
+use crate::worker::bundle::{JobBundle, encode_batch};
+
+/// How long nothing may happen before the host looks whether its database still is what it was.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Lets workers compute.
+pub struct Queued {
+    /// The queue.
+    pub queue: Queue,
+    /// Whose batches they are.
+    pub scope: Scope,
+    /// What workers have to know of the job.
+    pub bundle: JobBundle,
+    /// The peer's data.
+    pub dataset: Dataset,
+    /// The state that batches are computed at.
+    pub state: Arc<dyn StateStore>,
+}
+
+#[async_trait]
+impl Compute for Queued {
+    async fn open(&self) -> Result<()> {
+        self.bundle.publish(&self.queue).await?;
+        Ok(self.queue.advertise(self.scope).await?)
+    }
+
+    async fn compute(&self, round: u64, batches: Vec<PlannedBatch>) -> Result<()> {
+        let count = u32::try_from(batches.len()).context("a round has fewer batches than 2^32")?;
+        for (index, planned) in (0..count).zip(batches) {
+            // Posted as soon as its bytes are there: workers begin with the first while the others are still written.
+            let batch = format!("batch:{round}:{index}");
+            self.queue.put(Some(round), &batch, &encode_batch(&planned.read(&self.dataset))?).await?;
+            let note = serde_json::to_string(&TaskPayload { batch, leaves: count })?;
+            self.queue.post(round, count, &[Task { round, index, note }]).await?;
+        }
+        self.wait(round).await
+    }
+}
+
+impl Queued {
+    /// Waits until workers have computed all batches.
+    async fn wait(&self, round: u64) -> Result<()> {
+        loop {
+            let outcome = self.queue.wait(round, WAIT).await?;
+            if outcome == Some(Outcome::Done) {
+                return Ok(());
+            }
+            // Workers can do nothing with a database that came back without the state, and do not say so.
+            state_before(&*self.state, round).await?;
+            if let Some(Outcome::Dead { index, reason }) = outcome {
+                bail!(
+                    "batch {index} of round {round} can be computed neither by a worker nor by this host: {reason}; \
+                     remove the cause, post the batch again with `skein queue redrive`, and start the host again"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! One peer's side of a round: does what the protocol decides, and tells it what came of it.
+
+mod contribute;
+mod folder;
+pub mod log;
+mod neighbours;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use skein_job::{Job, Share};
+use skein_kernels::optimizer::Step as OptimizerStep;
+use skein_kernels::update::Change;
+use skein_protocol::announcement::{Announcement, Evaluation};
+use skein_protocol::convergence::Progress;
+use skein_protocol::deadline::Deadline;
+use skein_protocol::identity::Identity;
+use skein_protocol::presence::Presence;
+use skein_protocol::record::{Header, Kind, Record};
+use skein_protocol::round::{Absence, Agreement, Context as RoundContext, Received, Round, Step, Waits};
+use skein_protocol::shards::Order;
+use skein_runtime::aggregate::Contribution;
+use skein_store::{Aggregate, Average, Head, PeerStore, Ports, State, StoreError, Update};
+use skein_types::Digest;
+use skein_types::PeerId;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::log::{Log, OwnContribution};
+use self::neighbours::{Arrival, Fetched, INBOX_RECORDS, Neighbours, Read};
+use crate::checkpoint::{decode_progress, encode_progress, hash_of};
+use crate::compute::{Compute, state_before};
+use crate::phases::{Phase, Phases};
+use crate::pool::{FunctionPool, Purpose};
+use crate::prepare::PreparedJob;
+
+/// A peer of a job.
+pub struct Peer {
+    job: Arc<Job>,
+    prepared: PreparedJob,
+    pool: Arc<FunctionPool>,
+    identity: Identity,
+    store: Ports,
+    compute: Arc<dyn Compute>,
+    neighbours: Neighbours,
+    order: Order,
+    progress: Progress,
+    deadline: Deadline,
+    presence: Presence,
+    log: Log,
+    /// Records of the others that this round has taken in, for the case that it is begun anew.
+    taken: Vec<Read>,
+    /// Those of the next rounds, from peers that are ahead.
+    early: Vec<Read>,
+    clock: Instant,
+    awaited: watch::Sender<Option<Awaited>>,
+}
+
+/// Whom a peer waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// The peers.
+    pub peers: BTreeSet<PeerId>,
+    /// Since when: when it was ready itself.
+    pub since: Instant,
+    /// Until when it does at the longest.
+    pub until: Instant,
+}
+
+/// What is one peer's own.
+pub struct PeerConfig {
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it keeps its state.
+    pub store: Ports,
+    /// How its batches are computed.
+    pub compute: Arc<dyn Compute>,
+    /// What the others publish.
+    pub others: BTreeMap<PeerId, Arc<dyn PeerStore>>,
+    /// What it has signed.
+    pub log: Log,
+}
+
+/// How a round ended for one peer.
+pub enum RoundEnd {
+    /// It was applied.
+    Applied(Box<RoundReport>),
+    /// The state before it is final: the convergence rules say so.
+    Stopped {
+        /// What they decided on.
+        evaluation: Evaluation,
+    },
+}
+
+/// One applied round as one peer saw it.
+pub struct RoundReport {
+    /// Number of the round.
+    pub round: u64,
+    /// Who reports.
+    pub peer: PeerId,
+    /// The state after it.
+    pub state: State,
+    /// Its hash.
+    pub state_hash: Digest,
+    /// What the peer contributed, if it has to be kept beside the checkpoint.
+    pub contribution: Option<OwnContribution>,
+    /// What the convergence rules remember after it.
+    pub progress: Progress,
+    /// Learning rate of the update.
+    pub learning_rate: f64,
+    /// Mean training loss over the agreed contributions.
+    pub loss: f64,
+    /// How the state before the round did, if that was due.
+    pub evaluation: Option<Evaluation>,
+    /// Contributions that were aggregated.
+    pub present: usize,
+    /// Who was missing, and why.
+    pub absent: BTreeMap<PeerId, Absence>,
+    /// Where the time went.
+    pub phases: Phases,
+}
+
+impl Peer {
+    /// A peer that goes on from the state of its store, wherever it was ended.
+    ///
+    /// # Errors
+    /// The store fails, or does not hold a state of the job.
+    pub async fn start(prepared: PreparedJob, pool: Arc<FunctionPool>, config: PeerConfig) -> Result<Peer> {
+        let PeerConfig { identity, store, compute, others, log } = config;
+        let job = prepared.job.clone();
+        let me = identity.id();
+        let head = store.state.head().await?;
+        let order = Order::new(job.train.seed, me, job.shares[&me].train.clone());
+        let deadline = Deadline::new(job.train.deadline());
+        let mut peer = Peer {
+            progress: Progress::new(job.train.learning_rate),
+            job,
+            prepared,
+            pool,
+            identity,
+            store,
+            compute,
+            neighbours: Neighbours::read(others),
+            order,
+            deadline,
+            presence: Presence::default(),
+            log,
+            taken: Vec::new(),
+            early: Vec::new(),
+            clock: Instant::now(),
+            awaited: watch::Sender::new(None),
+        };
+        peer.recall(&head).await?;
+        Ok(peer)
+    }
+
+    /// Goes on from the state of the store, which had lost it and got it back, and says again what it has lost.
+    ///
+    /// # Errors
+    /// As [`Peer::start`].
+    pub async fn recover(&mut self) -> Result<()> {
+        self.compute.open().await?;
+        let head = self.store.state.head().await?;
+        self.recall(&head).await
+    }
+
+    /// Takes up what was kept beside a state, and says what was left unsaid.
+    async fn recall(&mut self, head: &Head) -> Result<()> {
+        let note = self.store.state.round_metadata(head.round).await?;
+        let note = note.with_context(|| format!("the store lost what belongs to the state of round {}", head.round))?;
+        self.progress = decode_progress(&note)?;
+        let me = self.me();
+        // Values before the records that tell of them.
+        for (round, values) in self.log.contributions().await? {
+            self.store.contributions.put_contribution(round, me, values).await?;
+        }
+        self.log.settle(&*self.store.records, me, self.job.digest, head.round).await?;
+        if let Some(vote) = self.log.unchecked_vote(head.round) {
+            let header = Header { kind: Kind::Check, previous: self.log.last(), ..vote };
+            let check = self.log.say(&self.identity, header, hash_of(head).0.to_vec()).await?;
+            self.store.records.publish(check.encode()).await?;
+        }
+        Ok(())
+    }
+
+    /// Whom it waits for at the moment.
+    pub fn awaited(&self) -> watch::Receiver<Option<Awaited>> {
+        self.awaited.subscribe()
+    }
+
+    fn me(&self) -> PeerId {
+        self.identity.id()
+    }
+
+    fn share(&self) -> &Share {
+        &self.job.shares[&self.me()]
+    }
+
+    /// Takes part in one round, which follows the state of the peer's store.
+    ///
+    /// # Errors
+    /// A function failed, the peers are out of step, or too few of them are left.
+    pub async fn round(&mut self, number: u64) -> Result<RoundEnd> {
+        let mut phases = Phases::default();
+        let head = state_before(&*self.store.state, number).await?;
+        let (average, evaluation) = self.contribute(number, &mut phases).await?;
+
+        let mut round = self.open_round(number, &head, average, evaluation).await?;
+        let mut applied = None;
+        let mut phase = Phase::Gather;
+        loop {
+            let begun = Instant::now();
+            let step = round.step(self.clock.elapsed()).with_context(|| refusal(number, &round))?;
+            match step {
+                Step::Wait { until } => self.wait(&mut round, until).await?,
+                Step::Fetch { wanted, until } => {
+                    self.neighbours.ask(number, wanted, self.job.layout.len(), self.clock + until);
+                    self.wait(&mut round, until).await?;
+                }
+                Step::Vote(vote) => {
+                    // What owners did not give until now is asked of others from here on.
+                    self.neighbours.stop_asking();
+                    let is_new = !self.log.has(number, Kind::Vote);
+                    let bytes = self.publish(&round, Kind::Vote, vote.encode()).await?.encode();
+                    if !(is_new && round.is_decided()) {
+                        round.receive(self.clock.elapsed(), self.me(), &bytes);
+                    }
+                    phases.add(std::mem::replace(&mut phase, Phase::Vote), begun);
+                    continue;
+                }
+                Step::Aggregate(agreement) => {
+                    self.awaited.send_replace(None);
+                    let Some(report) = self.apply(number, &agreement, &mut phases).await? else {
+                        let evaluation = self.agreed_evaluation(number, &agreement);
+                        let evaluation = evaluation.context("training stops on an evaluation only")?;
+                        return Ok(RoundEnd::Stopped { evaluation });
+                    };
+                    // Peers that hear the check go on, and forget what this one would need to apply the round before once
+                    // more.
+                    self.log.wait_for_checkpoint(number - 1).await;
+                    self.publish(&round, Kind::Check, report.state_hash.0.to_vec()).await?;
+                    round.applied(self.clock.elapsed(), report.state_hash);
+                    applied = Some(report);
+                    phase = Phase::Check;
+                    continue;
+                }
+                Step::Finish { unconfirmed, differing } => {
+                    if !unconfirmed.is_empty() || !differing.is_empty() {
+                        tracing::warn!(round = number, ?unconfirmed, ?differing, "peers did not confirm the state");
+                    }
+                    break;
+                }
+            }
+            phases.add(phase, begun);
+        }
+        self.awaited.send_replace(None);
+        self.store.state.prune_before(number).await?;
+        let report = applied.context("a round is applied before it is finished")?;
+        self.progress = report.progress;
+        self.presence = round.presence();
+        round.arrivals().into_iter().for_each(|arrival| self.deadline.observe(arrival));
+        self.log.forget(number);
+        self.taken.clear();
+        self.neighbours.stop_asking();
+        Ok(RoundEnd::Applied(Box::new(RoundReport { phases, ..report })))
+    }
+
+    /// Begins to gather: announces the own contribution and takes in what came early.
+    async fn open_round(
+        &mut self,
+        number: u64,
+        head: &Head,
+        average: Average,
+        evaluation: Option<Evaluation>,
+    ) -> Result<Round> {
+        // What an earlier try of the round asked for may have been lost with the store.
+        self.neighbours.stop_asking();
+        let context = RoundContext {
+            job: self.job.digest,
+            round: number,
+            state: hash_of(head),
+            roster: self.neighbours.ids().chain([self.me()]).collect(),
+            faults: self.job.train.faults,
+        };
+        let wait_max = self.job.train.wait.max;
+        let waits = Waits { opened: self.clock.elapsed(), wait: self.deadline.wait(), wait_max };
+        let mut round = Round::new(self.me(), context, self.presence.clone(), waits);
+        let Average { hash, samples, loss, .. } = average;
+        let announcement = Announcement { values: hash, samples, loss, evaluation };
+        let record = self.publish(&round, Kind::Announcement, announcement.encode()).await?;
+        round.receive(self.clock.elapsed(), self.me(), &record.encode());
+        if self.has_announced(number, &record, hash).await? {
+            round.hold(self.clock.elapsed(), self.me());
+        }
+        let taken = std::mem::take(&mut self.taken);
+        for record in taken.into_iter().chain(std::mem::take(&mut self.early)) {
+            self.take_in(&mut round, record);
+        }
+        Ok(round)
+    }
+
+    /// Whether the own contribution has the hash that was announced, which may have been before a restart: a gradient
+    /// function that is not reproducible gives another one then. What was kept of the first one takes its place.
+    async fn has_announced(&self, number: u64, record: &Record, computed: Digest) -> Result<bool> {
+        let announced = Announcement::decode(record.payload()).context("an own announcement makes no sense")?.values;
+        if announced == computed {
+            return Ok(true);
+        }
+        let kept = self.log.contributions().await?.into_iter().find(|(round, _)| *round == number);
+        let Some((_, values)) = kept else {
+            tracing::warn!(round = number, "the gradients differ from those that were announced before a restart");
+            return Ok(false);
+        };
+        self.store.contributions.put_contribution(number, self.me(), values).await?;
+        Ok(true)
+    }
+
+    /// Aggregates what was agreed on and moves the state; none if training stops here.
+    async fn apply(&mut self, number: u64, agreement: &Agreement, phases: &mut Phases) -> Result<Option<RoundReport>> {
+        let evaluation = self.agreed_evaluation(number, agreement);
+        let rules = self.job.train.convergence();
+        // The peer's own is changed with the end of the round, which may be begun anew until then.
+        let mut progress = self.progress;
+        if evaluation.is_some_and(|evaluation| progress.observe(&rules, evaluation.loss())) {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let aggregate = self.aggregate(number, agreement).await?;
+        phases.add(Phase::Aggregate, begun);
+
+        let begun = Instant::now();
+        let learning_rate = progress.learning_rate;
+        let change = Change {
+            trained: self.job.layout.trained(),
+            clip_norm: self.job.train.clip_norm,
+            clip_value: self.job.train.clip_value,
+            optimizer: self.job.train.kernel(),
+            step: OptimizerStep { number, learning_rate: learning_rate as f32 },
+        };
+        // Before the state it belongs to: there is no state without its note.
+        self.store.state.put_round_metadata(number, encode_progress(&progress)).await?;
+        let applied = self.store.state.apply(Update { round: number, aggregate, change }).await;
+        let head = applied.with_context(|| refused(number, agreement))?;
+        phases.add(Phase::Update, begun);
+        let samples: u64 = agreement.peers.values().map(|announcement| announcement.samples).sum();
+        let loss_sum: f64 = agreement.peers.values().map(|a| a.loss * a.samples as f64).sum();
+        Ok(Some(RoundReport {
+            round: number,
+            peer: self.me(),
+            state_hash: hash_of(&head),
+            state: self.store.state.state().await?,
+            contribution: self.log.own_contribution(&*self.store.contributions, self.me(), number).await?,
+            progress,
+            learning_rate,
+            loss: loss_sum / samples as f64,
+            evaluation,
+            present: agreement.peers.len(),
+            absent: agreement.absent.clone(),
+            phases: Phases::default(),
+        }))
+    }
+
+    /// What the agreed contributions come to: a rule for a store that aggregates by itself, or what the aggregation
+    /// function makes of them.
+    async fn aggregate(&self, number: u64, agreement: &Agreement) -> Result<Aggregate> {
+        if let Some(rule) = self.job.rule.as_ref().filter(|_| self.store.state.aggregates()) {
+            let samples: Vec<u64> = agreement.peers.values().map(|announcement| announcement.samples).collect();
+            let peers = agreement.peers.keys().copied().collect();
+            return Ok(Aggregate::Contributions { rule: rule.kernel(self.job.train.faults, &samples), peers });
+        }
+        let mut contributions = Vec::with_capacity(agreement.peers.len());
+        for (peer, announcement) in &agreement.peers {
+            let values = self.store.contributions.contribution(number, *peer).await?;
+            let values = values.ok_or(StoreError::Missing { round: number, peer: *peer })?;
+            contributions.push(Contribution {
+                peer: peer.to_string(),
+                samples: announcement.samples,
+                values: values.buffer(),
+            });
+        }
+        let (function, faults) = (self.prepared.aggregate.clone(), self.job.train.faults);
+        let account = self.pool.account(Purpose::Aggregate);
+        let mut task = JoinSet::new();
+        let call = async move { account.book(function.aggregate(contributions, faults)).await };
+        self.pool.spawn(&mut task, call);
+        let aggregated = task.join_next().await.context("one task was spawned")??;
+        Ok(Aggregate::Values(aggregated.with_context(|| refused(number, agreement))?.values.into()))
+    }
+
+    /// Signs a record, or takes the one that says so already, and appends it to the own store.
+    async fn publish(&mut self, round: &Round, kind: Kind, payload: Vec<u8>) -> Result<Record> {
+        // Kept before it is known to others: whatever happens now, nothing else will be said.
+        let record = self.log.say(&self.identity, round.header(kind, self.log.last()), payload).await?;
+        self.store.records.publish(record.encode()).await?;
+        Ok(record)
+    }
+
+    /// Takes in what comes next, until then at the longest, and the records that have come meanwhile.
+    async fn wait(&mut self, round: &mut Round, until: Duration) -> Result<()> {
+        let since = self.clock + round.opened();
+        self.awaited.send_replace(Some(Awaited { peers: round.awaited(), since, until: self.clock + until }));
+        match self.neighbours.next(self.clock + until).await? {
+            Some(Arrival::Record(record)) => self.take_in(round, record),
+            Some(Arrival::Contribution(peer, fetched)) => self.keep(round, peer, fetched).await?,
+            None => {}
+        }
+        // As many as fit the inbox: one peer that publishes without end does not keep the round from going on.
+        for _ in 0..INBOX_RECORDS {
+            let Some(record) = self.neighbours.waiting() else { break };
+            self.take_in(round, record);
+        }
+        Ok(())
+    }
+
+    /// Keeps a record that matters for the case that the round is begun anew, or until the next one begins. A round takes
+    /// one of each kind from each peer.
+    fn take_in(&mut self, round: &mut Round, record: Read) {
+        let read = record.at.saturating_duration_since(self.clock);
+        match round.receive(read, record.owner, &record.bytes) {
+            Received::Taken => self.taken.push(record),
+            Received::Early => self.early.push(record),
+            Received::Ignored => {}
+        }
+    }
+
+    /// Copies a contribution that was verified into the own store, and tells the round what became of it.
+    async fn keep(&mut self, round: &mut Round, peer: PeerId, fetched: Fetched) -> Result<()> {
+        match fetched {
+            Fetched::Verified(values) => {
+                self.store.contributions.put_contribution(round.number(), peer, values).await?;
+                round.hold(self.clock.elapsed(), peer);
+            }
+            Fetched::Wrong(charge) => round.charge(self.clock.elapsed(), peer, charge),
+            Fetched::Missing => round.miss(peer),
+            Fetched::Unreachable => {}
+        }
+        Ok(())
+    }
+
+    /// How the state before the round did, if its evaluation was due: by the sums of the peers, each over no more samples
+    /// than are known to be its own. Nothing else that a peer announces counts.
+    fn agreed_evaluation(&self, number: u64, agreement: &Agreement) -> Option<Evaluation> {
+        if !self.is_evaluation_due(number) {
+            return None;
+        }
+        let sound = agreement.peers.iter().filter_map(|(peer, announcement)| {
+            let samples = self.job.shares.get(peer)?.validation.len() as u64;
+            announcement.evaluation.filter(|evaluation| evaluation.samples <= samples)
+        });
+        // Sums that are finite each may overflow together.
+        Evaluation::total(sound).filter(|total| total.loss_sum.is_finite())
+    }
+}
+
+/// What goes before the reason why the agreed contributions did not become a state.
+fn refused(number: u64, agreement: &Agreement) -> String {
+    format!("failed to aggregate round {number}{}", listed("absent", &agreement.absent))
+}
+
+/// What goes before the reason of a refused round.
+fn refusal(number: u64, round: &Round) -> String {
+    format!("round {number} cannot be finished{}", listed("charged", round.charges()))
+}
+
+/// Peers with what is said of each; nothing where there is none.
+fn listed(what: &str, peers: &BTreeMap<PeerId, impl std::fmt::Display>) -> String {
+    let peers: Vec<_> = peers.iter().map(|(peer, why)| format!("{peer:?}: {why}")).collect();
+    if peers.is_empty() { String::new() } else { format!(" ({what}: {})", peers.join(", ")) }
+}

@@ -1,0 +1,66 @@
+//! The peer's own part of a round: gradients of its batches, in parallel, and the evaluation where it is due.
+
+use anyhow::{Result, ensure};
+use skein_protocol::announcement::Evaluation;
+use skein_protocol::random::Stream;
+use skein_runtime::gradient::Parameters;
+use skein_store::Average;
+use tokio::time::Instant;
+
+use super::Peer;
+use crate::compute::PlannedBatch;
+use crate::evaluation::evaluate;
+use crate::phases::{Phase, Phases};
+
+impl Peer {
+    /// Computes the batches of the round in parallel, and the evaluation if it is due; averages the batches.
+    pub(super) async fn contribute(
+        &mut self,
+        number: u64,
+        phases: &mut Phases,
+    ) -> Result<(Average, Option<Evaluation>)> {
+        let begun = Instant::now();
+        let planned = self.plan(number);
+        let ((), evaluation) = tokio::try_join!(self.compute.compute(number, planned), self.evaluate(number))?;
+        phases.add(Phase::Compute, begun);
+        let begun = Instant::now();
+        let average = self.store.sums.average(number, self.me()).await?;
+        phases.add(Phase::Average, begun);
+        // The others would take it for the work of a liar.
+        ensure!(
+            average.finite,
+            "the gradients of round {number} are finite, and weighted by their samples they add up to values that are \
+             not: lower `train.learning_rate`, or scale the data"
+        );
+        Ok((average, evaluation))
+    }
+
+    /// Whether the state before the round is evaluated beside its gradients.
+    pub(super) fn is_evaluation_due(&self, number: u64) -> bool {
+        number > 1 && (number - 1).is_multiple_of(u64::from(self.job.train.evaluate_every))
+    }
+
+    /// How the state before the round does on the peer's validation samples, if that is due.
+    async fn evaluate(&self, number: u64) -> Result<Option<Evaluation>> {
+        if !self.is_evaluation_due(number) {
+            return Ok(None);
+        }
+        let (_, values) = self.store.state.parameters().await?;
+        let parameters = Parameters { layout: self.job.layout.clone(), values: values.buffer() };
+        let share = self.share();
+        evaluate(&self.pool, &self.prepared.gradient, parameters, &share.dataset, &share.validation).await
+    }
+
+    /// Samples and noise of every batch of the round.
+    fn plan(&mut self, number: u64) -> Vec<PlannedBatch> {
+        let (leaves, size) = (self.job.train.batches_per_round, self.job.train.batch_size);
+        let (seed, me) = (self.job.train.seed, self.me());
+        let planned = (0..leaves).map(|index| {
+            let position = ((number - 1) * u64::from(leaves) + u64::from(index)) * u64::from(size);
+            let parts = [&me.0[..], &position.to_le_bytes()];
+            let noise_seed = Stream::new("skein 2026-11 noise of a batch", seed, &parts).next_u64();
+            PlannedBatch { samples: self.order.take(position, size as usize), noise_seed }
+        });
+        planned.collect()
+    }
+}

@@ -1,0 +1,66 @@
+//! Evaluates parameters on samples, in batches, in parallel.
+
+use anyhow::{Result, anyhow};
+use skein_job::data::Dataset;
+use skein_job::{Job, Share};
+use skein_protocol::announcement::Evaluation;
+use skein_runtime::gradient::{GradientFunction, Parameters};
+use tokio::task::JoinSet;
+
+use crate::compute::tensors;
+use crate::pool::{FunctionPool, Purpose};
+
+/// Samples of one call: enough to make the call's own cost vanish, few enough to bound its memory.
+const BATCH_SIZE: usize = 256;
+
+/// Sums over all `samples`, added up in their order whatever the order of arrival; none without a sample.
+///
+/// # Errors
+/// A call failed.
+pub async fn evaluate(
+    pool: &FunctionPool,
+    function: &GradientFunction,
+    parameters: Parameters,
+    dataset: &Dataset,
+    samples: &[u32],
+) -> Result<Option<Evaluation>> {
+    let mut tasks = JoinSet::new();
+    for (index, chunk) in samples.chunks(BATCH_SIZE).enumerate() {
+        let (chunk, dataset) = (chunk.to_vec(), dataset.clone());
+        let (parameters, function) = (parameters.clone(), function.clone());
+        let account = pool.account(Purpose::Evaluate);
+        let task = async move {
+            let metrics = account.book(function.evaluate(parameters, tensors(&dataset, &chunk))).await?;
+            let part = Evaluation {
+                samples: u64::from(metrics.samples),
+                correct: metrics.correct.map(u64::from),
+                loss_sum: f64::from(metrics.loss) * f64::from(metrics.samples),
+            };
+            Ok::<_, anyhow::Error>((index, part))
+        };
+        pool.spawn(&mut tasks, task);
+    }
+    let mut parts = Vec::new();
+    while let Some(part) = tasks.join_next().await {
+        parts.push(part.map_err(|error| anyhow!("an evaluation was lost: {error}"))??);
+    }
+    parts.sort_by_key(|(index, _)| *index);
+    Ok(Evaluation::total(parts.into_iter().map(|(_, part)| part)))
+}
+
+/// How parameters do on all peers' validation samples.
+///
+/// # Errors
+/// A call failed.
+pub async fn validate(
+    pool: &FunctionPool,
+    job: &Job,
+    function: &GradientFunction,
+    parameters: &Parameters,
+) -> Result<Option<Evaluation>> {
+    let mut parts = Vec::new();
+    for Share { dataset, validation, .. } in job.shares.values() {
+        parts.push(evaluate(pool, function, parameters.clone(), dataset, validation).await?);
+    }
+    Ok(Evaluation::total(parts.into_iter().flatten()))
+}

@@ -1,0 +1,171 @@
+//! One peer of a job as a process of its own, with its own database: `skein host`.
+
+pub mod config;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use skein_job::{Job, Manifest};
+use skein_protocol::identity::Identity;
+use skein_redis::Scope;
+use skein_redis::queue::{Consumer, Queue, Role};
+use skein_store::{Head, PeerStore, StateStore, StoreError};
+use skein_types::PeerId;
+use tokio::sync::watch;
+
+use self::config::Config;
+use crate::checkpoint::{self, Checkpoint, decode_progress, hash_of};
+use crate::compute::{Compute, Queued};
+use crate::driver::PeerConfig;
+use crate::driver::log::Log;
+use crate::events::{Event, Sink};
+use crate::pool::FunctionPool;
+use crate::prepare::{PreparedJob, Tools};
+use crate::report::Summary;
+use crate::run::Run;
+use crate::worker::bundle::JobBundle;
+use crate::worker::{self, QueueWorker};
+
+/// Makes the job ready that a configuration names, for the peers of its roster.
+///
+/// # Errors
+/// The manifest, the data or the roster does not fit.
+pub async fn prepare(config: &Config, tools: Tools<'_>) -> Result<(PreparedJob, JobBundle)> {
+    let manifest = Manifest::load(&config.job)?;
+    let roster: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
+    ensure!(
+        roster.len() == manifest.train.peers as usize,
+        "the roster has {} peers where `{}` asks for {}",
+        roster.len(),
+        config.job.display(),
+        manifest.train.peers
+    );
+    let prepared = PreparedJob::for_peers(&manifest, &roster, tools).await?;
+    let bundle = JobBundle::new(&manifest, &prepared.job)?;
+    Ok((prepared, bundle))
+}
+
+/// Runs the peer to the end of the job, from wherever it was ended before, or until `shutdown` is over.
+///
+/// # Errors
+/// A database cannot be used, a function failed, the peers are out of step, or the run was shut down.
+pub async fn run(
+    config: &Config,
+    (prepared, bundle): (PreparedJob, JobBundle),
+    pool: Arc<FunctionPool>,
+    events: &mut Sink<'_>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Summary> {
+    let job = prepared.job.clone();
+    let identity = config.identity.load(job.train.seed)?;
+    let me = identity.id();
+    let share = job.shares.get(&me);
+    let share =
+        share.with_context(|| format!("the roster does not have this peer: add a member with the id `{me}`"))?;
+    let saved = saved(config, &job)?;
+    // The folder is locked from here on.
+    let log = Log::open(&config.dir, me, job.digest, saved.as_ref().map_or(0, |saved| saved.state.round()))?;
+    let scope = |peer: PeerId| Scope { job: job.digest, peer, values: job.layout.len() };
+    let others = others(config, &identity, scope)?;
+    let store = skein_redis::open(&config.store, scope(me)).await?;
+    let start = reconcile(&*store.state, saved, &job).await?;
+    events(Event::Started {
+        peer: me,
+        peers: job.shares.len(),
+        round: start.state.round(),
+        parameters: job.layout.len(),
+        in_database: store.state.aggregates(),
+    });
+    let queue = Queue::open(&config.store, scope(me)).await?;
+    let compute =
+        Queued { queue, scope: scope(me), bundle, dataset: share.dataset.clone(), state: store.state.clone() };
+    compute.open().await?;
+    let worker = QueueWorker {
+        pool: pool.clone(),
+        gradient: prepared.gradient.clone(),
+        layout: job.layout.clone(),
+        store: store.clone(),
+        consumer: Consumer::join(&config.store, scope(me), worker::place(Role::Host)?).await?,
+    };
+    let (stop, stopped) = watch::channel(false);
+    let hint = ": start it again to go on".to_owned();
+    let peers = vec![PeerConfig { identity, store, compute: Arc::new(compute), others, log }];
+    let run = Run { prepared, pool, peers, start, out: Some(config.dir.clone()), hint };
+    let run = async {
+        let summary = run.to_end(events, shutdown).await;
+        // Its worker may be in the middle of a task that nobody waits for.
+        stop.send_replace(true);
+        summary
+    };
+    let work = async { worker.run(stopped).await.context("the host's own worker failed") };
+    let (summary, _) = tokio::try_join!(run, work)?;
+    Ok(summary)
+}
+
+/// The databases of the other peers.
+fn others(
+    config: &Config,
+    identity: &Identity,
+    scope: impl Fn(PeerId) -> Scope,
+) -> Result<BTreeMap<PeerId, Arc<dyn PeerStore>>> {
+    let members = config.roster.iter().filter(|member| member.id != identity.id());
+    members
+        .map(|member| {
+            let store = member.store.as_ref();
+            let store = store.with_context(|| format!("peer {:?} of the roster has no `store`", member.id))?;
+            Ok((member.id, skein_redis::read(store, scope(member.id))?))
+        })
+        .collect()
+}
+
+/// The checkpoint in the peer's folder, if there is one.
+fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
+    let path = config.dir.join(checkpoint::FILE);
+    let saved = if path.exists() { Some(Checkpoint::load(&job.layout, &path)?) } else { None };
+    if let Some(other) = saved.as_ref().filter(|saved| saved.job != job.digest) {
+        bail!(
+            "`{}` is the checkpoint of another job ({}, this one is {}): choose another `dir`",
+            path.display(),
+            other.job,
+            job.digest
+        );
+    }
+    Ok(saved)
+}
+
+/// Finds out where the peer goes on: from the state of its database, or from the checkpoint if that is ahead of it.
+async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job) -> Result<Checkpoint> {
+    let saved = saved.unwrap_or_else(|| Checkpoint::initial(job));
+    let (head, metadata) = match store.head().await {
+        Ok(head) => {
+            let metadata = store.round_metadata(head.round).await?;
+            (head, metadata)
+        }
+        Err(StoreError::NoState | StoreError::Corrupt { .. }) => {
+            saved.restore(store).await?;
+            return Ok(saved);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match metadata {
+        Some(metadata) if is_whole(&head, &saved) => {
+            let state = store.state().await?;
+            Ok(Checkpoint { job: job.digest, state, progress: decode_progress(&metadata)? })
+        }
+        _ => {
+            tracing::warn!(
+                database = head.round,
+                checkpoint = saved.state.round(),
+                "the database is behind: restoring it"
+            );
+            saved.restore(store).await?;
+            Ok(saved)
+        }
+    }
+}
+
+/// Whether what the database holds is at least as far as the checkpoint, and no other state of the same round.
+fn is_whole(head: &Head, saved: &Checkpoint) -> bool {
+    head.round > saved.state.round() || hash_of(head) == saved.state_hash()
+}

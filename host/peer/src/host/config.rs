@@ -1,0 +1,138 @@
+//! The configuration of `skein host`: which job, which peer, which database, and who the others are.
+
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use skein_protocol::identity::Identity;
+use skein_redis::Options;
+use skein_types::Digest;
+use skein_types::PeerId;
+
+/// One peer of a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The job's manifest.
+    pub job: PathBuf,
+    /// Folder for the checkpoint and the metrics.
+    pub dir: PathBuf,
+    /// Who this peer is.
+    pub identity: Key,
+    /// The peer's own database.
+    pub store: Options,
+    /// All peers of the job, this one included, in an order that is the same for all.
+    pub roster: Vec<Member>,
+}
+
+/// A peer's secret key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Key {
+    /// A file with the 64 hexadecimal digits of an Ed25519 secret key, which nobody else may read.
+    KeyFile(PathBuf),
+    /// Number of the peer among those of one owner: the key is derived from the job's seed and keeps no secret.
+    Index(u32),
+}
+
+/// A peer of the job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its public key, as 64 hexadecimal digits.
+    #[serde(with = "hexadecimal")]
+    pub id: PeerId,
+    /// Its database, as a user who may only read what is published; not needed for this peer itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Options>,
+}
+
+impl Config {
+    /// Reads and checks a configuration. Relative paths in it count from its folder.
+    ///
+    /// # Errors
+    /// The file can not be read, or a key or value is wrong.
+    pub fn load(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("failed to read the configuration `{}`", path.display()))?;
+        let mut config: Config =
+            toml::from_str(&text).with_context(|| format!("`{}` is no valid configuration", path.display()))?;
+        let dir = path.parent().unwrap_or(Path::new(""));
+        config.resolve(dir);
+        let mut ids: Vec<_> = config.roster.iter().map(|member| member.id).collect();
+        ids.sort();
+        if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            bail!("`{}`: the roster has peer `{}` twice", path.display(), twice[0]);
+        }
+        Ok(config)
+    }
+
+    fn resolve(&mut self, dir: &Path) {
+        let from = |path: &mut PathBuf| *path = dir.join(&*path);
+        from(&mut self.job);
+        from(&mut self.dir);
+        if let Key::KeyFile(path) = &mut self.identity {
+            from(path);
+        }
+        let others = self.roster.iter_mut().filter_map(|member| member.store.as_mut());
+        for store in others.chain([&mut self.store]) {
+            store.password_file.iter_mut().for_each(from);
+            if let Some(tls) = &mut store.tls {
+                from(&mut tls.ca);
+                tls.certificate.iter_mut().chain(&mut tls.key).for_each(from);
+            }
+        }
+    }
+}
+
+impl Key {
+    /// The identity of the key.
+    ///
+    /// # Errors
+    /// The file can not be read, holds no key, or may be read by others.
+    pub fn load(&self, seed: u64) -> Result<Identity> {
+        let path = match self {
+            Key::Index(index) => return Ok(Identity::derived(seed, *index)),
+            Key::KeyFile(path) => path,
+        };
+        let failed = || format!("failed to read the key `{}`", path.display());
+        let mode = std::fs::metadata(path).with_context(failed)?.permissions().mode();
+        ensure!(mode & 0o077 == 0, "others may read the key `{0}`: `chmod 600 {0}`", path.display());
+        let text = std::fs::read_to_string(path).with_context(failed)?;
+        let secret: Digest = text.trim().parse().with_context(|| format!("`{}` holds no key", path.display()))?;
+        Ok(Identity::from_secret(secret.0))
+    }
+
+    /// Writes a fresh key to a file that is not there yet.
+    ///
+    /// # Errors
+    /// The file is there, or can not be written.
+    pub fn create(path: &Path) -> Result<Identity> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).context("the operating system gave no random bytes")?;
+        let mut file = std::fs::OpenOptions::new();
+        let file = file.write(true).create_new(true).mode(0o600).open(path);
+        let mut file = file.with_context(|| format!("failed to write the key `{}`", path.display()))?;
+        writeln!(file, "{}", Digest(secret))?;
+        Ok(Identity::from_secret(secret))
+    }
+}
+
+mod hexadecimal {
+    //! Public keys as text.
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use skein_types::Digest;
+
+    use super::PeerId;
+
+    pub(super) fn serialize<S: Serializer>(id: &PeerId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PeerId, D::Error> {
+        let digest: Digest = String::deserialize(deserializer)?.parse().map_err(D::Error::custom)?;
+        Ok(PeerId(digest.0))
+    }
+}

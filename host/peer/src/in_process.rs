@@ -1,0 +1,97 @@
+//! A job with all its peers in this process: no database, no port.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use skein_job::{Job, Share};
+use skein_protocol::identity::Identity;
+use skein_store::{Embedded, PeerStore, Ports};
+use skein_types::PeerId;
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::compute::Local;
+use crate::driver::PeerConfig;
+use crate::driver::log::Log;
+use crate::events::Sink;
+use crate::pool::FunctionPool;
+use crate::prepare::PreparedJob;
+use crate::report::Summary;
+use crate::run::Run;
+
+/// How a run is carried out; nothing here changes its result.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Folder for the checkpoint and the metrics.
+    pub out: Option<PathBuf>,
+    /// Go on from the checkpoint in `out`.
+    pub resume: bool,
+}
+
+/// Runs a job to its end, all its peers in this process, or until `shutdown` is over.
+///
+/// # Errors
+/// A function failed, the peers are out of step, a file cannot be written, or the run was shut down. The last checkpoint
+/// stays.
+pub async fn train(
+    prepared: PreparedJob,
+    pool: Arc<FunctionPool>,
+    options: Options,
+    events: &mut Sink<'_>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Summary> {
+    let start = starting_point(&prepared.job, &options)?;
+    let stores = new_stores(&prepared.job, &start).await?;
+    let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();
+    let hint = options.out.as_ref().map(|dir| format!(": go on with `--resume --out {}`", dir.display()));
+    let run = Run { prepared, pool, peers, start, out: options.out, hint: hint.unwrap_or_default() };
+    run.to_end(events, shutdown).await
+}
+
+/// The peer of a share, among those of all stores.
+fn peer(
+    prepared: &PreparedJob,
+    pool: &Arc<FunctionPool>,
+    share: &Share,
+    stores: &BTreeMap<PeerId, Embedded>,
+) -> PeerConfig {
+    let identity = Identity::derived(prepared.job.train.seed, share.index);
+    let others = stores.iter().filter(|(peer, _)| **peer != identity.id());
+    let others = others.map(|(peer, store)| (*peer, Arc::new(store.clone()) as Arc<dyn PeerStore>)).collect();
+    let store = Ports::of(stores[&identity.id()].clone());
+    let compute = Arc::new(Local::new(prepared, pool, &store, share));
+    PeerConfig { identity, store, compute, others, log: Log::volatile() }
+}
+
+/// The state before the first round, or the checkpoint's.
+fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
+    let path = options.out.as_ref().map(|dir| dir.join(checkpoint::FILE));
+    if !options.resume {
+        if let Some(path) = path.filter(|path| path.exists()) {
+            bail!("`{}` is there already: go on with `--resume`, or choose another folder", path.display());
+        }
+        return Ok(Checkpoint::initial(job));
+    }
+    let path = path.context("`--resume` needs the folder of the run: set `--out`")?;
+    let checkpoint = Checkpoint::load(&job.layout, &path)?;
+    ensure!(
+        checkpoint.job == job.digest,
+        "`{}` is the checkpoint of another job ({}, this one is {}): seed, peers, data, functions and settings have \
+         to be the same",
+        path.display(),
+        checkpoint.job,
+        job.digest
+    );
+    Ok(checkpoint)
+}
+
+async fn new_stores(job: &Job, checkpoint: &Checkpoint) -> Result<BTreeMap<PeerId, Embedded>> {
+    let mut stores = BTreeMap::new();
+    for peer in job.shares.keys() {
+        let store = Embedded::default();
+        checkpoint.restore(&store).await?;
+        stores.insert(*peer, store);
+    }
+    Ok(stores)
+}

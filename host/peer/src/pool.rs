@@ -1,0 +1,172 @@
+//! Where functions run: threads of their own, a gate that bounds how many run, a ledger of what they used.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use skein_runtime::{Call, CallError, Usage};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Threads for guests, apart from those that serve peers: a busy guest holds up no record and no timer.
+pub struct FunctionPool {
+    runtime: Option<tokio::runtime::Runtime>,
+    gate: Arc<Semaphore>,
+    ledger: Arc<Mutex<Ledger>>,
+    concurrency: usize,
+}
+
+/// What all calls used together.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Ledger {
+    /// Calls of the gradient function's `compute`.
+    pub gradient_calls: u64,
+    /// Calls of its `evaluate`.
+    pub evaluate_calls: u64,
+    /// Calls of the aggregation function.
+    pub aggregate_calls: u64,
+    /// Calls that were a function's first.
+    pub cold_calls: u64,
+    /// Peak memory times duration, over all calls.
+    pub gb_seconds: f64,
+    /// Durations of all calls, summed.
+    pub function_ms: f64,
+    /// Time during which at least one function ran.
+    pub busy_ms: f64,
+    #[serde(skip)]
+    running: usize,
+    #[serde(skip)]
+    busy_since: Option<Instant>,
+}
+
+/// What a call is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A gradient.
+    Gradient,
+    /// An evaluation.
+    Evaluate,
+    /// An aggregation.
+    Aggregate,
+}
+
+impl FunctionPool {
+    /// Starts `concurrency` threads.
+    ///
+    /// # Errors
+    /// The threads can not be started.
+    pub fn start(concurrency: usize) -> std::io::Result<FunctionPool> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(concurrency)
+            .thread_name("skein-worker")
+            // Gradients go to a database from the thread that computed them.
+            .enable_all()
+            .build()?;
+        let gate = Arc::new(Semaphore::new(concurrency));
+        Ok(FunctionPool { runtime: Some(runtime), gate, ledger: Arc::default(), concurrency })
+    }
+
+    /// Functions that run at the same time.
+    pub fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    /// Runs `task` on the workers' threads as part of `set`, once one is free: what it makes before it calls a
+    /// function, such as a batch, exists only for as many tasks as run.
+    pub fn spawn<T: Send + 'static>(&self, set: &mut JoinSet<T>, task: impl Future<Output = T> + Send + 'static) {
+        let gate = self.gate.clone();
+        let runtime = self.runtime.as_ref().expect("it is taken in `drop` only");
+        let task = async move {
+            // A call holds its place no longer than its wall clock allows, so the wait is bounded.
+            let _place = gate.acquire_owned().await;
+            task.await
+        };
+        set.spawn_on(task, runtime.handle());
+    }
+
+    /// What was used so far.
+    pub fn ledger(&self) -> Ledger {
+        lock(&self.ledger).clone()
+    }
+
+    /// Something that keeps the account of one call.
+    pub fn account(&self, purpose: Purpose) -> Account {
+        Account { ledger: self.ledger.clone(), purpose }
+    }
+}
+
+impl Drop for FunctionPool {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Guests that still run are dropped at their next tick; nobody waits for them.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Keeps the account of one call.
+pub struct Account {
+    ledger: Arc<Mutex<Ledger>>,
+    purpose: Purpose,
+}
+
+impl Account {
+    /// Waits for the call, books it, and gives its result.
+    ///
+    /// # Errors
+    /// The call's own.
+    pub async fn book<T>(self, call: impl Future<Output = Call<T>>) -> Result<T, CallError> {
+        let running = Running::start(&self.ledger);
+        let Call { result, usage } = call.await;
+        drop(running);
+        lock(&self.ledger).add(self.purpose, &usage);
+        result
+    }
+}
+
+/// A call while it runs; counts as running until it is dropped, even if the call is abandoned.
+struct Running<'a>(&'a Mutex<Ledger>);
+
+impl Running<'_> {
+    fn start(ledger: &Mutex<Ledger>) -> Running<'_> {
+        let mut account = lock(ledger);
+        account.running += 1;
+        account.busy_since.get_or_insert_with(Instant::now);
+        Running(ledger)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut account = lock(self.0);
+        account.running -= 1;
+        if account.running == 0
+            && let Some(since) = account.busy_since.take()
+        {
+            account.busy_ms += ms(since.elapsed());
+        }
+    }
+}
+
+impl Ledger {
+    fn add(&mut self, purpose: Purpose, usage: &Usage) {
+        match purpose {
+            Purpose::Gradient => self.gradient_calls += 1,
+            Purpose::Evaluate => self.evaluate_calls += 1,
+            Purpose::Aggregate => self.aggregate_calls += 1,
+        }
+        self.cold_calls += u64::from(usage.cold);
+        self.gb_seconds += usage.gb_seconds();
+        self.function_ms += ms(usage.duration);
+    }
+}
+
+/// Counters are whole between two statements, so a panic elsewhere does not spoil them.
+fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Milliseconds with their fraction.
+pub fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

@@ -1,0 +1,176 @@
+//! A job made ready to run: its functions loaded, its graphs compiled by the engine of this machine.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use skein_engine::{Engine, Kind, Pool, Tensor};
+use skein_graph::Lowering;
+use skein_job::model::{self, Model};
+use skein_job::{Component, Job, Manifest};
+use skein_runtime::aggregate::AggregateFunction;
+use skein_runtime::gradient::GradientFunction;
+use skein_runtime::graphs::{Graph, GraphInput, Graphs};
+use skein_runtime::{Function, Limits, Runtime};
+use skein_types::{Layout, PeerId, Status};
+
+use crate::engines::EngineConfig;
+
+/// What jobs are made ready with.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    /// Loads functions.
+    pub runtime: &'a Runtime,
+    /// Computes graphs.
+    pub engine: &'a EngineConfig,
+    /// Told which function is being compiled.
+    pub status: &'a Status,
+}
+
+/// A job that can run here. Cloning shares it.
+#[derive(Clone)]
+pub struct PreparedJob {
+    /// The job.
+    pub job: Arc<Job>,
+    /// Its gradient function.
+    pub gradient: GradientFunction,
+    /// Its aggregation function.
+    pub aggregate: AggregateFunction,
+    /// What computes its graphs, if it has any.
+    pub engine: Option<Kind>,
+}
+
+impl PreparedJob {
+    /// Makes the job of a manifest ready.
+    ///
+    /// # Errors
+    /// Whatever does not fit, with the name of the file, key or function.
+    pub async fn new(manifest: &Manifest, tools: Tools<'_>) -> Result<PreparedJob> {
+        let mut engine = None;
+        let job = Job::prepare(manifest, || lowering(tools.engine, &mut engine))?;
+        PreparedJob::load(manifest, job, engine, tools).await
+    }
+
+    /// As [`PreparedJob::new`], for peers with keys of their own, in the order of the manifest.
+    ///
+    /// # Errors
+    /// As [`PreparedJob::new`].
+    pub async fn for_peers(manifest: &Manifest, peers: &[PeerId], tools: Tools<'_>) -> Result<PreparedJob> {
+        let mut engine = None;
+        let job = Job::prepare_for(manifest, peers, || lowering(tools.engine, &mut engine))?;
+        PreparedJob::load(manifest, job, engine, tools).await
+    }
+
+    async fn load(
+        manifest: &Manifest,
+        job: Job,
+        engine: Option<Arc<dyn Engine>>,
+        tools: Tools<'_>,
+    ) -> Result<PreparedJob> {
+        let graphs = graphs(job.graphs.as_ref(), &job.layout, engine.as_ref(), tools)?;
+        let gradient = load_gradient(manifest, &job.gradient, (graphs, job.layout.len()), tools).await?;
+        let compiling = tools.status.begin(compiling(&job.aggregate.name));
+        let aggregate = tools.runtime.aggregate_function(function(&job.aggregate), &job.aggregate.bytes).await?;
+        drop(compiling);
+        Ok(PreparedJob { job: Arc::new(job), gradient, aggregate, engine: engine.map(|engine| engine.kind()) })
+    }
+
+    /// What is trained and on what, in a few words.
+    pub fn description(&self) -> String {
+        let model = &self.job.model;
+        self.engine.map_or_else(|| model.clone(), |engine| format!("{model} on {engine}"))
+    }
+}
+
+/// The gradient function of a job as a worker loads it, for a manifest and a component that its host names.
+///
+/// # Errors
+/// The model or the function does not run here.
+pub(crate) async fn gradient_function(
+    manifest: &Manifest,
+    component: &Component,
+    samples: &skein_job::data::SampleKind,
+    tools: Tools<'_>,
+) -> Result<(GradientFunction, Arc<Layout>)> {
+    let mut engine = None;
+    let model = Model::prepare(manifest, samples, || lowering(tools.engine, &mut engine))?;
+    let graphs = graphs(model.graphs.as_ref(), &model.layout, engine.as_ref(), tools)?;
+    let function = load_gradient(manifest, component, (graphs, model.layout.len()), tools).await?;
+    Ok((function, Arc::new(model.layout)))
+}
+
+/// Opens the engine, and says what graphs are written for it.
+fn lowering(config: &EngineConfig, opened: &mut Option<Arc<dyn Engine>>) -> Result<Lowering> {
+    let engine = opened.insert(config.open()?);
+    Lowering::named(engine.kind().name()).context("the engine has no lowering")
+}
+
+/// Graphs of a model, compiled for the engine of this machine.
+fn graphs(
+    sources: Option<&model::Graphs>,
+    layout: &Layout,
+    engine: Option<&Arc<dyn Engine>>,
+    tools: Tools<'_>,
+) -> Result<Graphs> {
+    let (Some(sources), Some(engine)) = (sources, engine) else { return Ok(Graphs::default()) };
+    let compile = |source: &model::Graph| {
+        let failed = || format!("`{engine}` cannot run the graph `{}`", source.name, engine = engine.kind());
+        let pool = Pool::new(engine.clone(), source.onnx.clone(), tools.engine.options).with_context(failed)?;
+        let inputs = source.inputs.iter().map(input).collect::<Result<_>>()?;
+        Ok((source.name.clone(), Arc::new(Graph::new(pool, inputs, source.outputs.clone(), layout))))
+    };
+    let named = [&sources.evaluate, &sources.train].into_iter().map(compile).collect::<Result<_>>()?;
+    Ok(Graphs { named, loader: None })
+}
+
+fn input(input: &model::GraphInput) -> Result<GraphInput> {
+    let fixed = input.fixed.as_ref().map(|(shape, values)| {
+        let len = values.len();
+        Tensor::from_floats(shape.clone(), values.clone(), 0..len)
+    });
+    Ok(GraphInput { name: input.name.clone(), shape: input.shape.clone(), fixed: fixed.transpose()? })
+}
+
+/// Loads the gradient function of a model with so many values.
+async fn load_gradient(
+    manifest: &Manifest,
+    component: &Component,
+    (graphs, values): (Graphs, usize),
+    tools: Tools<'_>,
+) -> Result<GradientFunction> {
+    let mut function = function(component);
+    if !graphs.named.is_empty() {
+        function.graphs = graphs;
+        function.settings.entry("loss".into()).or_insert_with(|| manifest.model.loss.clone());
+        if component.function.limits.memory_mib.is_none() {
+            // The gradients of one call, and as much again while they are made.
+            let mib = u32::try_from((2 * 4 * values).div_ceil(1 << 20)).unwrap_or(u32::MAX);
+            function.limits.memory_mib = function.limits.memory_mib.saturating_add(mib);
+        }
+    }
+    if component.function.load_graphs {
+        function.graphs.loader = Some((tools.engine.open()?, tools.engine.options));
+    }
+    let _compiling = tools.status.begin(compiling(&component.name));
+    Ok(tools.runtime.gradient_function(function, &component.bytes).await?)
+}
+
+/// What is told while a function is loaded, which takes long only if it was never compiled here before.
+fn compiling(name: &str) -> String {
+    format!("compiling `{name}`")
+}
+
+/// What the runtime has to know of a function.
+fn function(component: &Component) -> Function {
+    let default = Limits::default();
+    let skein_job::manifest::function::Limits { memory_mib, cpu, wall, hostcall_mib, handles } =
+        component.function.limits;
+    let limits = Limits {
+        memory_mib: memory_mib.unwrap_or(default.memory_mib),
+        cpu: cpu.unwrap_or(default.cpu),
+        wall: wall.unwrap_or(default.wall),
+        hostcall_mib: hostcall_mib.unwrap_or(default.hostcall_mib),
+        handles: handles.unwrap_or(default.handles),
+    };
+    let settings = component.function.settings.clone();
+    Function { name: component.name.clone(), limits, settings, ..Function::default() }
+}

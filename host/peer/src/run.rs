@@ -1,0 +1,340 @@
+//! A run of the peers of this process: starts them, collects their rounds, keeps checkpoints, sums up.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use skein_protocol::announcement::Evaluation;
+use skein_runtime::gradient::Parameters;
+use skein_store::{Ports, StoreError};
+use skein_types::Digest;
+use skein_types::PeerId;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::checkpoint::{self, Checkpoint, hash_of};
+use crate::driver::log::OwnContribution;
+use crate::driver::{Awaited, Peer, PeerConfig, RoundEnd, RoundReport};
+use crate::evaluation::{evaluate, validate};
+use crate::events::{Event, Sink, Waiting};
+use crate::phases::Phases;
+use crate::pool::{FunctionPool, ms};
+use crate::prepare::PreparedJob;
+use crate::report::{Metrics, RoundSummary, Summary};
+
+/// How often a peer puts its state back into a store that lost it before it gives up on a round.
+const RECOVERIES_MAX: u32 = 5;
+
+/// How often it is looked whether a peer still waits, and how long it does before that is shown.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What peers of this process run with.
+pub struct Run {
+    /// The job.
+    pub prepared: PreparedJob,
+    /// Where functions run.
+    pub pool: Arc<FunctionPool>,
+    /// The peers. Their stores hold the state of `start`.
+    pub peers: Vec<PeerConfig>,
+    /// Where they begin.
+    pub start: Checkpoint,
+    /// Folder for the checkpoint and the metrics.
+    pub out: Option<PathBuf>,
+    /// What the error of a run that is shut down says at its end: how to go on.
+    pub hint: String,
+}
+
+impl Run {
+    /// Runs the peers to the end of the job, or until `shutdown` is over.
+    ///
+    /// # Errors
+    /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The last
+    /// checkpoint stays.
+    pub async fn to_end(self, events: &mut Sink<'_>, shutdown: impl Future<Output = ()>) -> Result<Summary> {
+        let Run { prepared, pool, peers: configs, start, out, hint } = self;
+        let job = prepared.job.clone();
+        let first_round = start.state.round();
+        let metrics = out.as_deref().map(|dir| Metrics::open(dir, first_round)).transpose()?;
+        let mut session = Session {
+            pending: BTreeMap::new(),
+            phases: Phases::default(),
+            last: start.clone(),
+            contribution: None,
+            awaited: Vec::new(),
+            writing: None,
+            // Peers with logs are alone in their process.
+            checkpointed: configs.first().and_then(|peer| peer.log.checkpointed()),
+            metrics,
+            started: Instant::now(),
+            first_round,
+            local: configs.len(),
+            prepared: prepared.clone(),
+            pool: pool.clone(),
+            out,
+            hint,
+        };
+        session.keep_start(&configs).await?;
+        let stores: Vec<_> = configs.iter().map(|peer| (peer.identity.id(), peer.store.clone())).collect();
+        let (sender, mut ends) = mpsc::channel(configs.len());
+        let mut peers = JoinSet::new();
+        for config in configs {
+            let store = config.store.clone();
+            let peer = Peer::start(prepared.clone(), pool.clone(), config).await?;
+            session.awaited.push(peer.awaited());
+            peers.spawn(run_peer(peer, store, start.clone(), job.train.rounds, sender.clone()));
+        }
+        drop(sender);
+
+        let mut stopped = None;
+        let mut ticks = tokio::time::interval(TICK);
+        let mut shutdown = pin!(shutdown);
+        loop {
+            // Rounds before ends: a peer that is done has sent its last round already.
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return session.interrupted().await,
+                end = ends.recv() => match end {
+                    Some(RoundEnd::Applied(report)) => session.collect(*report, events).await?,
+                    Some(RoundEnd::Stopped { evaluation }) => stopped = Some(evaluation),
+                    None => break,
+                },
+                Some(ended) = peers.join_next() => ended.context("a peer ended abruptly")??,
+                _ = ticks.tick() => session.tell_waits(events),
+                // Peers may be waiting for it.
+                written = written(&mut session.writing), if session.writing.is_some() => {
+                    session.writing = None;
+                    written?;
+                }
+            }
+        }
+        while let Some(ended) = peers.join_next().await {
+            ended.context("a peer ended abruptly")??;
+        }
+        session.finish_writing().await?;
+        let mut hashes = BTreeMap::new();
+        for (peer, store) in stores {
+            hashes.insert(peer, hash_of(&store.state.head().await?));
+        }
+        session.sum_up(stopped, hashes, events).await
+    }
+}
+
+/// One peer's whole run, from where `last` is to round `rounds`.
+async fn run_peer(
+    mut peer: Peer,
+    store: Ports,
+    mut last: Checkpoint,
+    rounds: u64,
+    sender: mpsc::Sender<RoundEnd>,
+) -> Result<()> {
+    for round in last.state.round() + 1..=rounds {
+        let mut recoveries = 0;
+        let end = loop {
+            match peer.round(round).await {
+                Ok(end) => break end,
+                Err(error) if is_loss(&error) && recoveries < RECOVERIES_MAX => {
+                    tracing::warn!(round, error = format!("{error:#}"), "the store lost the state: putting it back");
+                    recoveries += 1;
+                    last.restore(&*store.state).await?;
+                    peer.recover().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let is_last = match &end {
+            RoundEnd::Applied(report) => {
+                last = Checkpoint { job: last.job, state: report.state.clone(), progress: report.progress };
+                false
+            }
+            RoundEnd::Stopped { .. } => true,
+        };
+        if sender.send(end).await.is_err() || is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the store no longer holds what was put there, as after a crash without a save or with an old backup.
+fn is_loss(error: &anyhow::Error) -> bool {
+    let error = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
+    matches!(
+        error,
+        Some(
+            StoreError::NoState
+                | StoreError::Incomplete { .. }
+                | StoreError::Missing { .. }
+                | StoreError::OutOfOrder { .. }
+                | StoreError::Corrupt { .. }
+        )
+    )
+}
+
+/// A checkpoint that is being written.
+type Writing = Option<JoinHandle<Result<()>>>;
+
+/// Waits until the checkpoint is written, if one is.
+async fn written(writing: &mut Writing) -> Result<()> {
+    match writing {
+        Some(writing) => writing.await.context("writing the checkpoint was cut short")?,
+        None => Ok(()),
+    }
+}
+
+/// A run while it goes on.
+struct Session {
+    prepared: PreparedJob,
+    pool: Arc<FunctionPool>,
+    /// Peers of this process.
+    local: usize,
+    /// Folder for the checkpoint and the metrics.
+    out: Option<PathBuf>,
+    hint: String,
+    /// Rounds that some peers have not reported yet. Peers wait for each other, so there are two at most.
+    pending: BTreeMap<u64, Vec<RoundReport>>,
+    phases: Phases,
+    last: Checkpoint,
+    /// What the peer of this process contributed to the last round, if it has to be kept.
+    contribution: Option<OwnContribution>,
+    /// Whom the peers of this process wait for.
+    awaited: Vec<watch::Receiver<Option<Awaited>>>,
+    writing: Writing,
+    /// Where to tell which round the checkpoint on disk is of, if a peer waits for it.
+    checkpointed: Option<Arc<watch::Sender<u64>>>,
+    metrics: Option<Metrics>,
+    started: Instant,
+    first_round: u64,
+}
+
+impl Session {
+    /// Writes a checkpoint of the state that a database holds and the folder does not: before the peer says that it has
+    /// the state, what it would go on from is on disk.
+    async fn keep_start(&mut self, peers: &[PeerConfig]) -> Result<()> {
+        let [peer] = peers else { return Ok(()) };
+        if self.checkpointed.as_ref().is_none_or(|written| *written.borrow() >= self.first_round) {
+            return Ok(());
+        }
+        self.contribution =
+            peer.log.own_contribution(&*peer.store.contributions, peer.identity.id(), self.first_round).await?;
+        self.write_checkpoint().await?;
+        self.finish_writing().await
+    }
+
+    /// Takes in one peer's report; closes the round with the last.
+    async fn collect(&mut self, report: RoundReport, events: &mut Sink<'_>) -> Result<()> {
+        let round = report.round;
+        let reports = self.pending.entry(round).or_default();
+        reports.push(report);
+        if reports.len() < self.local {
+            return Ok(());
+        }
+        let reports = self.pending.remove(&round).expect("it was just extended");
+        let mut phases = Phases::default();
+        reports.iter().for_each(|report| phases.merge(&report.phases, reports.len() as f64));
+        self.phases.merge(&phases, 1.0);
+        let first = &reports[0];
+        // The peers have compared their states among themselves; this is for those who did not confirm in time.
+        if let Some(other) = reports.iter().find(|report| report.state_hash != first.state_hash) {
+            bail!("peers {:?} and {:?} have different states after round {round}", first.peer, other.peer);
+        }
+        self.last = Checkpoint { job: self.prepared.job.digest, state: first.state.clone(), progress: first.progress };
+        self.contribution = first.contribution.clone();
+        let elapsed = self.started.elapsed();
+        let summary =
+            RoundSummary { report: first, expected: self.prepared.job.shares.len(), phases: &phases, elapsed };
+        if let Some(metrics) = &mut self.metrics {
+            metrics.write(&summary.to_json())?;
+        }
+        // Behind the line of metrics: a run that is killed between the two drops the line and repeats the round.
+        self.write_checkpoint().await?;
+        let done = round - self.first_round;
+        let per_second = done as f64 / elapsed.as_secs_f64();
+        events(Event::Round { summary, rounds: self.prepared.job.train.rounds, per_second });
+        Ok(())
+    }
+
+    /// Starts to write the last round's checkpoint, after the one before has been written. The next round goes on
+    /// meanwhile.
+    async fn write_checkpoint(&mut self) -> Result<()> {
+        let Some(path) = self.out.as_ref().map(|dir| dir.join(checkpoint::FILE)) else { return Ok(()) };
+        self.finish_writing().await?;
+        let checkpoint = self.last.clone();
+        let layout = self.prepared.job.layout.clone();
+        let contribution = self.contribution.take();
+        let checkpointed = self.checkpointed.clone();
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            // Before the checkpoint: a peer whose checkpoint is a round older needs what made this one.
+            contribution.as_ref().map_or(Ok(()), OwnContribution::save)?;
+            checkpoint.save(&layout, &path)?;
+            if let Some(checkpointed) = checkpointed {
+                checkpointed.send_replace(checkpoint.state.round());
+            }
+            Ok(())
+        }));
+        Ok(())
+    }
+
+    async fn finish_writing(&mut self) -> Result<()> {
+        let finished = written(&mut self.writing).await;
+        self.writing = None;
+        finished
+    }
+
+    /// Tells whom the peers of this process wait for, once that has lasted: peers of other processes only, since those of
+    /// this one wait for each other all the time.
+    fn tell_waits(&self, events: &mut Sink<'_>) {
+        let [awaited] = &self.awaited[..] else { return };
+        let waiting =
+            awaited.borrow().clone().filter(|awaited| awaited.since.elapsed() >= TICK).map(|awaited| Waiting {
+                peers: awaited.peers.iter().copied().collect(),
+                of: self.prepared.job.shares.len(),
+                since: awaited.since.elapsed(),
+                until: awaited.until.saturating_duration_since(tokio::time::Instant::now()),
+            });
+        events(Event::Waiting(waiting));
+    }
+
+    /// Leaves after the last round that all peers applied, which is written down first.
+    async fn interrupted(mut self) -> Result<Summary> {
+        self.finish_writing().await?;
+        bail!("interrupted after round {}{}", self.last.state.round(), self.hint);
+    }
+
+    /// Evaluates the final state and puts the run's figures together.
+    async fn sum_up(
+        self,
+        stopped: Option<Evaluation>,
+        hashes: BTreeMap<PeerId, Digest>,
+        events: &mut Sink<'_>,
+    ) -> Result<Summary> {
+        events(Event::RoundsEnded);
+        let layout = self.prepared.job.layout.clone();
+        let parameters = Parameters { layout, values: self.last.state.parameters().buffer() };
+        let validation = match stopped {
+            Some(evaluation) => Some(evaluation),
+            None => validate(&self.pool, &self.prepared.job, &self.prepared.gradient, &parameters).await?,
+        };
+        let test = match &self.prepared.job.test {
+            Some(part) => {
+                evaluate(&self.pool, &self.prepared.gradient, parameters, &part.dataset, &part.samples).await?
+            }
+            None => None,
+        };
+        let ledger = self.pool.ledger();
+        Ok(Summary {
+            rounds: self.last.state.round(),
+            rounds_run: self.last.state.round() - self.first_round,
+            stopped_early: stopped.is_some(),
+            validation,
+            test,
+            state_hashes: hashes,
+            phases: self.phases,
+            wall_ms: ms(self.started.elapsed()),
+            ledger,
+            learning_rate: self.last.progress.learning_rate,
+        })
+    }
+}

@@ -1,0 +1,218 @@
+//! Gradient calls for a peer, by whoever has time: the host itself, and any `skein worker` that reaches its database.
+
+pub mod bundle;
+mod pause;
+mod width;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use skein_redis::queue::{Completion, Consumer, Delivery, Pace, Place, Role};
+use skein_runtime::gradient::{Batch, Gradient, GradientFunction, Parameters};
+use skein_runtime::{Call, Usage};
+use skein_store::{Ports, StoreError};
+use skein_types::Layout;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::pause::Pause;
+use self::width::Width;
+use crate::compute::accumulate;
+use crate::pool::{FunctionPool, Purpose};
+
+/// How consumers wait. A task rests for long enough that a shortage may pass, and for less than a peer is waited for.
+pub const PACE: Pace =
+    Pace { beat: Duration::from_secs(2), rest_min: Duration::from_millis(250), rest_max: Duration::from_secs(5) };
+/// How long a worker that has nothing to do waits before it looks for tasks of workers that went silent. It is also how
+/// long it may take to leave.
+const IDLE: Duration = Duration::from_millis(300);
+
+/// A place at a queue under a name that no process has had before.
+///
+/// # Errors
+/// The operating system gives no random bytes.
+pub fn place(role: Role) -> Result<Place> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("the operating system gave no random bytes")?;
+    let name = format!("{}-{}", std::process::id(), hex::encode(bytes));
+    Ok(Place { name, role, pace: PACE })
+}
+
+/// What a task says beside its round and number.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TaskPayload {
+    /// Name of the batch's bytes.
+    pub(crate) batch: String,
+    /// Batches of the round.
+    pub(crate) leaves: u32,
+}
+
+/// A worker at the queue of one peer.
+pub struct QueueWorker {
+    /// Where functions run.
+    pub pool: Arc<FunctionPool>,
+    /// The gradient function.
+    pub gradient: GradientFunction,
+    /// Names and shapes of the parameters.
+    pub layout: Arc<Layout>,
+    /// Where gradients go.
+    pub store: Ports,
+    /// Its place at the queue.
+    pub consumer: Consumer,
+}
+
+/// What a worker did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Done {
+    /// Tasks that counted.
+    pub counted: u64,
+    /// Tasks that others had done already, or whose round was over.
+    pub late: u64,
+    /// Tasks that were given back.
+    pub released: u64,
+    /// How often it paused because tasks failed.
+    pub pauses: u64,
+    /// Why the last task was given back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+}
+
+/// What a worker has learned so far.
+struct Progress {
+    width: Width,
+    pause: Pause,
+    done: Done,
+}
+
+/// How one task ended, and what its call used if it came to one.
+struct Ended {
+    delivery: Delivery,
+    result: Result<Completion>,
+    usage: Option<Usage>,
+}
+
+impl QueueWorker {
+    /// Works until `stop` says so, then ends what is under way and leaves.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<Done> {
+        let worker = Arc::new(self);
+        let width = Width::new(worker.pool.concurrency());
+        let mut progress = Progress { width, pause: Pause::default(), done: Done::default() };
+        let mut running = JoinSet::new();
+        // Asked for by a task of its own and never given up half way: tasks that came would be lost until somebody misses
+        // the worker's beats.
+        let mut asking = JoinSet::new();
+        while !*stop.borrow() || !asking.is_empty() || !running.is_empty() {
+            let free = progress.width.get().saturating_sub(running.len());
+            let pause = progress.pause.until(Instant::now());
+            if asking.is_empty() && free > 0 && pause.is_none() && !*stop.borrow() {
+                let worker = worker.clone();
+                asking.spawn(async move { worker.consumer.next(free, IDLE).await });
+            }
+            let pause_ends = async {
+                match pause {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = stop.changed(), if !*stop.borrow() => changed.context("whoever stops the worker is gone")?,
+                Some(ended) = running.join_next() => worker.note(ended?, &mut progress).await,
+                Some(deliveries) = asking.join_next() => for delivery in deliveries?? {
+                    let worker = worker.clone();
+                    running.spawn(async move { worker.carry_out(delivery).await });
+                },
+                () = pause_ends => {}
+            }
+        }
+        let worker = Arc::into_inner(worker).context("no task runs any more")?;
+        worker.consumer.leave().await?;
+        Ok(progress.done)
+    }
+
+    async fn note(&self, ended: Ended, Progress { width, pause, done }: &mut Progress) {
+        match ended.result {
+            Ok(completion) => {
+                // Calls that fail early would make the worker take more tasks at a time, to fail at more.
+                if let Some(usage) = &ended.usage {
+                    width.observe(usage.memory_bytes_peak as u64, usage.duration);
+                    pause.succeeded();
+                }
+                match completion {
+                    Completion::Counted => done.counted += 1,
+                    Completion::Duplicate | Completion::Fenced => done.late += 1,
+                }
+            }
+            Err(error) => {
+                let task = &ended.delivery.task;
+                let reason = format!("{error:#}");
+                tracing::warn!(round = task.round, index = task.index, reason, "a task is given back");
+                done.released += 1;
+                // Where the database is to blame, the task is not: it goes to whoever notices that nobody has it.
+                let is_of_the_store = error.chain().any(|cause| cause.is::<StoreError>());
+                if is_of_the_store || self.consumer.release(&ended.delivery, &reason).await.is_err() {
+                    self.consumer.abandon(&ended.delivery);
+                }
+                if let Some(pause_for) = pause.failed(Instant::now()) {
+                    done.pauses += 1;
+                    tracing::warn!(failures = pause.failures(), ?pause_for, "this worker pauses, since its tasks fail");
+                }
+                done.last_failure = Some(reason);
+            }
+        }
+    }
+
+    async fn carry_out(self: Arc<Self>, delivery: Delivery) -> Ended {
+        let mut usage = None;
+        let result = self.compute(&delivery, &mut usage).await;
+        Ended { delivery, result, usage }
+    }
+
+    /// Computes the gradient of a task, adds it to the sum, and then says that it is done: a worker that dies between the
+    /// two has another one find that the batch counts already.
+    async fn compute(&self, delivery: &Delivery, usage: &mut Option<Usage>) -> Result<Completion> {
+        let task = &delivery.task;
+        let payload: TaskPayload = serde_json::from_str(&task.note).context("malformed task payload")?;
+        let (round, values) = self.store.state.parameters().await?;
+        if task.round <= round {
+            self.consumer.discard(delivery).await?;
+            return Ok(Completion::Fenced);
+        }
+        if task.round != round + 1 {
+            return Err(StoreError::OutOfOrder { round: task.round, state: round }.into());
+        }
+        // A task is done only once its gradient is in the sum, so one without a batch fails.
+        let bytes = self.consumer.queue().get(&payload.batch).await?;
+        let bytes = bytes.with_context(|| format!("the database does not have `{}`", payload.batch))?;
+        let parameters = Parameters { layout: self.layout.clone(), values: values.buffer() };
+        let batch = bundle::decode_batch(&bytes)?;
+        let gradient = self.call(parameters, batch, usage).await?;
+        accumulate(&*self.store.sums, task.round, (task.index, payload.leaves), &gradient).await?;
+        Ok(self.consumer.complete(delivery).await?)
+    }
+
+    /// Calls the function on the pool's threads.
+    async fn call(&self, parameters: Parameters, batch: Batch, usage: &mut Option<Usage>) -> Result<Gradient> {
+        let (function, account) = (self.gradient.clone(), self.pool.account(Purpose::Gradient));
+        let mut calls = JoinSet::new();
+        let call = async move {
+            let mut used = None;
+            let call = async {
+                let Call { result, usage } = function.compute(parameters, batch).await;
+                used = Some(usage);
+                Call { result, usage }
+            };
+            let result = account.book(call).await;
+            (result, used)
+        };
+        self.pool.spawn(&mut calls, call);
+        let (result, used) = calls.join_next().await.context("one call was started")??;
+        *usage = used;
+        Ok(result?)
+    }
+}

@@ -1,0 +1,197 @@
+//! What a worker has to know of a job, and the batches of its tasks, as bytes under names in the peer's database.
+//!
+//! Components and models are named by their SHA-256, and are used only if they have it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use skein_engine::{ElementType, Tensor};
+use skein_job::component::sha256;
+use skein_job::data::SampleKind;
+use skein_job::{Component, Job, Manifest};
+use skein_redis::queue::Queue;
+use skein_runtime::gradient::{Batch, GradientFunction};
+use skein_types::Layout;
+
+use crate::prepare::{Tools, gradient_function};
+
+/// The name of the package itself.
+const NAME: &str = "package";
+
+/// Everything that a worker needs beside parameters and batches.
+#[derive(Debug, Clone)]
+pub struct JobBundle {
+    about: About,
+    /// Bytes by their digest.
+    blobs: Vec<(String, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct About {
+    /// The job's manifest as TOML.
+    manifest: String,
+    /// What its samples are like.
+    samples: SampleKind,
+    /// Name and digest of the gradient function.
+    gradient: (String, String),
+    /// Names and digests of the model's files, the model itself first.
+    model: Vec<(PathBuf, String)>,
+}
+
+impl JobBundle {
+    /// Of a job that is ready, and the manifest that it is of.
+    ///
+    /// # Errors
+    /// A file of the model can not be read any more.
+    pub fn new(manifest: &Manifest, job: &Job) -> Result<JobBundle> {
+        let Component { name, bytes, digest, .. } = &job.gradient;
+        let mut blobs = vec![(digest.clone(), bytes.clone())];
+        let mut model = Vec::new();
+        let folder = manifest.model.onnx.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        for file in &job.model_files {
+            let path = folder.join(file);
+            let bytes = std::fs::read(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
+            let digest = sha256(&bytes);
+            model.push((file.clone(), digest.clone()));
+            blobs.push((digest, bytes));
+        }
+        let manifest = toml::to_string(manifest).context("failed to write the manifest")?;
+        let gradient = (name.clone(), digest.clone());
+        Ok(JobBundle { about: About { manifest, samples: job.samples.clone(), gradient, model }, blobs })
+    }
+
+    /// Puts it where workers find it.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn publish(&self, queue: &Queue) -> Result<()> {
+        for (digest, bytes) in &self.blobs {
+            queue.put(None, digest, bytes).await?;
+        }
+        Ok(queue.put(None, NAME, &serde_json::to_vec(&self.about)?).await?)
+    }
+}
+
+/// A gradient function that is ready to be called, and the parameters it takes.
+///
+/// # Errors
+/// There is no package, what it names is missing or has another digest, or it does not run here.
+pub async fn unpack(queue: &Queue, tools: Tools<'_>) -> Result<(GradientFunction, Arc<Layout>)> {
+    let about = queue.get(NAME).await?.context("no host has said yet what is to be done: start it first")?;
+    let about: About = serde_json::from_slice(&about).context("the host is of another version of this program")?;
+    let mut manifest = Manifest::parse(&about.manifest, Path::new("skein.toml"))?;
+    let folder = tempfile::tempdir()?;
+    for (name, digest) in &about.model {
+        let is_inside = name.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        ensure!(is_inside, "the model's file `{}` leads out of its folder", name.display());
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(folder.path()))?;
+        std::fs::write(&path, fetch(queue, digest).await?)?;
+    }
+    if let Some((name, _)) = about.model.first() {
+        manifest.model.onnx = Some(folder.path().join(name));
+    }
+    let (name, digest) = &about.gradient;
+    let function = manifest.function(name).with_context(|| format!("there is no function `{name}`"))?;
+    let component = Component::new(name, function, fetch(queue, digest).await?);
+    gradient_function(&manifest, &component, &about.samples, tools).await
+}
+
+/// Bytes that have the digest by which they are named.
+async fn fetch(queue: &Queue, digest: &str) -> Result<Vec<u8>> {
+    let bytes = queue.get(digest).await?.with_context(|| format!("the database has nothing of the digest {digest}"))?;
+    let actual = sha256(&bytes);
+    ensure!(actual == digest, "what the database has under the digest {digest} has the digest {actual}");
+    Ok(bytes)
+}
+
+/// A batch as a safetensors file.
+///
+/// # Errors
+/// A tensor can not be written in that format.
+pub(crate) fn encode_batch(batch: &Batch) -> Result<Vec<u8>> {
+    let views = batch.tensors.iter().map(|(name, tensor)| {
+        let dtype = match tensor.ty() {
+            ElementType::Fp16 => Dtype::F16,
+            ElementType::Fp32 => Dtype::F32,
+            ElementType::Fp64 => Dtype::F64,
+            ElementType::Bf16 => Dtype::BF16,
+            ElementType::U8 => Dtype::U8,
+            ElementType::I32 => Dtype::I32,
+            ElementType::I64 => Dtype::I64,
+        };
+        let shape = tensor.dimensions().iter().map(|size| *size as usize).collect();
+        Ok((name.as_str(), TensorView::new(dtype, shape, tensor.bytes())?))
+    });
+    let views = views.collect::<Result<Vec<_>>>()?;
+    let metadata = HashMap::from([
+        ("samples".to_owned(), batch.samples.to_string()),
+        ("noise_seed".to_owned(), batch.noise_seed.to_string()),
+        // The format sorts by alignment and name; a function may go by the order.
+        ("order".to_owned(), serde_json::to_string(&batch.tensors.iter().map(|(name, _)| name).collect::<Vec<_>>())?),
+    ]);
+    Ok(safetensors::serialize(views, Some(metadata))?)
+}
+
+/// What [`encode_batch`] wrote.
+///
+/// # Errors
+/// It is something else.
+pub(crate) fn decode_batch(bytes: &[u8]) -> Result<Batch> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).context("the batch is no safetensors file")?;
+    let metadata = metadata.metadata().clone().unwrap_or_default();
+    let field = |name: &str| metadata.get(name).with_context(|| format!("the batch has no `{name}`"));
+    let tensors = SafeTensors::deserialize(bytes).context("the batch is no safetensors file")?;
+    let order: Vec<String> = serde_json::from_str(field("order")?)?;
+    let tensors = order.into_iter().map(|name| {
+        let view = tensors.tensor(&name)?;
+        let ty = match view.dtype() {
+            Dtype::F16 => ElementType::Fp16,
+            Dtype::F32 => ElementType::Fp32,
+            Dtype::F64 => ElementType::Fp64,
+            Dtype::BF16 => ElementType::Bf16,
+            Dtype::U8 => ElementType::U8,
+            Dtype::I32 => ElementType::I32,
+            Dtype::I64 => ElementType::I64,
+            other => bail!("the batch has a tensor of type {other:?}"),
+        };
+        let shape = view.shape().iter().map(|size| Ok(u32::try_from(*size)?)).collect::<Result<_>>()?;
+        Ok((name, Tensor::from_bytes(shape, ty, view.data().to_vec())?))
+    });
+    let tensors = tensors.collect::<Result<_>>()?;
+    Ok(Batch { samples: field("samples")?.parse()?, noise_seed: field("noise_seed")?.parse()?, tensors })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_round_trip_with_their_order() {
+        let floats = Tensor::from_bytes(vec![2, 1], ElementType::Fp32, [1.5f32, -0.0].map(f32::to_le_bytes).concat());
+        let bytes = Tensor::from_bytes(vec![3], ElementType::U8, vec![1, 2, 3]);
+        let tensors = vec![
+            ("z".to_owned(), bytes.expect("a size that fits")),
+            ("inputs".to_owned(), floats.expect("a size that fits")),
+            ("labels".to_owned(), Tensor::from_integers(vec![7, -1])),
+        ];
+        let batch = Batch { samples: 2, tensors, noise_seed: u64::MAX };
+        let decoded = decode_batch(&encode_batch(&batch).expect("written")).expect("read");
+        assert_eq!((decoded.samples, decoded.noise_seed), (2, u64::MAX));
+        assert_eq!(decoded.tensors.len(), 3);
+        for ((name, tensor), (expected_name, expected)) in decoded.tensors.iter().zip(&batch.tensors) {
+            assert_eq!(name, expected_name);
+            assert_eq!((tensor.dimensions(), tensor.ty()), (expected.dimensions(), expected.ty()));
+            assert_eq!(tensor.bytes(), expected.bytes());
+        }
+        for wrong in [&b""[..], b"nonsense that is no safetensors file"] {
+            assert!(decode_batch(wrong).is_err());
+        }
+    }
+}

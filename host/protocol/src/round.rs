@@ -1,0 +1,495 @@
+//! One round as a state machine: records and time go in, the next step comes out.
+//!
+//! gather → vote → agree → (the driver aggregates and updates) → check. Nothing here waits, fetches or signs: the
+//! driver does, and tells what came of it.
+//!
+//! Peers aggregate what a majority of the roster voted for, not what happened to arrive here, so a part of the peers
+//! that is cut off from the majority applies nothing. A peer that is caught sending what no honest peer sends is
+//! charged: this peer does not vote for its contribution. A charge never changes what the rule tolerates, and never
+//! what this peer does with values that the majority verified.
+
+mod outcome;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use skein_types::Digest;
+use skein_types::PeerId;
+
+use crate::announcement::{Announcement, Vote};
+use crate::presence::Presence;
+use crate::record::{Header, Kind, Record};
+
+pub use outcome::{Absence, Agreement, Charge, Refusal, Step, Wanted};
+
+/// The shortest time that a suspect is waited for: enough for a peer that was restarted to be heard.
+const SUSPECT_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// How far ahead of this peer others may be whose records are kept: it replays a round or two after a restart.
+const ROUNDS_AHEAD: u64 = 2;
+
+/// How long a peer that others have left behind waits for what it has not read yet: they may be about to start again.
+const BEHIND_WAIT: Duration = Duration::from_secs(5);
+
+/// What all peers of a round have in common.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Context {
+    /// Digest of the job.
+    pub job: Digest,
+    /// Number of the round, from 1.
+    pub round: u64,
+    /// Hash of the state that the round builds on.
+    pub state: Digest,
+    /// The peers that take part, this one included.
+    pub roster: BTreeSet<PeerId>,
+    /// Peers of which nothing good is assumed.
+    pub faults: u32,
+}
+
+impl Context {
+    /// More than half of the roster: any two majorities share a peer.
+    pub fn majority(&self) -> usize {
+        self.roster.len() / 2 + 1
+    }
+
+    /// So many peers that at least one of them is honest.
+    fn one_honest(&self) -> usize {
+        self.faults as usize + 1
+    }
+}
+
+/// How long a round waits. All times are on the driver's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// When the round began to gather.
+    pub opened: Duration,
+    /// Bound of each of the three waits: for contributions, for votes, for checks.
+    pub wait: Duration,
+    /// Bound of a wait without which the round cannot be finished: for a majority, for values that were agreed on.
+    pub wait_max: Duration,
+}
+
+/// What became of bytes that were handed to [`Round::receive`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// They are part of this round.
+    Taken,
+    /// They are of one of the next two rounds, whose peer is ahead: hand them over again then. At most one record of each
+    /// kind for each round and peer is.
+    Early,
+    /// They change nothing: late, known, of a later round, or refused.
+    Ignored,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    Gathering,
+    Voting { begun: Duration },
+    Agreed(Agreement),
+    Checking { deadline: Duration },
+}
+
+/// One round as one peer sees it.
+#[derive(Debug, Clone)]
+pub struct Round {
+    me: PeerId,
+    context: Context,
+    waits: Waits,
+    phase: Phase,
+    presence: Presence,
+    seen: BTreeMap<(PeerId, Kind), Digest>,
+    early: BTreeSet<(u64, PeerId, Kind)>,
+    announced: BTreeMap<PeerId, (Digest, Announcement)>,
+    held: BTreeSet<PeerId>,
+    /// Peers whose contributions no holder had when it was asked.
+    missed: BTreeSet<PeerId>,
+    /// When the last peer that is no suspect was held or charged.
+    arrived: Duration,
+    charges: BTreeMap<PeerId, Charge>,
+    /// States that peers build on in this round, where it is not the one here.
+    elsewhere: BTreeMap<PeerId, Digest>,
+    votes: BTreeMap<PeerId, Vote>,
+    checks: BTreeMap<PeerId, Digest>,
+}
+
+impl Round {
+    /// Begins to gather. `presence` is what [`Round::presence`] gave at the end of the round before.
+    pub fn new(me: PeerId, context: Context, presence: Presence, waits: Waits) -> Round {
+        Round {
+            me,
+            context,
+            phase: Phase::Gathering,
+            presence,
+            seen: BTreeMap::new(),
+            early: BTreeSet::new(),
+            announced: BTreeMap::new(),
+            held: BTreeSet::new(),
+            missed: BTreeSet::new(),
+            arrived: waits.opened,
+            charges: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            waits,
+        }
+    }
+
+    /// Number of the round.
+    pub fn number(&self) -> u64 {
+        self.context.round
+    }
+
+    /// When it began to gather.
+    pub fn opened(&self) -> Duration {
+        self.waits.opened
+    }
+
+    /// The header of this peer's next record, which follows the one with the hash `previous`.
+    pub fn header(&self, kind: Kind, previous: Digest) -> Header {
+        let Context { job, round, state, .. } = self.context;
+        Header { job, round, peer: self.me, kind, state, previous }
+    }
+
+    /// Takes in bytes that the store of `owner` holds; a charge falls on the owner, who published them.
+    pub fn receive(&mut self, now: Duration, owner: PeerId, bytes: &[u8]) -> Received {
+        if !self.context.roster.contains(&owner) {
+            return Received::Ignored;
+        }
+        let result = match Record::decode(bytes) {
+            Ok(record) if record.header().peer == owner => self.take(now, &record),
+            _ => Err(Charge::Unsigned),
+        };
+        result.unwrap_or_else(|charge| {
+            self.charge(now, owner, charge);
+            Received::Ignored
+        })
+    }
+
+    fn take(&mut self, now: Duration, record: &Record) -> Result<Received, Charge> {
+        let Header { job, round, peer, kind, state, .. } = *record.header();
+        if job != self.context.job {
+            return Err(Charge::WrongJob);
+        }
+        if peer != self.me {
+            self.presence.hear(peer, round, self.context.round);
+        }
+        if round < self.context.round {
+            if kind == Kind::Announcement && round + 1 == self.context.round {
+                self.presence.arrive_late(peer, now);
+            }
+            // Late, or read again: not a lie, and no part of this round.
+            return Ok(Received::Ignored);
+        }
+        if round > self.context.round {
+            let is_near = round - self.context.round <= ROUNDS_AHEAD && self.early.insert((round, peer, kind));
+            return Ok(if is_near { Received::Early } else { Received::Ignored });
+        }
+        if state != self.context.state {
+            self.elsewhere.entry(peer).or_insert(state);
+            return Err(Charge::WrongState);
+        }
+        if let Some(known) = self.seen.get(&(peer, kind)) {
+            return if *known == record.hash() { Ok(Received::Ignored) } else { Err(Charge::Equivocation) };
+        }
+        match kind {
+            Kind::Announcement => {
+                let announcement = Announcement::decode(record.payload()).ok_or(Charge::Payload)?;
+                self.announced.insert(peer, (record.hash(), announcement));
+            }
+            Kind::Vote => {
+                self.votes.insert(peer, Vote::decode(record.payload()).ok_or(Charge::Payload)?);
+            }
+            Kind::Check => {
+                let state = record.payload().try_into().map_err(|_| Charge::Payload)?;
+                self.checks.insert(peer, Digest(state));
+            }
+        }
+        self.seen.insert((peer, kind), record.hash());
+        Ok(Received::Taken)
+    }
+
+    /// The contribution of `peer` is stored here; it has the announced hash, the right length and finite values.
+    pub fn hold(&mut self, now: Duration, peer: PeerId) {
+        self.held.insert(peer);
+        self.settle(now, peer);
+    }
+
+    /// All who should have the contribution of `peer` say that they do not: it is not there yet, or no longer.
+    pub fn miss(&mut self, peer: PeerId) {
+        self.missed.insert(peer);
+    }
+
+    /// `peer` did what no honest peer does. The first charge is kept.
+    pub fn charge(&mut self, now: Duration, peer: PeerId, charge: Charge) {
+        self.charges.entry(peer).or_insert(charge);
+        self.settle(now, peer);
+    }
+
+    fn settle(&mut self, now: Duration, peer: PeerId) {
+        if self.phase == Phase::Gathering && !self.presence.is_suspect(&peer) {
+            self.arrived = self.arrived.max(now);
+        }
+    }
+
+    /// Charges so far.
+    pub fn charges(&self) -> &BTreeMap<PeerId, Charge> {
+        &self.charges
+    }
+
+    /// Whether so many peers have finished the round that at least one of them is honest. They decided it without a vote
+    /// that was not cast by then, so it is not to be counted here either.
+    pub fn is_decided(&self) -> bool {
+        self.checks.keys().filter(|peer| **peer != self.me).count() >= self.context.one_honest()
+    }
+
+    /// The peers that the round waits for.
+    pub fn awaited(&self) -> BTreeSet<PeerId> {
+        match &self.phase {
+            Phase::Gathering => self.absent(),
+            Phase::Voting { .. } if self.votes.len() < self.context.majority() => self.without(&self.votes),
+            Phase::Voting { .. } => self.unvoted(),
+            Phase::Agreed(_) => BTreeSet::new(),
+            Phase::Checking { .. } => self.unchecked(),
+        }
+    }
+
+    /// What the next round has to know of the other peers: those that did not come to the end of this one are
+    /// suspects.
+    pub fn presence(&self) -> Presence {
+        // One that claims to be further ahead than any peer can be may as well be gone.
+        let ahead = self.context.round + 1..=self.context.round + ROUNDS_AHEAD;
+        let is_ahead = |peer: &PeerId| ahead.contains(&self.presence.newest(peer));
+        let missed = self.without(&self.checks).into_iter().filter(|peer| !is_ahead(peer));
+        self.presence.after(self.waits.opened, missed.collect())
+    }
+
+    /// How long others took to be heard, as far as it was seen: a wait that ended at its deadline says nothing about
+    /// them. Counted from when this peer was ready itself.
+    pub fn arrivals(&self) -> Vec<Duration> {
+        let all_came = self.absent().iter().all(|peer| self.presence.is_suspect(peer));
+        let in_time = (all_came && self.phase != Phase::Gathering).then(|| self.arrived - self.waits.opened);
+        self.presence.late_arrivals().chain(in_time).collect()
+    }
+
+    /// The agreement was aggregated and applied, which gave this state. Publish it as a [`Kind::Check`].
+    pub fn applied(&mut self, now: Duration, state: Digest) {
+        self.checks.insert(self.me, state);
+        if let Phase::Agreed(_) = self.phase {
+            self.phase = Phase::Checking { deadline: now + self.waits.wait };
+        }
+    }
+
+    /// What to do now.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the round cannot be finished.
+    pub fn step(&mut self, now: Duration) -> Result<Step, Refusal> {
+        self.compare(self.context.state, &self.elsewhere)?;
+        match self.phase.clone() {
+            Phase::Gathering => self.gather(now),
+            Phase::Voting { begun } => self.agree(now, begun),
+            Phase::Agreed(agreement) => Ok(Step::Aggregate(agreement)),
+            Phase::Checking { deadline } => self.check(now, deadline),
+        }
+    }
+
+    fn gather(&mut self, now: Duration) -> Result<Step, Refusal> {
+        let absent = self.absent();
+        let has_majority = self.held.len() >= self.context.majority();
+        // A vote cannot be taken back, so one that no majority can come of is not cast.
+        let until = if has_majority { self.gather_until(&absent) } else { self.waits.opened + self.waits.wait_max };
+        if !absent.is_empty() && now < until {
+            let announced = self.announced.iter().filter(|(peer, _)| absent.contains(peer));
+            let wanted = announced
+                .map(|(peer, (_, announcement))| (*peer, Wanted { announcement: *announcement, holders: vec![*peer] }));
+            let wanted: BTreeMap<_, _> = wanted.collect();
+            let is_gone = !wanted.is_empty() && wanted.keys().all(|peer| self.missed.contains(peer));
+            let step = if wanted.is_empty() { Step::Wait { until } } else { Step::Fetch { wanted, until } };
+            return if has_majority { Ok(step) } else { self.or_behind(now, is_gone, Ok(step)) };
+        }
+        if !has_majority {
+            return self.or_behind(now, false, Err(self.minority(self.held.len())));
+        }
+        self.phase = Phase::Voting { begun: now };
+        let sound = self.held.iter().filter(|peer| !self.charges.contains_key(peer));
+        let held = sound.filter_map(|peer| Some((*peer, self.announced.get(peer)?.0))).collect();
+        let vote = Vote { held, charged: self.charges.keys().copied().collect() };
+        Ok(Step::Vote(vote))
+    }
+
+    /// How long the peers that are absent are waited for.
+    fn gather_until(&self, absent: &BTreeSet<PeerId>) -> Duration {
+        let Waits { opened, wait, .. } = self.waits;
+        // A vote that holds its contribution was cast before its store lost it: the peer may be about to start again.
+        let is_gone = |peer: &PeerId| {
+            let is_here = self.announced.contains_key(peer) && !self.missed.contains(peer);
+            !is_here && self.count(|vote| knows(vote, peer)) == 0
+        };
+        // With the own vote, those that are here decide: a peer that nobody heard is no part of it.
+        let has_majority = self.votes.len() + 1 >= self.context.majority();
+        if (has_majority || self.needed(2).is_some()) && absent.iter().all(is_gone) {
+            return opened;
+        }
+        if absent.iter().all(|peer| self.presence.is_suspect(peer)) {
+            return opened + (self.arrived - opened).max(SUSPECT_WAIT_MIN).min(wait);
+        }
+        opened + wait
+    }
+
+    fn agree(&mut self, now: Duration, begun: Duration) -> Result<Step, Refusal> {
+        let until = begun + self.waits.wait;
+        if now < until && !self.unvoted().is_empty() {
+            return Ok(Step::Wait { until });
+        }
+        let limit = begun + self.waits.wait_max;
+        let or_refuse =
+            |is_gone, step, refusal| self.or_behind(now, is_gone, if now < limit { Ok(step) } else { Err(refusal) });
+        let majority = self.context.majority();
+        if self.votes.len() < majority {
+            return or_refuse(false, Step::Wait { until: limit }, self.minority(self.votes.len()));
+        }
+        let is_charged = |peer: &&PeerId| self.count(|vote| vote.charged.contains(peer)) >= majority;
+        let charged = self.context.roster.iter().filter(is_charged).count();
+        if charged > self.context.faults as usize {
+            return Err(Refusal::Charged { charged, faults: self.context.faults });
+        }
+        let entries: BTreeSet<(PeerId, Digest)> = self.votes.values().flat_map(|vote| &vote.held).copied().collect();
+        let count = |entry: &(PeerId, Digest)| self.count(|vote| holds(vote, entry));
+        // Others may hear of a vote that is missing here, and count it.
+        let missing = self.without(&self.votes).len();
+        let is_open = |entry| count(entry) < majority && count(entry) + missing >= majority;
+        if now < until && entries.iter().any(is_open) {
+            return Ok(Step::Wait { until });
+        }
+        let agreed = entries.into_iter().filter(|entry| count(entry) >= majority);
+        let mut peers = BTreeMap::new();
+        let mut wanted = BTreeMap::new();
+        for entry in agreed {
+            let known = self.announced.get(&entry.0).filter(|(hash, _)| *hash == entry.1);
+            let Some((_, announcement)) = known else {
+                return or_refuse(false, Step::Wait { until: limit }, Refusal::Lacking(entry.0));
+            };
+            peers.insert(entry.0, *announcement);
+            // Whether it is charged or not: what the majority verified is what counts.
+            if !self.held.contains(&entry.0) {
+                wanted.insert(entry.0, Wanted { announcement: *announcement, holders: self.holders(&entry) });
+            }
+        }
+        if let Some(peer) = wanted.keys().next().copied() {
+            let is_gone = wanted.keys().any(|peer| self.missed.contains(peer));
+            let fetch = Step::Fetch { wanted, until: limit };
+            return if is_gone || now >= limit { or_refuse(is_gone, fetch, Refusal::Lacking(peer)) } else { Ok(fetch) };
+        }
+        if peers.is_empty() {
+            return Err(Refusal::Nothing);
+        }
+        let absent = self.context.roster.iter().filter(|peer| !peers.contains_key(peer));
+        let absent = absent.map(|peer| (*peer, self.absence(peer))).collect();
+        let agreement = Agreement { peers, absent };
+        self.phase = Phase::Agreed(agreement.clone());
+        Ok(Step::Aggregate(agreement))
+    }
+
+    /// What is not there yet never comes if the others have gone on: values that nobody has any more, and after a while
+    /// whatever was not read.
+    fn or_behind(&self, now: Duration, is_gone: bool, otherwise: Result<Step, Refusal>) -> Result<Step, Refusal> {
+        let is_late = now >= self.waits.opened + self.waits.wait.min(BEHIND_WAIT);
+        let needed = if is_gone { self.needed(1) } else { self.needed(2).filter(|_| is_late) };
+        needed.map_or(otherwise, |needed| Err(Refusal::Behind { state: self.context.round - 1, needed }))
+    }
+
+    fn check(&self, now: Duration, deadline: Duration) -> Result<Step, Refusal> {
+        let mine = self.checks[&self.me];
+        self.compare(mine, &self.checks)?;
+        let unconfirmed = self.unchecked();
+        if !unconfirmed.is_empty() && now < deadline {
+            return Ok(Step::Wait { until: deadline });
+        }
+        let differing = self.checks.iter().filter(|(_, state)| **state != mine).map(|(peer, _)| *peer).collect();
+        Ok(Step::Finish { unconfirmed, differing })
+    }
+
+    /// Refuses if so many peers have one other state that at least one of them is honest.
+    fn compare(&self, mine: Digest, states: &BTreeMap<PeerId, Digest>) -> Result<(), Refusal> {
+        for other in states.values().filter(|state| **state != mine) {
+            let peers = states.values().filter(|state| *state == other).count();
+            if peers >= self.context.one_honest() {
+                return Err(Refusal::Diverged { mine, peers, other: *other });
+            }
+        }
+        Ok(())
+    }
+
+    /// The state that this peer lacks, if at least one honest peer is so many rounds ahead. One that is two rounds ahead
+    /// has finished this round and the next, and keeps this one by accident only.
+    fn needed(&self, ahead: u64) -> Option<u64> {
+        let newest = self.presence.newest_of(self.context.one_honest())?;
+        (newest >= self.context.round + ahead).then(|| newest - 1)
+    }
+
+    fn minority(&self, heard: usize) -> Refusal {
+        Refusal::Minority {
+            heard,
+            roster: self.context.roster.len(),
+            majority: self.context.majority(),
+            waited: self.waits.wait_max,
+        }
+    }
+
+    fn count(&self, says: impl Fn(&Vote) -> bool) -> usize {
+        self.votes.values().filter(|vote| says(vote)).count()
+    }
+
+    /// The peers that voted for the contribution, then its owner, who did not give it while this peer gathered.
+    fn holders(&self, entry: &(PeerId, Digest)) -> Vec<PeerId> {
+        let voters = self.votes.iter().filter(|(peer, vote)| **peer != entry.0 && holds(vote, entry));
+        let holders = voters.map(|(peer, _)| *peer).chain([entry.0]);
+        holders.filter(|peer| *peer != self.me).collect()
+    }
+
+    /// Peers whose contributions are neither here nor known to be wrong.
+    fn absent(&self) -> BTreeSet<PeerId> {
+        let settled = |peer: &PeerId| self.held.contains(peer) || self.charges.contains_key(peer);
+        self.context.roster.iter().filter(|peer| !settled(peer)).copied().collect()
+    }
+
+    /// Peers that are in the round and did not vote. Who missed the gathering is not waited for a second time.
+    fn unvoted(&self) -> BTreeSet<PeerId> {
+        let silent = |peer: &PeerId| !self.announced.contains_key(peer) || self.is_past(peer);
+        self.without(&self.votes).into_iter().filter(|peer| !silent(peer)).collect()
+    }
+
+    /// Peers that voted and did not confirm their state.
+    fn unchecked(&self) -> BTreeSet<PeerId> {
+        let waits = |peer: &PeerId| self.votes.contains_key(peer) && !self.is_past(peer);
+        self.without(&self.checks).into_iter().filter(waits).collect()
+    }
+
+    /// Whether a peer was seen in a later round. Its records come in order, so nothing more of this one will come.
+    fn is_past(&self, peer: &PeerId) -> bool {
+        self.presence.newest(peer) > self.context.round
+    }
+
+    /// The other peers that are not among these.
+    fn without<T>(&self, peers: &BTreeMap<PeerId, T>) -> BTreeSet<PeerId> {
+        let others = self.context.roster.iter().filter(|peer| **peer != self.me && !peers.contains_key(peer));
+        others.copied().collect()
+    }
+
+    fn absence(&self, peer: &PeerId) -> Absence {
+        match self.charges.get(peer) {
+            Some(charge) => Absence::Charged(*charge),
+            None if self.held.contains(peer) => Absence::Outvoted,
+            None if self.announced.contains_key(peer) => Absence::Unreachable,
+            None => Absence::Silent,
+        }
+    }
+}
+
+fn knows(vote: &Vote, peer: &PeerId) -> bool {
+    vote.charged.contains(peer) || vote.held.iter().any(|(held, _)| held == peer)
+}
+
+fn holds(vote: &Vote, entry: &(PeerId, Digest)) -> bool {
+    vote.held.binary_search(entry).is_ok()
+}

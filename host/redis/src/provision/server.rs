@@ -1,0 +1,295 @@
+//! A database server as a child of this process, which ends with it.
+//!
+//! Reading data at the start and saving it at the end take as long as there is data. Neither is bounded by a time, both
+//! by how long nothing is heard of them.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use skein_store::StoreError;
+use skein_types::{Busy, Status};
+use tokio::process::Child;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::{CONFIG_FILE, DATA_DIR, LOG_FILE, SOCKET_FILE, child};
+use crate::{Options, Startup, startup};
+
+/// Programs that are servers, by what they say of themselves. A program of the same name may be something else.
+const PROGRAMS: [(&str, &str); 2] = [("redis-server", "Redis server v="), ("valkey-server", "Valkey server v=")];
+/// Pauses between two looks at a server that starts: the first, and the longest.
+const LOOK_MIN: Duration = Duration::from_millis(20);
+const LOOK_MAX: Duration = Duration::from_millis(500);
+
+/// How long a server may give no sign before it is taken to hang.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Without any answer at the start. A server that reads its data answers between two pieces of 2 MiB, and is silent
+    /// only while it checks a single value, for seconds at most.
+    pub silence: Duration,
+    /// Without a byte more on disk at the end. It writes all the time, and makes the disk take what was written every
+    /// 4 MiB: a disk that does not do that within this time is broken.
+    pub standstill: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { silence: Duration::from_secs(60), standstill: Duration::from_secs(60) }
+    }
+}
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    dir: PathBuf,
+    patience: Patience,
+}
+
+impl Server {
+    /// Starts the server of a folder that [`super::write`] has filled, and waits until it serves its owner.
+    ///
+    /// Has to be called on a thread that lives as long as the server shall: the system ends it with that thread.
+    ///
+    /// # Errors
+    /// No server is installed, one runs in the folder already, or it does not come up.
+    pub async fn start(dir: &Path, program: Option<&Path>, status: &Status) -> Result<Server> {
+        let socket = dir.join(SOCKET_FILE);
+        ensure!(
+            UnixStream::connect(&socket).is_err(),
+            "a server listens at `{}` already: it is left alone",
+            socket.display()
+        );
+        let program = find(program)?;
+        let mut command: tokio::process::Command = child::bound(&program, [dir.join(CONFIG_FILE).as_os_str()])?.into();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        let child = command.spawn().with_context(|| format!("failed to start `{}`", program.display()))?;
+        let mut server = Server { child, dir: dir.to_owned(), patience: Patience::default() };
+        server.come_up(status).await?;
+        Ok(server)
+    }
+
+    /// Waits until it serves. Answering is more than listening: a server that still reads its data is not up.
+    async fn come_up(&mut self, status: &Status) -> Result<()> {
+        let busy = status.begin(format!("starting the database in `{}`", self.dir.display()));
+        let options = super::owner(&self.dir)?;
+        let silence = self.patience.silence;
+        let serves = tokio::select! {
+            serves = until_it_serves(&options, silence, &busy) => serves,
+            ended = self.ended() => bail!("the database has ended: {}", ended?),
+        };
+        serves.with_context(|| format!("the database does not come up: {}", self.last_words()))
+    }
+
+    /// What the server wrote last, which says why it ended.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.dir.join(LOG_FILE)).unwrap_or_default();
+        let last: Vec<&str> = log.lines().rev().take(3).collect();
+        match last.is_empty() {
+            true => "it wrote no log".into(),
+            false => last.into_iter().rev().collect::<Vec<_>>().join("; "),
+        }
+    }
+
+    /// The server's process, as long as it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits until it ends by itself; gives why.
+    ///
+    /// # Errors
+    /// It can not be waited for.
+    pub async fn ended(&mut self) -> Result<String> {
+        let status = self.child.wait().await?;
+        Ok(format!("{status}: {}", self.last_words()))
+    }
+
+    /// Lets it save its data and end, however long that takes.
+    ///
+    /// # Errors
+    /// It does not end and saves nothing either; it is killed then.
+    pub async fn stop(mut self, status: &Status) -> Result<()> {
+        let busy = status.begin(format!("saving the data of the database in `{}`", self.dir.display()));
+        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            kill_process(pid, Signal::TERM).context("failed to stop the database")?;
+        }
+        let data = self.dir.join(DATA_DIR);
+        let mut grown = (Instant::now(), bytes_in(&data));
+        loop {
+            // While it saves it answers nobody: that its files grow is all that there is to see.
+            if let Ok(ended) = timeout(LOOK_MAX.min(self.patience.standstill), self.child.wait()).await {
+                return ended.map(drop).context("failed to wait for the database");
+            }
+            let now = Instant::now();
+            let bytes = bytes_in(&data);
+            if bytes != grown.1 {
+                grown = (now, bytes);
+                busy.detail(format!("{} MiB in its files", bytes >> 20));
+            }
+            ensure!(
+                now - grown.0 < self.patience.standstill,
+                "the database in `{}` did not end and saved nothing for {} s: it is killed, and what it saved last stays",
+                self.dir.display(),
+                self.patience.standstill.as_secs_f64()
+            );
+        }
+    }
+}
+
+/// Waits as long as the server answers that it reads its data.
+async fn until_it_serves(options: &Options, silence: Duration, busy: &Busy) -> Result<()> {
+    let mut heard = Instant::now();
+    let mut look = LOOK_MIN;
+    loop {
+        match timeout_at(heard + silence, startup(options)).await {
+            Ok(Ok(Startup::Ready)) => return Ok(()),
+            Ok(Ok(Startup::Loading { percent, left })) => {
+                heard = Instant::now();
+                busy.detail(loaded(percent, left));
+            }
+            // It does not listen yet.
+            Ok(Err(StoreError::Unreachable { .. })) if heard.elapsed() + look < silence => {}
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => bail!("it gave no answer for {} s", silence.as_secs_f64()),
+        }
+        // A server tells nobody that it has begun to listen, or to serve.
+        sleep(look).await;
+        look = (look * 2).min(LOOK_MAX).min(silence / 4);
+    }
+}
+
+fn loaded(percent: Option<f64>, left: Option<Duration>) -> String {
+    let percent =
+        percent.map_or_else(|| "reading its data".to_owned(), |percent| format!("{percent:.0} % of its data read"));
+    percent + &left.map_or_else(String::new, |left| format!(", {} s left", left.as_secs()))
+}
+
+/// Bytes of all files in a folder; 0 if it cannot be read.
+fn bytes_in(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.len()).sum()
+}
+
+/// The server's program: the one that is asked for, or the first on the path that says that it is one.
+fn find(program: Option<&Path>) -> Result<PathBuf> {
+    if let Some(program) = program {
+        ensure!(is_server(program), "`{}` does not say that it is a Redis or Valkey server", program.display());
+        return Ok(program.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let programs = PROGRAMS.iter().flat_map(|(name, _)| std::env::split_paths(&path).map(move |dir| dir.join(name)));
+    let found = programs.filter(|program| program.is_file()).find(|program| is_server(program));
+    found.context("no `redis-server` or `valkey-server` is installed: on Debian `apt install redis-server`")
+}
+
+fn is_server(program: &Path) -> bool {
+    let Ok(output) = Command::new(program).arg("--version").stdin(Stdio::null()).output() else { return false };
+    let text = String::from_utf8_lossy(&output.stdout);
+    PROGRAMS.iter().any(|(_, begins)| text.starts_with(begins))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+
+    use super::super::{OWNER, Settings, password_file, write};
+    use super::*;
+
+    /// Far less than the servers of these tests take for what they do.
+    const PATIENCE: Duration = Duration::from_millis(500);
+    const KEYS: usize = 40;
+    /// What a server takes for each key, in microseconds: two seconds for all.
+    const KEY_DELAY: u32 = 50_000;
+
+    /// Starts the server of a folder, which is made if it is not there, with more lines of configuration.
+    fn start(dir: &Path, more: &str) -> Server {
+        let config = dir.join(CONFIG_FILE);
+        if !config.exists() {
+            let dir = dir.to_owned();
+            let made = write(&Settings { dir, listen: None, tls: None, memory_mib: 64, module: None });
+            made.expect("a folder is made");
+        }
+        let text = std::fs::read_to_string(&config).expect("it was written");
+        std::fs::write(&config, text + more).expect("written");
+        let mut command = tokio::process::Command::new(find(None).expect("a server is installed"));
+        let child = command.arg(config).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("it starts");
+        Server { child, dir: dir.to_owned(), patience: Patience { silence: PATIENCE, standstill: PATIENCE } }
+    }
+
+    /// Writes keys, each larger than the buffer of a file, and returns how many the server has.
+    fn fill(dir: &Path, keys: usize) -> usize {
+        let mut stream = UnixStream::connect(dir.join(SOCKET_FILE)).expect("it listens");
+        let password = std::fs::read_to_string(dir.join(password_file(OWNER))).expect("it was written");
+        write!(stream, "AUTH {OWNER} {}\r\n", password.trim()).expect("sent");
+        let value = "x".repeat(10_000);
+        for key in 0..keys {
+            write!(stream, "SET {key} {value}\r\n").expect("sent");
+        }
+        write!(stream, "DBSIZE\r\n").expect("sent");
+        let lines = BufReader::new(stream).lines().map(|line| line.expect("answered"));
+        let size = lines.skip(1 + keys).find_map(|line| line.strip_prefix(':').map(str::to_owned));
+        size.and_then(|size| size.parse().ok()).expect("a number of keys")
+    }
+
+    fn signal(server: &Server, signal: Signal) {
+        let id = server.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("it runs");
+        kill_process(id, signal).expect("it is there");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_reads_its_data_for_long_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let status = Status::default();
+        let mut server = start(folder.path(), "");
+        server.come_up(&status).await.expect("it comes up");
+        assert_eq!(fill(folder.path(), KEYS), KEYS);
+        server.stop(&status).await.expect("it ends");
+
+        let slow = format!("key-load-delay {KEY_DELAY}\nloading-process-events-interval-bytes 1024\n");
+        let begun = Instant::now();
+        let mut server = start(folder.path(), &slow);
+        server.come_up(&status).await.expect("it comes up");
+        assert!(begun.elapsed() > 3 * PATIENCE, "it took its time: {:?}", begun.elapsed());
+        assert_eq!(fill(folder.path(), 0), KEYS);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_is_given_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let status = Status::default();
+        let mut server = start(folder.path(), "");
+        server.come_up(&status).await.expect("it comes up");
+        signal(&server, Signal::STOP);
+        let error = server.come_up(&status).await.expect_err("it is stopped");
+        assert!(format!("{error:#}").contains("it gave no answer for 0.5 s"), "{error:#}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_saves_for_long_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let status = Status::default();
+        let mut server = start(folder.path(), &format!("rdb-key-save-delay {KEY_DELAY}\n"));
+        server.come_up(&status).await.expect("it comes up");
+        assert_eq!(fill(folder.path(), KEYS), KEYS);
+        let begun = Instant::now();
+        server.stop(&status).await.expect("it ends");
+        assert!(begun.elapsed() > 3 * PATIENCE, "it took its time: {:?}", begun.elapsed());
+        let mut server = start(folder.path(), "");
+        server.come_up(&status).await.expect("it comes up");
+        assert_eq!(fill(folder.path(), 0), KEYS, "all was saved");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_neither_ends_nor_saves_is_given_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let status = Status::default();
+        let mut server = start(folder.path(), "");
+        server.come_up(&status).await.expect("it comes up");
+        signal(&server, Signal::STOP);
+        let error = server.stop(&status).await.expect_err("it is stopped");
+        assert!(error.to_string().contains("did not end and saved nothing for 0.5 s"), "{error:#}");
+    }
+}

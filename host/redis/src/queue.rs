@@ -1,0 +1,318 @@
+//! Work for whoever has time: the batches of a round as tasks that any worker of a peer may take.
+//!
+//! A stream with one consumer group hands every task to one consumer at a time. A consumer says that it is alive from a
+//! thread of its own; a task whose consumer is silent goes to another.
+//!
+//! A worker that failed at a task does not get it again, and the task rests before another worker does, longer after
+//! every failure. Once three workers have failed at it or gone silent over it, only the host takes it. The host gives a
+//! task up after failures of its own, and only while no worker is left that may try: no worker can bury a task.
+//!
+//! Every change is one step of the database, so a task counts once however often it was carried out:
+//!
+//! | step | what it does |
+//! |---|---|
+//! | post | adds tasks that were never posted, and says how many are done |
+//! | claim | takes tasks that have rested, and those of silent consumers |
+//! | beat | keeps the own tasks from being taken |
+//! | complete | counts a task that is not in the hands of another; the last one wakes the host that waits for all |
+//! | release | lets a task rest that failed; makes it a dead letter if the host is the last to fail |
+//! | discard | drops a task whose round is over |
+//! | redrive | posts a dead letter again |
+//!
+//! Tasks name keys; values never travel in the stream.
+
+mod scripts;
+mod worker;
+
+use std::time::Duration;
+
+use skein_store::StoreError;
+use skein_types::{Digest, PeerId};
+
+use super::{NOBODY, START_WAIT, Scope, own, reached};
+use crate::keys::Keys;
+use crate::store::shared::Shared;
+use crate::transport::Failure;
+use crate::transport::Link;
+use crate::transport::Reply;
+use crate::transport::options::Options;
+
+pub use worker::{Completion, Consumer, Delivery, Pace, Place, Role};
+
+/// The consumer group of all workers.
+const GROUP: &str = "workers";
+/// Workers that may fail at a task, or go silent over it, before only the host takes it: when three have, a fourth is not
+/// likely to succeed.
+const WORKERS_MAX: u32 = 3;
+/// Failures of the host before it gives a task up: two, since a shortage of memory may pass.
+const HOST_TRIES_MAX: u32 = 2;
+/// Replies about tasks, which carry names only.
+const REPLY_BYTES_MAX: usize = 4 << 20;
+/// Largest blob: a component, a model or a batch.
+const BLOB_BYTES_MAX: usize = 1 << 30;
+/// Tasks that are posted in one step, so that nobody waits long for the database.
+const POST_MAX: usize = 500;
+
+/// The queue of one peer, as its host uses it.
+pub struct Queue {
+    shared: Shared,
+}
+
+/// One piece of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// The round that it is of.
+    pub round: u64,
+    /// Its number within the round.
+    pub index: u32,
+    /// What the worker has to know: names, not values.
+    pub note: String,
+}
+
+/// What is counted of a round: both are the same unless a task was counted twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Tasks that are counted.
+    pub tasks: u64,
+    /// How often one was counted.
+    pub count: u64,
+}
+
+/// How the tasks of a round ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All are done.
+    Done,
+    /// One of them is a dead letter: nobody could carry it out, the host included.
+    Dead {
+        /// Its number.
+        index: u32,
+        /// Why, in the words of the host.
+        reason: String,
+    },
+}
+
+/// A task that nobody could carry out, the host included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its place among the dead letters.
+    pub id: String,
+    /// The task.
+    pub task: Task,
+    /// Why, in the words of the host.
+    pub reason: String,
+}
+
+/// The key that says whose work there is in a database, for workers that know nothing but its address.
+const SCOPE_KEY: &str = "skein:scope";
+
+/// Whose work there is in a database; none if no host has ever used it.
+///
+/// # Errors
+/// The database can not be used.
+pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
+    let shared = reached(options, NOBODY, START_WAIT).await?;
+    let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
+    let Some(text) = text else { return Ok(None) };
+    let scope = match text.split(' ').collect::<Vec<_>>()[..] {
+        [job, peer, values] => (job.parse(), peer.parse::<Digest>(), values.parse()),
+        _ => return Err(shared.corrupt(SCOPE_KEY.to_owned())),
+    };
+    match scope {
+        (Ok(job), Ok(peer), Ok(values)) => Ok(Some(Scope { job, peer: PeerId(peer.0), values })),
+        _ => Err(shared.corrupt(SCOPE_KEY.to_owned())),
+    }
+}
+
+impl Queue {
+    /// Says that this is the queue whose work is to be done.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn advertise(&self, scope: Scope) -> Result<(), StoreError> {
+        let text = format!("{} {} {}", scope.job, scope.peer, scope.values);
+        self.shared.control(redis::cmd("SET").arg(SCOPE_KEY).arg(text), SCOPE_KEY).await
+    }
+
+    /// The queue in the database of a peer.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn open(options: &Options, scope: Scope) -> Result<Queue, StoreError> {
+        let queue = Queue { shared: Shared::new(own(options, scope)?) };
+        queue.create_group().await?;
+        Ok(queue)
+    }
+
+    async fn create_group(&self) -> Result<(), StoreError> {
+        let tasks = self.keys().tasks();
+        let mut command = redis::cmd("XGROUP");
+        // From the first task on: what was posted before there was a group has to be done too.
+        command.arg("CREATE").arg(&tasks).arg(GROUP).arg("0").arg("MKSTREAM");
+        match self.link().control::<redis::Value>(&command).await {
+            Err(failure) if failure.code() != Some("BUSYGROUP") => Err(self.shared.failed(failure, &tasks)),
+            _ => Ok(()),
+        }
+    }
+
+    fn link(&self) -> &Link {
+        self.shared.link()
+    }
+
+    fn keys(&self) -> &Keys {
+        self.shared.keys()
+    }
+
+    /// Keeps bytes under a name; with a round they are forgotten with it.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn put(&self, round: Option<u64>, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let key = self.keys().blob(name);
+        if let Some(round) = round {
+            self.shared.belongs(round, &[&key]).await?;
+        }
+        let reply = self.link().call(&[b"SET", key.as_bytes(), bytes], 64).await;
+        reply.map(drop).map_err(|failure| self.shared.failed(failure, &key))
+    }
+
+    /// The bytes of that name.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = self.keys().blob(name);
+        let reply = self.link().call(&[b"GET", key.as_bytes()], BLOB_BYTES_MAX).await;
+        match reply.and_then(|reply| if reply == Reply::Nil { Ok(None) } else { reply.bytes().map(Some) }) {
+            Ok(bytes) => Ok(bytes),
+            Err(failure) => Err(self.shared.failed(failure, &key)),
+        }
+    }
+
+    /// Posts the tasks of `round`, which are `want` in all. A task that was posted before is not posted again.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn post(&self, round: u64, want: u32, tasks: &[Task]) -> Result<(), StoreError> {
+        let round_key = self.keys().round_of_tasks(round);
+        self.shared.belongs(round, &[&round_key]).await?;
+        for tasks in tasks.chunks(POST_MAX) {
+            let mut command = scripts::command(scripts::POST, &[&self.keys().tasks(), &round_key]);
+            command.arg(round).arg(want);
+            tasks.iter().for_each(|task| {
+                command.arg(task.index).arg(&task.note);
+            });
+            self.shared.control::<()>(&command, &round_key).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all tasks of `round` are done, or one of them is a dead letter; none if nothing has happened within
+    /// `wait`.
+    ///
+    /// # Errors
+    /// The database can not be used, or has lost the tasks ([`StoreError::Incomplete`]).
+    pub async fn wait(&self, round: u64, wait: Duration) -> Result<Option<Outcome>, StoreError> {
+        let (events, round_key) = (self.keys().events(), self.keys().round_of_tasks(round));
+        // Where the stream of events ends is asked before the tasks are looked at, so nothing falls between.
+        let mut last = self.last_event().await?;
+        loop {
+            let look = scripts::command(scripts::LOOK, &[&round_key]);
+            let look: [Option<String>; 4] = self.shared.control(&look, &round_key).await?;
+            match look {
+                [_, _, Some(index), reason] => {
+                    let index = index.parse().map_err(|_| self.shared.corrupt(round_key.clone()))?;
+                    return Ok(Some(Outcome::Dead { index, reason: reason.unwrap_or_default() }));
+                }
+                [Some(want), Some(done), ..] if want == done => return Ok(Some(Outcome::Done)),
+                [Some(_), ..] => {}
+                [None, ..] => return Err(StoreError::Incomplete { round }),
+            }
+            let block = wait.as_millis().max(1).to_string();
+            let arguments: [&[u8]; 6] =
+                [b"XREAD", b"BLOCK", block.as_bytes(), b"STREAMS", events.as_bytes(), last.as_bytes()];
+            let reply = self.link().call(&arguments, REPLY_BYTES_MAX).await;
+            let failed = |failure| self.shared.failed(failure, &events);
+            let streams = reply.and_then(Reply::array).map_err(failed)?;
+            if streams.is_empty() {
+                return Ok(None);
+            }
+            for stream in streams {
+                let [_, entries] = stream.elements().map_err(failed)?;
+                if let Some(entry) = entries.array().map_err(failed)?.pop() {
+                    let [id, _] = entry.elements().map_err(failed)?;
+                    last = id.text().map_err(failed)?.to_owned();
+                }
+            }
+        }
+    }
+
+    /// What is counted of a round.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn counted(&self, round: u64) -> Result<Counted, StoreError> {
+        let key = self.keys().round_of_tasks(round);
+        let fields: std::collections::HashMap<String, String> =
+            self.shared.control(redis::cmd("HGETALL").arg(&key), &key).await?;
+        // Fields of tasks are their numbers; the others hold names and reasons, which may read like anything.
+        let is_counted = |(field, state): &(&String, &String)| field.parse::<u32>().is_ok() && *state == "counted";
+        let tasks = fields.iter().filter(is_counted).count() as u64;
+        let count = fields.get("done").and_then(|done| done.parse().ok()).unwrap_or_default();
+        Ok(Counted { tasks, count })
+    }
+
+    async fn last_event(&self) -> Result<String, StoreError> {
+        let key = self.keys().events();
+        let command = redis::cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(1).take();
+        let entries: Vec<(String, Vec<String>)> = self.shared.control(&command, &key).await?;
+        Ok(entries.into_iter().next().map_or_else(|| "0".to_owned(), |(id, _)| id))
+    }
+
+    /// The dead letters, oldest first.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
+        let key = self.keys().dead();
+        let command = redis::cmd("XRANGE").arg(&key).arg("-").arg("+").take();
+        let entries: Vec<(String, Vec<(String, String)>)> = self.shared.control(&command, &key).await?;
+        let letter = |(id, fields): (String, Vec<(String, String)>)| {
+            let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
+            let task = Task {
+                round: field("round")?.parse().ok()?,
+                index: field("index")?.parse().ok()?,
+                note: field("note")?,
+            };
+            Some(DeadLetter { id, task, reason: field("reason")? })
+        };
+        entries.into_iter().map(|entry| letter(entry).ok_or_else(|| self.shared.corrupt(key.clone()))).collect()
+    }
+
+    /// Posts a dead letter again, as if it had never been tried; `false` if it is none.
+    ///
+    /// # Errors
+    /// The database can not be used.
+    pub async fn redrive(&self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        let keys = [self.keys().tasks(), self.keys().round_of_tasks(letter.task.round), self.keys().dead()];
+        let mut command = scripts::command(&scripts::redrive(), &[&keys[0], &keys[1], &keys[2]]);
+        command.arg(&letter.id);
+        Ok(self.shared.control::<u32>(&command, &keys[2]).await? == 1)
+    }
+}
+
+/// A task as a stream has it: its id and its fields.
+fn delivery(entry: Reply) -> Result<Delivery, Failure> {
+    let [id, fields] = entry.elements()?;
+    let fields = fields.array()?;
+    let field = |name: &str| {
+        let pair = fields.chunks_exact(2).find(|pair| pair[0].text().is_ok_and(|field| field == name));
+        pair.map(|pair| &pair[1]).ok_or_else(|| Failure::Garbled(format!("a task without `{name}`")))
+    };
+    let task = Task {
+        round: field("round")?.parse()?,
+        index: field("index")?.parse()?,
+        note: field("note")?.text()?.to_owned(),
+    };
+    Ok(Delivery { id: id.text()?.to_owned(), task })
+}

@@ -1,0 +1,295 @@
+//! The queue as consumers use it: workers, and the host itself.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use skein_store::StoreError;
+use tokio::time::Instant;
+
+use super::{GROUP, HOST_TRIES_MAX, Queue, REPLY_BYTES_MAX, Task, WORKERS_MAX, delivery, scripts};
+use crate::transport::Failure;
+use crate::transport::Link;
+use crate::transport::Reply;
+use crate::{Options, Scope, own};
+
+/// How many beats a consumer may miss before its tasks are taken from it.
+const BEATS_MISSED: u32 = 3;
+
+/// Who stands at the queue, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// A name that no process has had before, without spaces.
+    pub name: String,
+    /// As what.
+    pub role: Role,
+    /// How it waits.
+    pub pace: Pace,
+}
+
+/// What a failure of a consumer means for the task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The peer's host. It tries last, and what it fails at then is dead.
+    Host,
+    /// Any other process. What it fails at is left to others.
+    Worker,
+}
+
+/// How long a consumer waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How often it says that it is alive. After three beats without a word its tasks go to others.
+    pub beat: Duration,
+    /// How long a task rests after its first failure; doubled with every further one, ...
+    pub rest_min: Duration,
+    /// ... up to this.
+    pub rest_max: Duration,
+}
+
+impl Place {
+    /// The name by which the database knows it.
+    fn full_name(&self) -> String {
+        let role = match self.role {
+            Role::Host => "host",
+            Role::Worker => "worker",
+        };
+        format!("{role}:{}", self.name)
+    }
+}
+
+impl Pace {
+    /// How long a consumer is silent before its tasks go to others, in milliseconds.
+    fn silence(&self) -> String {
+        (self.beat * BEATS_MISSED).as_millis().max(1).to_string()
+    }
+}
+
+/// A place at the queue that is taken.
+pub struct Consumer {
+    queue: Queue,
+    name: String,
+    pace: Pace,
+    held: Arc<Held>,
+    /// Ends the thread that beats when it is dropped. Nobody waits for the thread, which may be waiting for a database.
+    _stop: Sender<()>,
+}
+
+/// A task in the hands of a consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    pub(super) id: String,
+    /// The task.
+    pub task: Task,
+}
+
+/// What became of a task that was said to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// It counts.
+    Counted,
+    /// It was counted before.
+    Duplicate,
+    /// It is another worker's by now, or its round is over.
+    Fenced,
+}
+
+/// Tasks in the hands of a worker.
+#[derive(Default)]
+struct Held(Mutex<BTreeSet<String>>);
+
+impl Held {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Consumer {
+    /// Takes a place at the queue and begins to beat.
+    ///
+    /// # Errors
+    /// The database can not be used, or the thread can not be started.
+    pub async fn join(options: &Options, scope: Scope, place: Place) -> Result<Consumer, StoreError> {
+        let queue = Queue::open(options, scope).await?;
+        let (name, pace) = (place.full_name(), place.pace);
+        let held = Arc::<Held>::default();
+        // A connection and a runtime of its own: whatever keeps the worker busy, the beat goes on.
+        let link = own(options, scope)?.link;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (stop, stopped) = channel::<()>();
+        let keys = [queue.keys().tasks(), queue.keys().workers()];
+        let pulse = Pulse { link, keys, name: name.clone(), silence: pace.silence(), held: held.clone() };
+        let thread = runtime.and_then(|runtime| {
+            std::thread::Builder::new().name("skein-beat".into()).spawn(move || {
+                while stopped.recv_timeout(pace.beat) == Err(RecvTimeoutError::Timeout) {
+                    runtime.block_on(pulse.beat());
+                }
+            })
+        });
+        let address = options.url.to_string();
+        thread.map_err(|source| StoreError::Unreachable { address, source })?;
+        Ok(Consumer { queue, name, pace, held, _stop: stop })
+    }
+
+    /// The queue itself.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Up to `count` tasks: those that have rested and those of silent consumers before new ones. Waits for one until
+    /// `wait` is over, and then gives none.
+    ///
+    /// # Errors
+    /// The database cannot be used.
+    pub async fn next(&self, count: usize, wait: Duration) -> Result<Vec<Delivery>, StoreError> {
+        let until = Instant::now() + wait;
+        loop {
+            let deliveries = match self.take(count, until).await {
+                // A database that came back empty has no group any more.
+                Err(failure) if failure.code() == Some("NOGROUP") => {
+                    self.queue.create_group().await?;
+                    Vec::new()
+                }
+                taken => taken.map_err(|failure| self.queue.shared.failed(failure, &self.queue.keys().tasks()))?,
+            };
+            // A consumer that did not beat in time finds its own tasks among those of the silent.
+            let mut held = self.held.lock();
+            let new: Vec<_> = deliveries.into_iter().filter(|delivery| held.insert(delivery.id.clone())).collect();
+            if !new.is_empty() || Instant::now() >= until {
+                return Ok(new);
+            }
+        }
+    }
+
+    /// Looks once for tasks to claim, then waits for new ones, but no longer than until it is worth to look again.
+    async fn take(&self, count: usize, until: Instant) -> Result<Vec<Delivery>, Failure> {
+        let (deliveries, due) = self.claim(count).await?;
+        if !deliveries.is_empty() {
+            return Ok(deliveries);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        self.read(count, left.min(due).min(self.pace.beat)).await
+    }
+
+    /// Tasks of others that may be taken now, and after what time there may be more.
+    async fn claim(&self, count: usize) -> Result<(Vec<Delivery>, Duration), Failure> {
+        let (keys, Pace { rest_min, rest_max, .. }) = (self.queue.keys(), self.pace);
+        let (tasks, workers, script) = (keys.tasks(), keys.workers(), scripts::claim());
+        let (rounds, silence, workers_max) = (keys.rounds_of_tasks(), self.pace.silence(), WORKERS_MAX.to_string());
+        let count = count.to_string();
+        let [rest_min, rest_max] = [rest_min, rest_max].map(|rest| rest.as_millis().to_string());
+        let head = ["EVAL", &script, "2", &tasks, &workers, GROUP, &self.name, &rounds, &silence, &workers_max];
+        let words = [&head[..], &[&count, &rest_min, &rest_max]].concat();
+        let words: Vec<&[u8]> = words.into_iter().map(str::as_bytes).collect();
+        let reply = self.queue.link().call(&words, REPLY_BYTES_MAX).await;
+        let [entries, due] = reply?.elements()?;
+        let deliveries = entries.array()?.into_iter().map(delivery).collect::<Result<_, _>>()?;
+        Ok((deliveries, Duration::from_millis(due.integer()?)))
+    }
+
+    async fn read(&self, count: usize, wait: Duration) -> Result<Vec<Delivery>, Failure> {
+        let (tasks, count, block) = (self.queue.keys().tasks(), count.to_string(), wait.as_millis().max(1).to_string());
+        let words =
+            ["XREADGROUP", "GROUP", GROUP, &self.name, "COUNT", &count, "BLOCK", &block, "STREAMS", &tasks, ">"];
+        let reply = self.queue.link().call(&words.map(str::as_bytes), REPLY_BYTES_MAX).await;
+        let mut deliveries = Vec::new();
+        for stream in reply.and_then(Reply::array)? {
+            let [_, entries] = stream.elements()?;
+            for entry in entries.array()? {
+                deliveries.push(delivery(entry)?);
+            }
+        }
+        Ok(deliveries)
+    }
+
+    /// Says that a task is done, and that its result is where it belongs.
+    ///
+    /// # Errors
+    /// The database cannot be used.
+    pub async fn complete(&self, delivery: &Delivery) -> Result<Completion, StoreError> {
+        let (keys, task) = (self.queue.keys(), &delivery.task);
+        let round = keys.round_of_tasks(task.round);
+        let keys = [keys.tasks(), round.clone(), keys.events(), keys.dead()];
+        let mut command = scripts::command(&scripts::complete(), &keys.each_ref().map(String::as_str));
+        command.arg(GROUP).arg(&self.name).arg(&delivery.id).arg(task.round).arg(task.index);
+        let completion: String = self.queue.shared.control(&command, &round).await?;
+        self.held.lock().remove(&delivery.id);
+        Ok(match completion.as_str() {
+            "counted" => Completion::Counted,
+            "duplicate" => Completion::Duplicate,
+            _ => Completion::Fenced,
+        })
+    }
+
+    /// Lets a task rest that failed, for others to try. If this is the host, and no other is left to try, the task becomes a
+    /// dead letter with this reason after some tries.
+    ///
+    /// # Errors
+    /// The database cannot be used.
+    pub async fn release(&self, delivery: &Delivery, reason: &str) -> Result<(), StoreError> {
+        let keys = self.queue.keys();
+        let tasks = keys.tasks();
+        let all = [&tasks, &keys.workers(), &keys.events(), &keys.dead()];
+        let mut command = scripts::command(&scripts::release(), &all.map(String::as_str));
+        command.arg(GROUP).arg(&self.name).arg(keys.rounds_of_tasks()).arg(self.pace.silence()).arg(WORKERS_MAX);
+        command.arg(&delivery.id).arg(reason).arg(HOST_TRIES_MAX);
+        self.queue.shared.control::<String>(&command, &tasks).await?;
+        self.held.lock().remove(&delivery.id);
+        Ok(())
+    }
+
+    /// Drops a task whose round is over, so that nobody needs it.
+    ///
+    /// # Errors
+    /// The database cannot be used.
+    pub async fn discard(&self, delivery: &Delivery) -> Result<(), StoreError> {
+        let (keys, task) = (self.queue.keys(), &delivery.task);
+        let round = keys.round_of_tasks(task.round);
+        let mut command = scripts::command(scripts::DISCARD, &[&keys.tasks(), &round]);
+        command.arg(GROUP).arg(&self.name).arg(&delivery.id).arg(task.index);
+        self.queue.shared.control::<()>(&command, &round).await?;
+        self.held.lock().remove(&delivery.id);
+        Ok(())
+    }
+
+    /// Says nothing more about a task: it goes to another worker when the beats are missed.
+    pub fn abandon(&self, delivery: &Delivery) {
+        self.held.lock().remove(&delivery.id);
+    }
+
+    /// Leaves the queue. Tasks that are still held go to others when the beats are missed.
+    ///
+    /// # Errors
+    /// The database cannot be used.
+    pub async fn leave(self) -> Result<(), StoreError> {
+        let (tasks, workers) = (self.queue.keys().tasks(), self.queue.keys().workers());
+        let mut command = scripts::command(scripts::LEAVE, &[&tasks, &workers]);
+        self.queue.shared.control(command.arg(GROUP).arg(&self.name), &tasks).await
+    }
+}
+
+/// What the thread needs that beats.
+struct Pulse {
+    link: Link,
+    /// Of the tasks and of the workers.
+    keys: [String; 2],
+    name: String,
+    silence: String,
+    held: Arc<Held>,
+}
+
+impl Pulse {
+    async fn beat(&self) {
+        let ids: Vec<String> = self.held.lock().iter().cloned().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let mut command = scripts::command(&scripts::beat(), &self.keys.each_ref().map(String::as_str));
+        command.arg(GROUP).arg(&self.name).arg(&self.silence).arg(ids);
+        if let Err(failure) = self.link.control::<u32>(&command).await {
+            // The next beat tries again; if none gets through, others take the tasks, as they should.
+            tracing::warn!(%failure, "failed to tell that this worker is alive");
+        }
+    }
+}

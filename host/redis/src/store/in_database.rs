@@ -1,0 +1,293 @@
+//! A Redis with the module: averages, rules and optimizer steps run where the values are.
+//!
+//! A state is one tensor for the parameters and one for each vector of optimizer state; their version is the round.
+//! They are moved together, in one step of the database.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use skein_kernels::optimizer::{Moments, Optimizer};
+use skein_kernels::rule::Rule;
+use skein_kernels::update::Change;
+use skein_store::{
+    Accumulated, Aggregate, Average, Contributions, GradientSums, Head, Leaf, PeerStore, RecordLog, State, StateStore,
+    StoreError, Update,
+};
+use skein_types::{Digest, PeerId, Statistics, Values};
+
+use super::shared::{Shared, hashed};
+use crate::transport::{Failure, Reply};
+
+/// Replies of commands that give no values.
+const REPLY_BYTES_MAX: usize = 1 << 16;
+
+/// The store of a database that computes.
+pub(crate) struct Module(Shared);
+
+impl Module {
+    pub(crate) fn new(shared: Shared) -> Module {
+        Module(shared)
+    }
+
+    async fn call(&self, arguments: &[&[u8]], key: &str) -> Result<Reply, StoreError> {
+        let reply = self.0.link().call(arguments, REPLY_BYTES_MAX).await;
+        reply.map_err(|failure| self.0.failed(failure, key))
+    }
+
+    /// Stores a tensor. Its version is the round that it is of.
+    async fn set(&self, key: &str, version: u64, values: &[f32]) -> Result<(), StoreError> {
+        let version = version.to_string();
+        let arguments = [b"SKEIN.SET", key.as_bytes(), version.as_bytes(), bytemuck::cast_slice(values)];
+        self.call(&arguments, key).await.map(drop)
+    }
+
+    /// Version and statistics of tensors; none for a key that is not there.
+    async fn look(&self, keys: &[String]) -> Result<Vec<Option<(u64, Statistics)>>, StoreError> {
+        let mut arguments: Vec<&[u8]> = vec![b"SKEIN.STAT"];
+        arguments.extend(keys.iter().map(|key| key.as_bytes()));
+        let replies = self.call(&arguments, &keys[0]).await?.array();
+        let looks = replies.and_then(|replies| replies.into_iter().map(statistics).collect());
+        looks.map_err(|failure| self.0.failed(failure, &keys[0]))
+    }
+
+    async fn look_at(&self, key: String) -> Result<Statistics, StoreError> {
+        let looks = self.look(std::slice::from_ref(&key)).await?;
+        let look = looks.into_iter().next().flatten();
+        look.map(|(_, statistics)| statistics).ok_or_else(|| self.0.corrupt(key))
+    }
+
+    /// Keys of the parameters and of every slot.
+    async fn state_keys(&self) -> Result<Vec<String>, StoreError> {
+        let key = self.0.keys().state();
+        let slots: Option<usize> = self.0.control(redis::cmd("GET").arg(&key), &key).await?;
+        let slots = (0..slots.ok_or(StoreError::NoState)?).map(|slot| self.0.keys().slot(slot));
+        Ok(std::iter::once(self.0.keys().parameters()).chain(slots).collect())
+    }
+
+    async fn head_of(&self, keys: &[String]) -> Result<Head, StoreError> {
+        let looks = self.look(keys).await?;
+        let Some(Some((round, parameters))) = looks.first() else { return Err(StoreError::NoState) };
+        if parameters.len != self.0.reader.values_max {
+            return Err(self.0.corrupt(keys[0].clone()));
+        }
+        let slots = looks[1..].iter().zip(&keys[1..]).map(|(look, key)| match look {
+            Some((version, statistics)) if version == round => Ok(statistics.hash),
+            _ => Err(self.0.corrupt(key.clone())),
+        });
+        Ok(Head { round: *round, parameters: parameters.hash, slots: slots.collect::<Result<_, _>>()? })
+    }
+}
+
+/// One element of what `SKEIN.STAT` gives: version, length, hash, and whether all values are finite.
+fn statistics(reply: Reply) -> Result<Option<(u64, Statistics)>, Failure> {
+    if reply == Reply::Nil {
+        return Ok(None);
+    }
+    let [version, len, hash, finite] = reply.elements()?;
+    let hash = hash.bytes()?.try_into().map_err(|_| Failure::Garbled("a hash that has not 32 bytes".into()))?;
+    let statistics = Statistics { len: len.integer()? as usize, hash: Digest(hash), finite: finite.integer()? == 1 };
+    Ok(Some((version.integer()?, statistics)))
+}
+
+/// What follows the keys of `SKEIN.APPLY`.
+fn change_arguments(round: u64, rule: &Rule, change: &Change) -> Vec<String> {
+    let (faults, weights) = match rule {
+        Rule::Mean => (0, &[][..]),
+        Rule::WeightedMean(weights) => (0, &weights[..]),
+        Rule::Median { faults } | Rule::TrimmedMean { faults } => (*faults, &[][..]),
+    };
+    let mut arguments = vec![round.to_string(), rule.to_string(), faults.to_string()];
+    arguments.extend(["WEIGHTS".into(), weights.len().to_string()]);
+    arguments.extend(weights.iter().map(ToString::to_string));
+    let bound = |bound: Option<f32>| bound.map_or_else(|| "none".to_owned(), |bound| bound.to_string());
+    let words = ["TRAINED".into(), change.trained.to_string(), "CLIPNORM".into(), bound(change.clip_norm)];
+    arguments.extend(words.into_iter().chain(["CLIPVALUE".into(), bound(change.clip_value), "OPTIMIZER".into()]));
+    let moments = |Moments { beta1, beta2, epsilon, weight_decay }| vec![beta1, beta2, epsilon, weight_decay];
+    let (name, constants) = match change.optimizer {
+        Optimizer::Sgd { weight_decay } => ("sgd", vec![weight_decay]),
+        Optimizer::Momentum { momentum, nesterov, weight_decay } => {
+            ("momentum", vec![momentum, f32::from(u8::from(nesterov)), weight_decay])
+        }
+        Optimizer::Adam(constants) => ("adam", moments(constants)),
+        Optimizer::AdamW(constants) => ("adamw", moments(constants)),
+    };
+    arguments.push(name.into());
+    // As short as they can be and still the same bits when they are read.
+    arguments.extend(constants.iter().map(ToString::to_string));
+    arguments.extend(["STEP".into(), change.step.number.to_string(), change.step.learning_rate.to_string()]);
+    arguments
+}
+
+#[async_trait]
+impl PeerStore for Module {
+    async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError> {
+        self.0.contribution(round, peer).await
+    }
+
+    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.0.records(after, wait).await
+    }
+}
+
+#[async_trait]
+impl StateStore for Module {
+    fn aggregates(&self) -> bool {
+        true
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        self.head_of(&self.state_keys().await?).await
+    }
+
+    async fn parameters(&self) -> Result<(u64, Values), StoreError> {
+        let key = self.0.keys().parameters();
+        let head = self.head_of(std::slice::from_ref(&key)).await?;
+        let values = self.0.verified("SKEIN.GET", key, head.parameters).await?;
+        self.0.know(vec![values.clone()]);
+        Ok((head.round, values))
+    }
+
+    async fn state(&self) -> Result<State, StoreError> {
+        let keys = self.state_keys().await?;
+        let head = self.head_of(&keys).await?;
+        let (_, parameters) = self.parameters().await?;
+        let mut slots = Vec::with_capacity(head.slots.len());
+        for (key, hash) in keys.into_iter().skip(1).zip(&head.slots) {
+            slots.push(self.0.verified("SKEIN.GET", key, *hash).await?);
+        }
+        if parameters.statistics().hash != head.parameters {
+            return Err(self.0.corrupt(self.0.keys().parameters()));
+        }
+        Ok(State::new(head.round, parameters, slots))
+    }
+
+    async fn set_state(&self, state: State) -> Result<(), StoreError> {
+        let (parameters, slots) = (self.0.keys().parameters(), self.0.keys().state());
+        // Without parameters there is no state: what is half replaced is never taken for whole.
+        self.0.control::<u64>(redis::cmd("UNLINK").arg(&parameters), &parameters).await?;
+        self.0.prune_before(u64::MAX).await?;
+        self.0.control::<()>(redis::cmd("SET").arg(&slots).arg(state.slots().len()), &slots).await?;
+        for (slot, values) in state.slots().iter().enumerate() {
+            self.set(&self.0.keys().slot(slot), state.round(), values).await?;
+        }
+        self.set(&parameters, state.round(), state.parameters()).await
+    }
+
+    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
+        let Update { round, aggregate, change } = update;
+        let keys = self.state_keys().await?;
+        let (rule, rows, peers) = match aggregate {
+            Aggregate::Values(values) => {
+                let key = self.0.keys().aggregate(round);
+                self.0.belongs(round, &[&key]).await?;
+                self.set(&key, round, &values).await?;
+                (Rule::Mean, vec![key], Vec::new())
+            }
+            Aggregate::Contributions { rule, peers } => {
+                let rows = peers.iter().map(|peer| self.0.keys().contribution(round, *peer)).collect();
+                (rule, rows, peers)
+            }
+        };
+        let (states, count) = (keys.len().to_string(), rows.len().to_string());
+        let rest = change_arguments(round, &rule, &change);
+        let mut arguments: Vec<&[u8]> = vec![b"SKEIN.APPLY", states.as_bytes()];
+        arguments.extend(keys.iter().map(String::as_bytes));
+        arguments.extend([&b"ROWS"[..], count.as_bytes()]);
+        arguments.extend(rows.iter().chain(&rest).map(String::as_bytes));
+        let reply = self.0.link().call(&arguments, REPLY_BYTES_MAX).await;
+        reply.map_err(|failure| match (failure.code(), number(&failure, 0)) {
+            (Some("MISSING"), Some(row)) if row < peers.len() => StoreError::Missing { round, peer: peers[row] },
+            _ => self.explain(round, failure, &keys[0]),
+        })?;
+        self.head_of(&keys).await
+    }
+
+    async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
+        self.0.put_round_metadata(round, note).await
+    }
+
+    async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.round_metadata(round).await
+    }
+
+    async fn prune_before(&self, round: u64) -> Result<(), StoreError> {
+        self.0.prune_before(round).await
+    }
+}
+
+#[async_trait]
+impl GradientSums for Module {
+    async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+        let (sum, parameters) = (self.0.keys().sum(round), self.0.keys().parameters());
+        self.0.belongs(round, &[&sum]).await?;
+        let Leaf { index, leaves, samples, loss } = leaf;
+        let numbers = [round.to_string(), index.to_string(), leaves.to_string(), samples.to_string(), loss.to_string()];
+        let mut arguments: Vec<&[u8]> = vec![b"SKEIN.ACC", sum.as_bytes(), parameters.as_bytes()];
+        arguments.extend(numbers.iter().map(String::as_bytes));
+        arguments.push(bytemuck::cast_slice(&gradient));
+        let reply = self.0.link().call(&arguments, REPLY_BYTES_MAX).await;
+        let counted = reply.and_then(|reply| reply.integer()).map_err(|failure| match failure.code() {
+            Some("LEAF") => StoreError::Leaf { round, index, leaves },
+            _ => self.explain(round, failure, &sum),
+        })?;
+        Ok(if counted == 1 { Accumulated::Counted } else { Accumulated::Duplicate })
+    }
+
+    async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
+        let (sum, to, number) = (self.0.keys().sum(round), self.0.keys().contribution(round, peer), round.to_string());
+        self.0.belongs(round, &[&to]).await?;
+        let arguments = [b"SKEIN.AVERAGE", to.as_bytes(), sum.as_bytes(), number.as_bytes()];
+        let failed = |failure| self.explain(round, failure, &sum);
+        let reply = self.0.link().call(&arguments, REPLY_BYTES_MAX).await.map_err(failed)?;
+        let [samples, loss] = reply.elements().map_err(failed)?;
+        let (samples, loss) = (samples.integer().map_err(failed)?, loss.parse().map_err(failed)?);
+        let Statistics { hash, finite, .. } = self.look_at(to).await?;
+        Ok(Average { hash, samples, loss, finite })
+    }
+}
+
+#[async_trait]
+impl Contributions for Module {
+    async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
+        let key = self.0.keys().contribution(round, peer);
+        self.0.belongs(round, &[&key]).await?;
+        // The other peer's values were looked at before they came here; they are not hashed in the database once more.
+        let values = hashed(values).await;
+        self.set(&key, round, &values).await?;
+        Ok(values.statistics())
+    }
+}
+
+#[async_trait]
+impl RecordLog for Module {
+    async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
+        self.0.publish(record).await
+    }
+}
+
+impl Module {
+    /// An error of the module in the words of a store.
+    fn explain(&self, round: u64, failure: Failure, key: &str) -> StoreError {
+        use skein_kernels::Error;
+        let numbers = (number(&failure, 0), number(&failure, 1));
+        let rule = |source| StoreError::Rule { round, source };
+        match (failure.code().unwrap_or_default(), numbers) {
+            ("NOSTATE", _) => StoreError::NoState,
+            ("INCOMPLETE", _) => StoreError::Incomplete { round },
+            ("LENGTH", (Some(expected), Some(actual))) => StoreError::Length { expected, actual },
+            ("ORDER", (Some(state), _)) => StoreError::OutOfOrder { round, state: state as u64 },
+            ("FEW", (Some(needed), Some(present))) => rule(Error::TooFew { needed, present }),
+            ("NONFINITE", (Some(row), _)) => rule(Error::NonFinite { row }),
+            ("WEIGHTS", _) => rule(Error::Weights),
+            _ => self.0.failed(failure, key),
+        }
+    }
+}
+
+/// Number `index` behind the code of an error.
+fn number(failure: &Failure, index: usize) -> Option<usize> {
+    match failure {
+        Failure::Refused { message, .. } => message.split(' ').nth(index)?.parse().ok(),
+        _ => None,
+    }
+}

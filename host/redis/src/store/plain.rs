@@ -1,0 +1,297 @@
+//! A Redis without the module: values are fetched, computed on here, and stored again.
+//!
+//! Values are strings, and those of a state lie under their hashes. They are written first; one small key then says
+//! which of them are the state, so that it appears whole or not at all.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use skein_kernels::mean::divide;
+use skein_kernels::tree::{Placed, Position, Tree, add};
+use skein_store::blocking;
+use skein_store::next_state;
+use skein_store::{
+    Accumulated, Aggregate, Average, Contributions, GradientSums, Head, Leaf, PeerStore, RecordLog, State, StateStore,
+    StoreError, Update,
+};
+use skein_types::{Digest, PeerId, Statistics, Values};
+
+use super::shared::{Shared, hashed};
+
+/// KEYS state, index of what is to be forgotten, values; ARGV the state before, the state. Moves the state on if it is
+/// still the one before, and keeps its values from being forgotten; gives the state that counts.
+const COMMIT: &str = "
+local state = redis.call('GET', KEYS[1])
+if (state or '') ~= ARGV[1] and state ~= ARGV[2] then return state end
+redis.call('SET', KEYS[1], ARGV[2])
+for i = 3, #KEYS do redis.call('ZREM', KEYS[2], KEYS[i]) end
+return ARGV[2]";
+
+/// Values behind those of a gradient: the samples and the loss of its batch.
+const TRAILER: usize = 2;
+
+/// The store of a database that only keeps values.
+pub(crate) struct Plain(Shared);
+
+impl Plain {
+    pub(crate) fn new(shared: Shared) -> Plain {
+        Plain(shared)
+    }
+
+    async fn text(&self) -> Result<String, StoreError> {
+        let key = self.0.keys().state();
+        let text: Option<String> = self.0.control(redis::cmd("GET").arg(&key), &key).await?;
+        text.ok_or(StoreError::NoState)
+    }
+
+    /// Parses what [`text_of`] wrote.
+    fn head_of(&self, text: &str) -> Result<Head, StoreError> {
+        let mut words = text.split(' ');
+        let round = words.next().and_then(|word| word.parse().ok());
+        let hashes: Option<Vec<Digest>> = words.map(|word| word.parse().ok()).collect();
+        match (round, hashes.as_deref()) {
+            (Some(round), Some([parameters, slots @ ..])) => {
+                Ok(Head { round, parameters: *parameters, slots: slots.to_vec() })
+            }
+            _ => Err(self.0.corrupt(self.0.keys().state())),
+        }
+    }
+
+    async fn put(&self, key: &str, values: &[f32]) -> Result<(), StoreError> {
+        let arguments = [b"SET", key.as_bytes(), bytemuck::cast_slice(values)];
+        self.0.link().call(&arguments, 64).await.map(drop).map_err(|failure| self.0.failed(failure, key))
+    }
+
+    /// A gradient with what is said of it behind its values.
+    async fn get_gradient(&self, key: &str) -> Result<Option<Vec<f32>>, StoreError> {
+        let values = self.0.link().values(&[b"GET", key.as_bytes()], self.0.reader.values_max + TRAILER).await;
+        values.map_err(|failure| self.0.failed(failure, key))
+    }
+
+    fn value_keys(&self, head: &Head) -> Vec<String> {
+        std::iter::once(&head.parameters).chain(&head.slots).map(|hash| self.0.keys().values(*hash)).collect()
+    }
+
+    /// Stores a state beside the one that counts, and then lets it count if that is still `before`.
+    async fn commit(&self, before: &str, state: &State) -> Result<Head, StoreError> {
+        let head = state.head();
+        let all: Vec<Values> = std::iter::once(state.parameters()).chain(state.slots()).cloned().collect();
+        let keys = self.value_keys(&head);
+        // Until it counts it is forgotten with its round.
+        self.0.belongs(head.round, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        for (key, values) in keys.iter().zip(&all) {
+            self.put(key, values).await?;
+        }
+        let (key, index) = (self.0.keys().state(), self.0.keys().rounds());
+        let mut command = redis::cmd("EVAL");
+        command.arg(COMMIT).arg(2 + keys.len()).arg(&key).arg(&index).arg(&keys).arg(before).arg(text_of(&head));
+        let counts: Option<String> = self.0.control(&command, &key).await?;
+        let counts = self.head_of(&counts.ok_or(StoreError::NoState)?)?;
+        if counts == head {
+            self.0.know(all);
+            if let Ok(before) = self.head_of(before) {
+                let mut old = self.value_keys(&before);
+                old.retain(|key| !keys.contains(key));
+                if !old.is_empty() {
+                    self.0.control::<u64>(redis::cmd("UNLINK").arg(old), &key).await?;
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn contribution_for(&self, round: u64, peer: PeerId) -> Result<Values, StoreError> {
+        let values = self.0.contribution(round, peer).await?;
+        values.ok_or(StoreError::Missing { round, peer })
+    }
+}
+
+fn text_of(head: &Head) -> String {
+    let hashes = std::iter::once(&head.parameters).chain(&head.slots);
+    hashes.fold(head.round.to_string(), |text, hash| format!("{text} {hash}"))
+}
+
+#[async_trait]
+impl PeerStore for Plain {
+    async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError> {
+        self.0.contribution(round, peer).await
+    }
+
+    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.0.records(after, wait).await
+    }
+}
+
+#[async_trait]
+impl StateStore for Plain {
+    fn aggregates(&self) -> bool {
+        false
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        self.head_of(&self.text().await?)
+    }
+
+    async fn parameters(&self) -> Result<(u64, Values), StoreError> {
+        let head = self.head().await?;
+        let key = self.0.keys().values(head.parameters);
+        Ok((head.round, self.0.verified("GET", key, head.parameters).await?))
+    }
+
+    async fn state(&self) -> Result<State, StoreError> {
+        let head = self.head().await?;
+        let parameters = self.0.verified("GET", self.0.keys().values(head.parameters), head.parameters).await?;
+        let mut slots = Vec::with_capacity(head.slots.len());
+        for hash in &head.slots {
+            slots.push(self.0.verified("GET", self.0.keys().values(*hash), *hash).await?);
+        }
+        Ok(State::new(head.round, parameters, slots))
+    }
+
+    async fn set_state(&self, state: State) -> Result<(), StoreError> {
+        self.0.prune_before(u64::MAX).await?;
+        let before = match self.text().await {
+            Ok(text) => text,
+            Err(StoreError::NoState) => String::new(),
+            Err(error) => return Err(error),
+        };
+        let (state, head) = blocking(move || (state.clone(), state.head())).await;
+        match self.commit(&before, &state).await? {
+            counts if counts == head => Ok(()),
+            _ => Err(self.0.corrupt(self.0.keys().state())),
+        }
+    }
+
+    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
+        let text = self.text().await?;
+        let head = self.head_of(&text)?;
+        let round = update.round;
+        if head.round == round {
+            return Ok(head);
+        }
+        if head.round + 1 != round {
+            return Err(StoreError::OutOfOrder { round, state: head.round });
+        }
+        let mut rows = Vec::new();
+        match &update.aggregate {
+            Aggregate::Values(values) => rows.push(values.clone()),
+            Aggregate::Contributions { peers, .. } => {
+                for peer in peers {
+                    rows.push(self.contribution_for(round, *peer).await?);
+                }
+            }
+        }
+        let before = self.state().await?;
+        let after = blocking(move || {
+            let after = next_state(&before, &update, &rows)?;
+            after.head();
+            Ok::<_, StoreError>(after)
+        });
+        let counts = self.commit(&text, &after.await?).await?;
+        // Somebody else may have applied the same round meanwhile, to the same bits.
+        if counts.round == round { Ok(counts) } else { Err(StoreError::OutOfOrder { round, state: counts.round }) }
+    }
+
+    async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
+        self.0.put_round_metadata(round, note).await
+    }
+
+    async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.round_metadata(round).await
+    }
+
+    async fn prune_before(&self, round: u64) -> Result<(), StoreError> {
+        self.0.prune_before(round).await
+    }
+}
+
+#[async_trait]
+impl GradientSums for Plain {
+    async fn accumulate(&self, round: u64, leaf: Leaf, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+        let expected = self.0.reader.values_max;
+        if gradient.len() != expected {
+            return Err(StoreError::Length { expected, actual: gradient.len() });
+        }
+        if round <= self.head().await?.round {
+            return Ok(Accumulated::Duplicate);
+        }
+        let (sum, key) = (self.0.keys().sum(round), self.0.keys().gradient(round, leaf.index));
+        self.0.belongs(round, &[&sum, &key]).await?;
+        let claim = redis::cmd("SET").arg(&sum).arg(leaf.leaves).arg("NX").arg("GET").take();
+        let leaves: Option<u32> = self.0.control(&claim, &sum).await?;
+        if leaves.is_some_and(|leaves| leaves != leaf.leaves) || leaf.index >= leaf.leaves {
+            return Err(StoreError::Leaf { round, index: leaf.index, leaves: leaf.leaves });
+        }
+        gradient.extend([f32::from_bits(leaf.samples), leaf.loss]);
+        let arguments: [&[u8]; 4] = [b"SET", key.as_bytes(), bytemuck::cast_slice(&gradient), b"NX"];
+        let reply = self.0.link().call(&arguments, 64).await.map_err(|failure| self.0.failed(failure, &key))?;
+        Ok(match reply {
+            crate::transport::Reply::Nil => Accumulated::Duplicate,
+            _ => Accumulated::Counted,
+        })
+    }
+
+    async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
+        let sum = self.0.keys().sum(round);
+        let leaves: Option<u32> = self.0.control(redis::cmd("GET").arg(&sum), &sum).await?;
+        let leaves = leaves.ok_or(StoreError::Incomplete { round })?;
+        let mut tree = Tree::new(leaves);
+        let (mut samples, mut loss) = (0, 0.0);
+        for index in 0..leaves {
+            let key = self.0.keys().gradient(round, index);
+            let mut values = self.get_gradient(&key).await?.ok_or(StoreError::Incomplete { round })?;
+            if values.len() != self.0.reader.values_max + TRAILER {
+                return Err(self.0.corrupt(key));
+            }
+            let (batch, mean) = (values[values.len() - 2].to_bits(), values[values.len() - 1]);
+            values.truncate(self.0.reader.values_max);
+            samples += u64::from(batch);
+            loss += f64::from(batch) * f64::from(mean);
+            let free;
+            (tree, free) = blocking(move || {
+                let free = grow(&mut tree, index, batch as f32, values);
+                (tree, free)
+            })
+            .await;
+            free.into_iter().for_each(|buffer| self.0.link().give_back(buffer));
+        }
+        let mut values = tree.take().ok_or(StoreError::Incomplete { round })?;
+        let values = blocking(move || {
+            divide(&mut values, samples as f32);
+            values
+        })
+        .await;
+        let Statistics { hash, finite, .. } = self.put_contribution(round, peer, values.into()).await?;
+        Ok(Average { hash, samples, loss: loss / samples as f64, finite })
+    }
+}
+
+#[async_trait]
+impl Contributions for Plain {
+    async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
+        let key = self.0.keys().contribution(round, peer);
+        self.0.belongs(round, &[&key]).await?;
+        let values = hashed(values).await;
+        self.put(&key, &values).await?;
+        Ok(values.statistics())
+    }
+}
+
+#[async_trait]
+impl RecordLog for Plain {
+    async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
+        self.0.publish(record).await
+    }
+}
+
+/// Places one gradient in the tree, and joins whatever has its sibling; gives the buffers that became free.
+fn grow(tree: &mut Tree, index: u32, weight: f32, mut values: Vec<f32>) -> Vec<Vec<f32>> {
+    values.iter_mut().for_each(|value| *value *= weight);
+    let (mut at, mut free) = (Position::leaf(index), Vec::new());
+    while let Placed::Join { parent, mut left, right } = tree.place(at, values) {
+        add(&mut left, &right);
+        (at, values) = (parent, left);
+        free.push(right);
+    }
+    free
+}

@@ -1,0 +1,114 @@
+//! What a peer publishes in its database, read as any other peer reads it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use skein_types::{PeerId, Values};
+
+use crate::keys::Keys;
+use crate::transport::Failure;
+use crate::transport::Link;
+use crate::transport::Reply;
+
+/// Records of one answer, and the bytes that they may have together: a thousand times what an honest one has.
+const RECORDS: &[u8] = b"64";
+const RECORDS_BYTES_MAX: usize = 8 << 20;
+/// The longest that one wait for records lasts: below the patience with a connection.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Bits of a record's number that count the records of one millisecond.
+const SEQUENCE_BITS: u32 = 20;
+
+/// A reader of what a peer publishes.
+pub(crate) struct Reader {
+    pub(crate) link: Link,
+    pub(crate) keys: Keys,
+    /// Values of the model: what is longer is not read.
+    pub(crate) values_max: usize,
+    /// Whether the database has the module; found out with the first contribution, and anew when that is no longer so.
+    pub(crate) has_module: Mutex<Option<bool>>,
+}
+
+impl Reader {
+    /// Whether tensors are the module's.
+    pub(crate) async fn has_module(&self) -> Result<bool, Failure> {
+        let known = *self.known();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        // Asked with a key that is never there, since a reader may ask nothing else.
+        let probe = format!("{}:none", self.keys.records());
+        let known = match self.link.call(&[b"SKEIN.GET", probe.as_bytes()], 1 << 10).await {
+            Ok(_) => true,
+            Err(failure) if failure.is_unknown_command() => false,
+            Err(failure) => return Err(failure),
+        };
+        *self.known() = Some(known);
+        Ok(known)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<bool>> {
+        self.has_module.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, Failure> {
+        let command: &[u8] = if self.has_module().await? { b"SKEIN.GET" } else { b"GET" };
+        let key = self.keys.contribution(round, peer);
+        let values = self.link.values(&[command, key.as_bytes()], self.values_max).await;
+        if values.as_ref().is_err_and(|failure| failure.code() == Some("WRONGTYPE") || failure.is_unknown_command()) {
+            // Its owner has started it with the module, or without: the next try asks again.
+            *self.known() = None;
+        }
+        Ok(values?.map(Values::from))
+    }
+
+    pub(crate) async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, Failure> {
+        let key = self.keys.records();
+        let (block, id) = (wait.min(WAIT_MAX).as_millis().to_string(), stream_id(after));
+        let mut arguments: Vec<&[u8]> = vec![b"XREAD", b"COUNT", RECORDS];
+        if !wait.is_zero() {
+            arguments.extend([&b"BLOCK"[..], block.as_bytes()]);
+        }
+        arguments.extend([&b"STREAMS"[..], key.as_bytes(), id.as_bytes()]);
+        let mut records = Vec::new();
+        for stream in self.link.call(&arguments, RECORDS_BYTES_MAX).await?.array()? {
+            let [_, entries] = stream.elements()?;
+            for entry in entries.array()? {
+                let [id, fields] = entry.elements()?;
+                let number = record_number(id.text()?).ok_or_else(|| Failure::Garbled("the id of a record".into()))?;
+                // A record is the only field; anything else was not put there by a host, and is nobody's record.
+                let record = fields.array()?.into_iter().nth(1).map_or_else(|| Ok(Vec::new()), Reply::bytes)?;
+                records.push((number, record));
+            }
+        }
+        Ok(records)
+    }
+}
+
+/// Ids are times, so a database that comes back empty or old still numbers new records behind all that were read.
+fn stream_id(number: u64) -> String {
+    format!("{}-{}", number >> SEQUENCE_BITS, number & ((1 << SEQUENCE_BITS) - 1))
+}
+
+fn record_number(id: &str) -> Option<u64> {
+    let (time, sequence) = id.split_once('-')?;
+    let (time, sequence): (u64, u64) = (time.parse().ok()?, sequence.parse().ok()?);
+    (time >> (64 - SEQUENCE_BITS) == 0 && sequence >> SEQUENCE_BITS == 0).then_some(time << SEQUENCE_BITS | sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_numbers_convert_both_ways_in_order() {
+        let numbers = ["0-1", "1763650000000-0", "1763650000000-7", "1763650000001-0"].map(|id| {
+            let number = record_number(id).expect(id);
+            assert_eq!(stream_id(number), id);
+            number
+        });
+        assert!(numbers.is_sorted());
+        for wrong in ["", "1", "x-1", "1-x", "99999999999999999-0", "1-99999999"] {
+            assert_eq!(record_number(wrong), None, "{wrong}");
+        }
+    }
+}

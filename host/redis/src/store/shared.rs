@@ -1,0 +1,161 @@
+//! What both kinds of Redis stores do alike.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use skein_store::blocking;
+use skein_store::{PeerStore, StoreError};
+use skein_types::{Digest, PeerId, Values};
+
+use super::reader::Reader;
+use crate::keys::Keys;
+use crate::transport::Failure;
+use crate::transport::Link;
+
+/// Records that are kept for others to read. A round has three, so a peer may fall a thousand rounds behind.
+const RECORDS_MAX: usize = 4096;
+
+/// A peer's database, and values of it that are known here already.
+pub(crate) struct Shared {
+    pub(crate) reader: Reader,
+    known: Mutex<Vec<Values>>,
+}
+
+/// Deletes the keys of all rounds before one, in one step.
+const FORGET: &str = "
+local keys = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])
+for _, key in ipairs(keys) do redis.call('UNLINK', key) end
+return redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])";
+
+impl Shared {
+    pub(crate) fn new(reader: Reader) -> Shared {
+        Shared { reader, known: Mutex::default() }
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.reader.link
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.reader.keys
+    }
+
+    /// A failure in the words of a store; `key` is what the command was about.
+    pub(crate) fn failed(&self, failure: Failure, key: &str) -> StoreError {
+        let address = self.link().address().to_string();
+        match failure {
+            Failure::Lost(source) => StoreError::Unreachable { address, source },
+            Failure::Certificate(reason) => StoreError::Certificate { address, reason },
+            Failure::Size { expected, actual } => StoreError::Length { expected, actual },
+            Failure::Insecure(server) => StoreError::Insecure { address, server },
+            // Waited for as long as the options allow.
+            Failure::Refused { ref code, .. }
+                if code != "OOM"
+                    && let Some(reason) = failure.passing() =>
+            {
+                StoreError::Unready { address, reason }
+            }
+            Failure::Refused { code, message } => match code.as_str() {
+                "NOPERM" | "NOAUTH" | "WRONGPASS" => StoreError::Denied { address, reason: message },
+                "OOM" => StoreError::OutOfMemory { address },
+                "WRONGTYPE" => StoreError::WrongType { address, key: key.to_owned() },
+                _ => StoreError::Answer { address, reason: format!("{code} {message}") },
+            },
+            failure => StoreError::Answer { address, reason: failure.to_string() },
+        }
+    }
+
+    pub(crate) fn corrupt(&self, key: String) -> StoreError {
+        StoreError::Corrupt { address: self.link().address().to_string(), key }
+    }
+
+    /// Sends a command over the connection that all commands share.
+    pub(crate) async fn control<T: redis::FromRedisValue>(
+        &self,
+        command: &redis::Cmd,
+        key: &str,
+    ) -> Result<T, StoreError> {
+        self.link().control(command).await.map_err(|failure| self.failed(failure, key))
+    }
+
+    /// Values that have a hash: known here, or fetched by `command` and looked at.
+    pub(crate) async fn verified(&self, command: &str, key: String, hash: Digest) -> Result<Values, StoreError> {
+        if let Some(values) = self.known().iter().find(|values| values.statistics().hash == hash) {
+            return Ok(values.clone());
+        }
+        let fetched = self.link().values(&[command.as_bytes(), key.as_bytes()], self.reader.values_max).await;
+        let values = match fetched {
+            Ok(Some(values)) => values,
+            Ok(None) | Err(Failure::Size { .. }) => return Err(self.corrupt(key)),
+            Err(failure) => return Err(self.failed(failure, &key)),
+        };
+        let values = hashed(values.into()).await;
+        if values.statistics().hash == hash { Ok(values) } else { Err(self.corrupt(key)) }
+    }
+
+    /// Remembers values that will be asked for again, in the place of those before.
+    pub(crate) fn know(&self, values: Vec<Values>) {
+        let before = std::mem::replace(&mut *self.known(), values);
+        before.into_iter().filter_map(Values::into_buffer).for_each(|buffer| self.link().give_back(buffer));
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<Values>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a key belongs to a round, before there is such a key: then none is ever forgotten to be forgotten.
+    pub(crate) async fn belongs(&self, round: u64, keys: &[&str]) -> Result<(), StoreError> {
+        let index = self.keys().rounds();
+        let mut command = redis::cmd("ZADD");
+        command.arg(&index);
+        keys.iter().for_each(|key| {
+            command.arg(round).arg(*key);
+        });
+        self.control(&command, &index).await
+    }
+
+    pub(crate) async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
+        let key = self.keys().note(round);
+        self.belongs(round, &[&key]).await?;
+        self.control(redis::cmd("SET").arg(&key).arg(note), &key).await
+    }
+
+    pub(crate) async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = self.keys().note(round);
+        self.control(redis::cmd("GET").arg(&key), &key).await
+    }
+
+    pub(crate) async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
+        let key = self.keys().records();
+        let mut command = redis::cmd("XADD");
+        command.arg(&key).arg("MAXLEN").arg("~").arg(RECORDS_MAX).arg("*").arg("record").arg(record);
+        self.control::<redis::Value>(&command, &key).await.map(drop)
+    }
+
+    pub(crate) async fn prune_before(&self, round: u64) -> Result<(), StoreError> {
+        let index = self.keys().rounds();
+        self.control(redis::cmd("EVAL").arg(FORGET).arg(1).arg(&index).arg(round), &index).await
+    }
+}
+
+#[async_trait]
+impl PeerStore for Shared {
+    async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError> {
+        let contribution = self.reader.contribution(round, peer).await;
+        contribution.map_err(|failure| self.failed(failure, &self.keys().contribution(round, peer)))
+    }
+
+    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.reader.records(after, wait).await.map_err(|failure| self.failed(failure, &self.keys().records()))
+    }
+}
+
+/// The values, hashed where blocking is allowed.
+pub(crate) async fn hashed(values: Values) -> Values {
+    blocking(move || {
+        values.statistics();
+        values
+    })
+    .await
+}

@@ -1,0 +1,268 @@
+//! A connection that carries tensors: what is sent is never copied, what comes is read to where it stays.
+//!
+//! One command at a time and nothing but RESP2. Every read has a bound in bytes and in time, since the server at the
+//! other end may belong to a peer that lies.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::transport::address::Endpoint;
+use crate::transport::{Failure, Reply};
+
+/// Bytes read at once where it is not known how many come.
+const BUFFER_BYTES: usize = 16 << 10;
+/// Longest line of a reply: an error's text.
+const LINE_BYTES_MAX: usize = 8 << 10;
+/// Elements of one array and arrays within arrays: no command that is used here gives more.
+const ELEMENTS_MAX: usize = 1 << 16;
+const DEPTH_MAX: u32 = 6;
+/// A connection that is not there after this long does not come.
+pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// Arguments up to this size are sent together with what is around them.
+const SMALL_BYTES: usize = 1 << 10;
+
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
+
+/// An open connection.
+pub(crate) struct Channel {
+    stream: Box<dyn Stream>,
+    buffer: Vec<u8>,
+    read: usize,
+    /// How long the other end may take for each step of an exchange.
+    patience: Duration,
+}
+
+/// What a connection needs beside the server's name.
+#[derive(Clone)]
+pub(crate) struct Login {
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) database: u32,
+}
+
+impl Channel {
+    /// Connects and logs in.
+    pub(crate) async fn open(endpoint: &Endpoint, login: &Login, patience: Duration) -> Result<Channel, Failure> {
+        let connected = timeout(CONNECT_WAIT, connect(endpoint, login.tls.as_ref())).await;
+        let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let mut channel = Channel { stream, buffer: Vec::new(), read: 0, patience };
+        if let Some(password) = &login.password {
+            let user = login.user.as_deref().unwrap_or("default");
+            channel.call(&[b"AUTH", user.as_bytes(), password.as_bytes()]).await?;
+        }
+        if login.database != 0 {
+            channel.call(&[b"SELECT", login.database.to_string().as_bytes()]).await?;
+        }
+        Ok(channel)
+    }
+
+    /// Sends one command and reads a reply of moderate size.
+    pub(crate) async fn call(&mut self, arguments: &[&[u8]]) -> Result<Reply, Failure> {
+        self.send(arguments).await?;
+        self.reply(1 << 20).await
+    }
+
+    /// Sends one command. Large arguments go to the socket from where they lie.
+    pub(crate) async fn send(&mut self, arguments: &[&[u8]]) -> Result<(), Failure> {
+        let failure = match self.write(arguments).await {
+            Ok(()) => return Ok(()),
+            Err(Failure::Lost(error)) if error.kind() == io::ErrorKind::TimedOut => return Err(Failure::Lost(error)),
+            Err(failure) => failure,
+        };
+        // A server that hangs up before it reads, for want of a connection, says so first.
+        match self.reply(LINE_BYTES_MAX).await {
+            Err(refused @ Failure::Refused { .. }) => Err(refused),
+            _ => Err(failure),
+        }
+    }
+
+    async fn write(&mut self, arguments: &[&[u8]]) -> Result<(), Failure> {
+        // What is small is gathered, and remembered by where it ends; what is large stays between two such pieces.
+        let mut small = format!("*{}\r\n", arguments.len()).into_bytes();
+        let mut cuts = Vec::new();
+        for argument in arguments {
+            small.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+            match argument.len() {
+                0..=SMALL_BYTES => small.extend_from_slice(argument),
+                _ => cuts.push((small.len(), *argument)),
+            }
+            small.extend_from_slice(b"\r\n");
+        }
+        let mut slices = Vec::with_capacity(2 * cuts.len() + 1);
+        let mut start = 0;
+        for (end, large) in cuts {
+            slices.extend([IoSlice::new(&small[start..end]), IoSlice::new(large)]);
+            start = end;
+        }
+        slices.push(IoSlice::new(&small[start..]));
+        let mut slices = &mut slices[..];
+        while !slices.is_empty() {
+            let written = timeout(self.patience, self.stream.write_vectored(slices)).await;
+            match written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? {
+                0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                bytes => IoSlice::advance_slices(&mut slices, bytes),
+            }
+        }
+        timeout(self.patience, self.stream.flush()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(())
+    }
+
+    /// Reads a reply of at most `bytes_max` bytes.
+    pub(crate) async fn reply(&mut self, bytes_max: usize) -> Result<Reply, Failure> {
+        let mut left = bytes_max;
+        self.element(&mut left, bytes_max, 0).await
+    }
+
+    async fn element(&mut self, left: &mut usize, bytes_max: usize, depth: u32) -> Result<Reply, Failure> {
+        let line = self.line().await?;
+        let (kind, rest) = line.split_at_checked(1).ok_or_else(|| Failure::Garbled("an empty line".into()))?;
+        if kind == "-" && depth == 0 {
+            // What is refused has as many words as it takes, however short the answer would be.
+            return Err(Failure::reply(rest));
+        }
+        // Every element costs something, or a short reply could stand for a large structure.
+        take(left, line.len() + 8, bytes_max)?;
+        match kind {
+            "+" => Ok(Reply::Simple(rest.to_owned())),
+            "-" => Err(Failure::reply(rest)),
+            ":" => Ok(Reply::Integer(rest.parse().map_err(|_| garbled_line(&line))?)),
+            "$" => {
+                let Some(bytes) = length(rest, &line)? else { return Ok(Reply::Nil) };
+                take(left, bytes, bytes_max)?;
+                let mut bulk = vec![0; bytes];
+                self.fill(&mut bulk).await?;
+                self.end_of_bulk().await?;
+                Ok(Reply::Bulk(bulk))
+            }
+            "*" => {
+                let Some(count) = length(rest, &line)? else { return Ok(Reply::Nil) };
+                if count > ELEMENTS_MAX || depth == DEPTH_MAX {
+                    return Err(garbled_line(&line));
+                }
+                let mut elements = Vec::with_capacity(count.min(256));
+                let mut refused = None;
+                for _ in 0..count {
+                    // An error inside of an array is an element: what follows it has to be read all the same.
+                    match Box::pin(self.element(left, bytes_max, depth + 1)).await {
+                        Ok(element) => elements.push(element),
+                        Err(error @ Failure::Refused { .. }) => refused = refused.or(Some(error)),
+                        Err(error) => return Err(error),
+                    }
+                }
+                refused.map_or(Ok(Reply::Array(elements)), Err)
+            }
+            _ => Err(garbled_line(&line)),
+        }
+    }
+
+    /// Reads a reply of values, at most `values_max` of them, straight to where they stay; nothing for nil. `spare` is a
+    /// buffer that is used again: a fresh one costs a page fault for every page.
+    pub(crate) async fn values(&mut self, values_max: usize, spare: Vec<f32>) -> Result<Option<Vec<f32>>, Failure> {
+        let line = self.line().await?;
+        let bytes = match line.split_at_checked(1) {
+            Some(("$", rest)) => length(rest, &line)?,
+            Some(("-", rest)) => return Err(Failure::reply(rest)),
+            _ => return Err(garbled_line(&line)),
+        };
+        let Some(bytes) = bytes else { return Ok(None) };
+        if bytes > 4 * values_max || !bytes.is_multiple_of(4) {
+            return Err(Failure::Size { expected: values_max, actual: bytes.div_ceil(4) });
+        }
+        let mut values = if spare.capacity() >= bytes / 4 { spare } else { Vec::new() };
+        values.resize(bytes / 4, 0.0);
+        self.fill(bytemuck::cast_slice_mut(&mut values)).await?;
+        self.end_of_bulk().await?;
+        Ok(Some(values))
+    }
+
+    /// Fills `target` with what was read ahead, and the rest from the socket.
+    async fn fill(&mut self, target: &mut [u8]) -> Result<(), Failure> {
+        let ahead = target.len().min(self.buffer.len() - self.read);
+        target[..ahead].copy_from_slice(&self.buffer[self.read..][..ahead]);
+        self.read += ahead;
+        let mut filled = ahead;
+        while filled < target.len() {
+            match timeout(self.patience, self.stream.read(&mut target[filled..])).await {
+                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+                Ok(read) => match read? {
+                    0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                    bytes => filled += bytes,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_of_bulk(&mut self) -> Result<(), Failure> {
+        let mut end = [0; 2];
+        self.fill(&mut end).await?;
+        if end == *b"\r\n" { Ok(()) } else { Err(Failure::Garbled("bytes without an end".into())) }
+    }
+
+    async fn line(&mut self) -> Result<String, Failure> {
+        loop {
+            let ahead = &self.buffer[self.read..];
+            if let Some(end) = ahead.windows(2).position(|pair| pair == b"\r\n") {
+                let line = String::from_utf8_lossy(&ahead[..end]).into_owned();
+                self.read += end + 2;
+                return Ok(line);
+            }
+            if ahead.len() > LINE_BYTES_MAX {
+                return Err(Failure::Garbled("a line without an end".into()));
+            }
+            self.buffer.drain(..self.read);
+            self.read = 0;
+            let kept = self.buffer.len();
+            self.buffer.resize(kept + BUFFER_BYTES, 0);
+            let read = timeout(self.patience, self.stream.read(&mut self.buffer[kept..])).await;
+            let bytes = match read {
+                Ok(Ok(bytes)) => bytes,
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            };
+            self.buffer.truncate(kept + bytes);
+            if bytes == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+}
+
+async fn connect(endpoint: &Endpoint, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Box<dyn Stream>, Failure> {
+    let (host, port) = match endpoint {
+        Endpoint::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+        Endpoint::Tcp { host, port } => (host.as_str(), *port),
+    };
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let Some(config) = tls else { return Ok(Box::new(stream)) };
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| Failure::Certificate(error.to_string()))?;
+    let connector = tokio_rustls::TlsConnector::from(config.clone());
+    Ok(Box::new(connector.connect(name, stream).await?))
+}
+
+/// Takes bytes off what a reply may still have.
+fn take(left: &mut usize, bytes: usize, bytes_max: usize) -> Result<(), Failure> {
+    *left = left.checked_sub(bytes).ok_or_else(|| Failure::Garbled(format!("more than {bytes_max} bytes")))?;
+    Ok(())
+}
+
+/// A length; none for nil.
+fn length(text: &str, line: &str) -> Result<Option<usize>, Failure> {
+    match text {
+        "-1" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| garbled_line(line)),
+    }
+}
+
+fn garbled_line(line: &str) -> Failure {
+    Failure::Garbled(format!("the line `{}`", line.chars().take(80).collect::<String>()))
+}

@@ -1,0 +1,388 @@
+//! The way to one database: finds the server, keeps connections, and tries again while it is out of reach.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::transport::Failure;
+use crate::transport::Reply;
+use crate::transport::address::{Address, Endpoint, Place};
+use crate::transport::channel::{CONNECT_WAIT, Channel, Login};
+use crate::transport::loading::{self, Startup};
+use crate::transport::options::{Options, PasswordError};
+use crate::transport::tls::{Tls, TlsError};
+
+/// Connections for tensors at the same time: beyond this many the memory of the machine is the limit anyway.
+const CHANNELS: usize = 16;
+/// Buffers that are kept to be used again: the parameters of two rounds.
+const SPARE_MAX: usize = 2;
+/// How long the other end may take for one step of an exchange, which is also above every wait for records.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that a server may load its data: a dump as large as the memory of the largest machines, from a slow disk.
+const LOADING_MAX: Duration = Duration::from_secs(6 * 60 * 60);
+/// How often a wait is told: a peer may be away for days.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+/// Pauses between tries: the first, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The way to one database.
+pub struct Link {
+    address: Address,
+    login: Login,
+    tls: Option<Tls>,
+    /// A key of the peer, by which a cluster is asked for the node.
+    key: String,
+    outage_max: Duration,
+    idle: Mutex<VecDeque<Channel>>,
+    /// Buffers that values may be fetched into.
+    spare: Mutex<Vec<Vec<f32>>>,
+    permits: Semaphore,
+    control: Mutex<Option<MultiplexedConnection>>,
+}
+
+/// A database that can not be addressed as the options say.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// TLS without certificates, or certificates without TLS.
+    #[error("`{0}`: an address with `rediss` and a table `tls` belong together")]
+    Mixed(Address),
+    /// Everybody between here and there would read the password.
+    #[error("`{0}` is on another machine: use an address with `rediss` and a table `tls`")]
+    Insecure(Address),
+}
+
+/// How an answer of at most so many bytes or values is read.
+type Receive<T> = for<'a> fn(&Link, &'a mut Channel, usize) -> Received<'a, T>;
+type Received<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
+
+const REPLY: Receive<Reply> = |_, channel, bytes_max| Box::pin(channel.reply(bytes_max));
+const VALUES: Receive<Option<Vec<f32>>> = |link, channel, values_max| {
+    let spare = link.spare().pop().unwrap_or_default();
+    Box::pin(channel.values(values_max, spare))
+};
+
+impl Link {
+    /// The way to the database of `options`. `secret` is the password where they name no file; `key` is one of the peer's
+    /// keys, by which a cluster is asked for the node. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// A file that the options name cannot be read, or the address needs TLS.
+    pub fn new(options: &Options, secret: Option<String>, key: String) -> Result<Link, LinkError> {
+        let address = options.url.clone();
+        if address.is_tls != options.tls.is_some() {
+            return Err(LinkError::Mixed(address));
+        }
+        if !address.is_tls && !address.endpoints().iter().all(Endpoint::is_local) {
+            return Err(LinkError::Insecure(address));
+        }
+        let login = Login {
+            tls: options.tls.as_ref().map(Tls::config).transpose()?,
+            user: address.user.clone(),
+            password: options.password()?.or(secret),
+            database: address.database,
+        };
+        Ok(Link {
+            address,
+            login,
+            tls: options.tls.clone(),
+            key,
+            outage_max: options.outage_max,
+            idle: Mutex::default(),
+            spare: Mutex::default(),
+            permits: Semaphore::new(CHANNELS),
+            control: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// One command with a reply of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// The server refuses it, or is out of reach for longer than the options allow.
+    pub async fn call(&self, arguments: &[&[u8]], bytes_max: usize) -> Result<Reply, Failure> {
+        self.exchange(arguments, (REPLY, bytes_max), self.outage_max).await
+    }
+
+    /// One command that returns values; none if there is no such key.
+    ///
+    /// # Errors
+    /// As [`Link::call`], and [`Failure::Size`] if there are more than `values_max`.
+    pub async fn values(&self, arguments: &[&[u8]], values_max: usize) -> Result<Option<Vec<f32>>, Failure> {
+        self.exchange(arguments, (VALUES, values_max), self.outage_max).await
+    }
+
+    /// Whether the server answers within `wait`.
+    pub(crate) async fn reach(&self, wait: Duration) -> Result<(), Failure> {
+        self.exchange(&[b"PING"], (REPLY, 64), wait).await.map(drop)
+    }
+
+    /// Commands may be repeated, since whoever sends one can not know whether it was carried out before the connection
+    /// broke. All commands that are used here may be.
+    async fn exchange<T>(
+        &self,
+        arguments: &[&[u8]],
+        receive: (Receive<T>, usize),
+        wait: Duration,
+    ) -> Result<T, Failure> {
+        let mut tries = Tries::new(self, wait);
+        loop {
+            let failure = match self.once(arguments, receive).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            if failure.is_passing() {
+                // The others lead to the same server, which may no longer be the one to ask.
+                self.idle().clear();
+            }
+            tries.again(failure).await?;
+        }
+    }
+
+    async fn once<T>(&self, arguments: &[&[u8]], (receive, max): (Receive<T>, usize)) -> Result<T, Failure> {
+        let _permit = self.permits.acquire().await;
+        let idle = self.idle().pop_front();
+        let mut channel = match idle {
+            Some(channel) => channel,
+            None => Channel::open(&self.resolve().await?, &self.login, PATIENCE).await?,
+        };
+        channel.send(arguments).await?;
+        let result = receive(self, &mut channel, max).await;
+        // Where the reply was read to its end, the connection is as good as before.
+        if matches!(result, Ok(_) | Err(Failure::Refused { .. })) {
+            self.idle().push_front(channel);
+        }
+        result
+    }
+
+    /// Takes a buffer back, for values that are fetched later.
+    pub fn give_back(&self, buffer: Vec<f32>) {
+        let mut spare = self.spare();
+        if spare.len() < SPARE_MAX {
+            spare.push(buffer);
+        }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<f32>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Channel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server to talk to now. Whoever names it may name any machine.
+    async fn resolve(&self) -> Result<Endpoint, Failure> {
+        let endpoint = self.find().await?;
+        if self.address.is_tls || endpoint.is_local() {
+            Ok(endpoint)
+        } else {
+            Err(Failure::Insecure(endpoint.to_string()))
+        }
+    }
+
+    async fn find(&self) -> Result<Endpoint, Failure> {
+        match &self.address.place {
+            Place::Server(endpoint) => Ok(endpoint.clone()),
+            Place::Sentinel { sentinels, service } => {
+                let arguments: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.as_bytes()];
+                let login = Login { user: None, password: None, database: 0, ..self.login.clone() };
+                let [host, port] = ask(sentinels, &login, &arguments).await?.elements()?;
+                endpoint(&host, &port)
+            }
+            Place::Cluster { seeds } => {
+                let slot = ask(seeds, &self.login, &[b"CLUSTER", b"KEYSLOT", self.key.as_bytes()]).await?.integer()?;
+                for range in ask(seeds, &self.login, &[b"CLUSTER", b"SLOTS"]).await?.array()? {
+                    let range = range.array()?;
+                    let [first, last, master, ..] = &range[..] else { continue };
+                    if !(first.integer()?..=last.integer()?).contains(&slot) {
+                        continue;
+                    }
+                    let Reply::Array(master) = master else { continue };
+                    let [host, port, ..] = &master[..] else { continue };
+                    return endpoint(host, port);
+                }
+                Err(Failure::reply("CLUSTERDOWN no node serves the peer's keys"))
+            }
+        }
+    }
+
+    /// Sends a command over the connection that all commands share.
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub async fn control<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {
+        let mut tries = Tries::new(self, self.outage_max);
+        loop {
+            let result = match self.connection().await {
+                Ok(mut connection) => command.query_async(&mut connection).await.map_err(Failure::from),
+                Err(Failure::Lost(error)) => {
+                    Err(self.ask_apart(&[b"PING"]).await.err().unwrap_or(Failure::Lost(error)))
+                }
+                Err(failure) => Err(failure),
+            };
+            let failure = match result {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            if failure.is_passing() {
+                self.shared_connection().take();
+            }
+            tries.again(failure).await?;
+        }
+    }
+
+    /// One command over a connection of its own, tried once: it tells why the server takes no connection, too.
+    async fn ask_apart(&self, arguments: &[&[u8]]) -> Result<Reply, Failure> {
+        let endpoint = self.resolve().await?;
+        Channel::open(&endpoint, &self.login, PATIENCE).await?.call(arguments).await
+    }
+
+    /// The connection that all commands share. Two that find none at the same time make two, of which one is kept.
+    async fn connection(&self) -> Result<MultiplexedConnection, Failure> {
+        if let Some(connection) = &*self.shared_connection() {
+            return Ok(connection.clone());
+        }
+        let client = self.client(&self.resolve().await?)?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_WAIT))
+            .set_response_timeout(Some(PATIENCE));
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        *self.shared_connection() = Some(connection.clone());
+        Ok(connection)
+    }
+
+    fn shared_connection(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn client(&self, endpoint: &Endpoint) -> Result<Client, Failure> {
+        let addr = match endpoint {
+            Endpoint::Unix(path) => ConnectionAddr::Unix(path.clone()),
+            Endpoint::Tcp { host, port } if self.tls.is_some() => {
+                ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+            }
+            Endpoint::Tcp { host, port } => ConnectionAddr::Tcp(host.clone(), *port),
+        };
+        let mut settings = RedisConnectionInfo::default().set_db(self.login.database.into());
+        if let Some(password) = &self.login.password {
+            settings = settings.set_password(password);
+            if let Some(user) = &self.login.user {
+                settings = settings.set_username(user);
+            }
+        }
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info: ConnectionInfo = addr.into_connection_info()?;
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        match &self.tls {
+            Some(tls) => {
+                let certificates = tls.certificates().map_err(|error| Failure::Certificate(error.to_string()))?;
+                Ok(Client::build_with_tls(info, certificates)?)
+            }
+            None => Ok(Client::open(info)?),
+        }
+    }
+}
+
+/// A server as others name it.
+fn endpoint(host: &Reply, port: &Reply) -> Result<Endpoint, Failure> {
+    let port = u16::try_from(port.integer()?).map_err(|_| Failure::Garbled("a port that is none".into()))?;
+    Ok(Endpoint::Tcp { host: host.text()?.to_owned(), port })
+}
+
+/// The first answer that one of several servers gives.
+async fn ask(endpoints: &[Endpoint], login: &Login, arguments: &[&[u8]]) -> Result<Reply, Failure> {
+    let mut last = Failure::reply("CLUSTERDOWN no address");
+    for endpoint in endpoints {
+        let answer = match Channel::open(endpoint, login, PATIENCE).await {
+            Ok(mut channel) => channel.call(arguments).await,
+            Err(failure) => Err(failure),
+        };
+        match answer {
+            // A sentinel that does not know the service.
+            Ok(Reply::Nil) => last = Failure::reply("MASTERDOWN the sentinels know no such service"),
+            Ok(reply) => return Ok(reply),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
+}
+
+/// How often something was tried, and for how long it still is.
+struct Tries<'a> {
+    link: &'a Link,
+    /// How long a server that is silent is waited for.
+    silent_until: Instant,
+    /// How long one that answers with a reason is.
+    refused_until: Instant,
+    /// How long one that loads its data is.
+    loading_until: Instant,
+    pause: Duration,
+    /// When it was last told what is waited for.
+    told: Option<Instant>,
+}
+
+impl Tries<'_> {
+    fn new(link: &Link, wait: Duration) -> Tries<'_> {
+        let now = Instant::now();
+        Tries {
+            link,
+            silent_until: now + wait,
+            refused_until: now + link.outage_max,
+            loading_until: now + LOADING_MAX,
+            pause: PAUSE_MIN,
+            told: None,
+        }
+    }
+
+    /// Waits before the next try, ever longer; returns the failure if another try is of no use.
+    async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
+        let now = Instant::now();
+        let Some(reason) = failure.passing() else { return Err(failure) };
+        if failure.is_loading() {
+            // It is there, and at work: what comes after that is another outage.
+            self.refused_until = (now + self.link.outage_max).min(self.loading_until);
+            self.silent_until = self.refused_until;
+        }
+        let until = if matches!(failure, Failure::Lost(_)) { self.silent_until } else { self.refused_until };
+        if now + self.pause > until {
+            return Err(failure);
+        }
+        if self.pause == PAUSE_MAX && self.told.is_none_or(|told| now > told + TELL_AGAIN) {
+            self.told = Some(now);
+            self.tell(&failure, reason, until.saturating_duration_since(now)).await;
+        }
+        // A server that is away tells nobody when it is back: there is nothing to wait for but time.
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        Ok(())
+    }
+
+    async fn tell(&self, failure: &Failure, reason: &str, left: Duration) {
+        let address = &self.link.address;
+        if failure.is_loading()
+            && let Ok(reply) = self.link.ask_apart(&[b"INFO", b"persistence"]).await
+            && let Startup::Loading { percent, left } = loading::parse(&loading::text(&reply))
+        {
+            tracing::warn!(%address, percent, seconds_left = left.map(|left| left.as_secs()), "the database loads its data");
+            return;
+        }
+        tracing::warn!(%address, %failure, seconds_left = left.as_secs(), "waiting for the database: {reason}");
+    }
+}

@@ -1,0 +1,106 @@
+//! How a database is reached, and what is asked of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::transport::address::Address;
+use crate::transport::tls::Tls;
+
+/// The environment variable that holds the password of the own database where no file does. What other peers are told
+/// is never taken from it.
+pub const PASSWORD_VARIABLE: &str = "SKEIN_REDIS_PASSWORD";
+
+/// How a database is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Its address; see [`Address`].
+    #[serde(with = "text")]
+    pub url: Address,
+    /// File whose first line is the password; without one that of the own database comes from [`PASSWORD_VARIABLE`].
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Certificates, for addresses with `rediss`.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    /// Who computes.
+    #[serde(default)]
+    pub compute: Compute,
+    /// How long a database may be out of reach before what needs it fails.
+    #[serde(default = "default_outage", with = "humantime_serde")]
+    pub outage_max: Duration,
+    /// Use a server with known security holes all the same.
+    #[serde(default)]
+    pub allow_vulnerable: bool,
+}
+
+/// Who computes on the tensors of a database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// The database where it has the module, the host otherwise.
+    #[default]
+    Auto,
+    /// The database, which has to have the module.
+    Database,
+    /// The host: values are fetched, computed on and stored again.
+    Host,
+}
+
+fn default_outage() -> Duration {
+    Duration::from_secs(60)
+}
+
+/// A password that can not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read the password from `{}`", path.display())]
+pub struct PasswordError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl Options {
+    /// The defaults, for a database at `url`.
+    pub fn new(url: Address) -> Options {
+        Options {
+            url,
+            password_file: None,
+            tls: None,
+            compute: Compute::Auto,
+            outage_max: default_outage(),
+            allow_vulnerable: false,
+        }
+    }
+
+    /// The password in the file, if the options name one.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn password(&self) -> Result<Option<String>, PasswordError> {
+        match &self.password_file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|source| PasswordError { path: path.clone(), source })?;
+                Ok(text.lines().next().map(|line| line.trim().to_owned()))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+mod text {
+    //! Addresses as text.
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Address;
+
+    pub(super) fn serialize<S: Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

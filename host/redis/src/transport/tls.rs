@@ -1,0 +1,81 @@
+//! TLS with client certificates, for both of the clients.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use redis::{ClientTlsConfig, TlsCertificates};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use serde::{Deserialize, Serialize};
+
+/// Certificates as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The authority that signed the server's certificate.
+    pub ca: PathBuf,
+    /// The certificate that is shown to the server.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+}
+
+/// A certificate that can not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to use the certificate `{}`", path.display())]
+pub struct TlsError {
+    path: PathBuf,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Tls {
+    /// For the channel of tensors.
+    pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.ca)? {
+            roots.add(certificate).map_err(|error| failed(&self.ca, error))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| failed(&self.ca, error))?.with_root_certificates(roots);
+        let config = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => {
+                let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, error))?;
+                let chain = certificates(certificate)?;
+                builder.with_client_auth_cert(chain, secret).map_err(|error| failed(certificate, error))?
+            }
+            (None, None) => builder.with_no_client_auth(),
+            (Some(path), None) | (None, Some(path)) => {
+                return Err(failed(path, io::Error::other("a certificate and its key belong together")));
+            }
+        };
+        Ok(Arc::new(config))
+    }
+
+    /// For the connection of commands.
+    pub(crate) fn certificates(&self) -> Result<TlsCertificates, TlsError> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| failed(path, error));
+        let client_tls = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => {
+                Some(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
+            }
+            _ => None,
+        };
+        Ok(TlsCertificates { client_tls, root_cert: Some(read(&self.ca)?) })
+    }
+}
+
+fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(path, error))?;
+    let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|error| failed(path, error))?;
+    match certificates.is_empty() {
+        true => Err(failed(path, io::Error::other("there is no certificate in it"))),
+        false => Ok(certificates),
+    }
+}
+
+fn failed(path: &std::path::Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TlsError {
+    TlsError { path: path.to_owned(), source: error.into() }
+}

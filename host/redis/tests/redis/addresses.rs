@@ -1,0 +1,140 @@
+//! Addresses that lead to a server by way of others: Sentinel and Cluster, with real ones.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use skein_redis::{self, Options};
+use skein_store::State;
+
+use crate::scope;
+use crate::server::{Kind, Server};
+
+/// A port that was free a moment ago.
+fn port() -> String {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    socket.local_addr().expect("an address").port().to_string()
+}
+
+/// Sends a command until the server is up and gives the answer that is waited for.
+fn until(port: &str, words: &[&str], answer: &str) {
+    // `redis-cli` gives up where nobody listens yet, and asks again every now and then where somebody does.
+    for _ in 0..100 {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", port, "-r", "300", "-i", "0.05"]).args(words).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("`redis-cli` is installed");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let is_there = lines.map_while(Result::ok).any(|line| line.contains(answer));
+        child.kill().expect("it is a child");
+        child.wait().expect("it ends");
+        if is_there {
+            return;
+        }
+    }
+    panic!("{words:?} does not give {answer}");
+}
+
+fn check(url: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let options = Options::new(url.parse().expect("an address"));
+        let store = skein_redis::open(&options, scope(3)).await.unwrap_or_else(|error| panic!("{url}: {error:?}"));
+        let state = State::new(7, vec![1.0, 2.0, 3.0].into(), vec![]);
+        store.state.set_state(state.clone()).await.expect("a state");
+        store.state.put_round_metadata(7, b"note".to_vec()).await.expect("kept");
+        store.state.prune_before(8).await.expect("forgets");
+        let again = skein_redis::open(&options, scope(3)).await.expect("a database");
+        assert_eq!(again.state.state().await.expect("a state"), state);
+    });
+}
+
+#[test]
+fn sentinels_name_the_master() {
+    let (master, sentinel) = (port(), port());
+    let _master = Kind::Module.start(&["--port", &master]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("sentinel.conf");
+    std::fs::write(&config, format!("port {sentinel}\nsentinel monitor mine 127.0.0.1 {master} 1\n")).expect("written");
+    let _sentinel = Server::run(&[config.to_str().expect("a path"), "--sentinel"]);
+    until(&sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mine"], &master);
+    // The first of them is down.
+    check(&format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel}/mine"));
+}
+
+#[test]
+fn a_remote_master_that_sentinels_name_is_told_nothing_without_tls() {
+    let (master, sentinel) = (port(), port());
+    let _master = Kind::Plain.start(&["--port", &master]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("sentinel.conf");
+    // Not an address of the loopback network, although this machine answers there.
+    std::fs::write(&config, format!("port {sentinel}\nsentinel monitor mine 0.0.0.0 {master} 1\n")).expect("written");
+    let _sentinel = Server::run(&[config.to_str().expect("a path"), "--sentinel"]);
+    until(&sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mine"], "0.0.0.0");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let url = format!("redis+sentinel://127.0.0.1:{sentinel}/mine").parse().expect("an address");
+        let error = skein_redis::open(&Options::new(url), scope(3)).await.err().expect("it is refused").to_string();
+        assert!(error.contains(&format!("0.0.0.0:{master}")) && error.contains("without TLS"), "{error}");
+    });
+}
+
+/// Two nodes, of which the seed does not hold the peer's keys, or does.
+#[test]
+fn a_cluster_tells_the_node_that_holds_the_keys() {
+    let ports = [port(), port()];
+    let start = |kind: Kind, port: &str| {
+        kind.start(&["--port", port, "--cluster-enabled", "yes", "--cluster-port", &self::port()])
+    };
+    let _nodes = [start(Kind::Module, &ports[0]), start(Kind::Module, &ports[1])];
+    for port in &ports {
+        until(port, &["PING"], "PONG");
+    }
+    let command = |port: &str, words: &[&str]| {
+        let output =
+            Command::new("redis-cli").args(["-p", port]).args(words).output().expect("`redis-cli` is installed");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "OK", "{words:?}");
+    };
+    command(&ports[0], &["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]);
+    command(&ports[1], &["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]);
+    let bus = |index: usize| {
+        let output =
+            Command::new("redis-cli").args(["-p", &ports[index], "CLUSTER", "NODES"]).output().expect("an answer");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let address = text.split(' ').nth(1).expect("an address").to_owned();
+        address.rsplit_once('@').expect("a bus").1.split(',').next().expect("a port").to_owned()
+    };
+    command(&ports[0], &["CLUSTER", "MEET", "127.0.0.1", &ports[1], &bus(1)]);
+    for port in &ports {
+        until(port, &["CLUSTER", "INFO"], "cluster_state:ok");
+        until(port, &["CLUSTER", "INFO"], "cluster_known_nodes:2");
+    }
+    for seed in &ports {
+        check(&format!("redis+cluster://127.0.0.1:{seed}"));
+    }
+    keys_that_move_are_waited_for(&ports);
+}
+
+/// While its keys moved to another node, a peer's host ended.
+fn keys_that_move_are_waited_for(ports: &[String; 2]) {
+    let ask = |port: &str, words: &[&str]| {
+        let output = Command::new("redis-cli").args(["-p", port]).args(words).output().expect("an answer");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let keys: Vec<String> = ports.iter().map(|port| ask(port, &["KEYS", "*"])).collect();
+    let owner = usize::from(keys[0].is_empty());
+    let slot = ask(&ports[owner], &["CLUSTER", "KEYSLOT", keys[owner].lines().next().expect("a key")]);
+    let id = ask(&ports[1 - owner], &["CLUSTER", "MYID"]);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let url = format!("redis+cluster://127.0.0.1:{}", ports[0]).parse().expect("an address");
+        let store = skein_redis::open(&Options::new(url), scope(3)).await.expect("a database");
+        assert_eq!(ask(&ports[owner], &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id]), "OK");
+        // A key that is not there may be at the other node already.
+        let waiting = tokio::spawn(async move { store.state.round_metadata(99).await });
+        let is_asked = (0..2000).any(|_| ask(&ports[owner], &["INFO", "errorstats"]).contains("errorstat_ASK:"));
+        assert!(is_asked, "it never met a key that moves");
+        assert_eq!(ask(&ports[owner], &["CLUSTER", "SETSLOT", &slot, "STABLE"]), "OK");
+        assert_eq!(waiting.await.expect("it ends").expect("it stayed"), None);
+    });
+}

@@ -1,0 +1,105 @@
+//! Real servers, each in a folder of its own and with nothing but a Unix socket.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use skein_redis::{Address, Options};
+use tempfile::TempDir;
+
+/// Whether a server has the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Plain,
+    Module,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 2] = [Kind::Plain, Kind::Module];
+
+    /// Starts Debian's `redis-server` of this kind, with what `arguments` add.
+    pub(crate) fn start(self, arguments: &[&str]) -> Server {
+        Server::start(&self.arguments(arguments))
+    }
+
+    fn arguments(self, more: &[&str]) -> Vec<String> {
+        let own = match self {
+            Kind::Plain => Vec::new(),
+            Kind::Module => vec!["--loadmodule".to_owned(), module()],
+        };
+        own.into_iter().chain(more.iter().map(|argument| (*argument).to_owned())).collect()
+    }
+}
+
+/// The module, which is built together with these tests.
+fn module() -> String {
+    let own = std::env::current_exe().expect("a program");
+    let file = own.parent().expect("a folder").join(skein_redis_module::FILE_NAME);
+    file.to_str().expect("a path").to_owned()
+}
+
+/// A database server that ends with the test.
+pub(crate) struct Server {
+    dir: TempDir,
+    child: Child,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    fn start(arguments: &[String]) -> Server {
+        let dir = TempDir::new().expect("a folder");
+        let child = spawn(dir.path().join("redis.sock"), arguments);
+        Server { dir, child, arguments: arguments.to_vec() }
+    }
+
+    /// Runs the program with nothing but these arguments.
+    pub(crate) fn run(arguments: &[&str]) -> Server {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "redis-server"]).args(arguments);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("`redis-server` is installed");
+        Server { dir: TempDir::new().expect("a folder"), child, arguments: Vec::new() }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("redis.sock")
+    }
+
+    /// How to reach it. It may still be starting: that is what a first connection waits for.
+    pub(crate) fn options(&self) -> Options {
+        let url: Address = format!("unix://{}", self.socket().display()).parse().expect("an address");
+        Options::new(url)
+    }
+
+    /// Ends the server as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Ends it and starts it as another kind, at the same place.
+    pub(crate) fn become_kind(&mut self, kind: Kind) {
+        self.kill();
+        self.arguments = kind.arguments(&[]);
+        self.restart();
+    }
+
+    /// Starts it again in its folder, with what it saved there.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(self.socket(), &self.arguments);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(socket: PathBuf, arguments: &[String]) -> Child {
+    // A test that is killed takes its servers with it.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
+    command.args(["--dir"]).arg(socket.parent().expect("a folder")).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("`redis-server` is installed")
+}

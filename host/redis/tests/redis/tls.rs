@@ -1,0 +1,111 @@
+//! TLS with client certificates, against a real server.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use skein_redis::{self, Options, Tls};
+use skein_store::{State, StoreError};
+use tempfile::TempDir;
+
+use crate::server::Kind;
+use crate::{scope, shown};
+
+/// An authority and what it signs, as files.
+struct Authority {
+    dir: TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::default();
+        // Told apart by name from what it signs, which would look signed by itself otherwise.
+        params.distinguished_name.push(DnType::CommonName, "authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let issuer = CertifiedIssuer::self_signed(params, key).expect("a certificate");
+        let authority = Authority { dir: TempDir::new().expect("a folder"), issuer };
+        authority.write("ca.pem", &authority.issuer.pem());
+        authority
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Signs a certificate for this machine; gives the files of the certificate and its key.
+    fn sign(&self, name: &str) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("names");
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let certificate = self.write(&format!("{name}.pem"), &certificate.pem());
+        (certificate, self.write(&format!("{name}.key"), &key.serialize_pem()))
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path")
+}
+
+#[test]
+fn certificates_of_both_sides_have_to_fit() {
+    let (own, foreign) = (Authority::new(), Authority::new());
+    let (server_certificate, server_key) = own.sign("server");
+    let (certificate, key) = own.sign("client");
+    // A port that was free a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let port_text = port.to_string();
+    let ca = own.path("ca.pem");
+    let arguments = [
+        ["--tls-port", &port_text],
+        ["--tls-ca-cert-file", text(&ca)],
+        ["--tls-cert-file", text(&server_certificate)],
+        ["--tls-key-file", text(&server_key)],
+        ["--tls-auth-clients", "yes"],
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let _server = Kind::Module.start(&arguments.concat());
+        let url = format!("rediss://127.0.0.1:{port}").parse().expect("an address");
+        let options = |tls: Option<Tls>| Options { tls, allow_vulnerable: true, ..Options::new(url) };
+        let with = |ca: &Path, pair: Option<(&PathBuf, &PathBuf)>| Tls {
+            ca: ca.to_owned(),
+            certificate: pair.map(|(certificate, _)| certificate.clone()),
+            key: pair.map(|(_, key)| key.clone()),
+        };
+        let good = Options { tls: Some(with(&ca, Some((&certificate, &key)))), ..options(None) };
+        let store = skein_redis::open(&good, scope(70_000)).await.expect("certificates that fit");
+        let state = State::new(0, (0..70_000).map(|i| i as f32).collect::<Vec<_>>().into(), vec![]);
+        store.state.set_state(state.clone()).await.expect("a state");
+        let fresh = skein_redis::open(&good, scope(70_000)).await.expect("certificates that fit");
+        assert_eq!(fresh.state.state().await.expect("a state"), state, "tensors survive the way");
+
+        let (foreign_certificate, foreign_key) = foreign.sign("client");
+        for bad in [
+            with(&foreign.path("ca.pem"), Some((&certificate, &key))),
+            with(&ca, Some((&foreign_certificate, &foreign_key))),
+            with(&ca, None),
+        ] {
+            let refused = skein_redis::open(&Options { tls: Some(bad.clone()), ..good.clone() }, scope(1)).await;
+            let error = refused.err().unwrap_or_else(|| panic!("{bad:?} was accepted"));
+            assert!(matches!(error, StoreError::Certificate { .. }), "{bad:?}: {error:?}");
+        }
+        for (bad, expected) in [
+            (Some(with(&own.path("none.pem"), None)), "none.pem"),
+            (Some(with(&key, None)), "there is no certificate in it"),
+            (None, "belong together"),
+        ] {
+            let refused = skein_redis::open(&Options { tls: bad, ..good.clone() }, scope(1)).await;
+            let error = shown(&refused.err().expect("files that do not fit"));
+            assert!(error.contains(expected), "{error}");
+        }
+    });
+}

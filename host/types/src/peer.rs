@@ -1,0 +1,23 @@
+//! The name of a peer: its public key.
+
+use std::fmt;
+
+use crate::Digest;
+
+/// A peer's Ed25519 public key. Contributions are aggregated in the order of these.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub [u8; 32]);
+
+impl fmt::Display for PeerId {
+    /// 64 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Digest(self.0), f)
+    }
+}
+
+impl fmt::Debug for PeerId {
+    /// The first eight digits, which tell the peers of a job apart.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_string()[..8])
+    }
+}

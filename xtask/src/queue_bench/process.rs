@@ -1,0 +1,85 @@
+//! What the processes of the queue's benchmark do: one posts empty tasks, the others work them off until they are killed.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use skein_redis::queue::{Completion, Consumer, Delivery, Outcome, Pace, Place, Queue, Role, Task};
+use skein_redis::{Options, Scope};
+use skein_types::{Digest, PeerId};
+
+/// Tasks that one worker has at the same time: enough to keep its connection busy.
+const AT_ONCE: usize = 64;
+/// Short beats: the tasks of a killed worker go to another within the time of the benchmark.
+const PACE: Pace =
+    Pace { beat: Duration::from_millis(250), rest_min: Duration::from_millis(250), rest_max: Duration::from_secs(5) };
+const WAIT: Duration = Duration::from_secs(1);
+const ROUND: u64 = 1;
+
+/// Arguments of a process.
+#[derive(clap::Args)]
+pub(crate) struct Process {
+    /// The database.
+    #[arg(long)]
+    redis: String,
+    /// File with its password.
+    #[arg(long)]
+    password_file: PathBuf,
+    /// Post so many tasks, wait until all are done and check them; without this, work until killed.
+    #[arg(long)]
+    post: Option<u32>,
+}
+
+pub(crate) fn run(process: &Process) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let options =
+            Options { password_file: Some(process.password_file.clone()), ..Options::new(process.redis.parse()?) };
+        let scope = Scope { job: Digest([0xbe; 32]), peer: PeerId([1; 32]), values: 0 };
+        match process.post {
+            Some(count) => post(&options, scope, count).await,
+            None => work(&options, scope).await,
+        }
+    })
+}
+
+/// Posts tasks and prints how they ended, as one JSON object.
+async fn post(options: &Options, scope: Scope, count: u32) -> Result<()> {
+    let queue = Queue::open(options, scope).await?;
+    let tasks: Vec<Task> = (0..count).map(|index| Task { round: ROUND, index, note: String::new() }).collect();
+    let begun = Instant::now();
+    queue.post(ROUND, count, &tasks).await?;
+    let outcome = loop {
+        if let Some(outcome) = queue.wait(ROUND, WAIT).await? {
+            break outcome;
+        }
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    ensure!(outcome == Outcome::Done, "a task was lost to the dead letters: {outcome:?}");
+    let counted = queue.counted(ROUND).await?;
+    let figures = json!({
+        "tasks": count,
+        "seconds": seconds,
+        "tasks_per_second": f64::from(count) / seconds,
+        "tasks_counted": counted.tasks,
+        "count": counted.count,
+    });
+    println!("{figures}");
+    Ok(())
+}
+
+/// Takes tasks and says that they are done, many at the same time.
+async fn work(options: &Options, scope: Scope) -> Result<()> {
+    let place = Place { name: format!("bench-{}", std::process::id()), role: Role::Worker, pace: PACE };
+    let consumer = Consumer::join(options, scope, place).await.context("failed to join the queue")?;
+    loop {
+        let deliveries: Vec<Delivery> = consumer.next(AT_ONCE, WAIT).await?;
+        let completions = deliveries.iter().map(|delivery| consumer.complete(delivery));
+        for completion in futures_util::future::join_all(completions).await {
+            if completion? == Completion::Fenced {
+                eprintln!("a task was taken by another worker");
+            }
+        }
+    }
+}
