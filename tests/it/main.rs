@@ -8,12 +8,14 @@ mod build;
 mod harness;
 
 mod bad_input;
+mod circles;
 mod compile;
 mod databases;
 mod demo;
 mod formats;
 mod hosts;
 mod liars;
+mod logs;
 mod losses;
 mod manifests;
 mod normalization;

@@ -141,7 +141,7 @@ fn the_bar_of_a_run_stays_within_its_terminal() {
 /// A component that compiles for seconds: one module with many long functions. It is of no world, so it is refused in the
 /// end.
 fn slow_to_compile() -> Vec<u8> {
-    const FUNCTIONS: u32 = 700;
+    const FUNCTIONS: u32 = 2100;
     const STEPS: u32 = 1500;
     let body = |function: u32| {
         // One local of 32 bits, and its square added to a number again and again.

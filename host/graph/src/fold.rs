@@ -13,7 +13,7 @@ use crate::constant::{Constant, ElementType};
 use crate::dim;
 use crate::graph::{Graph, Type, ValueId};
 
-pub(crate) use shapes::{shape_range, sizes};
+pub(crate) use shapes::sizes;
 
 /// Largest result that is computed here and not by the engine: enough for shapes, biases, masks of small attention.
 const ELEMENTS_MAX: usize = 1 << 16;

@@ -1,17 +1,11 @@
-//! A graph while it is built: every node is checked, typed, simplified and shared as it comes in.
-//!
-//! There are no passes over a finished graph but one, which drops what no output needs. A node that equals an
-//! earlier one gives the earlier one's outputs; arithmetic on shapes turns into numbers; what does nothing vanishes.
+//! A graph: values, nodes, and what is known of them. How nodes are added is in `builder`.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::attributes::Attributes;
 use crate::constant::{Constant, ElementType};
 use crate::dim::{self, Dim, Shape};
-use crate::error::Reason;
-use crate::{fold, infer, simplify};
 
 /// A tensor of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,10 +66,11 @@ pub(crate) struct Graph {
     pub(crate) outputs: Vec<(String, ValueId)>,
     /// The node of the model that nodes are made for at the moment.
     pub(crate) origin: Arc<str>,
-    known_nodes: HashMap<String, Vec<ValueId>>,
+    /// Outputs of the nodes that are there, by all that makes them what they are.
+    pub(crate) known_nodes: HashMap<String, Vec<ValueId>>,
     known_constants: HashMap<Constant, ValueId>,
     /// Index of the node that computes a value.
-    producers: HashMap<ValueId, usize>,
+    pub(crate) producers: HashMap<ValueId, usize>,
 }
 
 impl Default for Graph {
@@ -170,36 +165,6 @@ impl Graph {
         id
     }
 
-    /// Adds an operation and gives its outputs, as many as the operator's inference finds.
-    pub(crate) fn push(
-        &mut self,
-        op: &'static str,
-        inputs: &[Option<ValueId>],
-        attributes: Attributes,
-    ) -> Result<Vec<ValueId>, Reason> {
-        let types = infer::types(self, op, inputs, &attributes)?;
-        if let Some(same) = simplify::same(self, op, inputs, &attributes, &types) {
-            return Ok(vec![same]);
-        }
-        if let Some(constant) = fold::constant(self, op, inputs, &attributes, &types) {
-            return Ok(vec![self.constant(constant)]);
-        }
-        let inputs = simplify::canonical(self, op, inputs, &types);
-        let mut key = String::with_capacity(64);
-        write!(key, "{op} {inputs:?} {attributes:?}").expect("writing to a string can not fail");
-        if let Some(outputs) = self.known_nodes.get(&key) {
-            return Ok(outputs.clone());
-        }
-        let sizes = fold::sizes(self, op, &inputs, &attributes);
-        let values = types.into_iter().map(|ty| Value { ty, constant: None, sizes: None, name: None });
-        let outputs: Vec<ValueId> = values.map(|value| self.add_value(value)).collect();
-        self.values[outputs[0].index()].sizes = sizes;
-        self.known_nodes.insert(key, outputs.clone());
-        self.producers.extend(outputs.iter().map(|id| (*id, self.nodes.len())));
-        self.nodes.push(Node { op, inputs, outputs: outputs.clone(), attributes });
-        Ok(outputs)
-    }
-
     /// Drops the nodes that no output needs.
     pub(crate) fn prune(&mut self) {
         let mut needed = vec![false; self.values.len()];
@@ -219,7 +184,7 @@ impl Graph {
         }
     }
 
-    fn add_value(&mut self, value: Value) -> ValueId {
+    pub(crate) fn add_value(&mut self, value: Value) -> ValueId {
         let id = ValueId::of_index(self.values.len());
         self.values.push(value);
         id

@@ -125,3 +125,9 @@ pub(crate) fn resolve_axis(axis: i64, rank: usize) -> Result<usize, Reason> {
 fn one(element: ElementType, shape: Shape) -> Result<Vec<Type>, Reason> {
     Ok(vec![Type::new(element, shape)])
 }
+
+/// The part of a shape that `Shape` returns.
+pub(crate) fn shape_range(rank: i64, attributes: &Attributes) -> (usize, usize) {
+    let clamp = |position: i64| (if position < 0 { position + rank } else { position }).clamp(0, rank) as usize;
+    (clamp(attributes.int("start", 0)), clamp(attributes.int("end", rank)))
+}

@@ -16,10 +16,11 @@
 //! # }
 //! ```
 //!
-//! Where things are: `proto` and [`Model`] read files; `opset` brings every node into one form; `graph` builds and
-//! simplifies (`infer`, `fold`, `simplify`); `tape` and `rules` differentiate; `export` writes.
+//! Where things are: `proto` and [`Model`] read files; `opset` brings every node into one form; `graph` and
+//! `builder` build and simplify (`infer`, `fold`, `simplify`); `tape` and `rules` differentiate; `export` writes.
 
 mod attributes;
+mod builder;
 mod constant;
 mod dim;
 mod error;
@@ -43,7 +44,7 @@ mod training;
 pub use constant::{Constant, ElementType};
 pub use dim::{Dim, Shape};
 pub use error::GraphError;
-pub use loss::Loss;
+pub use loss::{LOSSES, Loss, UnknownLoss};
 pub use lowering::{InputGradient, Layout, Lowering, PoolGradient, WeightGradient};
 pub use model::{ExternalData, Model, ReadExternal, Tensor, TensorKind, trained_file};
 pub use training::{EvaluationGraph, Options, TrainingGraph, is_frozen};

@@ -1,5 +1,7 @@
 //! What is minimized: the mean over the batch.
 
+use std::str::FromStr;
+
 use crate::attributes::Attributes;
 use crate::constant::{Constant, ElementType};
 use crate::dim::{Dim, Shape, text};
@@ -25,17 +27,28 @@ pub enum Loss {
     BinaryCrossEntropy,
 }
 
-impl Loss {
-    /// The loss of that name.
-    pub fn named(name: &str) -> Option<Loss> {
-        match name {
-            "cross-entropy" => Some(Loss::CrossEntropy { ignore_index: None }),
-            "mean-squared-error" => Some(Loss::MeanSquaredError),
-            "binary-cross-entropy" => Some(Loss::BinaryCrossEntropy),
-            _ => None,
-        }
-    }
+/// All losses, by the names that manifests and the command line know them by.
+pub const LOSSES: [(&str, Loss); 3] = [
+    ("cross-entropy", Loss::CrossEntropy { ignore_index: None }),
+    ("mean-squared-error", Loss::MeanSquaredError),
+    ("binary-cross-entropy", Loss::BinaryCrossEntropy),
+];
 
+/// There is no loss of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no loss `{0}`: choose {known}", known = LOSSES.map(|(name, _)| format!("`{name}`")).join(", "))]
+pub struct UnknownLoss(String);
+
+impl FromStr for Loss {
+    type Err = UnknownLoss;
+
+    fn from_str(name: &str) -> Result<Loss, UnknownLoss> {
+        let found = LOSSES.into_iter().find(|(known, _)| *known == name);
+        found.map(|(_, loss)| loss).ok_or_else(|| UnknownLoss(name.to_owned()))
+    }
+}
+
+impl Loss {
     /// Type of the labels for an output of the given shape.
     fn labels(self, output: &[Dim]) -> Result<Type, Reason> {
         let Loss::CrossEntropy { .. } = self else { return Ok(Type::new(ElementType::F32, output.to_vec())) };

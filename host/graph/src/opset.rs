@@ -8,10 +8,10 @@ mod spatial;
 
 use crate::attributes::{Attribute, Attributes};
 use crate::constant::{Constant, ElementType};
-use crate::error::Reason;
-use crate::graph::ValueId;
-use crate::model::SourceNode;
-use crate::tape::Tape;
+use crate::error::{GraphError, Reason};
+use crate::graph::{Type, ValueId};
+use crate::model::{Model, SourceNode};
+use crate::tape::{Names, Tape};
 
 /// A node of a model, and the values of its inputs.
 pub(crate) struct Call<'a> {
@@ -22,6 +22,40 @@ pub(crate) struct Call<'a> {
 }
 
 type Outputs = Result<Vec<ValueId>, Reason>;
+
+impl Tape {
+    /// Adds the model's inputs, constants and nodes. Parameters for which `is_trained` holds are active.
+    pub(crate) fn replay(&mut self, model: &Model, is_trained: impl Fn(&str) -> bool) -> Result<Names, GraphError> {
+        let mut names = Names::new();
+        for (name, ty) in &model.inputs {
+            names.insert(name.clone(), self.graph.input(name, ty.clone()));
+        }
+        for tensor in model.parameters().iter().chain(model.buffers()) {
+            let shape = tensor.initial.dims().iter().copied().map(Into::into).collect();
+            let id = self.graph.input(&tensor.name, Type::new(ElementType::F32, shape));
+            names.insert(tensor.name.clone(), id);
+        }
+        let trained = model.parameters().iter().filter(|tensor| is_trained(&tensor.name));
+        self.active = trained.map(|tensor| names[&tensor.name]).collect();
+        for (name, constant) in &model.constants {
+            names.insert(name.clone(), self.graph.constant(constant.clone()));
+        }
+        for node in &model.nodes {
+            let refuse = |reason| GraphError::node(&node.name, node.op, reason);
+            self.graph.origin = node.name.clone();
+            let find = |name: &String| match name.as_str() {
+                "" => Ok(None),
+                known => {
+                    names.get(known).copied().map(Some).ok_or_else(|| format!("nothing computes its input `{known}`"))
+                }
+            };
+            let inputs = node.inputs.iter().map(find).collect::<Result<Vec<_>, _>>().map_err(refuse)?;
+            let outputs = apply(self, model.opset, node, &inputs).map_err(refuse)?;
+            names.extend(node.outputs.iter().cloned().zip(outputs));
+        }
+        Ok(names)
+    }
+}
 
 /// Adds a model's node to the tape and gives its outputs.
 pub(crate) fn apply(tape: &mut Tape, opset: i64, node: &SourceNode, inputs: &[Option<ValueId>]) -> Outputs {

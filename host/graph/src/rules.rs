@@ -12,8 +12,10 @@ mod normalization;
 mod pooling;
 mod reduction;
 
+use std::collections::HashMap;
+
 use crate::attributes::Attributes;
-use crate::error::Reason;
+use crate::error::{GraphError, Reason};
 use crate::graph::ValueId;
 use crate::lowering::Layout;
 use crate::tape::{Step, Tape};
@@ -86,4 +88,66 @@ pub(crate) fn backward(tape: &mut Tape, step: &Step, gradients: &[Option<ValueId
 /// The gradient of the first input alone.
 fn first(gradient: Result<ValueId, Reason>) -> Gradients {
     gradient.map(|gradient| vec![Some(gradient)])
+}
+
+impl Tape {
+    /// Adds a step of the forward computation, by steps it is made of where it is no primitive.
+    pub(crate) fn apply(
+        &mut self,
+        op: &'static str,
+        inputs: &[Option<ValueId>],
+        attributes: Attributes,
+    ) -> Result<Vec<ValueId>, Reason> {
+        let (outputs, saved) = match forward(self, op, inputs, &attributes)? {
+            Forward::Composed(outputs) => return Ok(outputs),
+            Forward::Saved(outputs, saved) => (outputs, saved),
+            Forward::Plain => (self.graph.push(op, inputs, attributes.clone())?, vec![]),
+        };
+        self.keep(op, (inputs, &outputs), attributes, saved);
+        Ok(outputs)
+    }
+
+    /// [`apply`](Self::apply) for one output and inputs that are all there.
+    pub(crate) fn apply_one(
+        &mut self,
+        op: &'static str,
+        inputs: &[ValueId],
+        attributes: Attributes,
+    ) -> Result<ValueId, Reason> {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        Ok(self.apply(op, &inputs, attributes)?[0])
+    }
+
+    /// Gradients of `loss`, a number, with respect to `wanted`; none where it does not depend on one.
+    pub(crate) fn differentiate(
+        &mut self,
+        loss: ValueId,
+        wanted: &[ValueId],
+    ) -> Result<Vec<Option<ValueId>>, GraphError> {
+        let mut parts: HashMap<ValueId, Vec<ValueId>> = HashMap::new();
+        let one = self.graph.scalar(1.0);
+        let seed = self.graph.reshape_like(one, loss).map_err(GraphError::Request)?;
+        parts.insert(loss, vec![seed]);
+        for step in std::mem::take(&mut self.steps).into_iter().rev() {
+            let refuse = |reason| GraphError::node(&step.origin, step.op, reason);
+            self.graph.origin = step.origin.clone();
+            let mut gradients = Vec::with_capacity(step.outputs.len());
+            for output in &step.outputs {
+                gradients.push(self.total(parts.remove(output)).map_err(refuse)?);
+            }
+            if gradients.iter().all(Option::is_none) {
+                continue;
+            }
+            let found = backward(self, &step, &gradients).map_err(refuse)?;
+            for (input, gradient) in step.inputs.iter().zip(found) {
+                if let (Some(input), Some(gradient)) = (input, gradient)
+                    && self.active.contains(input)
+                {
+                    parts.entry(*input).or_default().push(gradient);
+                }
+            }
+        }
+        let totals = wanted.iter().map(|id| self.total(parts.remove(id)));
+        totals.collect::<Result<_, _>>().map_err(GraphError::Request)
+    }
 }

@@ -1,16 +1,15 @@
-//! Builds a graph from a model's nodes and remembers how, so that gradients can be led back along it.
+//! A graph that remembers how it was built, so that gradients can be led back along it. Nodes of a model come in through
+//! `opset`; what a step is made of, and its gradient, is in `rules`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::attributes::Attributes;
 use crate::constant::ElementType;
-use crate::error::{GraphError, Reason};
-use crate::graph::{Graph, Type, ValueId};
+use crate::dim::Dim;
+use crate::error::Reason;
+use crate::graph::{Graph, ValueId};
 use crate::lowering::Lowering;
-use crate::model::Model;
-use crate::rules::maps::Map;
-use crate::{opset, rules};
 
 /// What a graph is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +32,7 @@ pub(crate) struct Step {
     pub(crate) attributes: Attributes,
     /// Values that the forward rule keeps for the backward one.
     pub(crate) saved: Vec<ValueId>,
-    origin: Arc<str>,
+    pub(crate) origin: Arc<str>,
 }
 
 impl Step {
@@ -41,6 +40,21 @@ impl Step {
     pub(crate) fn input(&self, index: usize) -> Result<ValueId, Reason> {
         self.inputs.get(index).copied().flatten().ok_or_else(|| format!("input {index} is missing"))
     }
+}
+
+/// A tensor of the model in another layout, with the batch last.
+#[derive(Debug, Clone)]
+pub(crate) struct Map {
+    /// `[C, positions, N]`
+    pub(crate) value: ValueId,
+    pub(crate) channels: i64,
+    /// Sizes behind the channels in the model's own layout; none for `[N, C]`.
+    pub(crate) sizes: Vec<i64>,
+    pub(crate) batch: Dim,
+    /// Whether it is an input of the model, which has no gradient.
+    pub(crate) is_input: bool,
+    /// A map of one position that this one repeats, and how often.
+    pub(crate) repeats: Option<(ValueId, i64)>,
 }
 
 /// A graph, how it was built, and what training adds to it.
@@ -53,8 +67,8 @@ pub(crate) struct Tape {
     /// Values of the model that are there in another layout.
     pub(crate) maps: HashMap<ValueId, Map>,
     /// Values that depend on a parameter, as far as steps have been recorded.
-    active: HashSet<ValueId>,
-    steps: Vec<Step>,
+    pub(crate) active: HashSet<ValueId>,
+    pub(crate) steps: Vec<Step>,
     recorded: HashSet<ValueId>,
 }
 
@@ -73,54 +87,6 @@ impl Tape {
             steps: Vec::new(),
             recorded: HashSet::new(),
         }
-    }
-
-    /// Adds the model's inputs, constants and nodes. Parameters for which `is_trained` holds are active.
-    pub(crate) fn replay(&mut self, model: &Model, is_trained: impl Fn(&str) -> bool) -> Result<Names, GraphError> {
-        let mut names = Names::new();
-        for (name, ty) in &model.inputs {
-            names.insert(name.clone(), self.graph.input(name, ty.clone()));
-        }
-        for tensor in model.parameters().iter().chain(model.buffers()) {
-            let shape = tensor.initial.dims().iter().copied().map(Into::into).collect();
-            let id = self.graph.input(&tensor.name, Type::new(ElementType::F32, shape));
-            names.insert(tensor.name.clone(), id);
-        }
-        let trained = model.parameters().iter().filter(|tensor| is_trained(&tensor.name));
-        self.active = trained.map(|tensor| names[&tensor.name]).collect();
-        for (name, constant) in &model.constants {
-            names.insert(name.clone(), self.graph.constant(constant.clone()));
-        }
-        for node in &model.nodes {
-            let refuse = |reason| GraphError::node(&node.name, node.op, reason);
-            self.graph.origin = node.name.clone();
-            let find = |name: &String| match name.as_str() {
-                "" => Ok(None),
-                known => {
-                    names.get(known).copied().map(Some).ok_or_else(|| format!("nothing computes its input `{known}`"))
-                }
-            };
-            let inputs = node.inputs.iter().map(find).collect::<Result<Vec<_>, _>>().map_err(refuse)?;
-            let outputs = opset::apply(self, model.opset, node, &inputs).map_err(refuse)?;
-            names.extend(node.outputs.iter().cloned().zip(outputs));
-        }
-        Ok(names)
-    }
-
-    /// Adds a step of the forward computation, by steps it is made of where it is no primitive.
-    pub(crate) fn apply(
-        &mut self,
-        op: &'static str,
-        inputs: &[Option<ValueId>],
-        attributes: Attributes,
-    ) -> Result<Vec<ValueId>, Reason> {
-        let (outputs, saved) = match rules::forward(self, op, inputs, &attributes)? {
-            rules::Forward::Composed(outputs) => return Ok(outputs),
-            rules::Forward::Saved(outputs, saved) => (outputs, saved),
-            rules::Forward::Plain => (self.graph.push(op, inputs, attributes.clone())?, vec![]),
-        };
-        self.keep(op, (inputs, &outputs), attributes, saved);
-        Ok(outputs)
     }
 
     /// Adds a step as it is, whatever other rules would make of it.
@@ -148,7 +114,7 @@ impl Tape {
         self.keep(op, (&inputs, &[output]), attributes, saved);
     }
 
-    fn keep(
+    pub(crate) fn keep(
         &mut self,
         op: &'static str,
         (inputs, outputs): (&[Option<ValueId>], &[ValueId]),
@@ -165,57 +131,13 @@ impl Tape {
         }
     }
 
-    /// [`apply`](Self::apply) for one output and inputs that are all there.
-    pub(crate) fn apply_one(
-        &mut self,
-        op: &'static str,
-        inputs: &[ValueId],
-        attributes: Attributes,
-    ) -> Result<ValueId, Reason> {
-        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
-        Ok(self.apply(op, &inputs, attributes)?[0])
-    }
-
     /// Whether a value depends on a parameter that is trained.
     pub(crate) fn is_active(&self, id: ValueId) -> bool {
         self.active.contains(&id)
     }
 
-    /// Gradients of `loss`, a number, with respect to `wanted`; none where it does not depend on one.
-    pub(crate) fn differentiate(
-        &mut self,
-        loss: ValueId,
-        wanted: &[ValueId],
-    ) -> Result<Vec<Option<ValueId>>, GraphError> {
-        let mut parts: HashMap<ValueId, Vec<ValueId>> = HashMap::new();
-        let one = self.graph.scalar(1.0);
-        let seed = self.graph.reshape_like(one, loss).map_err(GraphError::Request)?;
-        parts.insert(loss, vec![seed]);
-        for step in std::mem::take(&mut self.steps).into_iter().rev() {
-            let refuse = |reason| GraphError::node(&step.origin, step.op, reason);
-            self.graph.origin = step.origin.clone();
-            let mut gradients = Vec::with_capacity(step.outputs.len());
-            for output in &step.outputs {
-                gradients.push(self.total(parts.remove(output)).map_err(refuse)?);
-            }
-            if gradients.iter().all(Option::is_none) {
-                continue;
-            }
-            let found = rules::backward(self, &step, &gradients).map_err(refuse)?;
-            for (input, gradient) in step.inputs.iter().zip(found) {
-                if let (Some(input), Some(gradient)) = (input, gradient)
-                    && self.active.contains(input)
-                {
-                    parts.entry(*input).or_default().push(gradient);
-                }
-            }
-        }
-        let totals = wanted.iter().map(|id| self.total(parts.remove(id)));
-        totals.collect::<Result<_, _>>().map_err(GraphError::Request)
-    }
-
     /// The sum of what came from all uses of a value.
-    fn total(&mut self, parts: Option<Vec<ValueId>>) -> Result<Option<ValueId>, Reason> {
+    pub(crate) fn total(&mut self, parts: Option<Vec<ValueId>>) -> Result<Option<ValueId>, Reason> {
         match parts.as_deref() {
             None | Some([]) => Ok(None),
             Some([only]) => Ok(Some(*only)),

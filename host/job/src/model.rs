@@ -14,7 +14,7 @@ use crate::data::SampleKind;
 use crate::manifest::model::{Init, Network};
 use crate::manifest::{self, Manifest};
 
-pub use onnx::{Graph, GraphInput, Graphs, convolutional, loss, read};
+pub use onnx::{Graph, GraphInput, Graphs, convolutional, read};
 
 /// Everything that a job needs to know of its model.
 pub struct Model {

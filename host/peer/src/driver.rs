@@ -26,7 +26,6 @@ use skein_store::{Aggregate, Average, Head, PeerStore, Ports, State, StoreError,
 use skein_types::Digest;
 use skein_types::PeerId;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::log::{Log, OwnContribution};
@@ -203,10 +202,12 @@ impl Peer {
     ///
     /// # Errors
     /// A function failed, the peers are out of step, or too few of them are left.
+    #[tracing::instrument(level = "debug", name = "round", skip_all, fields(round = number))]
     pub async fn round(&mut self, number: u64) -> Result<RoundEnd> {
         let mut phases = Phases::default();
         let head = state_before(&*self.store.state, number).await?;
         let (average, evaluation) = self.contribute(number, &mut phases).await?;
+        tracing::debug!(samples = average.samples, loss = average.loss, "computed");
 
         let mut round = self.open_round(number, &head, average, evaluation).await?;
         let mut applied = None;
@@ -221,6 +222,7 @@ impl Peer {
                     self.wait(&mut round, until).await?;
                 }
                 Step::Vote(vote) => {
+                    tracing::debug!(held = vote.held.len(), charged = vote.charged.len(), "votes");
                     // What owners did not give until now is asked of others from here on.
                     self.neighbours.stop_asking();
                     let is_new = !self.log.has(number, Kind::Vote);
@@ -240,6 +242,7 @@ impl Peer {
                     };
                     // Peers that hear the check go on, and forget what this one would need to apply the round before once
                     // more.
+                    tracing::debug!(state = %report.state_hash, absent = ?agreement.absent, "applied");
                     self.log.wait_for_checkpoint(number - 1).await;
                     self.publish(&round, Kind::Check, report.state_hash.0.to_vec()).await?;
                     round.applied(self.clock.elapsed(), report.state_hash);
@@ -383,10 +386,11 @@ impl Peer {
         }
         let (function, faults) = (self.prepared.aggregate.clone(), self.job.train.faults);
         let account = self.pool.account(Purpose::Aggregate);
-        let mut task = JoinSet::new();
-        let call = async move { account.book(function.aggregate(contributions, faults)).await };
-        self.pool.spawn(&mut task, call);
-        let aggregated = task.join_next().await.context("one task was spawned")??;
+        let call = async move {
+            let place = function.place().await;
+            account.book(function.aggregate(place, contributions, faults)).await
+        };
+        let aggregated = self.pool.run(call).await?;
         Ok(Aggregate::Values(aggregated.with_context(|| refused(number, agreement))?.values.into()))
     }
 

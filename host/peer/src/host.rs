@@ -13,8 +13,10 @@ use skein_redis::queue::{Consumer, Queue, Role};
 use skein_store::{Head, PeerStore, StateStore, StoreError};
 use skein_types::PeerId;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use self::config::Config;
+use crate::bundle::JobBundle;
 use crate::checkpoint::{self, Checkpoint, decode_progress, hash_of};
 use crate::compute::{Compute, Queued};
 use crate::driver::PeerConfig;
@@ -24,7 +26,6 @@ use crate::pool::FunctionPool;
 use crate::prepare::{PreparedJob, Tools};
 use crate::report::Summary;
 use crate::run::Run;
-use crate::worker::bundle::JobBundle;
 use crate::worker::{self, QueueWorker};
 
 /// Makes the job ready that a configuration names, for the peers of its roster.
@@ -98,7 +99,8 @@ pub async fn run(
         stop.send_replace(true);
         summary
     };
-    let work = async { worker.run(stopped).await.context("the host's own worker failed") };
+    let span = tracing::debug_span!("worker", job = %job.digest, peer = ?me);
+    let work = async { worker.run(stopped).instrument(span).await.context("the host's own worker failed") };
     let (summary, _) = tokio::try_join!(run, work)?;
     Ok(summary)
 }

@@ -15,6 +15,7 @@
 //! | [`engines`] | what computes graphs on this machine |
 //! | [`pool`] | threads for functions, and the account of what they use |
 //! | [`compute`] | the batches of a round, computed in this process or through the queue |
+//! | [`bundle`] | what a host and its workers tell each other |
 //! | [`worker`] | gradient calls for a peer, in any process |
 //! | [`driver`] | one peer's side of a round |
 //! | [`evaluation`] | how good parameters are |
@@ -23,6 +24,7 @@
 //! | [`checkpoint`], [`export`] | the state on disk, and the trained model for other programs |
 //! | [`events`], [`report`], [`phases`] | what a run tells while it goes on and at its end |
 
+pub mod bundle;
 pub mod checkpoint;
 pub mod compute;
 pub mod driver;

@@ -1,17 +1,18 @@
-//! Where functions run: threads of their own, a gate that bounds how many run, a ledger of what they used.
+//! Where functions run: threads of their own, and a ledger of what they used. How many run at the same time is bounded by
+//! the runtime, which gives each call its place.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use serde::Serialize;
 use skein_runtime::{Call, CallError, Usage};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 /// Threads for guests, apart from those that serve peers: a busy guest holds up no record and no timer.
 pub struct FunctionPool {
-    runtime: Option<tokio::runtime::Runtime>,
-    gate: Arc<Semaphore>,
+    threads: Option<tokio::runtime::Runtime>,
     ledger: Arc<Mutex<Ledger>>,
     concurrency: usize,
 }
@@ -56,14 +57,13 @@ impl FunctionPool {
     /// # Errors
     /// The threads can not be started.
     pub fn start(concurrency: usize) -> std::io::Result<FunctionPool> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
+        let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(concurrency)
-            .thread_name("skein-worker")
+            .thread_name("skein-function")
             // Gradients go to a database from the thread that computed them.
             .enable_all()
             .build()?;
-        let gate = Arc::new(Semaphore::new(concurrency));
-        Ok(FunctionPool { runtime: Some(runtime), gate, ledger: Arc::default(), concurrency })
+        Ok(FunctionPool { threads: Some(threads), ledger: Arc::default(), concurrency })
     }
 
     /// Functions that run at the same time.
@@ -71,17 +71,20 @@ impl FunctionPool {
         self.concurrency
     }
 
-    /// Runs `task` on the workers' threads as part of `set`, once one is free: what it makes before it calls a
-    /// function, such as a batch, exists only for as many tasks as run.
+    /// Runs `task` on the pool's threads as part of `set`, in the span that is open here.
     pub fn spawn<T: Send + 'static>(&self, set: &mut JoinSet<T>, task: impl Future<Output = T> + Send + 'static) {
-        let gate = self.gate.clone();
-        let runtime = self.runtime.as_ref().expect("it is taken in `drop` only");
-        let task = async move {
-            // A call holds its place no longer than its wall clock allows, so the wait is bounded.
-            let _place = gate.acquire_owned().await;
-            task.await
-        };
-        set.spawn_on(task, runtime.handle());
+        let threads = self.threads.as_ref().expect("it is taken in `drop` only");
+        set.spawn_on(task.in_current_span(), threads.handle());
+    }
+
+    /// Runs `task` on the pool's threads and waits for it.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub async fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        let mut set = JoinSet::new();
+        self.spawn(&mut set, task);
+        set.join_next().await.context("one task was spawned")?.context("a call was lost")
     }
 
     /// What was used so far.
@@ -97,9 +100,9 @@ impl FunctionPool {
 
 impl Drop for FunctionPool {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(threads) = self.threads.take() {
             // Guests that still run are dropped at their next tick; nobody waits for them.
-            runtime.shutdown_background();
+            threads.shutdown_background();
         }
     }
 }

@@ -14,6 +14,7 @@ use skein_types::Digest;
 use skein_types::PeerId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tracing::Instrument;
 
 use crate::checkpoint::{self, Checkpoint, hash_of};
 use crate::driver::log::OwnContribution;
@@ -53,6 +54,7 @@ impl Run {
     /// # Errors
     /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The last
     /// checkpoint stays.
+    #[tracing::instrument(level = "debug", name = "job", skip_all, fields(job = %self.prepared.job.digest))]
     pub async fn to_end(self, events: &mut Sink<'_>, shutdown: impl Future<Output = ()>) -> Result<Summary> {
         let Run { prepared, pool, peers: configs, start, out, hint } = self;
         let job = prepared.job.clone();
@@ -82,9 +84,11 @@ impl Run {
         let mut peers = JoinSet::new();
         for config in configs {
             let store = config.store.clone();
+            let id = config.identity.id();
             let peer = Peer::start(prepared.clone(), pool.clone(), config).await?;
             session.awaited.push(peer.awaited());
-            peers.spawn(run_peer(peer, store, start.clone(), job.train.rounds, sender.clone()));
+            let run = run_peer(peer, store, start.clone(), job.train.rounds, sender.clone());
+            peers.spawn(run.instrument(tracing::debug_span!("peer", peer = ?id)));
         }
         drop(sender);
 

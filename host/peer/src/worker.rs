@@ -1,6 +1,5 @@
 //! Gradient calls for a peer, by whoever has time: the host itself, and any `skein worker` that reaches its database.
 
-pub mod bundle;
 mod pause;
 mod width;
 
@@ -8,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use skein_redis::queue::{Completion, Consumer, Delivery, Pace, Place, Role};
 use skein_runtime::gradient::{Batch, Gradient, GradientFunction, Parameters};
 use skein_runtime::{Call, Usage};
@@ -17,9 +16,11 @@ use skein_types::Layout;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use self::pause::Pause;
 use self::width::Width;
+use crate::bundle::{TaskPayload, decode_batch};
 use crate::compute::accumulate;
 use crate::pool::{FunctionPool, Purpose};
 
@@ -39,15 +40,6 @@ pub fn place(role: Role) -> Result<Place> {
     getrandom::fill(&mut bytes).context("the operating system gave no random bytes")?;
     let name = format!("{}-{}", std::process::id(), hex::encode(bytes));
     Ok(Place { name, role, pace: PACE })
-}
-
-/// What a task says beside its round and number.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct TaskPayload {
-    /// Name of the batch's bytes.
-    pub(crate) batch: String,
-    /// Batches of the round.
-    pub(crate) leaves: u32,
 }
 
 /// A worker at the queue of one peer.
@@ -112,7 +104,7 @@ impl QueueWorker {
             let pause = progress.pause.until(Instant::now());
             if asking.is_empty() && free > 0 && pause.is_none() && !*stop.borrow() {
                 let worker = worker.clone();
-                asking.spawn(async move { worker.consumer.next(free, IDLE).await });
+                asking.spawn(async move { worker.consumer.next(free, IDLE).await }.in_current_span());
             }
             let pause_ends = async {
                 match pause {
@@ -125,7 +117,7 @@ impl QueueWorker {
                 Some(ended) = running.join_next() => worker.note(ended?, &mut progress).await,
                 Some(deliveries) = asking.join_next() => for delivery in deliveries?? {
                     let worker = worker.clone();
-                    running.spawn(async move { worker.carry_out(delivery).await });
+                    running.spawn(async move { worker.carry_out(delivery).await }.in_current_span());
                 },
                 () = pause_ends => {}
             }
@@ -167,6 +159,12 @@ impl QueueWorker {
         }
     }
 
+    #[tracing::instrument(
+        level = "debug",
+        name = "batch",
+        skip_all,
+        fields(round = delivery.task.round, index = delivery.task.index)
+    )]
     async fn carry_out(self: Arc<Self>, delivery: Delivery) -> Ended {
         let mut usage = None;
         let result = self.compute(&delivery, &mut usage).await;
@@ -190,7 +188,7 @@ impl QueueWorker {
         let bytes = self.consumer.queue().get(&payload.batch).await?;
         let bytes = bytes.with_context(|| format!("the database does not have `{}`", payload.batch))?;
         let parameters = Parameters { layout: self.layout.clone(), values: values.buffer() };
-        let batch = bundle::decode_batch(&bytes)?;
+        let batch = decode_batch(&bytes)?;
         let gradient = self.call(parameters, batch, usage).await?;
         accumulate(&*self.store.sums, task.round, (task.index, payload.leaves), &gradient).await?;
         Ok(self.consumer.complete(delivery).await?)
@@ -199,19 +197,18 @@ impl QueueWorker {
     /// Calls the function on the pool's threads.
     async fn call(&self, parameters: Parameters, batch: Batch, usage: &mut Option<Usage>) -> Result<Gradient> {
         let (function, account) = (self.gradient.clone(), self.pool.account(Purpose::Gradient));
-        let mut calls = JoinSet::new();
         let call = async move {
             let mut used = None;
+            let place = function.place().await;
             let call = async {
-                let Call { result, usage } = function.compute(parameters, batch).await;
+                let Call { result, usage } = function.compute(place, parameters, batch).await;
                 used = Some(usage);
                 Call { result, usage }
             };
             let result = account.book(call).await;
             (result, used)
         };
-        self.pool.spawn(&mut calls, call);
-        let (result, used) = calls.join_next().await.context("one call was started")??;
+        let (result, used) = self.pool.run(call).await?;
         *usage = used;
         Ok(result?)
     }

@@ -56,6 +56,7 @@ impl Progress {
 
     /// Takes in the loss of an evaluation; `true` when training shall stop.
     pub fn observe(&mut self, options: &Options, loss: f64) -> bool {
+        assert!(!loss.is_nan(), "a loss that is agreed on is a number");
         if let Some(rule) = &options.reduce_on_plateau {
             self.observe_plateau(rule, loss);
         }

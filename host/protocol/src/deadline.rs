@@ -29,6 +29,7 @@ pub struct Deadline {
 impl Deadline {
     /// Knows nothing yet, so it waits as long as the bounds allow.
     pub fn new(options: Options) -> Deadline {
+        assert!(options.min <= options.max, "the bounds are in order");
         Deadline { options, arrivals: VecDeque::with_capacity(ROUNDS) }
     }
 

@@ -114,7 +114,12 @@ pub struct Round {
 
 impl Round {
     /// Begins to gather. `presence` is what [`Round::presence`] gave at the end of the round before.
+    ///
+    /// # Panics
+    /// When this peer is not in the roster.
     pub fn new(me: PeerId, context: Context, presence: Presence, waits: Waits) -> Round {
+        assert!(context.roster.contains(&me), "this peer is in the roster");
+        assert!(waits.wait <= waits.wait_max, "the wait without which a round cannot be finished is the longest");
         Round {
             me,
             context,
@@ -204,12 +209,14 @@ impl Round {
                 self.checks.insert(peer, Digest(state));
             }
         }
-        self.seen.insert((peer, kind), record.hash());
+        let before = self.seen.insert((peer, kind), record.hash());
+        assert!(before.is_none(), "the first record of a kind counts");
         Ok(Received::Taken)
     }
 
     /// The contribution of `peer` is stored here; it has the announced hash, the right length and finite values.
     pub fn hold(&mut self, now: Duration, peer: PeerId) {
+        assert!(self.context.roster.contains(&peer), "contributions are of members");
         self.held.insert(peer);
         self.settle(now, peer);
     }
@@ -221,6 +228,7 @@ impl Round {
 
     /// `peer` did what no honest peer does. The first charge is kept.
     pub fn charge(&mut self, now: Duration, peer: PeerId, charge: Charge) {
+        assert!(self.context.roster.contains(&peer), "charges are against members");
         self.charges.entry(peer).or_insert(charge);
         self.settle(now, peer);
     }
@@ -273,7 +281,8 @@ impl Round {
 
     /// The agreement was aggregated and applied, which gave this state. Publish it as a [`Kind::Check`].
     pub fn applied(&mut self, now: Duration, state: Digest) {
-        self.checks.insert(self.me, state);
+        let before = self.checks.insert(self.me, state);
+        assert!(before.is_none_or(|before| before == state), "a round is applied once");
         if let Phase::Agreed(_) = self.phase {
             self.phase = Phase::Checking { deadline: now + self.waits.wait };
         }
@@ -314,6 +323,8 @@ impl Round {
         let sound = self.held.iter().filter(|peer| !self.charges.contains_key(peer));
         let held = sound.filter_map(|peer| Some((*peer, self.announced.get(peer)?.0))).collect();
         let vote = Vote { held, charged: self.charges.keys().copied().collect() };
+        assert!(vote.held.is_sorted_by(|a, b| a.0 < b.0), "one entry for each peer, in their order");
+        assert!(vote.held.iter().all(|(peer, _)| self.context.roster.contains(peer)), "votes are for members");
         Ok(Step::Vote(vote))
     }
 
@@ -386,6 +397,8 @@ impl Round {
         let absent = self.context.roster.iter().filter(|peer| !peers.contains_key(peer));
         let absent = absent.map(|peer| (*peer, self.absence(peer))).collect();
         let agreement = Agreement { peers, absent };
+        assert!(agreement.peers.keys().all(|peer| self.held.contains(peer)), "what is agreed on is here");
+        assert_eq!(agreement.peers.len() + agreement.absent.len(), self.context.roster.len(), "every member is in it");
         self.phase = Phase::Agreed(agreement.clone());
         Ok(Step::Aggregate(agreement))
     }

@@ -12,9 +12,9 @@ use std::ptr::null;
 use crate::api::{self, BeginSearch, Keyword, RawCommandInfo, RawContext, RawInfoVersion, RawKeySpec, RawString, api};
 use crate::arguments::Arguments;
 use crate::context::Context;
+use crate::counters;
 use crate::failure::Failure;
 use crate::guard::guarded;
-use crate::info;
 use crate::reply::{Reply, send_failure};
 use crate::work::{Work, start};
 
@@ -175,7 +175,7 @@ unsafe extern "C" fn call<C: Command>(raw: *mut RawContext, argv: *mut *mut RawS
     let Some(answer) = answer.unwrap_or(Some(Err(Failure::Internal))) else {
         return api::OK;
     };
-    info::count(&answer);
+    counters::count(&answer);
     // SAFETY: the context is that of this call, which was not answered yet.
     guarded(|| unsafe {
         match &answer {

@@ -40,6 +40,7 @@ mod buffer;
 mod command;
 mod commands;
 mod context;
+mod counters;
 mod failure;
 mod guard;
 mod info;

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use crate::api::{self, RawContext, RawDigest, RawIo, RawString, RawType, TypeMethods, api};
 use crate::buffer::Buffer;
 use crate::guard::guarded;
-use crate::tensor::Tensor;
 
 /// Version of how values are saved; it is the first thing written of each.
 const FORMAT: u64 = 1;
@@ -147,11 +146,10 @@ pub(crate) struct Rewrite {
 }
 
 impl Rewrite {
-    /// `SKEIN.SET`, which says all of a tensor.
-    pub(crate) fn tensor(&mut self, tensor: &Tensor) {
-        let bytes = tensor.values.bytes();
-        let shape: Vec<String> = tensor.shape.iter().map(u32::to_string).collect();
-        let version = tensor.version.cast_signed();
+    /// `SKEIN.SET`, which says all of a tensor: its version, the bytes of its values and its shape.
+    pub(crate) fn tensor(&mut self, version: u64, bytes: &[u8], shape: &[u32]) {
+        let shape: Vec<String> = shape.iter().map(u32::to_string).collect();
+        let version = version.cast_signed();
         let strings: Vec<*mut RawString> = shape.iter().map(|text| create_string(text.as_bytes())).collect();
         // SAFETY: the format names a string, a number, a buffer with its length and a vector with its length.
         unsafe {

@@ -93,7 +93,7 @@ impl Value for Arc<Tensor> {
     }
 
     fn rewrite(&self, rewrite: &mut Rewrite) {
-        rewrite.tensor(self);
+        rewrite.tensor(self.version, self.values.bytes(), &self.shape);
     }
 
     fn memory(&self) -> usize {

@@ -14,9 +14,9 @@ use std::time::Duration;
 use crate::api::{RawBlocked, RawContext, RawString, api};
 use crate::arguments::Arguments;
 use crate::context::Context;
+use crate::counters;
 use crate::failure::Failure;
 use crate::guard::guarded;
-use crate::info;
 use crate::pool::pool;
 use crate::reply::{Reply, send_failure};
 
@@ -100,7 +100,7 @@ fn commit(context: &Context<'_>, arguments: Arguments<'_>, work: &mut dyn Work) 
         }
         Turn::Unchanged(reply) => reply,
     };
-    info::count_values(work.values());
+    counters::count_values(work.values());
     Ok(Some(reply))
 }
 
@@ -209,7 +209,7 @@ impl Client {
     }
 
     fn answer(&mut self, answer: &Result<Reply, Failure>) {
-        info::count(answer);
+        counters::count(answer);
         self.answered = true;
         // SAFETY: replies of a blocked client's own context need no lock.
         unsafe {

@@ -129,8 +129,13 @@ async fn warm_call() -> String {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..20_000 {
         let begun = Instant::now();
-        let call =
-            function.compute(Parameters::default(), Batch { samples: 1, tensors: Vec::new(), noise_seed: 0 }).await;
+        let call = function
+            .compute(
+                function.place().await,
+                Parameters::default(),
+                Batch { samples: 1, tensors: Vec::new(), noise_seed: 0 },
+            )
+            .await;
         ours.push(begun.elapsed());
         call.result.expect("an empty gradient of an empty model");
 
@@ -161,7 +166,8 @@ async fn trimmed_mean_in_wasm() -> String {
     let (mut wasm, mut native) = (Vec::new(), Vec::new());
     for _ in 0..7 {
         let begun = Instant::now();
-        let aggregated = function.aggregate(contributions.clone(), 2).await.result.expect("an aggregate");
+        let aggregated =
+            function.aggregate(function.place().await, contributions.clone(), 2).await.result.expect("an aggregate");
         wasm.push(begun.elapsed());
 
         let begun = Instant::now();
@@ -223,7 +229,9 @@ async fn two_batches() -> String {
 
 fn spawn(function: &GradientFunction, parameters: &Parameters, batch: &Batch) -> tokio::task::JoinHandle<()> {
     let (function, parameters, batch) = (function.clone(), parameters.clone(), batch.clone());
-    tokio::spawn(async move { drop(function.compute(parameters, batch).await.result.expect("a gradient")) })
+    tokio::spawn(async move {
+        drop(function.compute(function.place().await, parameters, batch).await.result.expect("a gradient"));
+    })
 }
 
 fn noise(seed: u32, len: usize) -> Vec<f32> {

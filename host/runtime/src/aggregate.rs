@@ -9,9 +9,9 @@ use wasmtime::component::Resource;
 use crate::capability::bindings::{AggregatePre, aggregation};
 use crate::capability::{HostContribution, HostSink, Input, State};
 use crate::error::{CallError, LoadError};
+use crate::function::Function;
 use crate::invoke::{About, Call, Loaded};
-use crate::options::Function;
-use crate::runtime::Runtime;
+use crate::runtime::{Place, Runtime};
 use crate::world::World;
 
 /// One peer's contribution. Cloning shares the values.
@@ -53,12 +53,17 @@ impl Runtime {
 }
 
 impl AggregateFunction {
+    /// Waits for a place to run in: without one a call would find the runtime full.
+    pub async fn place(&self) -> Place {
+        self.loaded.place().await
+    }
+
     /// Aggregates contributions of one length, in the order of their peers' keys, of which up to `faults` may be
     /// arbitrary.
     ///
     /// # Panics
     /// When the contributions differ in length: the caller has checked what it received.
-    pub async fn aggregate(&self, contributions: Vec<Contribution>, faults: u32) -> Call<Aggregated> {
+    pub async fn aggregate(&self, place: Place, contributions: Vec<Contribution>, faults: u32) -> Call<Aggregated> {
         let present = contributions.len();
         let len = contributions.first().map_or(0, |contribution| contribution.values.len());
         assert!(
@@ -90,7 +95,7 @@ impl AggregateFunction {
             }
             Ok(Aggregated { values, rejected: report.rejected })
         };
-        self.loaded.invoke(Input::default(), guest, check).await
+        self.loaded.invoke(place, Input::default(), guest, check).await
     }
 
     /// What is known of the function.

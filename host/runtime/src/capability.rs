@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skein_engine::Tensor;
-use skein_types::Layout;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::graphs::Graphs;
 use crate::meter::Meter;
+use crate::parameters::Parameters;
 use crate::world::World;
 
 #[expect(unreachable_pub, reason = "the generated bindings re-export them")]
@@ -28,15 +28,6 @@ pub use contributions::{HostContribution, HostSink};
 pub use inference::{HostContext, HostError, HostGraph};
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub use nn::HostTensor;
-
-/// A model's parameters as one call sees them. Cloning shares the values.
-#[derive(Debug, Clone, Default)]
-pub struct Parameters {
-    /// Names and shapes.
-    pub layout: Arc<Layout>,
-    /// The values of all parameters, as long as the layout says.
-    pub values: Arc<Vec<f32>>,
-}
 
 /// A guest asked an import for what its interface forbids; the call traps with this reason.
 #[derive(Debug, thiserror::Error)]

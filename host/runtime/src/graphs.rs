@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use skein_engine::{ElementType, Engine, EngineError, Pool, ShapeError, Tensor};
+use skein_engine::{Engine, EngineError, Pool, ShapeError, Tensor};
 use skein_types::Layout;
 
-use crate::capability::Parameters;
+use crate::parameters::Parameters;
 
 /// What a batch's samples are called when a model calls them otherwise.
 const INPUT: &str = "input";
@@ -174,36 +174,6 @@ pub struct Graphs {
 impl std::fmt::Debug for Graphs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Graphs").field("named", &self.named.keys()).field("loads", &self.loader.is_some()).finish()
-    }
-}
-
-/// The type as `wasi:nn` has it.
-impl From<ElementType> for crate::capability::bindings::TensorType {
-    fn from(ty: ElementType) -> Self {
-        match ty {
-            ElementType::Fp16 => Self::Fp16,
-            ElementType::Fp32 => Self::Fp32,
-            ElementType::Fp64 => Self::Fp64,
-            ElementType::Bf16 => Self::Bf16,
-            ElementType::U8 => Self::U8,
-            ElementType::I32 => Self::I32,
-            ElementType::I64 => Self::I64,
-        }
-    }
-}
-
-impl From<crate::capability::bindings::TensorType> for ElementType {
-    fn from(ty: crate::capability::bindings::TensorType) -> Self {
-        use crate::capability::bindings::TensorType;
-        match ty {
-            TensorType::Fp16 => ElementType::Fp16,
-            TensorType::Fp32 => ElementType::Fp32,
-            TensorType::Fp64 => ElementType::Fp64,
-            TensorType::Bf16 => ElementType::Bf16,
-            TensorType::U8 => ElementType::U8,
-            TensorType::I32 => ElementType::I32,
-            TensorType::I64 => ElementType::I64,
-        }
     }
 }
 

@@ -12,10 +12,11 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 use crate::admission::{Admitted, Origin, admit, chain};
 use crate::capability::{Account, Input, Misuse, State};
 use crate::error::{CallError, Limit, LoadError};
+use crate::function::Function;
 use crate::graphs::Graphs;
 use crate::meter::Meter;
-use crate::options::{Function, Limits};
-use crate::runtime::{Runtime, Shared};
+use crate::options::Limits;
+use crate::runtime::{Place, Runtime, Shared};
 use crate::world::World;
 
 /// Longest text of a guest that an error repeats.
@@ -99,20 +100,16 @@ impl Loaded {
         Ok((Arc::new(Loaded { about, limits, settings, graphs, called, shared }), pre))
     }
 
-    /// Runs `guest` in a fresh store, then `check` on what it gave.
-    ///
-    /// The wall clock runs from the moment the call asks to be let in, so that a call can not wait for ever.
+    /// Runs `guest` in a fresh store, then `check` on what it returned, in the place that the caller waited for.
+    #[tracing::instrument(level = "debug", name = "call", skip_all, fields(function = self.about.name))]
     pub(crate) async fn invoke<T, R>(
         &self,
+        _place: Place,
         input: Input,
         guest: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
         check: impl FnOnce(&mut State, T) -> Result<R, CallError>,
     ) -> Call<R> {
         let deadline = tokio::time::Instant::now() + self.limits.wall;
-        let permit = tokio::time::timeout_at(deadline, self.shared.permits.acquire()).await;
-        let Ok(Ok(_permit)) = permit else {
-            return Call { result: Err(self.limit(Limit::Wall)), usage: Usage::default() };
-        };
         let cold = !self.called.swap(true, Ordering::Relaxed);
         let start = Instant::now();
         let mut store = self.store(input);
@@ -126,8 +123,13 @@ impl Loaded {
         };
         let Account { engine, parameter_bytes } = state.account;
         let usage = Usage { duration, memory_bytes_peak: state.meter.bytes_peak(), engine, parameter_bytes, cold };
-        tracing::debug!(function = self.about.name, ?usage, error = result.as_ref().err().map(tracing::field::display));
+        tracing::debug!(?usage, error = result.as_ref().err().map(tracing::field::display));
         Call { result, usage }
+    }
+
+    /// Waits for a place to run in.
+    pub(crate) async fn place(&self) -> Place {
+        self.shared.place().await
     }
 
     fn store(&self, input: Input) -> Store<State> {

@@ -1,11 +1,9 @@
 //! What an operator and a job may set: the runtime's own options and the limits of each function.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::compile::Compiler;
-use crate::graphs::Graphs;
 
 /// Options of a [`Runtime`](crate::Runtime).
 #[derive(Debug, Clone)]
@@ -42,7 +40,7 @@ pub struct Limits {
     pub memory_mib: u32,
     /// Processor time.
     pub cpu: Duration,
-    /// Time from the start of the call to its end, waiting included.
+    /// Time from the start of the call to its end, waiting for an engine included.
     pub wall: Duration,
     /// Data in MiB that one call into the host may carry.
     pub hostcall_mib: u32,
@@ -71,17 +69,4 @@ impl Limits {
     pub(crate) fn hostcall_bytes(&self) -> usize {
         self.hostcall_mib as usize * (1 << 20)
     }
-}
-
-/// A function to load: what the job calls it and what it may do.
-#[derive(Debug, Clone, Default)]
-pub struct Function {
-    /// Name in the job; errors and metrics carry it.
-    pub name: String,
-    /// Limits of each call.
-    pub limits: Limits,
-    /// Settings that the guest reads through `skein:train/settings`.
-    pub settings: BTreeMap<String, String>,
-    /// Graphs that the guest may use through `wasi:nn`.
-    pub graphs: Graphs,
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Engine;
 
 use crate::cache::Cache;
@@ -21,7 +21,7 @@ pub(crate) struct Shared {
     pub(crate) cache: Option<Cache>,
     pub(crate) options: Options,
     /// One permit a running call: calls wait here instead of finding the pool exhausted.
-    pub(crate) permits: Semaphore,
+    permits: Arc<Semaphore>,
     _ticker: Ticker,
 }
 
@@ -43,12 +43,28 @@ impl Runtime {
         let cache =
             cache.map_err(|source| StartError::Cache { dir: options.cache_dir.clone().unwrap_or_default(), source })?;
         let ticker = Ticker::start(&engine).map_err(|error| StartError::Engine(error.into()))?;
-        let permits = Semaphore::new(options.concurrency);
+        let permits = Arc::new(Semaphore::new(options.concurrency));
         Ok(Runtime(Arc::new(Shared { engine, linkers, cache, options, permits, _ticker: ticker })))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0
+    }
+}
+
+/// A place among the calls that run at the same time; it is free again when this is dropped.
+///
+/// Whatever a call needs, such as a batch, is best made with the place at hand: it exists for as many calls as run then.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Shared {
+    /// Waits for a place. A call holds its own no longer than its wall time allows, so the wait is bounded.
+    pub(crate) async fn place(&self) -> Place {
+        let permit = self.permits.clone().acquire_owned().await;
+        Place { _permit: permit.expect("the semaphore is never closed") }
     }
 }
 

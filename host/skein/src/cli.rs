@@ -31,6 +31,7 @@ use skein_redis::provision::child::{BOUND, become_bound};
 use skein_runtime::{Compiler, Options, Runtime, StartError};
 use skein_types::Status;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 use crate::output::{Format, Output, complain};
 
@@ -169,11 +170,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         complain(&format!("error: {:#}", become_bound(parent, &program, &arguments)));
         return ExitCode::FAILURE;
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SKEIN_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let (filter, problem) = log_filter();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A log that nobody reads any more ends nothing, and an error about it would go to the same place.
     log.with_ansi(has_colours()).log_internal_errors(false).init();
+    problem.iter().for_each(|problem| complain(problem));
     let (format, file) = match &global.output {
         Destination::Format(format) => (*format, None),
         Destination::File(path) => (Format::Text, Some(path.clone())),
@@ -185,6 +186,20 @@ pub fn run(arguments: Arguments) -> ExitCode {
             output.error(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is logged, as `SKEIN_LOG` says, or `RUST_LOG` if that is not set; and what is wrong with it.
+fn log_filter() -> (EnvFilter, Option<String>) {
+    let set = ["SKEIN_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+    let parsed = set.map(|(name, text)| (EnvFilter::try_new(&text), name, text));
+    match parsed {
+        Some((Ok(filter), ..)) => (filter, None),
+        Some((Err(error), name, text)) => {
+            let problem = format!("`{name}` is not a log filter: `{text}`: {error}; try `{name}=skein=debug`");
+            (EnvFilter::new("warn"), Some(problem))
+        }
+        None => (EnvFilter::new("warn"), None),
     }
 }
 

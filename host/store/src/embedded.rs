@@ -58,10 +58,17 @@ impl Embedded {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` on the store where blocking is allowed.
-    async fn apart<T: Send + 'static>(&self, work: impl FnOnce(Embedded) -> T + Send + 'static) -> T {
+    /// Carries out the command `name` on the store where blocking is allowed.
+    #[tracing::instrument(level = "debug", name = "command", skip(self, work))]
+    async fn apart<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(Embedded) -> T + Send + 'static,
+    ) -> T {
         let store = self.clone();
-        blocking(move || work(store)).await
+        let done = blocking(move || work(store)).await;
+        tracing::debug!("done");
+        done
     }
 
     fn add(&self, round: u64, leaf: Leaf, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
@@ -113,6 +120,7 @@ impl Embedded {
             (sum.tree.take().ok_or(StoreError::Incomplete { round })?, sum.batches.clone())
         };
         let samples: u64 = batches.iter().map(|(samples, _)| u64::from(*samples)).sum();
+        assert!(samples > 0, "every batch has a sample");
         let loss: f64 = batches.iter().map(|(samples, loss)| f64::from(*samples) * f64::from(*loss)).sum();
         divide(&mut values, samples as f32);
         let values = Values::from(values);
@@ -145,6 +153,7 @@ impl Embedded {
             }
         };
         let after = next_state(&before, update, &rows)?;
+        assert_eq!(after.round(), update.round, "the state that is put in place");
         let mut inner = self.lock();
         match inner.state.as_ref().map(State::round) {
             Some(round) if round == before.round() => {
@@ -188,7 +197,7 @@ impl StateStore for Embedded {
 
     async fn head(&self) -> Result<Head, StoreError> {
         let state = self.state().await?;
-        Ok(self.apart(move |_| state.head()).await)
+        Ok(self.apart("head", move |_| state.head()).await)
     }
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
@@ -210,7 +219,7 @@ impl StateStore for Embedded {
     }
 
     async fn apply(&self, update: Update) -> Result<Head, StoreError> {
-        self.apart(move |store| Ok(store.update(&update)?.head())).await
+        self.apart("apply", move |store| Ok(store.update(&update)?.head())).await
     }
 
     async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
@@ -234,11 +243,11 @@ impl StateStore for Embedded {
 #[async_trait]
 impl GradientSums for Embedded {
     async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
-        self.apart(move |store| store.add(round, leaf, gradient)).await
+        self.apart("accumulate", move |store| store.add(round, leaf, gradient)).await
     }
 
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
-        self.apart(move |store| store.close(round, peer)).await
+        self.apart("average", move |store| store.close(round, peer)).await
     }
 }
 
@@ -246,7 +255,7 @@ impl GradientSums for Embedded {
 impl Contributions for Embedded {
     async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
         let seen = values.clone();
-        let statistics = self.apart(move |_| seen.statistics()).await;
+        let statistics = self.apart("put_contribution", move |_| seen.statistics()).await;
         self.lock().contributions.insert((round, peer), values);
         Ok(statistics)
     }
@@ -257,6 +266,7 @@ impl RecordLog for Embedded {
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
         let mut inner = self.lock();
         let number = *self.published.borrow() + 1;
+        assert!(inner.records.back().is_none_or(|(last, _)| *last < number), "numbers of records rise");
         if inner.records.len() == RECORDS_MAX {
             inner.records.pop_front();
         }

@@ -15,7 +15,7 @@ pub(crate) fn sizes(graph: &Graph, op: &str, inputs: &[Option<ValueId>], attribu
     match op {
         "Shape" => {
             let shape = graph.shape(inputs[0]?);
-            let (start, end) = shape_range(shape.len() as i64, attributes);
+            let (start, end) = infer::shape_range(shape.len() as i64, attributes);
             Some(shape[start..end.max(start)].to_vec())
         }
         "Size" => Some(vec![dim::product(graph.shape(inputs[0]?))?]),
@@ -55,12 +55,6 @@ pub(crate) fn sizes(graph: &Graph, op: &str, inputs: &[Option<ValueId>], attribu
         }
         _ => None,
     }
-}
-
-/// The part of a shape that `Shape` gives.
-pub(crate) fn shape_range(rank: i64, attributes: &Attributes) -> (usize, usize) {
-    let clamp = |position: i64| (if position < 0 { position + rank } else { position }).clamp(0, rank) as usize;
-    (clamp(attributes.int("start", 0)), clamp(attributes.int("end", rank)))
 }
 
 fn position(index: i64, len: usize) -> Option<usize> {

@@ -5,8 +5,8 @@ use crate::attributes::Attribute;
 use crate::constant::ElementType;
 use crate::dim::{self, Dim, Shape, broadcast, product, text};
 use crate::error::Reason;
-use crate::fold::shape_range;
 use crate::graph::Type;
+use crate::infer::shape_range;
 
 pub(super) fn types(op: &str, operands: &Operands<'_>) -> Option<Result<Vec<Type>, Reason>> {
     Some(match op {

@@ -19,22 +19,7 @@ use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::ops::Made;
 use crate::rules::normalization;
-use crate::tape::{Mode, Tape};
-
-/// A tensor of the model in this layout.
-#[derive(Debug, Clone)]
-pub(crate) struct Map {
-    /// `[C, positions, N]`
-    pub(crate) value: ValueId,
-    channels: i64,
-    /// Sizes behind the channels in the model's own layout; none for `[N, C]`.
-    sizes: Vec<i64>,
-    batch: Dim,
-    /// Whether it is an input of the model, which has no gradient.
-    is_input: bool,
-    /// A map of one position that this one repeats, and how often.
-    repeats: Option<(ValueId, i64)>,
-}
+use crate::tape::{Map, Mode, Tape};
 
 type Found = Result<Option<Vec<ValueId>>, Reason>;
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use skein_graph::Loss;
 
 use super::Problem;
 
@@ -125,7 +126,7 @@ impl Model {
         if self.hidden.contains(&0) {
             return Err(("model.hidden".into(), "has a layer of 0 units".into()));
         }
-        crate::model::loss(&self.loss).map_err(|error| ("model.loss".into(), error.to_string()))?;
+        self.loss.parse::<Loss>().map_err(|error| ("model.loss".into(), error.to_string()))?;
         let sources = [self.onnx.is_some(), self.network.is_some(), !self.parameters.is_empty()];
         if sources.into_iter().filter(|is_set| *is_set).count() > 1 {
             return Err(("model.onnx".into(), ", `model.network` and `model.parameters` exclude each other".into()));

@@ -133,7 +133,7 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
         settings.onnx.as_ref().map_or_else(|| "a convolutional network".into(), |path| path.display().to_string());
     let model = fitted(model, samples).with_context(|| format!("`{name}` does not fit the data"))?;
     let options = skein_graph::Options {
-        loss: loss(&settings.loss)?,
+        loss: settings.loss.parse()?,
         lowering,
         dropout: settings.dropout,
         flat_outputs: true,
@@ -151,15 +151,6 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
     });
     let initial = initial(&model, &layout, start, manifest.train.seed);
     Ok(Model { layout, initial, graphs: Some(graphs), files, identity, description: name })
-}
-
-/// A loss by its name.
-///
-/// # Errors
-/// There is none of that name.
-pub fn loss(name: &str) -> Result<Loss> {
-    let known = "`cross-entropy`, `mean-squared-error` or `binary-cross-entropy`";
-    Loss::named(name).with_context(|| format!("there is no loss `{name}`: choose {known}"))
 }
 
 /// The model with its sizes set by the samples, all but the batch's; its input has as many values as a sample.

@@ -10,6 +10,7 @@ use skein_runtime::gradient::{GradientFunction, Parameters};
 use skein_store::{GradientSums, Ports, StateStore};
 use skein_types::Layout;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::{Compute, PlannedBatch, accumulate};
 use crate::pool::{FunctionPool, Purpose};
@@ -56,10 +57,13 @@ impl Compute for Local {
             let parameters = parameters.clone();
             let function = self.gradient.clone();
             let account = self.pool.account(Purpose::Gradient);
-            self.pool.spawn(&mut tasks, async move {
-                let gradient = account.book(function.compute(parameters, planned.read(&dataset))).await?;
+            let batch = async move {
+                // The batch is read with the place at hand: there are as many of them as run.
+                let place = function.place().await;
+                let gradient = account.book(function.compute(place, parameters, planned.read(&dataset))).await?;
                 accumulate(&*sums, round, (index, count), &gradient).await
-            });
+            };
+            self.pool.spawn(&mut tasks, batch.instrument(tracing::debug_span!("batch", index)));
         }
         while let Some(batch) = tasks.join_next().await {
             batch.context("a batch was lost")??;

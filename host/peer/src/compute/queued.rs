@@ -11,8 +11,7 @@ use skein_redis::queue::{Outcome, Queue, Task};
 use skein_store::StateStore;
 
 use super::{Compute, PlannedBatch, state_before};
-use crate::worker::TaskPayload;
-use crate::worker::bundle::{JobBundle, encode_batch};
+use crate::bundle::{JobBundle, TaskPayload, encode_batch};
 
 /// How long nothing may happen before the host looks whether its database still is what it was.
 const WAIT: Duration = Duration::from_secs(1);

@@ -6,6 +6,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use futures_util::stream::FuturesOrdered;
 use skein_kernels::mean::divide;
 use skein_kernels::tree::{Placed, Position, Tree, add};
 use skein_store::blocking;
@@ -29,6 +32,8 @@ return ARGV[2]";
 
 /// Values behind those of a gradient: the samples and the loss of its batch.
 const TRAILER: usize = 2;
+/// Gradients that are read ahead of the one that is added: enough to hide the way, few enough to bound the memory.
+const AHEAD: usize = 4;
 
 /// The store of a database that only keeps values.
 pub(crate) struct Plain(Shared);
@@ -98,6 +103,13 @@ impl Plain {
             }
         }
         Ok(counts)
+    }
+
+    /// The gradient of a batch, with its index and its key.
+    async fn gradient_of(&self, round: u64, index: u32) -> Result<(u32, String, Vec<f32>), StoreError> {
+        let key = self.0.keys().gradient(round, index);
+        let values = self.get_gradient(&key).await?.ok_or(StoreError::Incomplete { round })?;
+        Ok((index, key, values))
     }
 
     async fn contribution_for(&self, round: u64, peer: PeerId) -> Result<Values, StoreError> {
@@ -176,9 +188,8 @@ impl StateStore for Plain {
         match &update.aggregate {
             Aggregate::Values(values) => rows.push(values.clone()),
             Aggregate::Contributions { peers, .. } => {
-                for peer in peers {
-                    rows.push(self.contribution_for(round, *peer).await?);
-                }
+                let contributions = peers.iter().map(|peer| self.contribution_for(round, *peer));
+                rows = try_join_all(contributions).await?;
             }
         }
         let before = self.state().await?;
@@ -237,9 +248,13 @@ impl GradientSums for Plain {
         let leaves = leaves.ok_or(StoreError::Incomplete { round })?;
         let mut tree = Tree::new(leaves);
         let (mut samples, mut loss) = (0, 0.0);
-        for index in 0..leaves {
-            let key = self.0.keys().gradient(round, index);
-            let mut values = self.get_gradient(&key).await?.ok_or(StoreError::Incomplete { round })?;
+        let mut left = 0..leaves;
+        // The next ones are on their way while one is added.
+        let mut coming: FuturesOrdered<_> =
+            left.by_ref().take(AHEAD).map(|index| self.gradient_of(round, index)).collect();
+        while let Some(gradient) = coming.next().await {
+            let (index, key, mut values) = gradient?;
+            left.next().into_iter().for_each(|index| coming.push_back(self.gradient_of(round, index)));
             if values.len() != self.0.reader.values_max + TRAILER {
                 return Err(self.0.corrupt(key));
             }

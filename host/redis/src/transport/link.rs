@@ -135,6 +135,7 @@ impl Link {
 
     /// Commands may be repeated, since whoever sends one can not know whether it was carried out before the connection
     /// broke. All commands that are used here may be.
+    #[tracing::instrument(level = "debug", name = "command", skip_all, fields(name = %word(arguments.first())))]
     async fn exchange<T>(
         &self,
         arguments: &[&[u8]],
@@ -144,7 +145,10 @@ impl Link {
         let mut tries = Tries::new(self, wait);
         loop {
             let failure = match self.once(arguments, receive).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    tracing::debug!(address = %self.address, "answered");
+                    return Ok(answer);
+                }
                 Err(failure) => failure,
             };
             if failure.is_passing() {
@@ -227,6 +231,7 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::call`].
+    #[tracing::instrument(level = "debug", name = "command", skip_all, fields(name = %name_of(command)))]
     pub async fn control<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {
         let mut tries = Tries::new(self, self.outage_max);
         loop {
@@ -238,7 +243,10 @@ impl Link {
                 Err(failure) => Err(failure),
             };
             let failure = match result {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    tracing::debug!(address = %self.address, "answered");
+                    return Ok(value);
+                }
                 Err(failure) => failure,
             };
             if failure.is_passing() {
@@ -304,6 +312,19 @@ impl Link {
 fn endpoint(host: &Reply, port: &Reply) -> Result<Endpoint, Failure> {
     let port = u16::try_from(port.integer()?).map_err(|_| Failure::Garbled("a port that is none".into()))?;
     Ok(Endpoint::Tcp { host: host.text()?.to_owned(), port })
+}
+
+/// A command as a log shows it: its first word, and nothing of what may be secret.
+fn word<'a>(first: Option<&&'a [u8]>) -> std::borrow::Cow<'a, str> {
+    first.map_or_else(Default::default, |word| String::from_utf8_lossy(word))
+}
+
+/// As [`word`], of a command of the client's.
+fn name_of(command: &redis::Cmd) -> String {
+    match command.args_iter().next() {
+        Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+        _ => String::new(),
+    }
 }
 
 /// The first answer that one of several servers gives.

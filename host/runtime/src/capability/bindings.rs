@@ -33,7 +33,6 @@ pub(crate) mod aggregate {
     });
 }
 
-pub(crate) use gradient::wasi::nn::tensor::TensorType;
 pub(crate) use {
     aggregate::Aggregate as AggregateWorld,
     aggregate::AggregatePre,

@@ -1,6 +1,6 @@
 //! `wasi:nn/tensor`: tensors that live in the host. Those that a guest makes count as its memory.
 
-use skein_engine::Tensor;
+use skein_engine::{ElementType, Tensor};
 use wasmtime::component::Resource;
 
 use super::State;
@@ -19,6 +19,35 @@ impl HostTensor {
     /// A tensor that the host hands to the guest: none of its memory is the guest's.
     pub(crate) fn of_host(tensor: Tensor) -> HostTensor {
         HostTensor { tensor, taken: 0 }
+    }
+}
+
+/// The type as `wasi:nn` has it.
+impl From<ElementType> for TensorType {
+    fn from(ty: ElementType) -> Self {
+        match ty {
+            ElementType::Fp16 => Self::Fp16,
+            ElementType::Fp32 => Self::Fp32,
+            ElementType::Fp64 => Self::Fp64,
+            ElementType::Bf16 => Self::Bf16,
+            ElementType::U8 => Self::U8,
+            ElementType::I32 => Self::I32,
+            ElementType::I64 => Self::I64,
+        }
+    }
+}
+
+impl From<TensorType> for ElementType {
+    fn from(ty: TensorType) -> Self {
+        match ty {
+            TensorType::Fp16 => ElementType::Fp16,
+            TensorType::Fp32 => ElementType::Fp32,
+            TensorType::Fp64 => ElementType::Fp64,
+            TensorType::Bf16 => ElementType::Bf16,
+            TensorType::U8 => ElementType::U8,
+            TensorType::I32 => ElementType::I32,
+            TensorType::I64 => ElementType::I64,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use skein_graph::{Dim, Loss, Lowering, Options, Shape, TrainingGraph};
-use skein_job::model::{loss, read};
+use skein_job::model::read;
 
 use crate::output::Output;
 
@@ -71,7 +71,7 @@ impl Derivation {
         let name = self.lowering.as_deref().unwrap_or(default);
         let lowering = Lowering::named(name)
             .with_context(|| format!("there is no lowering `{name}`: choose `portable` or the name of an engine"))?;
-        let (mut loss, dropout) = (loss(&self.loss)?, !self.no_dropout);
+        let (mut loss, dropout) = (self.loss.parse()?, !self.no_dropout);
         if let Some(label) = self.ignore_index {
             let Loss::CrossEntropy { ignore_index } = &mut loss else {
                 bail!("`--ignore-index` goes with `cross-entropy`, not with `{}`", self.loss);

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
-use skein_peer::worker::{Done, QueueWorker, bundle, place};
+use skein_peer::bundle;
+use skein_peer::worker::{Done, QueueWorker, place};
 use skein_redis::queue::{Consumer, DeadLetter, Queue, Role, find};
 use skein_redis::{Address, Options, Scope, Tls};
 use skein_store::StoreError;

@@ -1,4 +1,5 @@
-//! What a worker has to know of a job, and the batches of its tasks, as bytes under names in the peer's database.
+//! What a host and its workers tell each other through the peer's database: what has to be known of the job, batches as
+//! bytes under names, and what a task says.
 //!
 //! Components and models are named by their SHA-256, and are used only if they have it.
 
@@ -109,6 +110,15 @@ async fn fetch(queue: &Queue, digest: &str) -> Result<Vec<u8>> {
     let actual = sha256(&bytes);
     ensure!(actual == digest, "what the database has under the digest {digest} has the digest {actual}");
     Ok(bytes)
+}
+
+/// What a task says beside its round and number.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TaskPayload {
+    /// Name of the batch's bytes.
+    pub(crate) batch: String,
+    /// Batches of the round.
+    pub(crate) leaves: u32,
 }
 
 /// A batch as a safetensors file.

@@ -1,0 +1,19 @@
+//! A function as it is asked for.
+
+use std::collections::BTreeMap;
+
+use crate::graphs::Graphs;
+use crate::options::Limits;
+
+/// A function to load: what the job calls it and what it may do.
+#[derive(Debug, Clone, Default)]
+pub struct Function {
+    /// Name in the job; errors and metrics carry it.
+    pub name: String,
+    /// Limits of each call.
+    pub limits: Limits,
+    /// Settings that the guest reads through `skein:train/settings`.
+    pub settings: BTreeMap<String, String>,
+    /// Graphs that the guest may use through `wasi:nn`.
+    pub graphs: Graphs,
+}
