@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
+use crate::cargo;
+
 /// How the figures are printed.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -78,8 +80,8 @@ pub(crate) fn run(root: &Path, options: &Bench) -> Result<()> {
 
 /// Builds what is measured in a checkout.
 pub(crate) fn build(root: &Path) -> Result<()> {
-    output(Command::new(env!("CARGO")).args(["build", "--quiet", "--release"]).current_dir(root))?;
-    output(Command::new(env!("CARGO")).args(RUNTIME_BENCH).arg("--no-run").current_dir(root)).map(drop)
+    output(cargo().args(["build", "--quiet", "--release"]).current_dir(root))?;
+    output(cargo().args(RUNTIME_BENCH).arg("--no-run").current_dir(root)).map(drop)
 }
 
 /// Measures a checkout that is built.
@@ -103,7 +105,7 @@ fn print_text(figures: &Map<String, Value>) {
 
 /// The runtime's own benchmark, compiled as the product is.
 fn runtime_figures(root: &Path) -> Result<Map<String, Value>> {
-    let text = output(Command::new(env!("CARGO")).args(RUNTIME_BENCH).current_dir(root))?;
+    let text = output(cargo().args(RUNTIME_BENCH).current_dir(root))?;
     serde_json::from_str(&text).with_context(|| format!("the benchmark printed `{text}`"))
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::bench::output;
-use crate::references;
+use crate::{cargo, references};
 
 /// Runs the script that is its first argument, then prints the most memory that the process held, in MiB.
 const WITH_PEAK: &str = "import resource, runpy, sys; sys.argv = sys.argv[1:]; \
@@ -39,7 +39,7 @@ pub(crate) struct Gradients {
 }
 
 pub(crate) fn run(root: &Path, options: &Gradients) -> Result<()> {
-    output(Command::new(env!("CARGO")).args(["build", "--quiet", "--release"]).current_dir(root))?;
+    output(cargo().args(["build", "--quiet", "--release"]).current_dir(root))?;
     let program = root.join("target/release/skein");
     let cores = std::thread::available_parallelism()?.get();
     let mut models: Vec<PathBuf> = std::fs::read_dir(&options.models)

@@ -26,15 +26,25 @@ enum Output {
     Module,
 }
 
-const GUESTS: [(&str, Output); 7] = [
-    ("gradient-mlp", Output::Component),
-    ("gradient-onnx", Output::Component),
-    ("aggregate-mean", Output::Component),
-    ("aggregate-trimmed-mean", Output::Component),
-    ("aggregate-median", Output::Component),
-    ("gradient-probe", Output::Component),
-    ("kernel-digest", Output::Module),
-];
+/// What the components of aggregation functions share, which is no component itself.
+const SHARED: &str = "aggregate";
+/// The guest that is no component.
+const MODULE: &str = "kernel-digest";
+
+/// Every crate of `guest-functions` that is built.
+fn guests(root: &Path) -> Result<Vec<(String, Output)>> {
+    let mut guests = Vec::new();
+    for entry in fs::read_dir(root.join("guest-functions"))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a folder has a name")?;
+        if path.join("Cargo.toml").exists() && name != SHARED {
+            let output = if name == MODULE { Output::Module } else { Output::Component };
+            guests.push((name.to_owned(), output));
+        }
+    }
+    guests.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(guests)
+}
 
 /// Builds every guest and writes it to `dist`, or with `check` compares it with what is there.
 pub(crate) fn run(check: bool) -> Result<()> {
@@ -45,8 +55,8 @@ pub(crate) fn run(check: bool) -> Result<()> {
     let root = workspace_root();
     let dist = root.join("guest-functions/dist");
     let mut differing = Vec::new();
-    for (name, output) in GUESTS {
-        let module = compile(&root, name)?;
+    for (name, output) in guests(&root)? {
+        let module = compile(&root, &name)?;
         let bytes = match output {
             Output::Component => componentize(&module).with_context(|| format!("failed to componentize `{name}`"))?,
             Output::Module => module,

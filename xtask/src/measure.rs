@@ -12,6 +12,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 use crate::bench::{Format, output};
+use crate::cargo;
 
 /// Arguments of `cargo xtask measure`.
 #[derive(clap::Args)]
@@ -152,8 +153,7 @@ fn package(folder: &Path) -> Result<String> {
 /// Direct dependencies of every crate that are not of this repository, by the name of its package.
 fn dependencies(root: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let arguments = ["metadata", "--format-version", "1", "--no-deps", "--offline"];
-    let metadata: Value =
-        serde_json::from_str(&output(Command::new(env!("CARGO")).args(arguments).current_dir(root))?)?;
+    let metadata: Value = serde_json::from_str(&output(cargo().args(arguments).current_dir(root))?)?;
     let packages = metadata["packages"].as_array().context("packages")?;
     let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
     let external = |package: &Value| {

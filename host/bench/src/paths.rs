@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use skein_kernels::mean::divide;
+use skein_kernels::mean::{MEAN, divide};
 use skein_kernels::optimizer::{Optimizer, Step};
 use skein_kernels::rule::Rule;
 use skein_kernels::tree::add;
@@ -204,7 +204,7 @@ impl Bench {
         for (index, peer) in peers.iter().enumerate() {
             store.contributions.put_contribution(round, *peer, noise(self.parameters, index + 1).into()).await?;
         }
-        let aggregate = Aggregate::Contributions { rule: Rule::Mean, peers };
+        let aggregate = Aggregate::Contributions { rule: Rule::new(&MEAN, 0), peers };
         let work = async { Ok(store.state.apply(Update { round, aggregate, change }).await.map(drop)?) };
         let measured = self.measured(work).await?;
         store.state.prune_before(round + 1).await?;

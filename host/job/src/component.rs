@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest as _, Sha256};
-use skein_kernels::rule::Rule;
+use skein_kernels::rule::{Rule, RuleKind, RuleParameter};
+use skein_kernels::rules::RULES;
 
 use crate::manifest::{self, Manifest};
 
@@ -19,15 +20,11 @@ pub struct Component {
     pub digest: String,
 }
 
-/// What a built-in aggregation function does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BuiltinRule {
-    /// The mean; `true`: weighted by the samples that peers claim.
-    Mean(bool),
-    /// The coordinate-wise median.
-    Median,
-    /// The coordinate-wise trimmed mean.
-    TrimmedMean,
+/// The rule that a built-in aggregation function computes, with its settings.
+#[derive(Debug, Clone)]
+pub struct BuiltinRule {
+    kind: &'static RuleKind,
+    parameters: Vec<Option<u32>>,
 }
 
 impl Component {
@@ -65,25 +62,25 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 impl BuiltinRule {
-    /// What a function does that is a built-in one to the byte, with settings that it knows.
+    /// What a function does that is a built-in one to the byte, with settings that its rule has. Whatever is wrong with
+    /// the settings, the function itself says so.
     pub(crate) fn of(component: &Component) -> Option<BuiltinRule> {
+        let settings = &component.function.settings;
         let (name, _) = manifest::function::BUILTINS.into_iter().find(|(_, builtin)| *builtin == component.bytes)?;
-        match (name, component.function.settings.get("weighted").map(String::as_str)) {
-            ("aggregate-mean", None | Some("false")) => Some(BuiltinRule::Mean(false)),
-            ("aggregate-mean", Some("true")) => Some(BuiltinRule::Mean(true)),
-            ("aggregate-median", _) => Some(BuiltinRule::Median),
-            ("aggregate-trimmed-mean", _) => Some(BuiltinRule::TrimmedMean),
-            _ => None,
-        }
+        let is_weighted = settings.get("weighted").map_or(Ok(false), |value| value.parse()).ok()?;
+        let kind = RULES.into_iter().find(|kind| kind.function == name && kind.takes_weights == is_weighted)?;
+        let value = |parameter: &RuleParameter| settings.get(parameter.name).map(|value| value.parse()).transpose();
+        let parameters = kind.parameters.iter().map(value).collect::<Result<_, _>>().ok()?;
+        Some(BuiltinRule { kind, parameters })
     }
 
-    /// The kernel for contributions of peers that claim so many samples.
-    pub fn kernel(self, faults: u32, samples: &[u64]) -> Rule {
-        match self {
-            BuiltinRule::Mean(false) => Rule::Mean,
-            BuiltinRule::Mean(true) => Rule::WeightedMean(samples.iter().map(|samples| *samples as f32).collect()),
-            BuiltinRule::Median => Rule::Median { faults },
-            BuiltinRule::TrimmedMean => Rule::TrimmedMean { faults },
+    /// The rule for contributions of peers that claim so many samples.
+    pub fn kernel(&self, faults: u32, samples: &[u64]) -> Rule {
+        let rule = Rule::new(self.kind, faults).with_parameters(self.parameters.clone());
+        if self.kind.takes_weights {
+            rule.weighted(samples.iter().map(|samples| *samples as f32).collect())
+        } else {
+            rule
         }
     }
 }

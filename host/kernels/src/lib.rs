@@ -14,7 +14,8 @@
 //! | [`tree`] | the fixed reduction tree, at once or as leaves arrive |
 //! | [`mean`] | mean and weighted mean |
 //! | [`order`] | coordinate-wise median and trimmed mean |
-//! | [`rule`] | one of them, chosen at run time |
+//! | [`rule`] | what a rule is, and one chosen at run time |
+//! | [`rules`] | the table of all rules |
 //! | [`optimizer`] | SGD, momentum, Nesterov, Adam, AdamW |
 //! | [`update`] | rule, clipping and optimizer as one pass over the state |
 //! | [`norm`] | finiteness, norms, clipping |
@@ -35,6 +36,7 @@ pub mod norm;
 pub mod optimizer;
 pub mod order;
 pub mod rule;
+pub mod rules;
 pub mod tree;
 pub mod update;
 

@@ -4,6 +4,33 @@
 //! comparators work on whole blocks: branch-free minima and maxima that every vector unit has.
 
 use crate::error::{Error, check_rows};
+use crate::rule::{RuleKind, Scope};
+
+/// [`median`], of contributions of which a majority is honest.
+pub static MEDIAN: RuleKind = RuleKind {
+    name: "median",
+    function: "aggregate-median",
+    takes_weights: false,
+    parameters: &[],
+    scope: Scope::Coordinates,
+    rows_min: majority_of_honest,
+    aggregate: |_, rows, out| median(rows, out),
+};
+
+/// [`trimmed_mean`]
+pub static TRIMMED_MEAN: RuleKind = RuleKind {
+    name: "trimmed-mean",
+    function: "aggregate-trimmed-mean",
+    takes_weights: false,
+    parameters: &[],
+    scope: Scope::Coordinates,
+    rows_min: majority_of_honest,
+    aggregate: |rule, rows, out| trimmed_mean(rows, rule.faults() as usize, out),
+};
+
+fn majority_of_honest(faults: usize) -> usize {
+    faults.saturating_mul(2).saturating_add(1)
+}
 
 /// Coordinates sorted together; 64 rows of them still fit the first-level cache of common processors.
 const BLOCK: usize = 64;
@@ -33,8 +60,7 @@ pub fn median(rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
 /// # Errors
 /// Fewer than `2 * faults + 1` rows, rows of different lengths, or a value that is not finite.
 pub fn trimmed_mean(rows: &[&[f32]], faults: usize, out: &mut [f32]) -> Result<(), Error> {
-    let needed = faults.saturating_mul(2).saturating_add(1);
-    check_rows(rows, needed, out)?;
+    check_rows(rows, majority_of_honest(faults), out)?;
     let kept = faults..rows.len() - faults;
     let count = kept.len() as f32;
     sorted_blocks(rows, kept.clone(), out, |sorted, out| {

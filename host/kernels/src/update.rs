@@ -8,7 +8,7 @@ use crate::error::{Error, check_rows};
 use crate::norm::{all_finite, clip_by_norm, clip_by_value};
 use crate::optimizer::{Optimizer, Step};
 use crate::parallel::{in_parallel, part_len};
-use crate::rule::Rule;
+use crate::rule::{Rule, Scope};
 
 /// Values that are worked on together; a handful of such windows fit the second-level cache.
 const WINDOW: usize = 1 << 13;
@@ -97,13 +97,15 @@ impl Change {
         assert_eq!(before.parameters.len(), after.parameters.len(), "length of the parameters");
         assert!(self.trained <= before.parameters.len(), "values to train");
         check_rows(rows, 1, after.parameters)?;
-        let Some(norm_max) = self.clip_norm else {
+        if self.clip_norm.is_none() && rule.kind().scope == Scope::Coordinates {
             return self.in_parts(threads, &Gradient::Rows { rule, rows: rows.to_vec() }, before, after);
-        };
-        // The norm takes the whole aggregate before the first value is moved. There is a place for it already: every
-        // window of the new parameters is written after the gradient there was read.
+        }
+        // Both the norm and a rule that compares whole vectors take everything before the first value is moved. There is a
+        // place for the aggregate already: every window of the new parameters is written after the gradient there was read.
         rule.apply_on(threads, rows, after.parameters)?;
-        clip_by_norm(&mut after.parameters[..self.trained], norm_max);
+        if let Some(norm_max) = self.clip_norm {
+            clip_by_norm(&mut after.parameters[..self.trained], norm_max);
+        }
         self.in_parts(threads, &Gradient::Written, before, after)
     }
 
@@ -169,6 +171,8 @@ fn windows<'a>(vectors: &[&'a [f32]], range: &Range<usize>) -> Vec<&'a [f32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mean::{MEAN, WEIGHTED_MEAN};
+    use crate::order::{MEDIAN, TRIMMED_MEAN};
     use proptest::prelude::*;
 
     /// Window by window gives the bits of one operation after the other.
@@ -213,13 +217,13 @@ mod tests {
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         for (trained, clip_norm) in [(300_000, None), (140_000, Some(2.0)), (10, None)] {
             let change = Change { trained, clip_norm, clip_value: Some(3.0), optimizer, step };
-            check(change, &Rule::Mean, &rows);
-            check(change, &Rule::TrimmedMean { faults: 1 }, &rows);
+            check(change, &Rule::new(&MEAN, 0), &rows);
+            check(change, &Rule::new(&TRIMMED_MEAN, 1), &rows);
         }
         let mut spoilt = rows[1].to_vec();
         spoilt[299_999] = f32::NAN;
         let mut out = vec![0.0; 300_000];
-        let refused = Rule::Mean.apply_on(3, &[rows[0], &spoilt], &mut out);
+        let refused = Rule::new(&MEAN, 0).apply_on(3, &[rows[0], &spoilt], &mut out);
         assert_eq!(refused, Err(Error::NonFinite { row: 1 }));
     }
 
@@ -243,7 +247,7 @@ mod tests {
             };
             let change = Change { trained, clip_norm, clip_value, optimizer, step: Step { number: 3, learning_rate: 0.1 } };
             let weights = vec![1.0, 2.0, 3.0, 0.5, 0.25];
-            for rule in [Rule::Mean, Rule::WeightedMean(weights), Rule::Median { faults }, Rule::TrimmedMean { faults }] {
+            for rule in [Rule::new(&MEAN, 0), Rule::new(&WEIGHTED_MEAN, 0).weighted(weights), Rule::new(&MEDIAN, faults), Rule::new(&TRIMMED_MEAN, faults)] {
                 check(change, &rule, &rows);
             }
         }
@@ -262,7 +266,10 @@ mod tests {
         let (mut parameters, row) = ([0.0; 2], [3e38f32, 1.0]);
         let before = Before { parameters: &[0.0; 2], slots: &[] };
         let after = After { parameters: &mut parameters, slots: vec![] };
-        assert_eq!(change.apply(1, &Rule::Mean, &[&row, &row], before, after), Err(Error::NonFinite { row: 0 }));
+        assert_eq!(
+            change.apply(1, &Rule::new(&MEAN, 0), &[&row, &row], before, after),
+            Err(Error::NonFinite { row: 0 })
+        );
     }
 
     #[test]
@@ -279,11 +286,11 @@ mod tests {
             let before = Before { parameters: &[0.0; 2], slots: &[] };
             change.apply(1, &rule, rows, before, After { parameters: &mut out, slots: vec![] })
         };
-        assert_eq!(apply(Rule::Mean, &[]), Err(Error::TooFew { needed: 1, present: 0 }));
-        assert_eq!(apply(Rule::Mean, &[&good, &[1.0]]), Err(Error::Length { row: 1, expected: 2, actual: 1 }));
-        assert_eq!(apply(Rule::Mean, &[&good, &[0.0, f32::NAN]]), Err(Error::NonFinite { row: 1 }));
-        assert_eq!(apply(Rule::Median { faults: 1 }, &[&good, &good]), Err(Error::TooFew { needed: 3, present: 2 }));
-        assert_eq!(apply(Rule::TrimmedMean { faults: 1 }, &[&good]), Err(Error::TooFew { needed: 3, present: 1 }));
-        assert_eq!(apply(Rule::WeightedMean(vec![1.0]), &[&good, &good]), Err(Error::Weights));
+        assert_eq!(apply(Rule::new(&MEAN, 0), &[]), Err(Error::TooFew { needed: 1, present: 0 }));
+        assert_eq!(apply(Rule::new(&MEAN, 0), &[&good, &[1.0]]), Err(Error::Length { row: 1, expected: 2, actual: 1 }));
+        assert_eq!(apply(Rule::new(&MEAN, 0), &[&good, &[0.0, f32::NAN]]), Err(Error::NonFinite { row: 1 }));
+        assert_eq!(apply(Rule::new(&MEDIAN, 1), &[&good, &good]), Err(Error::TooFew { needed: 3, present: 2 }));
+        assert_eq!(apply(Rule::new(&TRIMMED_MEAN, 1), &[&good]), Err(Error::TooFew { needed: 3, present: 1 }));
+        assert_eq!(apply(Rule::new(&WEIGHTED_MEAN, 0).weighted(vec![1.0]), &[&good, &good]), Err(Error::Weights));
     }
 }

@@ -27,6 +27,7 @@ pub(crate) mod panic;
 pub(crate) mod tensors;
 
 use skein_kernels::rule::Rule;
+use skein_kernels::rules;
 
 use crate::arguments::Reader;
 use crate::failure::Failure;
@@ -35,11 +36,6 @@ use crate::failure::Failure;
 fn rule(reader: &mut Reader<'_>) -> Result<Rule, Failure> {
     let name = reader.text("rule")?;
     let faults: u32 = reader.number("faults")?;
-    match name {
-        "mean" => Ok(Rule::Mean),
-        "weighted-mean" => Ok(Rule::WeightedMean(Vec::new())),
-        "median" => Ok(Rule::Median { faults }),
-        "trimmed-mean" => Ok(Rule::TrimmedMean { faults }),
-        _ => Err(Failure::Syntax("there is no such rule".to_owned())),
-    }
+    let kind = rules::named(name).ok_or_else(|| Failure::Syntax("there is no such rule".to_owned()))?;
+    Ok(Rule::new(kind, faults))
 }

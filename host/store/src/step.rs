@@ -1,5 +1,6 @@
 //! The state after a round, computed in this process: what every store does that has no kernels of its own.
 
+use skein_kernels::mean::MEAN;
 use skein_kernels::rule::Rule;
 use skein_kernels::update::{After, Before};
 
@@ -13,8 +14,9 @@ pub fn next_state(before: &State, update: &Update, rows: &[Values]) -> Result<St
     if let Some(actual) = { lengths }.find(|actual| *actual != expected) {
         return Err(StoreError::Length { expected, actual });
     }
+    let alone = Rule::new(&MEAN, 0);
     let rule = match &update.aggregate {
-        Aggregate::Values(_) => &Rule::Mean,
+        Aggregate::Values(_) => &alone,
         Aggregate::Contributions { rule, .. } => rule,
     };
     assert!(!rows.is_empty(), "something moves the state");

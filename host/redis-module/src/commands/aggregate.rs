@@ -86,9 +86,9 @@ impl Command for Aggregate {
         let (destination, version) = (reader.place("destination")?, reader.version("version")?);
         let mut rule = super::rule(&mut reader)?;
         let keys = reader.counted_keys("numkeys", "key")?;
-        if let Rule::WeightedMean(weights) = &mut rule {
+        if rule.kind().takes_weights {
             reader.word("WEIGHTS")?;
-            *weights = reader.numbers(reader.left(), "weight")?;
+            rule = rule.weighted(reader.numbers(reader.left(), "weight")?);
         }
         reader.end()?;
         let written = Touched { keys: destination..destination + 1, access: Access::Overwrite };

@@ -101,10 +101,10 @@ fn read(arguments: Arguments<'_>) -> Result<Asked, Failure> {
     reader.word("WEIGHTS")?;
     let count = reader.number("number of weights")?;
     let given = reader.numbers(count, "weight")?;
-    match &mut rule {
-        Rule::WeightedMean(weights) => *weights = given,
-        _ if given.is_empty() => {}
-        _ => return Err(Failure::Weights),
+    if rule.kind().takes_weights {
+        rule = rule.weighted(given);
+    } else if !given.is_empty() {
+        return Err(Failure::Weights);
     }
     let change = read_change(&mut reader)?;
     reader.end()?;

@@ -1,6 +1,8 @@
 //! The module gives the bits of the kernels, whatever the size and the rule.
 
+use skein_kernels::mean::{MEAN, WEIGHTED_MEAN};
 use skein_kernels::optimizer::{Moments, Optimizer, Step};
+use skein_kernels::order::{MEDIAN, TRIMMED_MEAN};
 use skein_kernels::rule::Rule;
 use skein_kernels::update::{After, Before, Change};
 use skein_types::Statistics;
@@ -16,10 +18,10 @@ const MOMENTS: Moments = Moments { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weig
 
 fn rules() -> Vec<(Rule, &'static str, &'static str)> {
     vec![
-        (Rule::Mean, "mean 0", ""),
-        (Rule::WeightedMean(vec![1.0, 2.5, 0.0, 4.0, 0.1]), "weighted-mean 0", "1 2.5 0 4 0.1"),
-        (Rule::Median { faults: 2 }, "median 2", ""),
-        (Rule::TrimmedMean { faults: 1 }, "trimmed-mean 1", ""),
+        (Rule::new(&MEAN, 0), "mean 0", ""),
+        (Rule::new(&WEIGHTED_MEAN, 0).weighted(vec![1.0, 2.5, 0.0, 4.0, 0.1]), "weighted-mean 0", "1 2.5 0 4 0.1"),
+        (Rule::new(&MEDIAN, 2), "median 2", ""),
+        (Rule::new(&TRIMMED_MEAN, 1), "trimmed-mean 1", ""),
     ]
 }
 

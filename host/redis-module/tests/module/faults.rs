@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use skein_kernels::mean::MEAN;
 use skein_kernels::optimizer::{Optimizer, Step};
 use skein_kernels::rule::Rule;
 use skein_kernels::update::{After, Before, Change};
@@ -117,7 +118,7 @@ fn clipping_by_norm_without_memory_is_an_error_and_takes_no_more_than_the_state(
         let mut expected = vec![0.0; parameters.len()];
         let (before, after) =
             (Before { parameters: &parameters, slots: &[] }, After { parameters: &mut expected, slots: Vec::new() });
-        change.apply(1, &Rule::Mean, &[&gradient], before, after).unwrap();
+        change.apply(1, &Rule::new(&MEAN, 0), &[&gradient], before, after).unwrap();
         same_bits(&client.get("p"), &expected);
     });
 }

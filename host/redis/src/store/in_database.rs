@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use skein_kernels::mean::MEAN;
 use skein_kernels::optimizer::{Moments, Optimizer};
 use skein_kernels::rule::Rule;
 use skein_kernels::update::Change;
@@ -91,12 +92,8 @@ fn statistics(reply: Reply) -> Result<Option<(u64, Statistics)>, Failure> {
 
 /// What follows the keys of `SKEIN.APPLY`.
 fn change_arguments(round: u64, rule: &Rule, change: &Change) -> Vec<String> {
-    let (faults, weights) = match rule {
-        Rule::Mean => (0, &[][..]),
-        Rule::WeightedMean(weights) => (0, &weights[..]),
-        Rule::Median { faults } | Rule::TrimmedMean { faults } => (*faults, &[][..]),
-    };
-    let mut arguments = vec![round.to_string(), rule.to_string(), faults.to_string()];
+    let weights = rule.weights();
+    let mut arguments = vec![round.to_string(), rule.to_string(), rule.faults().to_string()];
     arguments.extend(["WEIGHTS".into(), weights.len().to_string()]);
     arguments.extend(weights.iter().map(ToString::to_string));
     let bound = |bound: Option<f32>| bound.map_or_else(|| "none".to_owned(), |bound| bound.to_string());
@@ -181,7 +178,7 @@ impl StateStore for Module {
                 let key = self.0.keys().aggregate(round);
                 self.0.belongs(round, &[&key]).await?;
                 self.set(&key, round, &values).await?;
-                (Rule::Mean, vec![key], Vec::new())
+                (Rule::new(&MEAN, 0), vec![key], Vec::new())
             }
             Aggregate::Contributions { rule, peers } => {
                 let rows = peers.iter().map(|peer| self.0.keys().contribution(round, *peer)).collect();

@@ -244,7 +244,10 @@ fn a_contribution_that_went_missing_stops_the_update() {
         let server = kind.start(&[]);
         let store = open(&server.options()).await;
         store.state.set_state(zeros()).await.expect("a state");
-        let aggregate = Aggregate::Contributions { rule: skein_kernels::rule::Rule::Mean, peers: vec![ME] };
+        let aggregate = Aggregate::Contributions {
+            rule: skein_kernels::rule::Rule::new(&skein_kernels::mean::MEAN, 0),
+            peers: vec![ME],
+        };
         let refused = store.state.apply(skein_store::Update { aggregate, ..update(1, 0.0, LEN) }).await;
         assert!(matches!(refused, Err(StoreError::Missing { round: 1, peer: ME })), "{refused:?}");
         assert_eq!(store.state.head().await.expect("a state").round, 0);

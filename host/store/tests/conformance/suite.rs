@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use skein_kernels::mean::{MEAN, WEIGHTED_MEAN};
 use skein_kernels::optimizer::{Moments, Optimizer, Step};
+use skein_kernels::order::{MEDIAN, TRIMMED_MEAN};
 use skein_kernels::rule::Rule;
 use skein_kernels::update::{After, Before, Change};
 use skein_store::{Accumulated, Aggregate, Leaf, Ports, State, StoreError, Update};
@@ -177,10 +179,10 @@ fn rules_and_optimizers_give_the_same_bits_in_every_store() {
     const LEN: usize = 9000;
     let moments = Moments { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
     let rules = [
-        Rule::Mean,
-        Rule::WeightedMean(vec![1.0, 2.0, 0.1, 3.5, 7.0]),
-        Rule::Median { faults: 2 },
-        Rule::TrimmedMean { faults: 1 },
+        Rule::new(&MEAN, 0),
+        Rule::new(&WEIGHTED_MEAN, 0).weighted(vec![1.0, 2.0, 0.1, 3.5, 7.0]),
+        Rule::new(&MEDIAN, 2),
+        Rule::new(&TRIMMED_MEAN, 1),
     ];
     let optimizers = [
         Optimizer::Sgd { weight_decay: 1e-4 },
@@ -235,18 +237,18 @@ fn what_can_not_be_aggregated_is_refused_and_changes_nothing() {
             store.contributions.put_contribution(1, peer, values.into()).await.expect("kept");
         }
         use skein_kernels::Error;
-        let refused = apply(Rule::Mean, &[ME, PeerId([9; 32])]).await;
+        let refused = apply(Rule::new(&MEAN, 0), &[ME, PeerId([9; 32])]).await;
         assert!(
             matches!(refused, Err(StoreError::Missing { round: 1, peer }) if peer == PeerId([9; 32])),
             "{refused:?}"
         );
-        let refused = apply(Rule::Mean, &[ME, short]).await;
+        let refused = apply(Rule::new(&MEAN, 0), &[ME, short]).await;
         assert!(matches!(refused, Err(StoreError::Length { expected: 2, actual: 1 })), "{refused:?}");
         for (rule, peers, expected) in [
-            (Rule::Mean, vec![ME, nan], Error::NonFinite { row: 1 }),
-            (Rule::TrimmedMean { faults: 1 }, vec![ME, other], Error::TooFew { needed: 3, present: 2 }),
-            (Rule::Median { faults: 2 }, vec![ME, other], Error::TooFew { needed: 5, present: 2 }),
-            (Rule::WeightedMean(vec![0.0, 0.0]), vec![ME, other], Error::Weights),
+            (Rule::new(&MEAN, 0), vec![ME, nan], Error::NonFinite { row: 1 }),
+            (Rule::new(&TRIMMED_MEAN, 1), vec![ME, other], Error::TooFew { needed: 3, present: 2 }),
+            (Rule::new(&MEDIAN, 2), vec![ME, other], Error::TooFew { needed: 5, present: 2 }),
+            (Rule::new(&WEIGHTED_MEAN, 0).weighted(vec![0.0, 0.0]), vec![ME, other], Error::Weights),
         ] {
             let refused = apply(rule, &peers).await;
             assert!(
