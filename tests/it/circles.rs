@@ -38,7 +38,7 @@ fn a_circle_is_found() {
         fs::write(path, text).unwrap();
     };
     write("lib.rs", "mod a; mod b; mod c;");
-    write("a.rs", "use crate::{b::B, c}; mod inner;");
+    write("a.rs", "use {crate::{b::B, c}, std::fmt}; mod inner;");
     write("a/inner.rs", "use super::A;");
     write("b.rs", "fn f() { crate::c::call(); }");
     write("c.rs", "#[cfg(test)] mod tests { use crate::a::A; }");
@@ -119,6 +119,16 @@ impl Named {
         name == "crate" || (self.is_top && name == "super")
     }
 
+    /// A tree that may begin at the root.
+    fn root(&mut self, tree: &syn::UseTree) {
+        match tree {
+            syn::UseTree::Path(path) if self.is_root(&path.ident) => self.tree(&path.tree),
+            syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.root(tree)),
+            _ => {}
+        }
+    }
+
+    /// What stands behind the root.
     fn tree(&mut self, tree: &syn::UseTree) {
         match tree {
             syn::UseTree::Path(path) => drop(self.names.insert(path.ident.to_string())),
@@ -132,18 +142,17 @@ impl Named {
 
 impl<'ast> Visit<'ast> for Named {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
-        let is_test = |attribute: &syn::Attribute| attribute.path().is_ident("cfg");
+        let is_test = |attribute: &syn::Attribute| {
+            let list = attribute.meta.require_list();
+            attribute.path().is_ident("cfg") && list.is_ok_and(|list| list.tokens.to_string() == "test")
+        };
         if !item.attrs.iter().any(is_test) {
             visit::visit_item_mod(self, item);
         }
     }
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        if let syn::UseTree::Path(path) = &item.tree
-            && self.is_root(&path.ident)
-        {
-            self.tree(&path.tree);
-        }
+        self.root(&item.tree);
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {

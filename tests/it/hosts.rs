@@ -1,6 +1,10 @@
 //! Configurations of hosts, databases and workers: what is written, and what is refused.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::Place;
 
@@ -99,4 +103,31 @@ fn a_worker_without_work_says_so() {
     assert!(error.contains("out of reach"), "{error}");
     let usage = place.fails(&["worker", "--redis", "redis://user:secret@host"]);
     assert!(usage.contains("a password stands in a file"), "{usage}");
+}
+
+/// A host that was interrupted while its database did not answer went on waiting for it.
+#[test]
+fn a_host_that_waits_for_its_database_can_be_interrupted() {
+    let place = Place::new();
+    place.job("[train]\npeers = 1\nfaults = 0\n");
+    let id = place.json(&["identity", "--key-file", "own.key"])["id"].as_str().unwrap().to_owned();
+    let socket = place.path("own.sock");
+    // It takes connections, and never says a word.
+    let hung = UnixListener::bind(&socket).unwrap();
+    let text = format!(
+        "job = \"skein.toml\"\ndir = \".\"\nidentity = {{ key_file = \"own.key\" }}\n\
+         store = {{ url = \"unix://{}\" }}\n[[roster]]\nid = \"{id}\"\n",
+        socket.display()
+    );
+    place.write("host.toml", text);
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut command = place.command(&["host", "--config", "host.toml", "--quiet"]);
+        let host = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let _connection = hung.accept().unwrap();
+        kill_process(Pid::from_child(&host), signal).unwrap();
+        let output = host.wait_with_output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(error, "error: interrupted while it opened its database: start it again to go on\n");
+        assert_eq!(output.status.code(), Some(1), "it ended by itself");
+    }
 }

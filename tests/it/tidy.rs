@@ -183,7 +183,7 @@ fn layers_run_one_way_and_each_outside_thing_is_known_by_one_crate() {
     }
     for (layer, used) in &dependencies {
         if layer.starts_with("skein") && !LAYERS.iter().any(|(known, _)| known == layer) {
-            problems.push(format!("`{layer}` is no layer yet: say what it may use"));
+            problems.push(format!("`{layer}` has no entry in `LAYERS`: say what it may use"));
         }
         for (thing, owners) in KNOWN_BY {
             if used.contains(thing) && !owners.contains(&layer.as_str()) {

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::bench::output;
@@ -134,7 +134,9 @@ fn agreement(model: &Path, engine: &str, options: &Gradients) -> Result<Option<V
         return Ok(None);
     };
     let engine = skein_engine::open(engine.parse()?, None)?;
-    Ok(Some(references::check(model, &*engine, &references::batch(data)?)?.to_json()))
+    let errors = references::check(model, &*engine, &references::batch(data)?)?;
+    ensure!(errors.passes(), "`{}` on {} is off its reference: {errors}", model.display(), engine.kind());
+    Ok(Some(errors.to_json()))
 }
 
 /// What a command prints as JSON.

@@ -1,6 +1,6 @@
 //! Sizes and habits of the code: lines of files and functions, assertions, spans, dependencies.
 //!
-//! What is counted is the code that runs for users: files under `src`, without their `#[cfg(test)]` modules.
+//! Files under `src` are counted whole, functions, assertions and spans without those of `#[cfg(test)]` modules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -144,7 +144,7 @@ async fn measure(
             let mut samples = Vec::new();
             for _ in 0..calls {
                 let batch = tensors(&dataset, &(0..batch).collect::<Vec<_>>());
-                let Call { result, usage } = function.compute(function.place().await, parameters.clone(), batch).await;
+                let Call { result, usage } = function.compute(&function.slot().await, parameters.clone(), batch).await;
                 result?;
                 let Usage { duration: total, engine, parameter_bytes, .. } = usage;
                 samples.push(Sample { total, engine, parameter_bytes });

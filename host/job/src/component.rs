@@ -70,8 +70,10 @@ impl BuiltinRule {
         let is_weighted = settings.get("weighted").map_or(Ok(false), |value| value.parse()).ok()?;
         let kind = RULES.into_iter().find(|kind| kind.function == name && kind.takes_weights == is_weighted)?;
         let value = |parameter: &RuleParameter| settings.get(parameter.name).map(|value| value.parse()).transpose();
-        let parameters = kind.parameters.iter().map(value).collect::<Result<_, _>>().ok()?;
-        Some(BuiltinRule { kind, parameters })
+        let parameters: Vec<Option<u32>> = kind.parameters.iter().map(value).collect::<Result<_, _>>().ok()?;
+        // The commands of a database carry no parameters, so a rule that has any set is the function's to compute.
+        let has_none: bool = parameters.iter().all(Option::is_none);
+        has_none.then_some(BuiltinRule { kind, parameters })
     }
 
     /// The rule for contributions of peers that claim so many samples.

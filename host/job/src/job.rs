@@ -31,7 +31,7 @@ pub struct Job {
     pub model: String,
     /// The model's graphs; none if the gradient function computes all by itself.
     pub graphs: Option<Graphs>,
-    /// Names of the model's files in its folder, the model itself first; none if it is no file.
+    /// Names of the model's files in its folder, the model itself first; empty if it is not a file.
     pub model_files: Vec<PathBuf>,
     /// The gradient function.
     pub gradient: Component,

@@ -1,7 +1,7 @@
 //! What is trained: the manifest, the data, the model and the functions, checked against one another.
 //!
-//! Nothing here runs a function, computes a graph or waits: graphs and functions are described by plain values, and
-//! whoever runs the job makes what it needs of them.
+//! Nothing here runs a function, computes a graph or waits: graphs and functions are described by plain values, from
+//! which a peer makes what it needs.
 //!
 //! | module | what |
 //! |---|---|

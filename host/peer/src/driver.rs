@@ -387,8 +387,8 @@ impl Peer {
         let (function, faults) = (self.prepared.aggregate.clone(), self.job.train.faults);
         let account = self.pool.account(Purpose::Aggregate);
         let call = async move {
-            let place = function.place().await;
-            account.book(function.aggregate(place, contributions, faults)).await
+            let slot = function.slot().await;
+            account.book(function.aggregate(&slot, contributions, faults)).await
         };
         let aggregated = self.pool.run(call).await?;
         Ok(Aggregate::Values(aggregated.with_context(|| refused(number, agreement))?.values.into()))

@@ -30,8 +30,8 @@ pub async fn evaluate(
         let (parameters, function) = (parameters.clone(), function.clone());
         let account = pool.account(Purpose::Evaluate);
         let task = async move {
-            let place = function.place().await;
-            let metrics = account.book(function.evaluate(place, parameters, tensors(&dataset, &chunk))).await?;
+            let slot = function.slot().await;
+            let metrics = account.book(function.evaluate(&slot, parameters, tensors(&dataset, &chunk))).await?;
             let part = Evaluation {
                 samples: u64::from(metrics.samples),
                 correct: metrics.correct.map(u64::from),

@@ -3,6 +3,7 @@
 pub mod config;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -58,26 +59,67 @@ pub async fn run(
     events: &mut Sink<'_>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Summary> {
+    let mut shutdown = pin!(shutdown);
+    let opened = tokio::select! {
+        biased;
+        () = &mut shutdown => bail!("interrupted while it opened its database{HINT}"),
+        opened = open(config, (&prepared, bundle), &pool) => opened?,
+    };
+    let Opened { peer, start, worker } = opened;
+    let me = peer.identity.id();
     let job = prepared.job.clone();
-    let identity = config.identity.load(job.train.seed)?;
-    let me = identity.id();
-    let share = job.shares.get(&me);
-    let share =
-        share.with_context(|| format!("the roster does not have this peer: add a member with the id `{me}`"))?;
-    let saved = saved(config, &job)?;
-    // The folder is locked from here on.
-    let log = Log::open(&config.dir, me, job.digest, saved.as_ref().map_or(0, |saved| saved.state.round()))?;
-    let scope = |peer: PeerId| Scope { job: job.digest, peer, values: job.layout.len() };
-    let others = others(config, &identity, scope)?;
-    let store = skein_redis::open(&config.store, scope(me)).await?;
-    let start = reconcile(&*store.state, saved, &job).await?;
     events(Event::Started {
         peer: me,
         peers: job.shares.len(),
         round: start.state.round(),
         parameters: job.layout.len(),
-        in_database: store.state.aggregates(),
+        in_database: peer.store.state.aggregates(),
     });
+    let (stop, stopped) = watch::channel(false);
+    let run = Run { prepared, pool, peers: vec![peer], start, out: Some(config.dir.clone()), hint: HINT.to_owned() };
+    let run = async {
+        let summary = run.to_end(events, shutdown).await;
+        // Its worker may be in the middle of a task that nobody waits for.
+        stop.send_replace(true);
+        summary
+    };
+    let span = tracing::debug_span!("worker", job = %job.digest, peer = ?me);
+    let work = async { worker.run(stopped).instrument(span).await.context("the host's own worker failed") };
+    let (summary, _) = tokio::try_join!(run, work)?;
+    Ok(summary)
+}
+
+/// How a host goes on after it was shut down.
+const HINT: &str = ": start it again to go on";
+
+/// What a host runs with once its database is open.
+struct Opened {
+    peer: PeerConfig,
+    /// Where it goes on.
+    start: Checkpoint,
+    worker: QueueWorker,
+}
+
+/// Opens the peer's folder, its database and those of the others.
+async fn open(
+    config: &Config,
+    (prepared, bundle): (&PreparedJob, JobBundle),
+    pool: &Arc<FunctionPool>,
+) -> Result<Opened> {
+    let job = &prepared.job;
+    let identity = config.identity.load(job.train.seed)?;
+    let me = identity.id();
+    let share = job.shares.get(&me);
+    let share =
+        share.with_context(|| format!("the roster does not have this peer: add a member with the id `{me}`"))?;
+    let saved = saved(config, job)?;
+    // The folder is locked from here on.
+    let log = Log::open(&config.dir, me, job.digest, saved.as_ref().map_or(0, |saved| saved.state.round()))?;
+    let scope = |peer: PeerId| Scope { job: job.digest, peer, values: job.layout.len() };
+    let others = others(config, &identity, scope)?;
+    tracing::debug!(address = %config.store.url, "opens its database");
+    let store = skein_redis::open(&config.store, scope(me)).await?;
+    let start = reconcile(&*store.state, saved, job).await?;
     let queue = Queue::open(&config.store, scope(me)).await?;
     let compute =
         Queued { queue, scope: scope(me), bundle, dataset: share.dataset.clone(), state: store.state.clone() };
@@ -89,20 +131,8 @@ pub async fn run(
         store: store.clone(),
         consumer: Consumer::join(&config.store, scope(me), worker::place(Role::Host)?).await?,
     };
-    let (stop, stopped) = watch::channel(false);
-    let hint = ": start it again to go on".to_owned();
-    let peers = vec![PeerConfig { identity, store, compute: Arc::new(compute), others, log }];
-    let run = Run { prepared, pool, peers, start, out: Some(config.dir.clone()), hint };
-    let run = async {
-        let summary = run.to_end(events, shutdown).await;
-        // Its worker may be in the middle of a task that nobody waits for.
-        stop.send_replace(true);
-        summary
-    };
-    let span = tracing::debug_span!("worker", job = %job.digest, peer = ?me);
-    let work = async { worker.run(stopped).instrument(span).await.context("the host's own worker failed") };
-    let (summary, _) = tokio::try_join!(run, work)?;
-    Ok(summary)
+    let peer = PeerConfig { identity, store, compute: Arc::new(compute), others, log };
+    Ok(Opened { peer, start, worker })
 }
 
 /// The databases of the other peers.

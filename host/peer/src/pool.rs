@@ -1,5 +1,5 @@
 //! Where functions run: threads of their own, and a ledger of what they used. How many run at the same time is bounded by
-//! the runtime, which gives each call its place.
+//! the runtime.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -49,52 +49,24 @@ pub struct Run {
 }
 
 impl Run {
-    /// Runs the peers to the end of the job, or until `shutdown` is over.
+    /// Runs the peers to the end of the job, or until `shutdown` is over; once the last round is, it evaluates what came of
+    /// it all the same.
     ///
     /// # Errors
     /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The last
     /// checkpoint stays.
     #[tracing::instrument(level = "debug", name = "job", skip_all, fields(job = %self.prepared.job.digest))]
     pub async fn to_end(self, events: &mut Sink<'_>, shutdown: impl Future<Output = ()>) -> Result<Summary> {
-        let Run { prepared, pool, peers: configs, start, out, hint } = self;
-        let job = prepared.job.clone();
-        let first_round = start.state.round();
-        let metrics = out.as_deref().map(|dir| Metrics::open(dir, first_round)).transpose()?;
-        let mut session = Session {
-            pending: BTreeMap::new(),
-            phases: Phases::default(),
-            last: start.clone(),
-            contribution: None,
-            awaited: Vec::new(),
-            writing: None,
-            // Peers with logs are alone in their process.
-            checkpointed: configs.first().and_then(|peer| peer.log.checkpointed()),
-            metrics,
-            started: Instant::now(),
-            first_round,
-            local: configs.len(),
-            prepared: prepared.clone(),
-            pool: pool.clone(),
-            out,
-            hint,
+        let mut shutdown = pin!(shutdown);
+        let (hint, last) = (self.hint.clone(), self.start.state.round());
+        let started = tokio::select! {
+            biased;
+            () = &mut shutdown => bail!("interrupted before round {}{hint}", last + 1),
+            started = self.begin() => started?,
         };
-        session.keep_start(&configs).await?;
-        let stores: Vec<_> = configs.iter().map(|peer| (peer.identity.id(), peer.store.clone())).collect();
-        let (sender, mut ends) = mpsc::channel(configs.len());
-        let mut peers = JoinSet::new();
-        for config in configs {
-            let store = config.store.clone();
-            let id = config.identity.id();
-            let peer = Peer::start(prepared.clone(), pool.clone(), config).await?;
-            session.awaited.push(peer.awaited());
-            let run = run_peer(peer, store, start.clone(), job.train.rounds, sender.clone());
-            peers.spawn(run.instrument(tracing::debug_span!("peer", peer = ?id)));
-        }
-        drop(sender);
-
+        let Started { mut session, stores, mut peers, mut ends } = started;
         let mut stopped = None;
         let mut ticks = tokio::time::interval(TICK);
-        let mut shutdown = pin!(shutdown);
         loop {
             // Rounds before ends: a peer that is done has sent its last round already.
             tokio::select! {
@@ -123,6 +95,57 @@ impl Run {
             hashes.insert(peer, hash_of(&store.state.head().await?));
         }
         session.sum_up(stopped, hashes, events).await
+    }
+}
+
+/// A run whose peers are at work.
+struct Started {
+    session: Session,
+    stores: Vec<(PeerId, Ports)>,
+    peers: JoinSet<Result<()>>,
+    /// How their rounds end; closed when all peers are done.
+    ends: mpsc::Receiver<RoundEnd>,
+}
+
+impl Run {
+    /// Starts the peers.
+    async fn begin(self) -> Result<Started> {
+        let Run { prepared, pool, peers: configs, start, out, hint } = self;
+        let job = prepared.job.clone();
+        let first_round = start.state.round();
+        let metrics = out.as_deref().map(|dir| Metrics::open(dir, first_round)).transpose()?;
+        let mut session = Session {
+            pending: BTreeMap::new(),
+            phases: Phases::default(),
+            last: start.clone(),
+            contribution: None,
+            awaited: Vec::new(),
+            writing: None,
+            // Peers with logs are alone in their process.
+            checkpointed: configs.first().and_then(|peer| peer.log.checkpointed()),
+            metrics,
+            started: Instant::now(),
+            first_round,
+            local: configs.len(),
+            prepared: prepared.clone(),
+            pool: pool.clone(),
+            out,
+            hint,
+        };
+        session.keep_start(&configs).await?;
+        let stores: Vec<_> = configs.iter().map(|peer| (peer.identity.id(), peer.store.clone())).collect();
+        let (sender, ends) = mpsc::channel(configs.len());
+        let mut peers = JoinSet::new();
+        for config in configs {
+            let store = config.store.clone();
+            let id = config.identity.id();
+            let span = tracing::debug_span!("peer", peer = ?id);
+            let peer = Peer::start(prepared.clone(), pool.clone(), config).instrument(span.clone()).await?;
+            session.awaited.push(peer.awaited());
+            let run = run_peer(peer, store, start.clone(), job.train.rounds, sender.clone());
+            peers.spawn(run.instrument(span));
+        }
+        Ok(Started { session, stores, peers, ends })
     }
 }
 

@@ -199,9 +199,9 @@ impl QueueWorker {
         let (function, account) = (self.gradient.clone(), self.pool.account(Purpose::Gradient));
         let call = async move {
             let mut used = None;
-            let place = function.place().await;
+            let slot = function.slot().await;
             let call = async {
-                let Call { result, usage } = function.compute(place, parameters, batch).await;
+                let Call { result, usage } = function.compute(&slot, parameters, batch).await;
                 used = Some(usage);
                 Call { result, usage }
             };

@@ -11,7 +11,7 @@ use crate::capability::{HostContribution, HostSink, Input, State};
 use crate::error::{CallError, LoadError};
 use crate::function::Function;
 use crate::invoke::{About, Call, Loaded};
-use crate::runtime::{Place, Runtime};
+use crate::runtime::{CallSlot, Runtime};
 use crate::world::World;
 
 /// One peer's contribution. Cloning shares the values.
@@ -53,9 +53,9 @@ impl Runtime {
 }
 
 impl AggregateFunction {
-    /// Waits for a place to run in: without one a call would find the runtime full.
-    pub async fn place(&self) -> Place {
-        self.loaded.place().await
+    /// Waits for a slot to run in, in the order of asking. Hold it for as long as what the call leaves is in use.
+    pub async fn slot(&self) -> CallSlot {
+        self.loaded.slot().await
     }
 
     /// Aggregates contributions of one length, in the order of their peers' keys, of which up to `faults` may be
@@ -63,7 +63,7 @@ impl AggregateFunction {
     ///
     /// # Panics
     /// When the contributions differ in length: the caller has checked what it received.
-    pub async fn aggregate(&self, place: Place, contributions: Vec<Contribution>, faults: u32) -> Call<Aggregated> {
+    pub async fn aggregate(&self, slot: &CallSlot, contributions: Vec<Contribution>, faults: u32) -> Call<Aggregated> {
         let present = contributions.len();
         let len = contributions.first().map_or(0, |contribution| contribution.values.len());
         assert!(
@@ -95,7 +95,7 @@ impl AggregateFunction {
             }
             Ok(Aggregated { values, rejected: report.rejected })
         };
-        self.loaded.invoke(place, Input::default(), guest, check).await
+        self.loaded.invoke(slot, Input::default(), guest, check).await
     }
 
     /// What is known of the function.

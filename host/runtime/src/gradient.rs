@@ -14,7 +14,7 @@ use crate::capability::{HostTensor, Input, State};
 use crate::error::{CallError, LoadError};
 use crate::function::Function;
 use crate::invoke::{About, Call, Loaded};
-use crate::runtime::{Place, Runtime};
+use crate::runtime::{CallSlot, Runtime};
 use crate::world::World;
 
 pub use crate::parameters::Parameters;
@@ -96,13 +96,13 @@ impl Runtime {
 }
 
 impl GradientFunction {
-    /// Waits for a place to run in: without one a call would find the runtime full.
-    pub async fn place(&self) -> Place {
-        self.loaded.place().await
+    /// Waits for a slot to run in, in the order of asking. Hold it for as long as what the call leaves is in use.
+    pub async fn slot(&self) -> CallSlot {
+        self.loaded.slot().await
     }
 
     /// The loss and gradient of `batch`, at `parameters`.
-    pub async fn compute(&self, place: Place, parameters: Parameters, batch: Batch) -> Call<Gradient> {
+    pub async fn compute(&self, slot: &CallSlot, parameters: Parameters, batch: Batch) -> Call<Gradient> {
         let layout = parameters.layout.clone();
         let samples = batch.samples;
         let input = Input { parameters, noise_seed: batch.noise_seed };
@@ -111,11 +111,11 @@ impl GradientFunction {
             let instance = self.pre.instantiate_async(&mut *store).await?;
             instance.skein_train_gradients().call_compute(store, &batch).await
         };
-        self.loaded.invoke(place, input, guest, |state, output| self.check(state, output, &layout, samples)).await
+        self.loaded.invoke(slot, input, guest, |state, output| self.check(state, output, &layout, samples)).await
     }
 
     /// The loss and metrics of `batch`, at `parameters`.
-    pub async fn evaluate(&self, place: Place, parameters: Parameters, batch: Batch) -> Call<Metrics> {
+    pub async fn evaluate(&self, slot: &CallSlot, parameters: Parameters, batch: Batch) -> Call<Metrics> {
         let samples = batch.samples;
         let input = Input { parameters, noise_seed: batch.noise_seed };
         let guest = async |store: &mut Store<State>| {
@@ -131,7 +131,7 @@ impl GradientFunction {
             }
             Ok(Metrics { loss, samples: counted, correct })
         };
-        self.loaded.invoke(place, input, guest, check).await
+        self.loaded.invoke(slot, input, guest, check).await
     }
 
     /// What is known of the function.

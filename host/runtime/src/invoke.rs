@@ -16,7 +16,7 @@ use crate::function::Function;
 use crate::graphs::Graphs;
 use crate::meter::Meter;
 use crate::options::Limits;
-use crate::runtime::{Place, Runtime, Shared};
+use crate::runtime::{CallSlot, Runtime, Shared};
 use crate::world::World;
 
 /// Longest text of a guest that an error repeats.
@@ -100,11 +100,11 @@ impl Loaded {
         Ok((Arc::new(Loaded { about, limits, settings, graphs, called, shared }), pre))
     }
 
-    /// Runs `guest` in a fresh store, then `check` on what it returned, in the place that the caller waited for.
+    /// Runs `guest` in a fresh store, then `check` on what it returned, in the slot that the caller holds.
     #[tracing::instrument(level = "debug", name = "call", skip_all, fields(function = self.about.name))]
     pub(crate) async fn invoke<T, R>(
         &self,
-        _place: Place,
+        _slot: &CallSlot,
         input: Input,
         guest: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
         check: impl FnOnce(&mut State, T) -> Result<R, CallError>,
@@ -127,9 +127,9 @@ impl Loaded {
         Call { result, usage }
     }
 
-    /// Waits for a place to run in.
-    pub(crate) async fn place(&self) -> Place {
-        self.shared.place().await
+    /// Waits for a slot to run in.
+    pub(crate) async fn slot(&self) -> CallSlot {
+        self.shared.slot().await
     }
 
     fn store(&self, input: Input) -> Store<State> {

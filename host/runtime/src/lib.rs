@@ -43,6 +43,6 @@ pub use error::{CallError, Limit, LoadError};
 pub use function::Function;
 pub use invoke::{About, Call, Usage};
 pub use options::{Limits, Options};
-pub use runtime::{Place, Runtime, StartError};
+pub use runtime::{CallSlot, Runtime, StartError};
 pub use skein_engine::Tensor;
 pub use world::World;

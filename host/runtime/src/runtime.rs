@@ -52,19 +52,20 @@ impl Runtime {
     }
 }
 
-/// A place among the calls that run at the same time; it is free again when this is dropped.
+/// One of the calls that run at the same time; it is free for another when this is dropped.
 ///
-/// Whatever a call needs, such as a batch, is best made with the place at hand: it exists for as many calls as run then.
+/// Whatever a call needs and leaves, such as a batch and its gradient, is best made and used while the slot is held: it
+/// exists for as many calls as run then.
 #[derive(Debug)]
-pub struct Place {
+pub struct CallSlot {
     _permit: OwnedSemaphorePermit,
 }
 
 impl Shared {
-    /// Waits for a place. A call holds its own no longer than its wall time allows, so the wait is bounded.
-    pub(crate) async fn place(&self) -> Place {
+    /// Waits for a slot, in the order of asking.
+    pub(crate) async fn slot(&self) -> CallSlot {
         let permit = self.permits.clone().acquire_owned().await;
-        Place { _permit: permit.expect("the semaphore is never closed") }
+        CallSlot { _permit: permit.expect("the semaphore is never closed") }
     }
 }
 

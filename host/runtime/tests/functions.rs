@@ -94,14 +94,14 @@ async fn a_hostile_guest_gets_a_typed_error_and_harms_nothing() {
         ("nan", "bad output: the gradient of `layers.0.weight` is not finite"),
     ] {
         let probe = probe(behaviour, tight(behaviour)).await;
-        let call = probe.compute(probe.place().await, parameters(), batch(&[0, 1])).await;
+        let call = probe.compute(&probe.slot().await, parameters(), batch(&[0, 1])).await;
         let error = call.result.expect_err(behaviour);
         assert_eq!(verdict(&error), expected, "{behaviour}");
         assert!(error.to_string().contains("`probe`"), "{error} names the function");
         assert!(call.usage.memory_bytes_peak <= 16 << 20, "{behaviour} used {}", call.usage.memory_bytes_peak);
     }
     let function = probe("zeros", tight("zeros")).await;
-    let call = function.compute(function.place().await, parameters(), batch(&[0, 1])).await;
+    let call = function.compute(&function.slot().await, parameters(), batch(&[0, 1])).await;
     assert_eq!(call.result.expect("a harmless behaviour").tensors.len(), 2);
 }
 
@@ -112,7 +112,7 @@ async fn dimensions_and_handles_count_as_memory() {
     for behaviour in ["dimensions", "views"] {
         let limits = Limits { memory_mib: 4, handles: 50_000, ..tight(behaviour) };
         let function = probe(behaviour, limits).await;
-        let call = function.compute(function.place().await, parameters(), batch(&[0])).await;
+        let call = function.compute(&function.slot().await, parameters(), batch(&[0])).await;
         assert_eq!(verdict(&call.result.expect_err(behaviour)), "limit memory_mib", "{behaviour}");
     }
 }
@@ -121,7 +121,7 @@ async fn dimensions_and_handles_count_as_memory() {
 async fn a_tensor_of_too_many_dimensions_is_refused_with_the_bound() {
     for (behaviour, rank) in [("rank", 17), ("huge-rank", 1 << 20)] {
         let function = probe(behaviour, tight(behaviour)).await;
-        let call = function.compute(function.place().await, parameters(), batch(&[0])).await;
+        let call = function.compute(&function.slot().await, parameters(), batch(&[0])).await;
         let error = call.result.expect_err(behaviour);
         let CallError::Trap { reason, .. } = &error else { panic!("{behaviour}: {error}") };
         assert_eq!(*reason, format!("a tensor has at most 16 dimensions, this one has {rank}"));
@@ -135,7 +135,7 @@ async fn a_batch_that_is_let_go_makes_no_room() {
     let large = Tensor::from_bytes(vec![1, 4 << 20], ElementType::U8, vec![0; 4 << 20]).expect("as many bytes");
     let batch = Batch { samples: 1, tensors: vec![("input".into(), large)], noise_seed: 0 };
     let function = probe("drop-batch", tight("drop-batch")).await;
-    let call = function.compute(function.place().await, parameters(), batch).await;
+    let call = function.compute(&function.slot().await, parameters(), batch).await;
     assert_eq!(verdict(&call.result.expect_err("16 MiB and its own memory")), "limit memory_mib");
 }
 
@@ -143,7 +143,7 @@ async fn a_batch_that_is_let_go_makes_no_room() {
 async fn the_data_of_one_host_call_is_bounded() {
     let limits = Limits { memory_mib: 1024, hostcall_mib: 8, ..Limits::default() };
     let function = probe("bytes", limits).await;
-    let call = function.compute(function.place().await, parameters(), batch(&[0])).await;
+    let call = function.compute(&function.slot().await, parameters(), batch(&[0])).await;
     assert_eq!(verdict(&call.result.expect_err("256 MiB at once")), "limit hostcall_mib");
 }
 
@@ -153,7 +153,7 @@ async fn rubbish_metrics_are_refused() {
         [("nan-loss", "bad output: the loss is NaN"), ("too-correct", "bad output: Some(3) of 2 samples are right")]
     {
         let function = probe(behaviour, tight(behaviour)).await;
-        let call = function.evaluate(function.place().await, parameters(), batch(&[0, 1])).await;
+        let call = function.evaluate(&function.slot().await, parameters(), batch(&[0, 1])).await;
         assert_eq!(verdict(&call.result.expect_err(behaviour)), expected);
     }
 }
@@ -164,7 +164,7 @@ async fn rubbish_metrics_are_refused() {
 async fn a_busy_guest_starves_nobody() {
     let limits = Limits { cpu: Duration::from_secs(3600), wall: Duration::from_secs(3), ..Limits::default() };
     let probe = probe("loop", limits).await;
-    let busy = tokio::spawn(async move { probe.compute(probe.place().await, parameters(), batch(&[0])).await });
+    let busy = tokio::spawn(async move { probe.compute(&probe.slot().await, parameters(), batch(&[0])).await });
     let mut timer = tokio::time::interval(Duration::from_millis(20));
     for _ in 0..5 {
         timer.tick().await;
@@ -263,8 +263,8 @@ async fn compiling_is_bounded() {
 async fn calls_are_metered() {
     let runtime = runtime();
     let mlp = runtime.gradient_function(function("mlp"), &component("gradient-mlp.wasm")).await.expect("it loads");
-    let cold = mlp.compute(mlp.place().await, parameters(), batch(&[0, 2])).await.usage;
-    let warm = mlp.compute(mlp.place().await, parameters(), batch(&[0, 2])).await.usage;
+    let cold = mlp.compute(&mlp.slot().await, parameters(), batch(&[0, 2])).await.usage;
+    let warm = mlp.compute(&mlp.slot().await, parameters(), batch(&[0, 2])).await.usage;
     assert!(cold.cold && !warm.cold);
     assert!(warm.memory_bytes_peak > 1 << 16 && warm.memory_bytes_peak < 16 << 20, "{warm:?}");
     assert!(warm.duration > Duration::ZERO && warm.gb_seconds() > 0.0);
@@ -275,7 +275,7 @@ async fn the_perceptron_computes_the_gradient_of_its_loss() {
     let runtime = runtime();
     let mlp = runtime.gradient_function(function("mlp"), &component("gradient-mlp.wasm")).await.expect("it loads");
     let batch = batch(&[0, 2, 1, 1]);
-    let gradient = mlp.compute(mlp.place().await, parameters(), batch.clone()).await.result.expect("a gradient");
+    let gradient = mlp.compute(&mlp.slot().await, parameters(), batch.clone()).await.result.expect("a gradient");
     assert_eq!(gradient.samples, 4);
     let flat: Vec<f32> = gradient.tensors.iter().flat_map(|t| t.floats().expect("FP32").into_owned()).collect();
     let loss_at = async |index: usize, offset: f32| {
@@ -283,7 +283,7 @@ async fn the_perceptron_computes_the_gradient_of_its_loss() {
         let mut values = values.to_vec();
         values[index] += offset;
         let call =
-            mlp.evaluate(mlp.place().await, Parameters { layout, values: Arc::new(values) }, batch.clone()).await;
+            mlp.evaluate(&mlp.slot().await, Parameters { layout, values: Arc::new(values) }, batch.clone()).await;
         call.result.expect("metrics").loss
     };
     for (index, analytic) in flat.into_iter().enumerate() {
@@ -291,7 +291,7 @@ async fn the_perceptron_computes_the_gradient_of_its_loss() {
         assert!((numeric - analytic).abs() < 1e-3, "parameter {index}: {numeric} {analytic}");
     }
     let refused = mlp
-        .compute(mlp.place().await, parameters(), batch_with_label(3))
+        .compute(&mlp.slot().await, parameters(), batch_with_label(3))
         .await
         .result
         .expect_err("a label out of range");
@@ -322,11 +322,11 @@ async fn rules_give_the_same_bits_natively_and_in_wasm() {
             let mut expected = vec![0.0; len];
             native(&rows, &mut expected);
             let actual =
-                wasm.aggregate(wasm.place().await, contributions.clone(), 1).await.result.expect("an aggregate").values;
+                wasm.aggregate(&wasm.slot().await, contributions.clone(), 1).await.result.expect("an aggregate").values;
             let same = actual.iter().zip(&expected).all(|(a, e)| a.to_bits() == e.to_bits());
             assert!(same, "{name} of {peers} x {len}");
         }
-        let few = wasm.aggregate(wasm.place().await, contributions(2, 5), 1).await.result;
+        let few = wasm.aggregate(&wasm.slot().await, contributions(2, 5), 1).await.result;
         match (name, few) {
             ("aggregate-mean", few) => assert!(few.is_ok(), "the mean knows no faults"),
             (_, few) => assert!(matches!(few, Err(CallError::TooFew { needed: 3, present: 2, .. })), "{few:?}"),
@@ -343,7 +343,7 @@ async fn the_mean_weighs_by_samples_when_asked() {
         let mean = runtime.aggregate_function(function, &component("aggregate-mean.wasm")).await.expect("it loads");
         let contribution =
             |samples, value| Contribution { peer: "peer".into(), samples, values: Arc::new(vec![value]) };
-        mean.aggregate(mean.place().await, vec![contribution(3, 0.0), contribution(1, 4.0)], 0)
+        mean.aggregate(&mean.slot().await, vec![contribution(3, 0.0), contribution(1, 4.0)], 0)
             .await
             .result
             .map(|a| a.values)

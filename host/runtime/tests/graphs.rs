@@ -70,7 +70,7 @@ fn function(behaviour: &str, limits: Limits, graphs: Graphs) -> Function {
 async fn compute(name: &str, function: Function, parameters: Parameters) -> Call<Gradient> {
     let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).expect("the engine starts");
     let function = runtime.gradient_function(function, &component(name)).await.expect("it loads");
-    function.compute(function.place().await, parameters, batch()).await
+    function.compute(&function.slot().await, parameters, batch()).await
 }
 
 async fn call(name: &str, behaviour: &str, graphs: Graphs, parameters: Parameters) -> Call<Gradient> {

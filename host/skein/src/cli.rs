@@ -191,7 +191,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
 
 /// What is logged, as `SKEIN_LOG` says, or `RUST_LOG` if that is not set; and what is wrong with it.
 fn log_filter() -> (EnvFilter, Option<String>) {
-    let set = ["SKEIN_LOG", "RUST_LOG"].into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+    let set = ["SKEIN_LOG", "RUST_LOG"]
+        .into_iter()
+        .find_map(|name| Some((name, std::env::var_os(name)?.to_string_lossy().into_owned())));
     let parsed = set.map(|(name, text)| (EnvFilter::try_new(&text), name, text));
     match parsed {
         Some((Ok(filter), ..)) => (filter, None),

@@ -117,10 +117,10 @@ impl Embedded {
             if let Some(average) = sum.average {
                 return Ok(average);
             }
+            assert_eq!(sum.batches.len(), sum.tree.leaves() as usize, "one entry for each batch");
             (sum.tree.take().ok_or(StoreError::Incomplete { round })?, sum.batches.clone())
         };
         let samples: u64 = batches.iter().map(|(samples, _)| u64::from(*samples)).sum();
-        assert!(samples > 0, "every batch has a sample");
         let loss: f64 = batches.iter().map(|(samples, loss)| f64::from(*samples) * f64::from(*loss)).sum();
         divide(&mut values, samples as f32);
         let values = Values::from(values);
@@ -235,6 +235,7 @@ impl StateStore for Embedded {
         let mut inner = self.lock();
         inner.sums = inner.sums.split_off(&round);
         inner.notes = inner.notes.split_off(&round);
+        assert!(inner.sums.keys().all(|kept| *kept >= round), "what is kept is of this round or later");
         inner.contributions = inner.contributions.split_off(&(round, PeerId([0; 32])));
         Ok(())
     }

@@ -35,6 +35,9 @@ pub(super) fn run(root: &Path, before: &Path, format: Format) -> Result<()> {
             let then = measure(before)?;
             (measure(root)?, then)
         };
+        for (name, _) in now.iter().filter(|(name, _)| pair == 1 && !then.contains_key(*name)) {
+            eprintln!("`{name}` is not compared: the other checkout does not measure it");
+        }
         pairs.push((now, then));
     }
     let compared = compare(&pairs)?;
@@ -45,7 +48,8 @@ pub(super) fn run(root: &Path, before: &Path, format: Format) -> Result<()> {
             println!("{}", json!({ "pairs": PAIRS, "figures": figures, "worse": worse }));
         }
         Format::Text => {
-            println!("{:<28} {:>12} {:>12} {:>8} {:>8}", "median of 5 pairs", "now", "before", "ratio", "spread");
+            let head = format!("median of {PAIRS} pairs");
+            println!("{head:<28} {:>12} {:>12} {:>8} {:>8}", "now", "before", "ratio", "spread");
             for (name, c) in &compared {
                 let verdict = if c.is_worse() { "  worse" } else { "" };
                 println!("{name:<28} {:>12.3} {:>12.3} {:>8.3} {:>8.3}{verdict}", c.now, c.before, c.ratio, c.spread);
@@ -84,15 +88,16 @@ impl Compared {
 type Figures = Map<String, Value>;
 
 fn compare(pairs: &[(Figures, Figures)]) -> Result<BTreeMap<String, Compared>> {
-    let (first, _) = pairs.first().context("no pair was measured")?;
-    let names = first.keys().filter(|name| !SIZES.contains(&name.as_str()));
+    let (now, then) = pairs.first().context("no pair was measured")?;
+    let names = now.keys().filter(|name| !SIZES.contains(&name.as_str()) && then.contains_key(*name));
     let compared = names.map(|name| {
         let figure = |figures: &Figures| {
             figures.get(name).and_then(Value::as_f64).with_context(|| format!("a run has no figure `{name}`"))
         };
         let now = pairs.iter().map(|(now, _)| figure(now)).collect::<Result<Vec<_>>>()?;
         let before = pairs.iter().map(|(_, before)| figure(before)).collect::<Result<Vec<_>>>()?;
-        let ratios: Vec<f64> = now.iter().zip(&before).map(|(now, before)| now / before).collect();
+        let ratios: Vec<f64> =
+            now.iter().zip(&before).map(|(now, before)| now / before.max(f64::MIN_POSITIVE)).collect();
         let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let more_is_better = MORE_IS_BETTER.contains(&name.as_str());

@@ -270,7 +270,7 @@ impl Train {
         }
     }
 
-    /// Both convergence rules as the workflow knows them.
+    /// Both convergence rules as the protocol knows them.
     pub fn convergence(&self) -> convergence::Options {
         convergence::Options {
             early_stopping: self
@@ -287,7 +287,7 @@ impl Train {
         }
     }
 
-    /// The bounds of waits as the workflow knows them.
+    /// The bounds of waits as the protocol knows them.
     pub fn deadline(&self) -> deadline::Options {
         deadline::Options { min: self.wait.min, max: self.wait.max }
     }

@@ -21,9 +21,9 @@ use crate::manifest::model::{Init, Start};
 /// The graphs of a model.
 #[derive(Debug, Clone)]
 pub struct Graphs {
-    /// Gives the loss, every gradient and the new running statistics. Its batch size is fixed, which engines make faster.
+    /// Computes the loss, every gradient and the new running statistics. Its batch size is fixed, which engines make faster.
     pub train: Graph,
-    /// Gives what the model gives, for a batch of any size.
+    /// Computes the outputs of the model, for a batch of any size.
     pub evaluate: Graph,
 }
 

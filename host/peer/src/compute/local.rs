@@ -58,9 +58,9 @@ impl Compute for Local {
             let function = self.gradient.clone();
             let account = self.pool.account(Purpose::Gradient);
             let batch = async move {
-                // The batch is read with the place at hand: there are as many of them as run.
-                let place = function.place().await;
-                let gradient = account.book(function.compute(place, parameters, planned.read(&dataset))).await?;
+                // Held until the gradient is in the sum: there are as many batches and gradients as calls run.
+                let slot = function.slot().await;
+                let gradient = account.book(function.compute(&slot, parameters, planned.read(&dataset))).await?;
                 accumulate(&*sums, round, (index, count), &gradient).await
             };
             self.pool.spawn(&mut tasks, batch.instrument(tracing::debug_span!("batch", index)));

@@ -12,6 +12,7 @@ use skein_types::{Digest, PeerId, Values};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 /// Records that wait to be taken in, and that are taken in at once. Readers of stores wait when it is full.
 pub(super) const INBOX_RECORDS: usize = 1024;
@@ -70,7 +71,7 @@ impl Neighbours {
         let (sender, inbox) = mpsc::channel(INBOX_RECORDS);
         let mut readers = JoinSet::new();
         for (owner, store) in &stores {
-            readers.spawn(read_records(*owner, store.clone(), sender.clone()));
+            readers.spawn(read_records(*owner, store.clone(), sender.clone()).in_current_span());
         }
         Neighbours { stores, inbox, _readers: readers, fetching: JoinSet::new(), fetched: BTreeSet::new() }
     }
@@ -114,7 +115,7 @@ impl Neighbours {
             let stores = holders.iter().filter_map(|holder| Some((*holder, self.stores.get(holder)?.clone())));
             let expected = Expected { round, peer, hash: announcement.values, len };
             let fetch = fetch(expected, stores.collect(), until);
-            self.fetching.spawn(async move { (peer, fetch.await) });
+            self.fetching.spawn(async move { (peer, fetch.await) }.in_current_span());
         }
     }
 
@@ -144,7 +145,7 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
     let mut is_missing = true;
     loop {
         if let Some((holder, store)) = rest.next() {
-            asked.spawn(ask(expected, holder, store));
+            asked.spawn(ask(expected, holder, store).in_current_span());
         }
         let patience = if rest.len() == 0 { until } else { until.min(Instant::now() + ASK_NEXT) };
         let answer = match tokio::time::timeout_at(patience, asked.join_next()).await {

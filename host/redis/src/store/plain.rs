@@ -193,6 +193,10 @@ impl StateStore for Plain {
             }
         }
         let before = self.state().await?;
+        if before.round() == round {
+            // Somebody else has applied the round since the head was read.
+            return Ok(before.head());
+        }
         let after = blocking(move || {
             let after = next_state(&before, &update, &rows)?;
             after.head();
@@ -249,7 +253,7 @@ impl GradientSums for Plain {
         let mut tree = Tree::new(leaves);
         let (mut samples, mut loss) = (0, 0.0);
         let mut left = 0..leaves;
-        // The next ones are on their way while one is added.
+        // Several are asked for at a time, so that the way is waited for once and not with each.
         let mut coming: FuturesOrdered<_> =
             left.by_ref().take(AHEAD).map(|index| self.gradient_of(round, index)).collect();
         while let Some(gradient) = coming.next().await {

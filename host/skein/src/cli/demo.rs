@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use skein_job::manifest::model::Network;
 use skein_job::manifest::train::Optimizer;
 use skein_job::manifest::{Application, Data, Manifest, Model, Train};
@@ -27,7 +28,7 @@ pub(super) struct Demo {
     #[arg(long)]
     rounds: Option<u64>,
     /// What is trained
-    #[arg(long, value_parser = network, default_value = "convnet")]
+    #[arg(long, value_parser = networks(), default_value = "convnet")]
     model: Network,
 }
 
@@ -74,6 +75,7 @@ impl Demo {
 }
 
 /// A network by its name.
-fn network(name: &str) -> Result<Network, String> {
-    Network::named(name).ok_or_else(|| "it takes `convnet` or `mlp`".to_owned())
+fn networks() -> impl TypedValueParser<Value = Network> {
+    PossibleValuesParser::new(["convnet", "mlp"])
+        .try_map(|name| Network::named(&name).ok_or("there is no such network"))
 }
