@@ -28,6 +28,8 @@ mod bare {
     });
 }
 
+use bare::wasi::nn::{errors, graph, inference};
+
 fn main() {
     // `cargo test` starts benchmarks too, with nothing to measure.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -107,6 +109,71 @@ impl bare::wasi::nn::tensor::HostTensor for BareState {
     }
 }
 
+/// What a guest gets that uses graphs; no call of this benchmark does.
+fn no_graphs<T>() -> wasmtime::Result<T> {
+    Err(wasmtime::Error::msg("there are no graphs here"))
+}
+
+impl errors::Host for BareState {}
+
+impl errors::HostError for BareState {
+    fn code(&mut self, _: Resource<errors::Error>) -> wasmtime::Result<errors::ErrorCode> {
+        no_graphs()
+    }
+
+    fn data(&mut self, _: Resource<errors::Error>) -> wasmtime::Result<String> {
+        no_graphs()
+    }
+
+    fn drop(&mut self, _: Resource<errors::Error>) -> wasmtime::Result<()> {
+        no_graphs()
+    }
+}
+
+impl graph::Host for BareState {
+    fn load(
+        &mut self,
+        _: Vec<graph::GraphBuilder>,
+        _: graph::GraphEncoding,
+        _: graph::ExecutionTarget,
+    ) -> wasmtime::Result<Result<Resource<graph::Graph>, Resource<errors::Error>>> {
+        no_graphs()
+    }
+
+    fn load_by_name(&mut self, _: String) -> wasmtime::Result<Result<Resource<graph::Graph>, Resource<errors::Error>>> {
+        no_graphs()
+    }
+}
+
+impl graph::HostGraph for BareState {
+    fn init_execution_context(
+        &mut self,
+        _: Resource<graph::Graph>,
+    ) -> wasmtime::Result<Result<Resource<inference::GraphExecutionContext>, Resource<errors::Error>>> {
+        no_graphs()
+    }
+
+    fn drop(&mut self, _: Resource<graph::Graph>) -> wasmtime::Result<()> {
+        no_graphs()
+    }
+}
+
+impl inference::Host for BareState {}
+
+impl inference::HostGraphExecutionContext for BareState {
+    fn compute(
+        &mut self,
+        _: Resource<inference::GraphExecutionContext>,
+        _: Vec<inference::NamedTensor>,
+    ) -> wasmtime::Result<Result<Vec<inference::NamedTensor>, Resource<errors::Error>>> {
+        no_graphs()
+    }
+
+    fn drop(&mut self, _: Resource<inference::GraphExecutionContext>) -> wasmtime::Result<()> {
+        no_graphs()
+    }
+}
+
 /// A warm call of a function that does nothing, instantiation included: the runtime with its limits, meter and
 /// checks, against wasmtime alone with the same pool and the same component.
 async fn warm_call() -> String {
@@ -120,12 +187,13 @@ async fn warm_call() -> String {
     let engine = Engine::new(&config).expect("an engine");
     let component = Component::new(&engine, &bytes).expect("it compiles");
     let mut linker = Linker::new(&engine);
-    // What the probe imports; no graphs.
+    // What the probe imports.
     bare::skein::train::settings::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
     bare::skein::train::parameters::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
     bare::wasi::nn::tensor::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
-    // The probe can misuse graphs as well, which it is not asked to here.
-    linker.define_unknown_imports_as_traps(&component).expect("it links");
+    errors::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
+    inference::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
+    graph::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
     let pre = linker.instantiate_pre(&component).and_then(bare::GradientPre::new).expect("it links");
 
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
