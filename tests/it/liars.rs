@@ -63,8 +63,8 @@ impl GradientSums for LyingSums {
         let average = self.inner.average(round, peer).await?;
         let mut values = self.inner.contribution(round, peer).await?.unwrap().to_vec();
         (self.lie.spoil)(&mut values);
-        let spoilt = self.inner.put_contribution(round, peer, values.into()).await?;
-        Ok(Average { hash: if self.lie.announces_lie { spoilt.hash } else { average.hash }, ..average })
+        let altered = self.inner.put_contribution(round, peer, values.into()).await?;
+        Ok(Average { hash: if self.lie.announces_lie { altered.hash } else { average.hash }, ..average })
     }
 }
 

@@ -45,7 +45,7 @@ const NORM_MIN: f64 = 1e-4;
 const STATISTIC_OFFSET: f64 = 1e-2;
 /// Largest relative errors that are taken for rounding: of the loss, of norms of gradients, of running statistics, of the
 /// whole gradient.
-const ERRORS_MAX: Errors = Errors { loss: 1e-5, gradient_norm: 0.02, statistic: 1e-4, gradient: Some(0.02) };
+const ERRORS_MAX: Errors = Errors { loss: 1e-5, gradient_norm: 0.02, statistic: 1e-4, gradient: Some(0.01) };
 
 /// Relative errors of one model on one engine.
 #[derive(Debug, Clone, Copy, Default)]

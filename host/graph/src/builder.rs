@@ -27,7 +27,7 @@ impl Graph {
         }
         let inputs = simplify::canonical(self, op, inputs, &types);
         let mut key = String::with_capacity(64);
-        write!(key, "{op} {inputs:?} {attributes:?}").expect("writing to a string can not fail");
+        write!(key, "{op} {inputs:?} {attributes:?}").expect("writing to a string cannot fail");
         if let Some(outputs) = self.known_nodes.get(&key) {
             return Ok(outputs.clone());
         }

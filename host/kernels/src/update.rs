@@ -220,10 +220,10 @@ mod tests {
             check(change, &Rule::new(&MEAN, 0), &rows);
             check(change, &Rule::new(&TRIMMED_MEAN, 1), &rows);
         }
-        let mut spoilt = rows[1].to_vec();
-        spoilt[299_999] = f32::NAN;
+        let mut damaged = rows[1].to_vec();
+        damaged[299_999] = f32::NAN;
         let mut out = vec![0.0; 300_000];
-        let refused = Rule::new(&MEAN, 0).apply_on(3, &[rows[0], &spoilt], &mut out);
+        let refused = Rule::new(&MEAN, 0).apply_on(3, &[rows[0], &damaged], &mut out);
         assert_eq!(refused, Err(Error::NonFinite { row: 1 }));
     }
 

@@ -141,7 +141,7 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
     };
     let layout = layout(&model, &options.frozen);
     let sizes = BatchSizes { batch_size: manifest.train.batch_size, classes: samples.classes };
-    let graphs = derive(&model, &options, sizes).with_context(|| format!("`{name}` can not be trained"))?;
+    let graphs = derive(&model, &options, sizes).with_context(|| format!("`{name}` cannot be trained"))?;
     let identity = json!({
         "onnx": blake3::hash(&bytes).to_string(),
         "loss": settings.loss,

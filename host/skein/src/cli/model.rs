@@ -88,7 +88,7 @@ impl Derivation {
     }
 
     fn place(&self) -> String {
-        format!("`{}` can not be trained", self.file.display())
+        format!("`{}` cannot be trained", self.file.display())
     }
 }
 

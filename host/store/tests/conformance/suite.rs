@@ -172,7 +172,7 @@ fn running_statistics_are_replaced_and_not_moved() {
     });
 }
 
-/// Every rule and optimizer gives the bits of the kernels in this process, whoever aggregates.
+/// Every rule and optimizer has the bits of the kernels in this process, in a database or out of it.
 #[test]
 fn rules_and_optimizers_give_the_same_bits_in_every_store() {
     // More than one window of the kernels.
