@@ -1,12 +1,15 @@
 //! `skein train` and `skein eval`: resuming, convergence, functions, shares.
 
+use std::collections::BTreeSet;
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use skein_kernels::rules::RULES;
 
 use crate::harness::{Place, dist, shared, state_hash};
 
 /// A job with everything that a checkpoint has to remember.
-const RULES: &str = "[model]\nhidden = [16]\n[train]\nrounds = 40\nevaluate_every = 3\nclip_norm = 1.0\n\
+const MEMORABLE: &str = "[model]\nhidden = [16]\n[train]\nrounds = 40\nevaluate_every = 3\nclip_norm = 1.0\n\
     optimizer = { name = \"adam\" }\nlearning_rate = 0.01\nreduce_on_plateau = { patience = 0, factor = 0.5, min_delta = 0.1 }\n";
 
 fn metrics(place: &Place, dir: &str) -> Vec<Value> {
@@ -27,7 +30,7 @@ fn timeless(lines: Vec<Value>) -> Vec<Value> {
 #[test]
 fn a_resumed_run_has_the_bits_of_an_unbroken_one() {
     let place = Place::new();
-    place.job(RULES);
+    place.job(MEMORABLE);
     let unbroken = place.json(&["train", "--out", "unbroken"]);
     // The last stop lies behind the first fall of the learning rate.
     for stop in ["1", "17", "38"] {
@@ -119,9 +122,11 @@ fn training_stops_early_when_the_loss_no_longer_falls() {
 
 #[test]
 fn every_rule_and_optimizer_trains() {
-    for aggregate in ["aggregate-mean", "aggregate-trimmed-mean", "aggregate-median"] {
+    let functions: BTreeSet<&str> = RULES.into_iter().map(|kind| kind.function).collect();
+    for aggregate in functions {
         let place = Place::new();
-        place.job(&format!("[model]\nhidden = [16]\n[train]\nrounds = 150\naggregate = \"{aggregate}\"\n"));
+        let train = format!("[train]\npeers = 5\nrounds = 150\naggregate = \"{aggregate}\"\n");
+        place.job(&format!("[model]\nhidden = [16]\n{train}"));
         let accuracy = place.json(&["train"])["validation_accuracy"].as_f64().unwrap();
         assert!(accuracy >= 0.9, "{aggregate}: {accuracy}");
     }

@@ -27,6 +27,24 @@ pub fn by_window(
     out: &Sink,
     rule: impl Fn(&[&[f32]], &mut [f32]) -> Result<(), KernelError>,
 ) -> Result<Report, Error> {
+    let contributions: Vec<&Contribution> = contributions.iter().collect();
+    windows(&contributions, |offset, rows| {
+        let mut values = vec![0.0; rows[0].len()];
+        rule(rows, &mut values)?;
+        out.write(offset, &values);
+        Ok(())
+    })?;
+    Ok(Report { rejected: Vec::new() })
+}
+
+/// Goes through all windows: `each` gets where a window begins and the rows there, in the order of the contributions.
+///
+/// # Errors
+/// No contribution, and what `each` refuses, in the words of the interface.
+pub fn windows(
+    contributions: &[&Contribution],
+    mut each: impl FnMut(u64, &[&[f32]]) -> Result<(), KernelError>,
+) -> Result<(), Error> {
     let len = contributions.first().ok_or(Error::TooFew(1))?.len();
     let window = (WINDOW_VALUES / contributions.len()).max(1) as u64;
     let mut offset = 0;
@@ -34,15 +52,14 @@ pub fn by_window(
         let width = window.min(len - offset) as u32;
         let rows: Vec<Vec<f32>> = contributions.iter().map(|contribution| contribution.read(offset, width)).collect();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let mut values = vec![0.0; width as usize];
-        rule(&rows, &mut values).map_err(refusal)?;
-        out.write(offset, &values);
+        each(offset, &rows).map_err(refusal)?;
         offset += u64::from(width);
     }
-    Ok(Report { rejected: Vec::new() })
+    Ok(())
 }
 
-fn refusal(error: KernelError) -> Error {
+/// What a kernel refuses, in the words of the interface.
+pub fn refusal(error: KernelError) -> Error {
     match error {
         KernelError::TooFew { needed, .. } => Error::TooFew(needed as u32),
         other => Error::Other(other.to_string()),

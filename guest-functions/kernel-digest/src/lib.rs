@@ -3,10 +3,10 @@
 //! No function of the product: a test runs it on both sides. Whatever makes a kernel depend on its target (a
 //! fused multiply-add, another order of a sum, a math function of the platform) changes the digest on one side.
 
-use skein_kernels::mean::{mean, weighted_mean};
 use skein_kernels::norm::{clip_by_norm, clip_by_value, l2_norm};
-use skein_kernels::optimizer::{Moments, Optimizer, Step};
-use skein_kernels::order::{median, trimmed_mean};
+use skein_kernels::optimizer::{OPTIMIZERS, Optimizer, Step};
+use skein_kernels::rule::{Rule, RuleKind};
+use skein_kernels::rules::RULES;
 
 /// More than one chunk of the reduction tree and not a multiple of any vector width.
 const LEN: usize = 2 * 1024 + 37;
@@ -19,19 +19,17 @@ pub extern "C" fn digest() -> u64 {
         let rows: Vec<Vec<f32>> = (0..count).map(|row| noise(row as u32 + 1)).collect();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let weights: Vec<f32> = (0..count).map(|row| 1.5 + row as f32).collect();
-        let mut out = vec![0.0; LEN];
-        mean(&rows, &mut out).expect("valid rows");
-        hash.add(&out);
-        weighted_mean(&rows, &weights, &mut out).expect("valid rows");
-        hash.add(&out);
-        median(&rows, &mut out).expect("valid rows");
-        hash.add(&out);
-        trimmed_mean(&rows, (count - 1) / 2, &mut out).expect("enough rows");
-        hash.add(&out);
+        for rule in RULES.into_iter().filter_map(|kind| strictest(kind, count)) {
+            let rule = if rule.kind().takes_weights { rule.weighted(weights.clone()) } else { rule };
+            let mut out = vec![0.0; LEN];
+            rule.apply(&rows, &mut out).expect("enough valid rows");
+            hash.add(&out);
+        }
     }
-    for optimizer in optimizers() {
+    for kind in OPTIMIZERS {
+        let optimizer = Optimizer::new(kind).with("weight_decay", 0.01).expect("every optimizer has it");
         let mut parameters = noise(99);
-        let mut slots = vec![vec![0.0; LEN]; optimizer.slots()];
+        let mut slots = vec![vec![0.0; LEN]; kind.slots];
         for number in 1..=7 {
             let step = Step { number, learning_rate: 0.01 / number as f32 };
             optimizer.step(step, &noise(number as u32), &mut parameters, &mut slots);
@@ -45,16 +43,10 @@ pub extern "C" fn digest() -> u64 {
     hash.0
 }
 
-fn optimizers() -> [Optimizer; 5] {
-    let moments = Moments { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let momentum = |nesterov| Optimizer::Momentum { momentum: 0.9, nesterov, weight_decay: 1e-4 };
-    [
-        Optimizer::Sgd { weight_decay: 0.01 },
-        momentum(false),
-        momentum(true),
-        Optimizer::Adam(moments),
-        Optimizer::AdamW(moments),
-    ]
+/// The rule for as many Byzantine peers as so few rows allow; none if they are too few for any.
+fn strictest(kind: &'static RuleKind, rows: usize) -> Option<Rule> {
+    let rules = (0..rows as u32).rev().map(|faults| Rule::new(kind, faults));
+    { rules }.find(|rule| rule.rows_min() <= rows)
 }
 
 /// Values of many magnitudes and both signs, from a linear congruential generator.

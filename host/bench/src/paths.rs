@@ -10,18 +10,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use skein_kernels::mean::{MEAN, divide};
-use skein_kernels::optimizer::{Optimizer, Step};
+use skein_kernels::optimizer::{Optimizer, SGD, Step};
 use skein_kernels::rule::Rule;
+use skein_kernels::rules;
 use skein_kernels::tree::add;
 use skein_kernels::update::Change;
 use skein_redis::transport::{Link, Reply};
 use skein_redis::{Options, Scope};
+use skein_redis_command::Command;
+use skein_redis_command::command::{Accumulate, Apply, Average, Set};
 use skein_store::{Aggregate, Ports, State, Update};
 use skein_types::{Digest, PeerId, Values};
 
 /// Parameters of the script over JSON text: what it can bear in a benchmark.
 pub(crate) const LUA_PARAMETERS: usize = 100_000;
 const LEARNING_RATE: f32 = 0.01;
+
+/// Replies of commands that return no values.
+const REPLY_BYTES_MAX: usize = 1 << 16;
+/// Keys of the parameters and of the average.
+const PARAMETERS: &str = "{bench}:p";
+const AVERAGE: &str = "{bench}:average";
 
 /// A database that is measured: on this machine, at a Unix socket.
 pub(crate) struct Bench {
@@ -67,7 +76,11 @@ impl Bench {
     }
 
     async fn call(&self, arguments: &[&[u8]]) -> Result<()> {
-        Ok(self.link.call(arguments, 1 << 16).await.map(drop)?)
+        Ok(self.link.call(arguments, REPLY_BYTES_MAX).await.map(drop)?)
+    }
+
+    async fn command<'a>(&self, command: impl Command<&'a [u8]>) -> Result<()> {
+        Ok(self.link.command(command, REPLY_BYTES_MAX).await.map(drop)?)
     }
 
     fn key(name: &str, index: usize) -> String {
@@ -79,12 +92,17 @@ impl Bench {
     /// # Errors
     /// The database can not be used, or does not have the module.
     pub(crate) async fn fill_module(&self) -> Result<()> {
-        self.call(&[b"SKEIN.SET", b"{bench}:p", b"0", bytemuck::cast_slice(&noise(self.parameters, 0))]).await?;
+        self.set(PARAMETERS, 0).await?;
         for index in 0..self.gradients {
-            let (key, values) = (Self::key("g", index), noise(self.parameters, index + 1));
-            self.call(&[b"SKEIN.SET", key.as_bytes(), b"0", bytemuck::cast_slice(&values)]).await?;
+            self.set(&Self::key("g", index), index + 1).await?;
         }
         Ok(())
+    }
+
+    async fn set(&self, key: &str, seed: usize) -> Result<()> {
+        let values = noise(self.parameters, seed);
+        let blob = bytemuck::cast_slice(&values);
+        self.command(Set { key: key.as_bytes(), version: 0, blob, shape: Vec::new() }).await
     }
 
     /// One command of the module: mean and step, for the round `round`.
@@ -96,14 +114,17 @@ impl Bench {
         self.measured(self.apply(round, "mean", &rows)).await
     }
 
+    /// One step of plain gradient descent.
+    fn change(&self) -> Change {
+        let step = Step { number: 1, learning_rate: LEARNING_RATE };
+        let optimizer = Optimizer::new(&SGD);
+        Change { trained: self.parameters, clip_norm: None, clip_value: None, optimizer, step }
+    }
+
     async fn apply(&self, round: u64, rule: &str, rows: &[String]) -> Result<()> {
-        let (round, count, trained) = (round.to_string(), rows.len().to_string(), self.parameters.to_string());
-        let rate = LEARNING_RATE.to_string();
-        let mut words = vec!["SKEIN.APPLY", "1", "{bench}:p", "ROWS", &count];
-        words.extend(rows.iter().map(String::as_str));
-        words.extend([&round, rule, "1", "WEIGHTS", "0", "TRAINED", &trained, "CLIPNORM", "none", "CLIPVALUE", "none"]);
-        words.extend(["OPTIMIZER", "sgd", "0", "STEP", "1", &rate]);
-        self.call(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>()).await
+        let (state, rows) = (vec![PARAMETERS.as_bytes()], rows.iter().map(String::as_bytes).collect());
+        let (rule, change) = (rules::parse(rule, 1)?, self.change());
+        self.command(Apply { state, rows, round, rule, change }).await
     }
 
     /// Gradients are summed as they arrive; measured is what is left to do when the last has come.
@@ -111,19 +132,19 @@ impl Bench {
     /// # Errors
     /// The database can not be used.
     pub(crate) async fn accumulated(&self, round: u64) -> Result<Measured> {
-        let (sum, number, leaves) = (format!("{{bench}}:sum:{round}"), round.to_string(), self.gradients.to_string());
-        let values = noise(self.parameters, 1);
-        for leaf in 0..self.gradients {
-            let leaf = leaf.to_string();
-            let words = ["SKEIN.ACC", &sum, "{bench}:p", &number, &leaf, &leaves, "1", "0.5"].map(str::as_bytes);
-            self.call(&[&words[..], &[bytemuck::cast_slice(&values)]].concat()).await?;
+        let (sum, values) = (format!("{{bench}}:sum:{round}"), noise(self.parameters, 1));
+        let (sum, leaves) = (sum.as_bytes(), self.gradients as u32);
+        for leaf in 0..leaves {
+            let (parameters, blob) = (PARAMETERS.as_bytes(), bytemuck::cast_slice(&values));
+            let batch = Accumulate { sum, parameters, round, leaf, leaves, samples: 1, loss: 0.5, blob };
+            self.command(batch).await?;
         }
         let left = async {
-            self.call(&["SKEIN.AVERAGE", "{bench}:average", &sum, &number].map(str::as_bytes)).await?;
-            self.apply(round, "mean", &["{bench}:average".to_owned()]).await
+            self.command(Average { destination: AVERAGE.as_bytes(), sum, round }).await?;
+            self.apply(round, "mean", &[AVERAGE.to_owned()]).await
         };
         let measured = self.measured(left).await?;
-        self.call(&[b"UNLINK", sum.as_bytes(), b"{bench}:average"]).await?;
+        self.call(&[b"UNLINK", sum, AVERAGE.as_bytes()]).await?;
         Ok(measured)
     }
 
@@ -198,14 +219,11 @@ impl Bench {
     /// The database can not be used.
     pub(crate) async fn plain_store(&self, store: &Ports, round: u64) -> Result<Measured> {
         let peers: Vec<_> = (0..self.gradients).map(|index| PeerId([index as u8; 32])).collect();
-        let step = Step { number: 1, learning_rate: LEARNING_RATE };
-        let optimizer = Optimizer::Sgd { weight_decay: 0.0 };
-        let change = Change { trained: self.parameters, clip_norm: None, clip_value: None, optimizer, step };
         for (index, peer) in peers.iter().enumerate() {
             store.contributions.put_contribution(round, *peer, noise(self.parameters, index + 1).into()).await?;
         }
         let aggregate = Aggregate::Contributions { rule: Rule::new(&MEAN, 0), peers };
-        let work = async { Ok(store.state.apply(Update { round, aggregate, change }).await.map(drop)?) };
+        let work = async { Ok(store.state.apply(Update { round, aggregate, change: self.change() }).await.map(drop)?) };
         let measured = self.measured(work).await?;
         store.state.prune_before(round + 1).await?;
         Ok(measured)

@@ -1,5 +1,7 @@
 //! What is minimized: the mean over the batch.
 
+use std::fmt;
+use std::mem::discriminant;
 use std::str::FromStr;
 
 use crate::attributes::Attributes;
@@ -38,6 +40,14 @@ pub const LOSSES: [(&str, Loss); 3] = [
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no loss `{0}`: choose {known}", known = LOSSES.map(|(name, _)| format!("`{name}`")).join(", "))]
 pub struct UnknownLoss(String);
+
+impl fmt::Display for Loss {
+    /// The name in [`LOSSES`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_self = |(_, loss): &(&str, Loss)| discriminant(loss) == discriminant(self);
+        LOSSES.into_iter().find(is_self).map_or(Err(fmt::Error), |(name, _)| f.write_str(name))
+    }
+}
 
 impl FromStr for Loss {
     type Err = UnknownLoss;

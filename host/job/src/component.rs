@@ -1,11 +1,14 @@
 //! The functions of a job: their components, read and checked, and what the built-in ones do.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
-use skein_kernels::rule::{Rule, RuleKind, RuleParameter};
+use skein_kernels::rule::{Rule, RuleKind};
 use skein_kernels::rules::RULES;
 
 use crate::manifest::{self, Manifest};
+
+/// The setting that tells two rules of one function apart: whether contributions count by their samples.
+const WEIGHTED: &str = "weighted";
 
 /// A function of a job.
 #[derive(Debug, Clone)]
@@ -22,10 +25,7 @@ pub struct Component {
 
 /// The rule that a built-in aggregation function computes, with its settings.
 #[derive(Debug, Clone)]
-pub struct BuiltinRule {
-    kind: &'static RuleKind,
-    parameters: Vec<Option<u32>>,
-}
+pub struct BuiltinRule(Rule);
 
 impl Component {
     /// Reads the function of that name.
@@ -62,27 +62,116 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 impl BuiltinRule {
-    /// What a function does that is a built-in one to the byte, with settings that its rule has. Whatever is wrong with
-    /// the settings, the function itself says so.
-    pub(crate) fn of(component: &Component) -> Option<BuiltinRule> {
-        let settings = &component.function.settings;
-        let (name, _) = manifest::function::BUILTINS.into_iter().find(|(_, builtin)| *builtin == component.bytes)?;
-        let is_weighted = settings.get("weighted").map_or(Ok(false), |value| value.parse()).ok()?;
-        let kind = RULES.into_iter().find(|kind| kind.function == name && kind.takes_weights == is_weighted)?;
-        let value = |parameter: &RuleParameter| settings.get(parameter.name).map(|value| value.parse()).transpose();
-        let parameters: Vec<Option<u32>> = kind.parameters.iter().map(value).collect::<Result<_, _>>().ok()?;
-        // The commands of a database carry no parameters, so a rule that has any set is the function's to compute.
-        let has_none: bool = parameters.iter().all(Option::is_none);
-        has_none.then_some(BuiltinRule { kind, parameters })
+    /// What a function does that is a built-in one to the byte, for peers of which `faults` may be Byzantine.
+    ///
+    /// # Errors
+    /// Settings that its rule does not take, and more peers that it needs than train together.
+    pub(crate) fn of(component: &Component, train: &manifest::Train) -> Result<Option<BuiltinRule>> {
+        let builtins = manifest::function::BUILTINS;
+        let Some((name, _)) = builtins.into_iter().find(|(_, builtin)| *builtin == component.bytes) else {
+            return Ok(None);
+        };
+        let kinds: Vec<_> = RULES.into_iter().filter(|kind| kind.function == name).collect();
+        let Some(kind) = chosen(&kinds, component)? else { return Ok(None) };
+        let mut settings = component.function.settings.iter();
+        let set = |rule: Rule, (setting, value): (&String, &String)| match setting == WEIGHTED && kinds.len() > 1 {
+            true => Ok(rule),
+            false => rule.with(setting, value),
+        };
+        let rule = settings.try_fold(Rule::new(kind, train.faults), set);
+        let rule = rule.with_context(|| format!("function `{}` has settings that do not fit", component.name))?;
+        let (needed, peers) = (rule.rows_min(), train.peers);
+        ensure!(
+            needed <= peers as usize,
+            "function `{}` needs the contributions of {needed} peers to tolerate `train.faults = {}`, and `train.peers` \
+             is {peers}: add peers, or choose another function",
+            component.name,
+            train.faults,
+        );
+        Ok(Some(BuiltinRule(rule)))
     }
 
     /// The rule for contributions of peers that claim so many samples.
-    pub fn kernel(&self, faults: u32, samples: &[u64]) -> Rule {
-        let rule = Rule::new(self.kind, faults).with_parameters(self.parameters.clone());
-        if self.kind.takes_weights {
+    pub fn kernel(&self, samples: &[u64]) -> Rule {
+        let rule = self.0.clone();
+        if rule.kind().takes_weights {
             rule.weighted(samples.iter().map(|samples| *samples as f32).collect())
         } else {
             rule
         }
+    }
+}
+
+/// Which of the rules of one function is meant, if any.
+///
+/// # Errors
+/// The setting that tells them apart has another value than it may have.
+fn chosen(kinds: &[&'static RuleKind], component: &Component) -> Result<Option<&'static RuleKind>> {
+    let [_, _, ..] = kinds else { return Ok(kinds.first().copied()) };
+    let is_weighted = match component.function.settings.get(WEIGHTED).map(String::as_str) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            bail!("function `{}`: setting `{WEIGHTED}` must be `true` or `false`, got `{other}`", component.name)
+        }
+    };
+    Ok(kinds.iter().copied().find(|kind| kind.takes_weights == is_weighted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{Function, Train};
+
+    fn rule(function: &str, settings: &[(&str, &str)], train: &Train) -> Result<Option<BuiltinRule>> {
+        let mut function = {
+            let function_of = Function::builtin(function).expect("it comes with the program");
+            let bytes = function_of.read().expect("it is there");
+            Component::new(function, function_of, bytes)
+        };
+        function.function.settings = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        BuiltinRule::of(&function, train)
+    }
+
+    #[test]
+    fn a_built_in_function_has_the_rule_of_its_settings() {
+        let name = |function, settings: &[_]| {
+            let rule = rule(function, settings, &Train::default()).expect("settings that fit");
+            rule.map(|rule| rule.kernel(&[1, 2]).to_string())
+        };
+        assert_eq!(name("aggregate-mean", &[]).as_deref(), Some("mean"));
+        assert_eq!(name("aggregate-mean", &[("weighted", "false")]).as_deref(), Some("mean"));
+        assert_eq!(name("aggregate-mean", &[("weighted", "true")]).as_deref(), Some("weighted-mean"));
+        assert_eq!(name("aggregate-median", &[]).as_deref(), Some("median"));
+        assert_eq!(name("gradient-mlp", &[]), None);
+    }
+
+    #[test]
+    fn a_function_for_every_rule_comes_with_the_program() {
+        for kind in RULES {
+            assert!(Function::builtin(kind.function).is_some(), "`{}`", kind.function);
+        }
+    }
+
+    #[test]
+    fn settings_that_do_not_fit_are_refused() {
+        let refused = |function, settings: &[_], train: &Train| {
+            format!("{:#}", rule(function, settings, train).expect_err("it is refused"))
+        };
+        let train = Train::default();
+        assert_eq!(
+            refused("aggregate-mean", &[("weighted", "yes")], &train),
+            "function `aggregate-mean`: setting `weighted` must be `true` or `false`, got `yes`"
+        );
+        assert_eq!(
+            refused("aggregate-median", &[("weighted", "true")], &train),
+            "function `aggregate-median` has settings that do not fit: `median` takes no parameters, got `weighted`"
+        );
+        let train = Train { peers: 4, faults: 2, ..train };
+        assert_eq!(
+            refused("aggregate-trimmed-mean", &[], &train),
+            "function `aggregate-trimmed-mean` needs the contributions of 5 peers to tolerate `train.faults = 2`, and \
+             `train.peers` is 4: add peers, or choose another function"
+        );
     }
 }

@@ -76,6 +76,7 @@ impl Job {
         let default = if model.graphs.is_none() { "gradient-mlp" } else { "gradient-onnx" };
         let gradient = Component::read(manifest, train.gradient.as_deref().unwrap_or(default))?;
         let aggregate = Component::read(manifest, &train.aggregate)?;
+        let rule = BuiltinRule::of(&aggregate, train)?;
         Ok(Job {
             digest: identity::digest(&model.identity, train, [&gradient, &aggregate], &shares),
             train: train.clone(),
@@ -84,7 +85,7 @@ impl Job {
             model: model.description,
             graphs: model.graphs,
             model_files: model.files,
-            rule: BuiltinRule::of(&aggregate),
+            rule,
             gradient,
             aggregate,
             samples,

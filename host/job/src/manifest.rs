@@ -5,6 +5,9 @@ pub mod function;
 pub mod model;
 pub mod train;
 
+mod loss;
+mod optimizer;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

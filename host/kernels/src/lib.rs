@@ -16,7 +16,7 @@
 //! | [`order`] | coordinate-wise median and trimmed mean |
 //! | [`rule`] | what a rule is, and one chosen at run time |
 //! | [`rules`] | the table of all rules |
-//! | [`optimizer`] | SGD, momentum, Nesterov, Adam, AdamW |
+//! | [`optimizer`] | SGD, momentum, Nesterov, Adam, AdamW, and the table of them |
 //! | [`update`] | rule, clipping and optimizer as one pass over the state |
 //! | [`norm`] | finiteness, norms, clipping |
 //!
@@ -42,5 +42,7 @@ pub mod update;
 
 mod error;
 mod parallel;
+mod text;
 
 pub use error::Error;
+pub use text::TextError;

@@ -1,7 +1,7 @@
 //! Mean and weighted mean of rows. Neither tolerates a single liar; see [`crate::order`] for rules that do.
 
 use crate::error::{Error, check_rows};
-use crate::rule::{RuleKind, Scope};
+use crate::rule::{Aggregate, RuleKind};
 use crate::tree::sum_rows;
 
 /// [`mean`]
@@ -10,9 +10,8 @@ pub static MEAN: RuleKind = RuleKind {
     function: "aggregate-mean",
     takes_weights: false,
     parameters: &[],
-    scope: Scope::Coordinates,
     rows_min: |_| 1,
-    aggregate: |_, rows, out| mean(rows, out),
+    aggregate: Aggregate::Coordinates(|_, rows, out| mean(rows, out)),
 };
 
 /// [`weighted_mean`]
@@ -21,9 +20,8 @@ pub static WEIGHTED_MEAN: RuleKind = RuleKind {
     function: "aggregate-mean",
     takes_weights: true,
     parameters: &[],
-    scope: Scope::Coordinates,
     rows_min: |_| 1,
-    aggregate: |rule, rows, out| weighted_mean(rows, rule.weights(), out),
+    aggregate: Aggregate::Coordinates(|rule, rows, out| weighted_mean(rows, rule.weights(), out)),
 };
 
 /// Arithmetic mean: `out[k] = (Σ rows[i][k]) / n`, summed in tree order.

@@ -4,7 +4,7 @@
 //! comparators work on whole blocks: branch-free minima and maxima that every vector unit has.
 
 use crate::error::{Error, check_rows};
-use crate::rule::{RuleKind, Scope};
+use crate::rule::{Aggregate, RuleKind};
 
 /// [`median`], of contributions of which a majority is honest.
 pub static MEDIAN: RuleKind = RuleKind {
@@ -12,9 +12,8 @@ pub static MEDIAN: RuleKind = RuleKind {
     function: "aggregate-median",
     takes_weights: false,
     parameters: &[],
-    scope: Scope::Coordinates,
-    rows_min: majority_of_honest,
-    aggregate: |_, rows, out| median(rows, out),
+    rows_min: |rule| majority_of_honest(rule.faults() as usize),
+    aggregate: Aggregate::Coordinates(|_, rows, out| median(rows, out)),
 };
 
 /// [`trimmed_mean`]
@@ -23,9 +22,8 @@ pub static TRIMMED_MEAN: RuleKind = RuleKind {
     function: "aggregate-trimmed-mean",
     takes_weights: false,
     parameters: &[],
-    scope: Scope::Coordinates,
-    rows_min: majority_of_honest,
-    aggregate: |rule, rows, out| trimmed_mean(rows, rule.faults() as usize, out),
+    rows_min: |rule| majority_of_honest(rule.faults() as usize),
+    aggregate: Aggregate::Coordinates(|rule, rows, out| trimmed_mean(rows, rule.faults() as usize, out)),
 };
 
 fn majority_of_honest(faults: usize) -> usize {

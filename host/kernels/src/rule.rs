@@ -2,9 +2,11 @@
 //! [`crate::rules`].
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use crate::error::{Error, check_rows};
 use crate::parallel::{in_parallel, part_len};
+use crate::text::{self, TextError};
 
 /// Values that a thread works on before others get their turn.
 const WINDOW: usize = 1 << 14;
@@ -20,41 +22,53 @@ pub struct RuleKind {
     pub takes_weights: bool,
     /// Numbers that it takes, by the names of the function's settings.
     pub parameters: &'static [RuleParameter],
-    /// What it has to see at once.
-    pub scope: Scope,
-    /// Fewest contributions of which so many may be Byzantine.
-    pub rows_min: fn(faults: usize) -> usize,
-    /// Aggregates rows of one length, at least as many as it needs.
+    /// Fewest contributions that it aggregates, with its Byzantine peers and parameters.
+    pub rows_min: fn(rule: &Rule) -> usize,
+    /// Aggregates rows of one length, at least as many as it needs, into as many values as each of them has.
     pub aggregate: Aggregate,
 }
 
-/// Aggregates rows into as many values as each of them has.
-pub type Aggregate = fn(rule: &Rule, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error>;
+/// How a rule aggregates, by what it has to see at once.
+#[derive(Debug, Clone, Copy)]
+pub enum Aggregate {
+    /// Each coordinate is aggregated by itself, so any window of the rows will do.
+    Coordinates(ByCoordinate),
+    /// Rows are compared as a whole, on so many threads; their number changes no bit.
+    Vectors(ByVector),
+}
 
-/// A number that a rule takes.
+/// [`Aggregate::Coordinates`]
+pub type ByCoordinate = fn(rule: &Rule, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error>;
+
+/// [`Aggregate::Vectors`]
+pub type ByVector = fn(rule: &Rule, threads: usize, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error>;
+
+/// A number from 1 up that a rule takes.
 #[derive(Debug)]
 pub struct RuleParameter {
     /// Its name.
     pub name: &'static str,
-    /// Its value if it is not set, for so many rows and Byzantine peers.
+    /// Its value if it is not set, for so many rows and Byzantine peers. [`RuleKind::rows_min`] sees to it that there are
+    /// enough rows.
     pub default: fn(rows: usize, faults: usize) -> usize,
 }
 
-/// What a rule has to see at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// Each coordinate is aggregated by itself, so any window of the rows will do.
-    Coordinates,
-    /// Rows are compared as a whole.
-    Vectors,
-}
-
 /// How contributions become one aggregate: a kind of rule and what it needs beside the contributions.
+///
+/// Its text form is its name with the parameters that are set; Byzantine peers and weights are no part of it.
+///
+/// ```
+/// use skein_kernels::rules;
+///
+/// let rule = rules::parse("trimmed-mean", 1)?;
+/// assert_eq!((rule.to_string().as_str(), rule.rows_min()), ("trimmed-mean", 3));
+/// # Ok::<(), skein_kernels::TextError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Rule {
     kind: &'static RuleKind,
     faults: u32,
-    parameters: Vec<Option<u32>>,
+    parameters: Vec<Option<NonZeroU32>>,
     weights: Vec<f32>,
 }
 
@@ -64,15 +78,26 @@ impl Rule {
         Rule { kind, faults, parameters: vec![None; kind.parameters.len()], weights: Vec::new() }
     }
 
+    /// The same rule for another number of Byzantine peers.
+    pub fn tolerating(self, faults: u32) -> Rule {
+        Rule { faults, ..self }
+    }
+
     /// The same rule with one weight for each contribution.
     pub fn weighted(self, weights: Vec<f32>) -> Rule {
         Rule { weights, ..self }
     }
 
-    /// The same rule with values for its parameters, in the order of [`RuleKind::parameters`].
-    pub fn with_parameters(self, parameters: Vec<Option<u32>>) -> Rule {
-        assert_eq!(parameters.len(), self.kind.parameters.len(), "one value for each parameter");
-        Rule { parameters, ..self }
+    /// The same rule with another value of one parameter, as text.
+    ///
+    /// # Errors
+    /// It has no such parameter, or the value is not a whole number from 1 up.
+    pub fn with(mut self, parameter: &str, value: &str) -> Result<Rule, TextError> {
+        let names: Vec<&str> = self.kind.parameters.iter().map(|parameter| parameter.name).collect();
+        let index = text::position(self.kind.name, &names, parameter)?;
+        let unfit = |_| text::unfit(self.kind.name, parameter, "a whole number from 1 up", value);
+        self.parameters[index] = Some(value.parse().map_err(unfit)?);
+        Ok(self)
     }
 
     /// What is known of it.
@@ -90,24 +115,32 @@ impl Rule {
         &self.weights
     }
 
-    /// Values of its parameters, as far as they are set.
-    pub fn parameters(&self) -> &[Option<u32>] {
-        &self.parameters
+    /// The value of parameter number `index` if it is set.
+    pub fn set_parameter(&self, index: usize) -> Option<usize> {
+        self.parameters[index].map(|value| value.get() as usize)
     }
 
     /// The value of parameter number `index` for so many rows.
     pub fn parameter(&self, index: usize, rows: usize) -> usize {
-        let set = self.parameters[index].map(|value| value as usize);
-        set.unwrap_or_else(|| (self.kind.parameters[index].default)(rows, self.faults as usize))
+        let default = || (self.kind.parameters[index].default)(rows, self.faults as usize);
+        self.set_parameter(index).unwrap_or_else(default)
     }
 
-    /// Aggregates `rows`, or the same window of each of them if the scope of the rule allows that.
+    /// Fewest contributions that it aggregates.
+    pub fn rows_min(&self) -> usize {
+        (self.kind.rows_min)(self)
+    }
+
+    /// Aggregates `rows`, or the same window of each of them if the rule works by [`Aggregate::Coordinates`].
     ///
     /// # Errors
     /// Too few rows for the faults, rows of different lengths, a value that is not finite, senseless weights.
     pub fn apply(&self, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
-        check_rows(rows, (self.kind.rows_min)(self.faults as usize), out)?;
-        (self.kind.aggregate)(self, rows, out)
+        check_rows(rows, self.rows_min(), out)?;
+        match self.kind.aggregate {
+            Aggregate::Coordinates(aggregate) => aggregate(self, rows, out),
+            Aggregate::Vectors(aggregate) => aggregate(self, 1, rows, out),
+        }
     }
 
     /// As [`Rule::apply`], on several threads. Every value is computed by one of them, so the bits are the same.
@@ -115,10 +148,14 @@ impl Rule {
     /// # Errors
     /// As [`Rule::apply`].
     pub fn apply_on(&self, threads: usize, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
-        check_rows(rows, 1, out)?;
-        if self.kind.scope == Scope::Vectors {
-            return self.apply(rows, out);
+        check_rows(rows, self.rows_min(), out)?;
+        match self.kind.aggregate {
+            Aggregate::Coordinates(_) => self.by_window(threads, rows, out),
+            Aggregate::Vectors(aggregate) => aggregate(self, threads, rows, out),
         }
+    }
+
+    fn by_window(&self, threads: usize, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
         let part = part_len(out.len(), threads);
         let parts = out.chunks_mut(part).enumerate().map(|(index, out)| {
             let rows: Vec<&[f32]> = rows.iter().map(|row| &row[index * part..][..out.len()]).collect();
@@ -144,8 +181,10 @@ impl PartialEq for Rule {
 }
 
 impl fmt::Display for Rule {
-    /// The rule's name.
+    /// The text form.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind.name)
+        let parameters = self.kind.parameters.iter().zip(&self.parameters);
+        let set = parameters.filter_map(|(parameter, value)| Some((parameter.name, value.as_ref()?)));
+        text::write(f, self.kind.name, set)
     }
 }

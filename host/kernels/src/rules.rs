@@ -4,14 +4,29 @@
 
 use crate::mean::{MEAN, WEIGHTED_MEAN};
 use crate::order::{MEDIAN, TRIMMED_MEAN};
-use crate::rule::RuleKind;
+use crate::rule::{Rule, RuleKind};
+use crate::text::{self, TextError};
 
 /// All rules.
 pub static RULES: [&RuleKind; 4] = [&MEAN, &WEIGHTED_MEAN, &MEDIAN, &TRIMMED_MEAN];
 
 /// The rule of that name.
-pub fn named(name: &str) -> Option<&'static RuleKind> {
-    RULES.into_iter().find(|kind| kind.name == name)
+///
+/// # Errors
+/// There is none.
+pub fn named(name: &str) -> Result<&'static RuleKind, TextError> {
+    let found = RULES.into_iter().find(|kind| kind.name == name);
+    found.ok_or_else(|| text::unknown("rule", name, RULES.into_iter().map(|kind| kind.name)))
+}
+
+/// The rule of a text form, which tolerates `faults` Byzantine peers.
+///
+/// # Errors
+/// There is no such rule, it has no such parameters, or a value does not fit.
+pub fn parse(text: &str, faults: u32) -> Result<Rule, TextError> {
+    let (name, list) = text::split(text)?;
+    let rule = Rule::new(named(name)?, faults);
+    text::pairs(list).try_fold(rule, |rule, (parameter, value)| rule.with(parameter, value))
 }
 
 #[cfg(test)]
@@ -28,6 +43,23 @@ mod tests {
                 .filter(|other| other.function == kind.function && other.takes_weights == kind.takes_weights);
             assert_eq!(alike.count(), 1, "`{}` does what two rules do", kind.function);
         }
-        assert!(named("mode").is_none());
+        let error = named("mode").expect_err("it is not known").to_string();
+        assert!(error.starts_with("there is no rule `mode`: choose one of `mean`, `weighted-mean`, "), "{error}");
+    }
+
+    #[test]
+    fn every_text_form_is_read_again() {
+        for kind in RULES {
+            for set in 0..1 << kind.parameters.len() {
+                let given = kind.parameters.iter().enumerate().filter(|(index, _)| set >> index & 1 == 1);
+                let rule = given.fold(Rule::new(kind, 2), |rule, (index, parameter)| {
+                    rule.with(parameter.name, &(index + 7).to_string()).expect("it fits")
+                });
+                assert_eq!(parse(&rule.to_string(), 2), Ok(rule.clone()), "{rule}");
+            }
+        }
+        for text in ["mean()", "mean(a=1)", "mean(", "Mean", ""] {
+            assert!(parse(text, 0).is_err(), "{text}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, check_rows};
 use crate::norm::{all_finite, clip_by_norm, clip_by_value};
 use crate::optimizer::{Optimizer, Step};
 use crate::parallel::{in_parallel, part_len};
-use crate::rule::{Rule, Scope};
+use crate::rule::{Aggregate, Rule};
 
 /// Values that are worked on together; a handful of such windows fit the second-level cache.
 const WINDOW: usize = 1 << 13;
@@ -97,7 +97,7 @@ impl Change {
         assert_eq!(before.parameters.len(), after.parameters.len(), "length of the parameters");
         assert!(self.trained <= before.parameters.len(), "values to train");
         check_rows(rows, 1, after.parameters)?;
-        if self.clip_norm.is_none() && rule.kind().scope == Scope::Coordinates {
+        if self.clip_norm.is_none() && matches!(rule.kind().aggregate, Aggregate::Coordinates(_)) {
             return self.in_parts(threads, &Gradient::Rows { rule, rows: rows.to_vec() }, before, after);
         }
         // Both the norm and a rule that compares whole vectors take everything before the first value is moved. There is a
@@ -172,6 +172,7 @@ fn windows<'a>(vectors: &[&'a [f32]], range: &Range<usize>) -> Vec<&'a [f32]> {
 mod tests {
     use super::*;
     use crate::mean::{MEAN, WEIGHTED_MEAN};
+    use crate::optimizer::SGD;
     use crate::order::{MEDIAN, TRIMMED_MEAN};
     use proptest::prelude::*;
 
@@ -182,7 +183,7 @@ mod tests {
         let noise = |seed: usize| (0..len).map(move |i| ((i * 31 + seed * 17) % 23) as f32 * 0.25 - 2.0);
         let parameters: Vec<f32> = noise(1).collect();
         let slots: Vec<Vec<f32>> =
-            (0..change.optimizer.slots()).map(|slot| noise(2 + slot).map(f32::abs).collect()).collect();
+            (0..change.optimizer.kind().slots).map(|slot| noise(2 + slot).map(f32::abs).collect()).collect();
 
         let (mut expected, mut expected_slots) = (parameters.clone(), slots.clone());
         let mut gradient = vec![0.0; len];
@@ -210,7 +211,7 @@ mod tests {
     /// Long enough for several threads.
     #[test]
     fn threads_change_no_bit() {
-        let optimizer = Optimizer::Momentum { momentum: 0.9, nesterov: false, weight_decay: 0.1 };
+        let optimizer = "momentum(weight_decay=0.1)".parse().expect("an optimizer");
         let step = Step { number: 1, learning_rate: 0.5 };
         let rows: Vec<Vec<f32>> =
             (0..3).map(|row| (0..300_000).map(|i| ((i + row * 7) % 13) as f32 - 6.0).collect()).collect();
@@ -241,10 +242,8 @@ mod tests {
             let rows: Vec<Vec<f32>> =
                 (0..5).map(|row| (0..2 * WINDOW + 5).map(|i| ((i + row * 7) % 13) as f32 - 6.0).collect()).collect();
             let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-            let optimizer = match adam {
-                true => Optimizer::Adam(crate::optimizer::Moments { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 }),
-                false => Optimizer::Momentum { momentum: 0.9, nesterov: true, weight_decay: 0.1 },
-            };
+            let optimizer = if adam { "adam(weight_decay=0.1)" } else { "nesterov(weight_decay=0.1)" };
+            let optimizer = optimizer.parse().expect("an optimizer");
             let change = Change { trained, clip_norm, clip_value, optimizer, step: Step { number: 3, learning_rate: 0.1 } };
             let weights = vec![1.0, 2.0, 3.0, 0.5, 0.25];
             for rule in [Rule::new(&MEAN, 0), Rule::new(&WEIGHTED_MEAN, 0).weighted(weights), Rule::new(&MEDIAN, faults), Rule::new(&TRIMMED_MEAN, faults)] {
@@ -260,7 +259,7 @@ mod tests {
             trained: 2,
             clip_norm: Some(1.0),
             clip_value: None,
-            optimizer: Optimizer::Sgd { weight_decay: 0.0 },
+            optimizer: Optimizer::new(&SGD),
             step: Step { number: 1, learning_rate: 1.0 },
         };
         let (mut parameters, row) = ([0.0; 2], [3e38f32, 1.0]);
@@ -278,7 +277,7 @@ mod tests {
             trained: 2,
             clip_norm: None,
             clip_value: None,
-            optimizer: Optimizer::Sgd { weight_decay: 0.0 },
+            optimizer: Optimizer::new(&SGD),
             step: Step { number: 1, learning_rate: 1.0 },
         };
         let (mut out, good) = ([0.0; 2], [1.0f32, 2.0]);

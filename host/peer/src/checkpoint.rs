@@ -70,7 +70,7 @@ impl Checkpoint {
     /// Where a job begins.
     pub fn initial(job: &Job) -> Checkpoint {
         let parameters = Values::from(job.initial.clone());
-        let slots = vec![Values::from(vec![0.0; parameters.len()]); job.train.kernel().slots()];
+        let slots = vec![Values::from(vec![0.0; parameters.len()]); job.train.optimizer.kind().slots];
         let state = State::new(0, parameters, slots);
         Checkpoint { job: job.digest, state, progress: Progress::new(job.train.learning_rate) }
     }

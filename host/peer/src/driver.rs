@@ -133,7 +133,7 @@ impl Peer {
         let me = identity.id();
         let head = store.state.head().await?;
         let order = Order::new(job.train.seed, me, job.shares[&me].train.clone());
-        let deadline = Deadline::new(job.train.deadline());
+        let deadline = Deadline::new(job.train.wait);
         let mut peer = Peer {
             progress: Progress::new(job.train.learning_rate),
             job,
@@ -340,7 +340,7 @@ impl Peer {
             trained: self.job.layout.trained(),
             clip_norm: self.job.train.clip_norm,
             clip_value: self.job.train.clip_value,
-            optimizer: self.job.train.kernel(),
+            optimizer: self.job.train.optimizer,
             step: OptimizerStep { number, learning_rate: learning_rate as f32 },
         };
         // Before the state it belongs to: there is no state without its note.
@@ -372,7 +372,7 @@ impl Peer {
         if let Some(rule) = self.job.rule.as_ref().filter(|_| self.store.state.aggregates()) {
             let samples: Vec<u64> = agreement.peers.values().map(|announcement| announcement.samples).collect();
             let peers = agreement.peers.keys().copied().collect();
-            return Ok(Aggregate::Contributions { rule: rule.kernel(self.job.train.faults, &samples), peers });
+            return Ok(Aggregate::Contributions { rule: rule.kernel(&samples), peers });
         }
         let mut contributions = Vec::with_capacity(agreement.peers.len());
         for (peer, announcement) in &agreement.peers {

@@ -140,7 +140,7 @@ async fn load_gradient(
     let mut function = function(component);
     if !graphs.named.is_empty() {
         function.graphs = graphs;
-        function.settings.entry("loss".into()).or_insert_with(|| manifest.model.loss.clone());
+        function.settings.entry("loss".into()).or_insert_with(|| manifest.model.loss.to_string());
         if component.function.limits.memory_mib.is_none() {
             // The gradients of one call, and as much again while they are made.
             let mib = u32::try_from((2 * 4 * values).div_ceil(1 << 20)).unwrap_or(u32::MAX);

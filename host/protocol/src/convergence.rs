@@ -2,8 +2,12 @@
 //!
 //! Both rules compare like PyTorch's `ReduceLROnPlateau` in its mode `min` with an absolute threshold.
 
-/// When to stop early.
-#[derive(Debug, Clone, Copy, PartialEq)]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Stop when the validation loss no longer falls.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct EarlyStopping {
     /// Evaluations without improvement before training stops.
     pub patience: u32,
@@ -11,8 +15,15 @@ pub struct EarlyStopping {
     pub min_delta: f64,
 }
 
-/// When to lower the learning rate.
-#[derive(Debug, Clone, Copy, PartialEq)]
+impl Default for EarlyStopping {
+    fn default() -> EarlyStopping {
+        EarlyStopping { patience: 10, min_delta: 0.0 }
+    }
+}
+
+/// Lower the learning rate when the validation loss no longer falls.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct ReduceOnPlateau {
     /// What the learning rate is multiplied by.
     pub factor: f64,
@@ -22,6 +33,12 @@ pub struct ReduceOnPlateau {
     pub min_delta: f64,
     /// The learning rate never falls below this.
     pub learning_rate_min: f64,
+}
+
+impl Default for ReduceOnPlateau {
+    fn default() -> ReduceOnPlateau {
+        ReduceOnPlateau { factor: 0.1, patience: 5, min_delta: 0.0, learning_rate_min: 1e-6 }
+    }
 }
 
 /// Both rules, each optional.

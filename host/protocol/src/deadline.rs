@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 /// Rounds that are remembered: enough to ride out a slow one, few enough to follow a change.
 const ROUNDS: usize = 16;
 
@@ -10,27 +13,38 @@ const ROUNDS: usize = 16;
 /// comes later than six.
 const DEVIATIONS: u32 = 6;
 
-/// Bounds between which a deadline is learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+/// Bounds of a wait that is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wait {
     /// Never wait shorter.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub min: Duration,
     /// Never wait longer.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub max: Duration,
+}
+
+impl Default for Wait {
+    fn default() -> Wait {
+        Wait { min: Duration::from_secs(60), max: Duration::from_secs(600) }
+    }
 }
 
 /// Learns how long the slowest peer usually takes.
 #[derive(Debug, Clone)]
 pub struct Deadline {
-    options: Options,
+    wait: Wait,
     arrivals: VecDeque<Duration>,
 }
 
 impl Deadline {
     /// Knows nothing yet, so it waits as long as the bounds allow.
-    pub fn new(options: Options) -> Deadline {
-        assert!(options.min <= options.max, "the bounds are in order");
-        Deadline { options, arrivals: VecDeque::with_capacity(ROUNDS) }
+    pub fn new(wait: Wait) -> Deadline {
+        assert!(wait.min <= wait.max, "the bounds are in order");
+        Deadline { wait, arrivals: VecDeque::with_capacity(ROUNDS) }
     }
 
     /// Notes when a peer came, counted from when this peer was ready itself: the last one of a round, or one that came
@@ -44,10 +58,10 @@ impl Deadline {
 
     /// How long to wait in the next round.
     pub fn wait(&self) -> Duration {
-        let Some(median) = median(self.arrivals.iter().copied()) else { return self.options.max };
+        let Some(median) = median(self.arrivals.iter().copied()) else { return self.wait.max };
         let deviations = self.arrivals.iter().map(|arrival| arrival.abs_diff(median));
         let spread = median_or_zero(deviations);
-        (median * 2 + spread * DEVIATIONS).clamp(self.options.min, self.options.max)
+        (median * 2 + spread * DEVIATIONS).clamp(self.wait.min, self.wait.max)
     }
 }
 
@@ -65,7 +79,7 @@ fn median(values: impl Iterator<Item = Duration>) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options = Options { min: Duration::from_millis(100), max: Duration::from_secs(10) };
+    const OPTIONS: Wait = Wait { min: Duration::from_millis(100), max: Duration::from_secs(10) };
 
     fn after(arrivals_ms: &[u64]) -> Duration {
         let mut deadline = Deadline::new(OPTIONS);

@@ -8,7 +8,6 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::api::{self, RawString, RawUser, api};
@@ -21,8 +20,8 @@ use crate::failure::Failure;
 const NO_COMMAND: &CStr = c"SKEIN.NOBODY";
 
 /// Keys among the arguments that a call is about to touch.
-pub(crate) struct Touched {
-    pub(crate) keys: Range<usize>,
+pub(crate) struct Touched<'a> {
+    pub(crate) keys: &'a [usize],
     pub(crate) access: Access,
 }
 
@@ -30,9 +29,10 @@ pub(crate) struct Touched {
 ///
 /// # Errors
 /// [`Failure::Forbidden`]
-pub(crate) fn permit(context: &Context<'_>, arguments: Arguments<'_>, touched: &[Touched]) -> Result<(), Failure> {
+pub(crate) fn permit(context: &Context<'_>, arguments: Arguments<'_>, touched: &[Touched<'_>]) -> Result<(), Failure> {
     let Some(user) = User::of(context) else { return Ok(()) };
-    let permitted = |Touched { keys, access }: &Touched| keys.clone().all(|key| user.may(arguments.raw(key), *access));
+    let permitted =
+        |Touched { keys, access }: &Touched<'_>| keys.iter().all(|key| user.may(arguments.raw(*key), *access));
     if touched.iter().all(permitted) { Ok(()) } else { Err(Failure::Forbidden) }
 }
 

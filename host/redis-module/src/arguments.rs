@@ -1,17 +1,13 @@
-//! Arguments of a call, and reading them in order.
+//! Arguments of a call.
 
 #![expect(unsafe_code, reason = "the server's strings are raw pointers")]
 
 use std::ffi::{CStr, c_int};
-use std::str::FromStr;
+
+use skein_redis_command::{Command, read};
 
 use crate::api::{RawString, api};
 use crate::failure::Failure;
-
-/// Keys of one list at most: twice as many as a job may have peers. The kernels and replies allocate for each of them,
-/// with an allocation that ends the process when it fails; up to here that is about a megabyte for a thread. A sorting
-/// network for the million arguments that a server takes would be gigabytes.
-pub(crate) const KEYS_MAX: usize = 1 << 10;
 
 /// The arguments of one call; the command's name is the first.
 #[derive(Clone, Copy)]
@@ -38,6 +34,14 @@ impl<'a> Arguments<'a> {
     /// How many there are, the command's name included.
     pub(crate) fn len(self) -> usize {
         self.0.len()
+    }
+
+    /// The command that they are.
+    ///
+    /// # Errors
+    /// They do not fit its grammar.
+    pub(crate) fn command<C: Command<usize>>(self) -> Result<C, Failure> {
+        read(self.len(), |place| self.get(place)).map_err(|error| Failure::Syntax(error.to_string()))
     }
 
     /// The argument at `index`, which was there when the call was read.
@@ -67,123 +71,9 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// Reads arguments one after the other.
-pub(crate) struct Reader<'a> {
-    arguments: Arguments<'a>,
-    next: usize,
-}
-
-impl<'a> Reader<'a> {
-    /// Begins behind the command's name.
-    pub(crate) fn new(arguments: Arguments<'a>) -> Reader<'a> {
-        Reader { arguments, next: 1 }
-    }
-
-    /// Where the next argument is; for keys and blobs, which are kept by their index.
-    pub(crate) fn place(&mut self, what: &str) -> Result<usize, Failure> {
-        if self.next == self.arguments.len() {
-            return Err(Failure::Syntax(format!("`{what}` is missing")));
-        }
-        self.next += 1;
-        Ok(self.next - 1)
-    }
-
-    /// Places of `count` arguments.
-    pub(crate) fn places(&mut self, count: usize, what: &str) -> Result<std::ops::Range<usize>, Failure> {
-        if count > self.left() {
-            return Err(Failure::Syntax(format!("there are fewer than {count} of `{what}`")));
-        }
-        self.next += count;
-        Ok(self.next - count..self.next)
-    }
-
-    /// Places of keys behind their count, which is read as the server reads it.
-    ///
-    /// An access list is held against the keys that the server finds, by the same count. Where it cannot read one, or
-    /// reads zero, it finds no keys of the whole command and lets it pass.
-    pub(crate) fn counted_keys(&mut self, count: &str, what: &str) -> Result<std::ops::Range<usize>, Failure> {
-        let text = self.arguments.get(self.place(count)?);
-        let keys = key_count(text).ok_or_else(|| {
-            Failure::Syntax(format!("`{count}` is not a number from 1 to {KEYS_MAX} without sign and leading zeros"))
-        })?;
-        self.places(keys, what)
-    }
-
-    /// The next argument as text.
-    pub(crate) fn text(&mut self, what: &str) -> Result<&'a str, Failure> {
-        let place = self.place(what)?;
-        std::str::from_utf8(self.arguments.get(place)).map_err(|_| Failure::Syntax(format!("`{what}` is not text")))
-    }
-
-    /// The next argument as a number.
-    pub(crate) fn number<T: FromStr>(&mut self, what: &str) -> Result<T, Failure> {
-        self.text(what)?.parse().map_err(|_| Failure::Syntax(format!("`{what}` is not a number that fits")))
-    }
-
-    /// A version or a round, which has to fit the integers of replies.
-    pub(crate) fn version(&mut self, what: &str) -> Result<u64, Failure> {
-        let version: u64 = self.number(what)?;
-        i64::try_from(version).map(|_| version).map_err(|_| Failure::Syntax(format!("`{what}` is 2^63 or more")))
-    }
-
-    /// A finite number.
-    pub(crate) fn finite(&mut self, what: &str) -> Result<f32, Failure> {
-        let value: f32 = self.number(what)?;
-        value.is_finite().then_some(value).ok_or_else(|| Failure::Syntax(format!("`{what}` is not finite")))
-    }
-
-    /// `count` numbers.
-    pub(crate) fn numbers<T: FromStr>(&mut self, count: usize, what: &str) -> Result<Vec<T>, Failure> {
-        if count > self.left() {
-            return Err(Failure::Syntax(format!("there are fewer than {count} of `{what}`")));
-        }
-        (0..count).map(|_| self.number(what)).collect()
-    }
-
-    /// A word that has to stand here.
-    pub(crate) fn word(&mut self, word: &str) -> Result<(), Failure> {
-        match self.text(word)?.eq_ignore_ascii_case(word) {
-            true => Ok(()),
-            false => Err(Failure::Syntax(format!("`{word}` is expected"))),
-        }
-    }
-
-    /// How many arguments are left.
-    pub(crate) fn left(&self) -> usize {
-        self.arguments.len() - self.next
-    }
-
-    /// Refuses arguments that nothing reads.
-    pub(crate) fn end(&self) -> Result<(), Failure> {
-        match self.left() {
-            0 => Ok(()),
-            left => Err(Failure::Syntax(format!("there are {left} arguments too many"))),
-        }
-    }
-}
-
-/// A count of keys that is not too large, in the only spelling that the server takes.
-fn key_count(text: &[u8]) -> Option<usize> {
-    let canonical = text.first().is_some_and(|digit| *digit != b'0') && text.iter().all(u8::is_ascii_digit);
-    let count = std::str::from_utf8(text).ok().filter(|_| canonical)?;
-    count.parse().ok().filter(|count| *count <= KEYS_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_count_of_keys_has_one_spelling() {
-        for (text, count) in [("1", 1), ("9", 9), ("10", 10), ("1024", 1024)] {
-            assert_eq!(key_count(text.as_bytes()), Some(count));
-        }
-        for text in
-            ["", "0", "-0", "-1", "+1", "01", "00", " 1", "1 ", "1\0", "1.0", "1025", "18446744073709551617", "\u{661}"]
-        {
-            assert_eq!(key_count(text.as_bytes()), None, "{text:?}");
-        }
-    }
 
     /// A slice whose pointer is null is read as no slice at all, among the lesser things that may become of it.
     #[test]

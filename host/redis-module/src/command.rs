@@ -9,6 +9,8 @@ use std::ffi::{CStr, c_int};
 use std::mem::size_of;
 use std::ptr::null;
 
+use skein_redis_command::Command as Grammar;
+
 use crate::api::{self, BeginSearch, Keyword, RawCommandInfo, RawContext, RawInfoVersion, RawKeySpec, RawString, api};
 use crate::arguments::Arguments;
 use crate::context::Context;
@@ -28,15 +30,16 @@ pub(crate) enum Next {
 
 /// A command.
 pub(crate) trait Command {
-    const NAME: &'static CStr;
+    /// Its name and arguments; keys and blobs by their places.
+    type Asked: Grammar<usize>;
     const SUMMARY: &'static CStr;
     const FLAGS: &'static CStr;
     /// Number of arguments with the name; negative: at least as many.
     const ARITY: c_int;
     const KEYS: &'static [Keys];
 
-    /// Reads the arguments and finds the inputs. It changes nothing.
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure>;
+    /// Finds the inputs. It changes nothing.
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure>;
 }
 
 /// Some of a command's keys: where they are, and what happens to them.
@@ -151,13 +154,14 @@ pub(crate) unsafe fn register<C: Command>(context: *mut RawContext) -> bool {
         key_specs: specs.as_ptr(),
         arguments: null(),
     };
+    let name = C::Asked::NAME.as_ptr();
     // SAFETY: all texts end in a zero, the list of specifications in an empty one; the server copies what it keeps.
     unsafe {
-        let created = (api().CreateCommand)(context, C::NAME.as_ptr(), call::<C>, C::FLAGS.as_ptr(), 0, 0, 0);
+        let created = (api().CreateCommand)(context, name, call::<C>, C::FLAGS.as_ptr(), 0, 0, 0);
         if created != api::OK {
             return false;
         }
-        let command = (api().GetCommand)(context, C::NAME.as_ptr());
+        let command = (api().GetCommand)(context, name);
         !command.is_null() && (api().SetCommandInfo)(command, &raw const info) == api::OK
     }
 }
@@ -166,7 +170,7 @@ unsafe extern "C" fn call<C: Command>(raw: *mut RawContext, argv: *mut *mut RawS
     let answer = guarded(|| {
         // SAFETY: the server calls with its lock held, and its arguments outlive the call.
         let (context, arguments) = unsafe { (Context::new(raw), Arguments::of_call(argv, argc)) };
-        match C::prepare(&context, arguments) {
+        match arguments.command().and_then(|asked| C::prepare(&context, arguments, asked)) {
             Ok(Next::Reply(reply)) => Some(Ok(reply)),
             Ok(Next::Work(work)) => start(&context, arguments, work),
             Err(failure) => Some(Err(failure)),

@@ -127,6 +127,7 @@ unsafe fn register(context: *mut RawContext, options: &Options) -> bool {
             && command::register::<tensors::SetRange>(context)
             && command::register::<tensors::Get>(context)
             && command::register::<tensors::GetRange>(context)
+            && command::register::<look::Version>(context)
             && command::register::<look::Meta>(context)
             && command::register::<look::Stat>(context)
             && command::register::<look::Norm>(context)

@@ -8,6 +8,9 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use skein_redis_command::Command;
+use skein_redis_command::command::Set;
+
 use crate::api::{self, RawContext, RawDigest, RawIo, RawString, RawType, TypeMethods, api};
 use crate::buffer::Buffer;
 use crate::guard::guarded;
@@ -154,7 +157,7 @@ impl Rewrite {
         // SAFETY: the format names a string, a number, a buffer with its length and a vector with its length.
         unsafe {
             let (blob, shape) = ((bytes.as_ptr(), bytes.len()), (strings.as_ptr(), strings.len()));
-            let (name, format) = (c"SKEIN.SET".as_ptr(), c"slbv".as_ptr());
+            let (name, format) = (<Set<usize> as Command<usize>>::NAME.as_ptr(), c"slbv".as_ptr());
             (api().EmitAOF)(self.io, name, format, self.key, version, blob.0, blob.1, shape.0, shape.1);
         }
         strings.into_iter().for_each(free_string);

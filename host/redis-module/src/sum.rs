@@ -7,6 +7,8 @@
 use std::sync::Arc;
 
 use skein_kernels::tree::{Placed, Position, Tree};
+use skein_redis_command::Command;
+use skein_redis_command::command::RestoreSum;
 
 use crate::buffer::Buffer;
 use crate::failure::Failure;
@@ -201,7 +203,7 @@ impl Value for Sum {
     }
 
     fn rewrite(&self, rewrite: &mut Rewrite) {
-        rewrite.serialized(c"SKEIN.RESTORESUM");
+        rewrite.serialized(<RestoreSum<usize> as Command<usize>>::NAME);
     }
 
     fn memory(&self) -> usize {

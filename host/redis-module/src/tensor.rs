@@ -3,14 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use skein_kernels::norm::l2_norm;
+use skein_redis_command::DIMENSIONS_MAX;
 use skein_types::Statistics;
 
 use crate::buffer::Buffer;
 use crate::failure::Failure;
 use crate::persistence::{Damaged, Digesting, Input, Kind, Output, Rewrite, Value};
-
-/// Dimensions that a shape may have.
-pub(crate) const DIMENSIONS_MAX: usize = 32;
 
 /// What a key of the type `skeintnsr` holds. Whoever has a handle may read without the server's lock.
 #[derive(Debug)]

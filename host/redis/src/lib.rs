@@ -18,13 +18,14 @@ mod vulnerabilities;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use skein_redis_command::VERSION;
 use skein_store::{PeerStore, Ports, StoreError, blocking};
 use skein_types::{Digest, PeerId};
 
 use self::keys::Keys;
 use self::store::in_database::Module;
 use self::store::plain::Plain;
-use self::store::reader::Reader;
+use self::store::reader::{self, Reader};
 use self::store::shared::Shared;
 use self::transport::Link;
 use self::vulnerabilities::{Package, Server};
@@ -94,16 +95,20 @@ pub async fn open(options: &Options, scope: Scope) -> Result<Ports, StoreError> 
         }
         tracing::warn!(address = %link.address(), hole, "the server has a known security hole");
     }
-    let has_module = shared.reader.has_module().await.map_err(|failure| shared.failed(failure, ""))?;
-    match options.compute {
-        Compute::Database if !has_module => {
+    let module = shared.reader.module().await.map_err(|failure| shared.failed(failure, ""))?;
+    match (module, options.compute) {
+        (reader::Module::Absent, Compute::Database) => {
             Err(unfit("it does not have Skein's module: start it with `skein redis run`".into()))
         }
-        Compute::Host if has_module => {
+        (reader::Module::Absent, _) => Ok(Ports::of(Plain::new(shared))),
+        (reader::Module::Version(_), Compute::Host) => {
             Err(unfit("it has Skein's module, whose tensors a host does not compute on".into()))
         }
-        _ if has_module => Ok(Ports::of(Module::new(shared))),
-        _ => Ok(Ports::of(Plain::new(shared))),
+        (reader::Module::Version(theirs), _) if theirs != u64::from(VERSION) => Err(unfit(format!(
+            "the commands of its module have version {theirs}, this program sends version {VERSION}: start it with the \
+             `skein redis run` of this program"
+        ))),
+        (reader::Module::Version(_), _) => Ok(Ports::of(Module::new(shared))),
     }
 }
 
@@ -125,5 +130,5 @@ fn reader(options: &Options, scope: Scope, secret: Option<String>) -> Result<Rea
     let link = Link::new(options, secret, keys.records());
     let link =
         link.map_err(|source| StoreError::Options { address: options.url.to_string(), source: source.into() })?;
-    Ok(Reader { link, keys, values_max: scope.values, has_module: Mutex::default() })
+    Ok(Reader { link, keys, values_max: scope.values, module: Mutex::default() })
 }

@@ -163,9 +163,9 @@ fn access_list([owner, worker, reader]: [&str; 3], has_module: bool) -> String {
          +strlen +exists +xread +xrange{}\n",
         hash(owner),
         hash(worker),
-        tensors(&["get", "stat", "meta", "acc"]),
+        tensors(&["version", "get", "stat", "meta", "acc"]),
         hash(reader),
-        tensors(&["get", "getrange", "meta", "stat"])
+        tensors(&["version", "get", "getrange", "meta", "stat"])
     )
 }
 

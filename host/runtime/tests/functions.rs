@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skein_engine::ElementType;
-use skein_kernels::{mean, order};
-use skein_runtime::aggregate::Contribution;
+use skein_kernels::Error;
+use skein_kernels::rule::Rule;
+use skein_kernels::rules::RULES;
+use skein_runtime::aggregate::{AggregateFunction, Contribution};
 use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
 use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime, Tensor};
 use skein_types::{Layout, Parameter};
@@ -302,35 +304,44 @@ fn batch_with_label(label: i64) -> Batch {
     batch(&[label])
 }
 
-type Rule = fn(&[&[f32]], &mut [f32]);
-
-/// Invariant 1: the same bits, whether the rule ran natively or as Wasm; over several windows and odd sizes.
+/// Invariant 1: the same bits, whether the rule ran natively or as Wasm; over several windows and odd sizes, with each
+/// parameter set and not.
 #[tokio::test]
 async fn rules_give_the_same_bits_natively_and_in_wasm() {
     let runtime = runtime();
-    let rules: [(&str, Rule); 3] = [
-        ("aggregate-mean", |rows, out| mean::mean(rows, out).expect("valid rows")),
-        ("aggregate-median", |rows, out| order::median(rows, out).expect("valid rows")),
-        ("aggregate-trimmed-mean", |rows, out| order::trimmed_mean(rows, 1, out).expect("enough rows")),
-    ];
-    for (name, native) in rules {
-        let wasm = component(&format!("{name}.wasm"));
-        let wasm = runtime.aggregate_function(function(name), &wasm).await.expect("it loads");
-        for (peers, len) in [(3, 1), (4, 1000), (5, 300_001), (8, 70_007)] {
-            let contributions = contributions(peers, len);
-            let rows: Vec<&[f32]> = contributions.iter().map(|c| c.values.as_slice()).collect();
-            let mut expected = vec![0.0; len];
-            native(&rows, &mut expected);
-            let actual =
-                wasm.aggregate(&wasm.slot().await, contributions.clone(), 1).await.result.expect("an aggregate").values;
-            let same = actual.iter().zip(&expected).all(|(a, e)| a.to_bits() == e.to_bits());
-            assert!(same, "{name} of {peers} x {len}");
+    for kind in RULES {
+        for set in [&kind.parameters[..0], kind.parameters] {
+            let rule = Rule::new(kind, 1);
+            let rule = set.iter().fold(rule, |rule, parameter| rule.with(parameter.name, "2").expect("it fits"));
+            let parameters = set.iter().map(|parameter| (parameter.name.to_owned(), "2".to_owned()));
+            let weighted = kind.takes_weights.then(|| ("weighted".to_owned(), "true".to_owned()));
+            let settings = parameters.chain(weighted).collect();
+            let function = Function { name: kind.function.into(), settings, ..Function::default() };
+            let wasm = component(&format!("{}.wasm", kind.function));
+            let wasm = runtime.aggregate_function(function, &wasm).await.expect("it loads");
+            for (peers, len) in [(1, 9), (2, 5), (3, 1), (4, 1000), (5, 300_001), (8, 70_007)] {
+                same_bits(&rule, &wasm, contributions(peers, len)).await;
+            }
         }
-        let few = wasm.aggregate(&wasm.slot().await, contributions(2, 5), 1).await.result;
-        match (name, few) {
-            ("aggregate-mean", few) => assert!(few.is_ok(), "the mean knows no faults"),
-            (_, few) => assert!(matches!(few, Err(CallError::TooFew { needed: 3, present: 2, .. })), "{few:?}"),
+    }
+}
+
+async fn same_bits(rule: &Rule, wasm: &AggregateFunction, contributions: Vec<Contribution>) {
+    let rows: Vec<&[f32]> = contributions.iter().map(|c| c.values.as_slice()).collect();
+    let weights = contributions.iter().map(|c| c.samples as f32).collect();
+    let rule = if rule.kind().takes_weights { rule.clone().weighted(weights) } else { rule.clone() };
+    let mut expected = vec![0.0; rows[0].len()];
+    let native = rule.apply(&rows, &mut expected);
+    let actual = wasm.aggregate(&wasm.slot().await, contributions.clone(), 1).await.result;
+    match (native, actual) {
+        (Ok(()), Ok(actual)) => {
+            let same = actual.values.iter().zip(&expected).all(|(a, e)| a.to_bits() == e.to_bits());
+            assert!(same, "{rule} of {} x {}", rows.len(), expected.len());
         }
+        (Err(Error::TooFew { needed, .. }), Err(CallError::TooFew { needed: told, present, .. })) => {
+            assert_eq!((told as usize, present), (needed, rows.len()), "{rule}");
+        }
+        (native, actual) => panic!("{rule} of {}: {native:?} {actual:?}", rows.len()),
     }
 }
 

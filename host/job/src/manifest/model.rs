@@ -26,8 +26,10 @@ pub struct Model {
     /// `kaiming`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Start>,
-    /// What is minimized: `cross-entropy`, `mean-squared-error` or `binary-cross-entropy`.
-    pub loss: String,
+    /// What is minimized.
+    #[serde(with = "super::loss")]
+    #[schemars(schema_with = "super::loss::schema")]
+    pub loss: Loss,
     /// Whether the dropout of the model drops in training.
     pub dropout: bool,
     /// Parameters of `onnx` that are not trained and stay as the file has them, by name; `*` stands for any characters.
@@ -46,7 +48,7 @@ impl Default for Model {
             onnx: None,
             network: None,
             init: None,
-            loss: "cross-entropy".into(),
+            loss: Loss::CrossEntropy { ignore_index: None },
             dropout: true,
             freeze: Vec::new(),
             hidden: Vec::new(),
@@ -126,7 +128,6 @@ impl Model {
         if self.hidden.contains(&0) {
             return Err(("model.hidden".into(), "has a layer of 0 units".into()));
         }
-        self.loss.parse::<Loss>().map_err(|error| ("model.loss".into(), error.to_string()))?;
         let sources = [self.onnx.is_some(), self.network.is_some(), !self.parameters.is_empty()];
         if sources.into_iter().filter(|is_set| *is_set).count() > 1 {
             return Err(("model.onnx".into(), ", `model.network` and `model.parameters` exclude each other".into()));

@@ -1,11 +1,10 @@
 //! `[train]`: how the model is trained.
 
-use std::time::Duration;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use skein_kernels::optimizer::{Moments, Optimizer as Kernel};
-use skein_protocol::{convergence, deadline};
+use skein_kernels::optimizer::{MOMENTUM, Optimizer};
+use skein_protocol::convergence::{self, EarlyStopping, ReduceOnPlateau};
+use skein_protocol::deadline::Wait;
 
 use super::Problem;
 
@@ -40,6 +39,8 @@ pub struct Train {
     /// Learning rate of the first rounds.
     pub learning_rate: f64,
     /// How the aggregate moves the parameters.
+    #[serde(with = "super::optimizer")]
+    #[schemars(schema_with = "super::optimizer::schema")]
     pub optimizer: Optimizer,
     /// Bound on the norm of the aggregate.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,142 +60,6 @@ pub struct Train {
     pub wait: Wait,
 }
 
-/// How the aggregate moves the parameters. The constants' defaults are PyTorch's.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Optimizer {
-    /// Stochastic gradient descent.
-    Sgd {
-        /// L2 penalty.
-        #[serde(default)]
-        weight_decay: f32,
-    },
-    /// Stochastic gradient descent with a velocity.
-    Momentum {
-        /// Decay of the velocity.
-        #[serde(default = "default_momentum")]
-        momentum: f32,
-        /// L2 penalty.
-        #[serde(default)]
-        weight_decay: f32,
-    },
-    /// Momentum that looks ahead.
-    Nesterov {
-        /// Decay of the velocity.
-        #[serde(default = "default_momentum")]
-        momentum: f32,
-        /// L2 penalty.
-        #[serde(default)]
-        weight_decay: f32,
-    },
-    /// Adam with an L2 penalty.
-    Adam {
-        /// Decay of the mean of gradients.
-        #[serde(default = "default_beta1")]
-        beta1: f32,
-        /// Decay of the mean of squared gradients.
-        #[serde(default = "default_beta2")]
-        beta2: f32,
-        /// Added to the denominator.
-        #[serde(default = "default_epsilon")]
-        epsilon: f32,
-        /// L2 penalty.
-        #[serde(default)]
-        weight_decay: f32,
-    },
-    /// Adam with decoupled weight decay.
-    Adamw {
-        /// Decay of the mean of gradients.
-        #[serde(default = "default_beta1")]
-        beta1: f32,
-        /// Decay of the mean of squared gradients.
-        #[serde(default = "default_beta2")]
-        beta2: f32,
-        /// Added to the denominator.
-        #[serde(default = "default_epsilon")]
-        epsilon: f32,
-        /// Share of the parameters that a step takes away, times the learning rate.
-        #[serde(default = "default_adamw_decay")]
-        weight_decay: f32,
-    },
-}
-
-fn default_momentum() -> f32 {
-    0.9
-}
-
-fn default_beta1() -> f32 {
-    0.9
-}
-
-fn default_beta2() -> f32 {
-    0.999
-}
-
-fn default_epsilon() -> f32 {
-    1e-8
-}
-
-fn default_adamw_decay() -> f32 {
-    0.01
-}
-
-/// Stop when the validation loss no longer falls.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct EarlyStopping {
-    /// Evaluations without improvement before training stops.
-    pub patience: u32,
-    /// A loss has to fall by more than this to count as an improvement.
-    pub min_delta: f64,
-}
-
-impl Default for EarlyStopping {
-    fn default() -> EarlyStopping {
-        EarlyStopping { patience: 10, min_delta: 0.0 }
-    }
-}
-
-/// Lower the learning rate when the validation loss no longer falls.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ReduceOnPlateau {
-    /// What the learning rate is multiplied by.
-    pub factor: f64,
-    /// Evaluations without improvement that are borne.
-    pub patience: u32,
-    /// A loss has to fall by more than this to count as an improvement.
-    pub min_delta: f64,
-    /// The learning rate never falls below this.
-    pub learning_rate_min: f64,
-}
-
-impl Default for ReduceOnPlateau {
-    fn default() -> ReduceOnPlateau {
-        ReduceOnPlateau { factor: 0.1, patience: 5, min_delta: 0.0, learning_rate_min: 1e-6 }
-    }
-}
-
-/// Bounds of a wait that is learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Wait {
-    /// Never wait shorter.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub min: Duration,
-    /// Never wait longer.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub max: Duration,
-}
-
-impl Default for Wait {
-    fn default() -> Wait {
-        Wait { min: Duration::from_secs(60), max: Duration::from_secs(600) }
-    }
-}
-
 impl Default for Train {
     fn default() -> Train {
         Train {
@@ -207,7 +72,7 @@ impl Default for Train {
             gradient: None,
             aggregate: "aggregate-trimmed-mean".into(),
             learning_rate: 0.05,
-            optimizer: Optimizer::Momentum { momentum: default_momentum(), weight_decay: 0.0 },
+            optimizer: Optimizer::new(&MOMENTUM),
             clip_norm: None,
             clip_value: None,
             evaluate_every: 5,
@@ -250,45 +115,8 @@ impl Train {
         Ok(())
     }
 
-    /// The optimizer as the kernels know it.
-    pub fn kernel(&self) -> Kernel {
-        let moments = |beta1, beta2, epsilon, weight_decay| Moments { beta1, beta2, epsilon, weight_decay };
-        match self.optimizer {
-            Optimizer::Sgd { weight_decay } => Kernel::Sgd { weight_decay },
-            Optimizer::Momentum { momentum, weight_decay } => {
-                Kernel::Momentum { momentum, nesterov: false, weight_decay }
-            }
-            Optimizer::Nesterov { momentum, weight_decay } => {
-                Kernel::Momentum { momentum, nesterov: true, weight_decay }
-            }
-            Optimizer::Adam { beta1, beta2, epsilon, weight_decay } => {
-                Kernel::Adam(moments(beta1, beta2, epsilon, weight_decay))
-            }
-            Optimizer::Adamw { beta1, beta2, epsilon, weight_decay } => {
-                Kernel::AdamW(moments(beta1, beta2, epsilon, weight_decay))
-            }
-        }
-    }
-
-    /// Both convergence rules as the protocol knows them.
+    /// Both convergence rules.
     pub fn convergence(&self) -> convergence::Options {
-        convergence::Options {
-            early_stopping: self
-                .early_stopping
-                .map(|EarlyStopping { patience, min_delta }| convergence::EarlyStopping { patience, min_delta }),
-            reduce_on_plateau: self.reduce_on_plateau.map(
-                |ReduceOnPlateau { factor, patience, min_delta, learning_rate_min }| convergence::ReduceOnPlateau {
-                    factor,
-                    patience,
-                    min_delta,
-                    learning_rate_min,
-                },
-            ),
-        }
-    }
-
-    /// The bounds of waits as the protocol knows them.
-    pub fn deadline(&self) -> deadline::Options {
-        deadline::Options { min: self.wait.min, max: self.wait.max }
+        convergence::Options { early_stopping: self.early_stopping, reduce_on_plateau: self.reduce_on_plateau }
     }
 }

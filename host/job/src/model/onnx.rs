@@ -133,7 +133,7 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
         settings.onnx.as_ref().map_or_else(|| "a convolutional network".into(), |path| path.display().to_string());
     let model = fitted(model, samples).with_context(|| format!("`{name}` does not fit the data"))?;
     let options = skein_graph::Options {
-        loss: settings.loss.parse()?,
+        loss: settings.loss,
         lowering,
         dropout: settings.dropout,
         flat_outputs: true,
@@ -144,7 +144,7 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
     let graphs = derive(&model, &options, sizes).with_context(|| format!("`{name}` cannot be trained"))?;
     let identity = json!({
         "onnx": blake3::hash(&bytes).to_string(),
-        "loss": settings.loss,
+        "loss": settings.loss.to_string(),
         "dropout": settings.dropout,
         "freeze": settings.freeze,
         "init": start,

@@ -3,7 +3,9 @@
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
 
-use crate::arguments::{Arguments, Reader};
+use skein_redis_command::command as asked;
+
+use crate::arguments::Arguments;
 use crate::buffer::Buffer;
 use crate::command::{Access, At, Command, Keys, Next};
 use crate::context::Context;
@@ -12,15 +14,10 @@ use crate::reply::Reply;
 use crate::sum::{Batch, Entering, LEAVES_MAX, Sum};
 use crate::work::{Turn, Work};
 
-const SUM: usize = 1;
-const PARAMETERS: usize = 2;
-const BLOB: usize = 8;
-
 pub(crate) struct Accumulate;
 
 struct Accumulating {
-    round: u64,
-    leaves: u32,
+    asked: asked::Accumulate<usize>,
     len: usize,
     batch: Batch,
     /// The batch, weighted, and what was added to it.
@@ -30,26 +27,23 @@ struct Accumulating {
 }
 
 impl Command for Accumulate {
-    const NAME: &'static CStr = c"SKEIN.ACC";
+    type Asked = asked::Accumulate<usize>;
     const SUMMARY: &'static CStr = c"Adds a batch's gradient to the sum of its round, once";
     const FLAGS: &'static CStr = c"write deny-oom";
     const ARITY: c_int = 9;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Update), Keys::new(At::Index(2), Access::Read)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let mut reader = Reader::new(arguments);
-        reader.places(2, "key")?;
-        let (round, leaf, leaves) = (reader.version("round")?, reader.number("leaf")?, reader.number("leaves")?);
-        let (samples, loss) = (reader.number("samples")?, reader.number("loss")?);
-        let bytes = arguments.get(BLOB).len();
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        let asked::Accumulate { parameters, leaf, leaves, samples, loss, blob, .. } = asked;
+        let bytes = arguments.get(blob).len();
         if leaves == 0 || leaves > LEAVES_MAX || leaf >= leaves {
             return Err(Failure::Leaf { index: leaf, leaves });
         }
         let batch = Batch { leaf, samples, loss, added: Vec::new() };
         let len = bytes / size_of::<f32>();
-        let work = Accumulating { round, leaves, len, batch, sum: None, next: None };
+        let work = Accumulating { asked, len, batch, sum: None, next: None };
         if !bytes.is_multiple_of(size_of::<f32>()) {
-            let expected = context.tensor(arguments, PARAMETERS)?.ok_or(Failure::NoState)?.values.len();
+            let expected = context.tensor(arguments, parameters)?.ok_or(Failure::NoState)?.values.len();
             return Err(Failure::Length { expected: expected * size_of::<f32>(), actual: bytes });
         }
         Ok(match work.duplicate(context, arguments)? {
@@ -65,17 +59,18 @@ impl Accumulating {
     /// # Errors
     /// It does not fit the parameters or the sum.
     fn duplicate(&self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<bool, Failure> {
-        let parameters = context.tensor(arguments, PARAMETERS)?.ok_or(Failure::NoState)?;
+        let asked::Accumulate { sum, parameters, round, leaves, .. } = self.asked;
+        let parameters = context.tensor(arguments, parameters)?.ok_or(Failure::NoState)?;
         let expected = parameters.values.len();
         if self.len != expected {
             return Err(Failure::Length { expected, actual: self.len });
         }
-        if self.round <= parameters.version {
+        if round <= parameters.version {
             // A key of another type is an error however late the batch is.
-            return context.check::<Sum>(arguments, SUM).map(|()| true);
+            return context.check::<Sum>(arguments, sum).map(|()| true);
         }
-        context.sum(arguments, SUM, |sum| {
-            sum.map_or(Ok(false), |sum| sum.counted(self.round, self.batch.leaf, self.leaves, self.len))
+        context.sum(arguments, sum, |sum| {
+            sum.map_or(Ok(false), |sum| sum.counted(round, self.batch.leaf, leaves, self.len))
         })
     }
 }
@@ -89,7 +84,7 @@ impl Work for Accumulating {
         let Some(sum) = &mut self.sum else {
             let weight = self.batch.samples as f32;
             let mut weighted = Buffer::blank(self.len)?;
-            for (value, bytes) in weighted.values_mut().iter_mut().zip(arguments.get(BLOB).as_chunks().0) {
+            for (value, bytes) in weighted.values_mut().iter_mut().zip(arguments.get(self.asked.blob).as_chunks().0) {
                 *value = f32::from_le_bytes(*bytes) * weight;
             }
             self.sum = Some(weighted);
@@ -107,7 +102,7 @@ impl Work for Accumulating {
         if self.duplicate(context, arguments)? {
             return Ok(Turn::Unchanged(Reply::Integer(0)));
         }
-        let entering = context.sum(arguments, SUM, |sum| match sum {
+        let entering = context.sum(arguments, self.asked.sum, |sum| match sum {
             Some(sum) => sum.next(&self.batch),
             None if self.batch.added.is_empty() => Ok(Entering::Ready),
             None => Err(Failure::Changed { what: "sum" }),
@@ -117,9 +112,9 @@ impl Work for Accumulating {
             return Ok(Turn::Again);
         }
         let sum = self.sum.take().ok_or(Failure::Internal)?;
-        let new = || Sum::new(self.round, self.leaves, self.len);
-        context.change_sum(arguments, SUM, new, |entered| entered.enter(&self.batch, sum))?;
-        context.notify(c"skein.acc", arguments, SUM);
+        let new = || Sum::new(self.asked.round, self.asked.leaves, self.len);
+        context.change_sum(arguments, self.asked.sum, new, |entered| entered.enter(&self.batch, sum))?;
+        context.notify(c"skein.acc", arguments, self.asked.sum);
         Ok(Turn::Written(Reply::Integer(1)))
     }
 }

@@ -1,14 +1,14 @@
 //! `SKEIN.AGG`: several tensors become one by a rule.
 
 use std::ffi::{CStr, c_int};
-use std::ops::Range;
 use std::sync::Arc;
 
 use skein_kernels::rule::Rule;
+use skein_redis_command::command as asked;
 
 use super::tensors::unchanged;
 use crate::access::{Touched, permit};
-use crate::arguments::{Arguments, Reader};
+use crate::arguments::Arguments;
 use crate::buffer::Buffer;
 use crate::command::{Access, At, Command, Keys, Next};
 use crate::context::{Context, Expiry};
@@ -22,7 +22,7 @@ pub(crate) struct Aggregate;
 
 /// Tensors to aggregate, with the arguments that name them.
 pub(crate) struct Rows {
-    keys: Range<usize>,
+    keys: Vec<usize>,
     tensors: Vec<Arc<Tensor>>,
 }
 
@@ -31,9 +31,9 @@ impl Rows {
     ///
     /// # Errors
     /// The index of one that is missing.
-    pub(crate) fn find(context: &Context<'_>, arguments: Arguments<'_>, keys: Range<usize>) -> Result<Rows, Failure> {
-        let found = keys.clone().enumerate();
-        let found = found.map(|(index, key)| context.tensor(arguments, key)?.ok_or(Failure::Missing { index }));
+    pub(crate) fn find(context: &Context<'_>, arguments: Arguments<'_>, keys: Vec<usize>) -> Result<Rows, Failure> {
+        let found = keys.iter().enumerate();
+        let found = found.map(|(index, key)| context.tensor(arguments, *key)?.ok_or(Failure::Missing { index }));
         let tensors = found.collect::<Result<_, _>>()?;
         Ok(Rows { keys, tensors })
     }
@@ -49,9 +49,8 @@ impl Rows {
 
     /// Refuses to go on when a key holds another tensor than it did.
     pub(crate) fn unchanged(&self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<(), Failure> {
-        { self.keys.clone() }
-            .zip(&self.tensors)
-            .try_for_each(|(key, tensor)| unchanged(context, arguments, key, tensor))
+        let mut rows = self.keys.iter().zip(&self.tensors);
+        rows.try_for_each(|(key, tensor)| unchanged(context, arguments, *key, tensor))
     }
 
     pub(crate) fn values(&self) -> Vec<&[f32]> {
@@ -74,25 +73,17 @@ struct Aggregating {
 }
 
 impl Command for Aggregate {
-    const NAME: &'static CStr = c"SKEIN.AGG";
+    type Asked = asked::Aggregate<usize>;
     const SUMMARY: &'static CStr = c"Aggregates tensors by a rule";
     const FLAGS: &'static CStr = c"write deny-oom";
     const ARITY: c_int = -7;
     const KEYS: &'static [Keys] =
         &[Keys::new(At::Index(1), Access::Overwrite), Keys::new(At::Numbered(5), Access::Read)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let mut reader = Reader::new(arguments);
-        let (destination, version) = (reader.place("destination")?, reader.version("version")?);
-        let mut rule = super::rule(&mut reader)?;
-        let keys = reader.counted_keys("numkeys", "key")?;
-        if rule.kind().takes_weights {
-            reader.word("WEIGHTS")?;
-            rule = rule.weighted(reader.numbers(reader.left(), "weight")?);
-        }
-        reader.end()?;
-        let written = Touched { keys: destination..destination + 1, access: Access::Overwrite };
-        permit(context, arguments, &[written, Touched { keys: keys.clone(), access: Access::Read }])?;
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        let asked::Aggregate { destination, version, rule, keys } = asked;
+        let written = Touched { keys: &[destination], access: Access::Overwrite };
+        permit(context, arguments, &[written, Touched { keys: &keys, access: Access::Read }])?;
         let rows = Rows::find(context, arguments, keys)?;
         let expected = rows.first().map_or(0, |row| row.values.len());
         rows.check(expected)?;

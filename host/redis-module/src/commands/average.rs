@@ -3,7 +3,9 @@
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
 
-use crate::arguments::{Arguments, Reader};
+use skein_redis_command::command as asked;
+
+use crate::arguments::Arguments;
 use crate::buffer::Buffer;
 use crate::command::{Access, At, Command, Keys, Next};
 use crate::context::{Context, Expiry};
@@ -13,13 +15,10 @@ use crate::sum::{self, Sum};
 use crate::tensor::Tensor;
 use crate::work::{Turn, Work};
 
-const DESTINATION: usize = 1;
-const SUM: usize = 2;
-
 pub(crate) struct Average;
 
 struct Averaging {
-    round: u64,
+    asked: asked::Average<usize>,
     average: sum::Average,
     root: Arc<Buffer>,
     made: Option<Arc<Tensor>>,
@@ -36,9 +35,13 @@ fn answer(average: sum::Average) -> Reply {
     Reply::Array(vec![Reply::count(average.samples), Reply::exact(average.loss)])
 }
 
-fn find(context: &Context<'_>, arguments: Arguments<'_>, round: u64) -> Result<Found, Failure> {
+fn find(
+    context: &Context<'_>,
+    arguments: Arguments<'_>,
+    &asked::Average { sum, round, .. }: &asked::Average<usize>,
+) -> Result<Found, Failure> {
     let incomplete = Failure::Incomplete { round };
-    context.sum(arguments, SUM, |sum| {
+    context.sum(arguments, sum, |sum| {
         let sum = sum.filter(|sum| sum.round == round).ok_or(incomplete.clone())?;
         match sum.average {
             Some(average) => Ok(Found::Taken(average)),
@@ -48,22 +51,19 @@ fn find(context: &Context<'_>, arguments: Arguments<'_>, round: u64) -> Result<F
 }
 
 impl Command for Average {
-    const NAME: &'static CStr = c"SKEIN.AVERAGE";
+    type Asked = asked::Average<usize>;
     const SUMMARY: &'static CStr = c"Stores the average of all batches of a round";
     const FLAGS: &'static CStr = c"write deny-oom";
     const ARITY: c_int = 4;
     const KEYS: &'static [Keys] =
         &[Keys::new(At::Index(1), Access::Overwrite), Keys::new(At::Index(2), Access::ReadWrite)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let mut reader = Reader::new(arguments);
-        reader.places(2, "key")?;
-        let round = reader.version("round")?;
-        match find(context, arguments, round)? {
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        match find(context, arguments, &asked)? {
             Found::Taken(average) => Ok(Next::Reply(answer(average))),
             Found::Complete(root, average) => {
-                context.check::<Arc<Tensor>>(arguments, DESTINATION)?;
-                Ok(Next::Work(Box::new(Averaging { round, average, root, made: None, old: None })))
+                context.check::<Arc<Tensor>>(arguments, asked.destination)?;
+                Ok(Next::Work(Box::new(Averaging { asked, average, root, made: None, old: None })))
             }
         }
     }
@@ -82,21 +82,22 @@ impl Work for Averaging {
             *value = sum / divisor;
         }
         let length = u32::try_from(values.len()).map_err(|_| Failure::Internal)?;
-        self.made = Some(Arc::new(Tensor::new(self.round, vec![length], values)?));
+        self.made = Some(Arc::new(Tensor::new(self.asked.round, vec![length], values)?));
         Ok(())
     }
 
     fn commit(&mut self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<Turn, Failure> {
-        match find(context, arguments, self.round) {
+        match find(context, arguments, &self.asked) {
             Ok(Found::Taken(average)) => return Ok(Turn::Unchanged(answer(average))),
             Ok(Found::Complete(root, _)) if Arc::ptr_eq(&root, &self.root) => {}
             _ => return Err(Failure::Changed { what: "sum" }),
         }
+        let asked::Average { destination, sum, round } = self.asked;
         let made = self.made.take().ok_or(Failure::Internal)?;
-        self.old = context.set_tensor(arguments, DESTINATION, made, Expiry::Remove)?;
+        self.old = context.set_tensor(arguments, destination, made, Expiry::Remove)?;
         // The root that comes back is the one that `self` holds, so it is freed later.
-        context.change_sum(arguments, SUM, || Sum::new(self.round, 1, 0), |sum| drop(sum.close(self.average)))?;
-        context.notify(c"skein.average", arguments, DESTINATION);
+        context.change_sum(arguments, sum, || Sum::new(round, 1, 0), |sum| drop(sum.close(self.average)))?;
+        context.notify(c"skein.average", arguments, destination);
         Ok(Turn::Written(answer(self.average)))
     }
 }
@@ -104,16 +105,16 @@ impl Work for Averaging {
 pub(crate) struct RestoreSum;
 
 impl Command for RestoreSum {
-    const NAME: &'static CStr = c"SKEIN.RESTORESUM";
+    type Asked = asked::RestoreSum<usize>;
     const SUMMARY: &'static CStr = c"Stores a sum as the log of commands keeps it";
     const FLAGS: &'static CStr = c"write deny-oom";
     const ARITY: c_int = 3;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Overwrite)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
         context.admit()?;
-        let sum = context.deserialize::<Sum>(arguments, 2).ok_or(Failure::Damaged)?;
-        context.set_sum(arguments, 1, sum)?;
+        let sum = context.deserialize::<Sum>(arguments, asked.payload).ok_or(Failure::Damaged)?;
+        context.set_sum(arguments, asked.sum, sum)?;
         context.replicate(arguments);
         Ok(Next::Reply(Reply::Ok))
     }

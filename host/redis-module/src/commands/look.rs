@@ -1,9 +1,11 @@
-//! `SKEIN.META`, `SKEIN.STAT`, `SKEIN.NORM`: what a tensor is, without its values.
+//! `SKEIN.META`, `SKEIN.STAT`, `SKEIN.NORM`: what a tensor is, without its values. `SKEIN.VERSION`: what the module is.
 
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
 
-use crate::arguments::{Arguments, KEYS_MAX};
+use skein_redis_command::{VERSION, command as asked};
+
+use crate::arguments::Arguments;
 use crate::command::{Access, At, Command, Keys, Next};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -11,17 +13,31 @@ use crate::reply::Reply;
 use crate::tensor::Tensor;
 use crate::work::{Turn, Work};
 
+pub(crate) struct Version;
+
+impl Command for Version {
+    type Asked = asked::Version;
+    const SUMMARY: &'static CStr = c"Gives the version of the commands' grammar";
+    const FLAGS: &'static CStr = c"readonly fast";
+    const ARITY: c_int = 1;
+    const KEYS: &'static [Keys] = &[];
+
+    fn prepare(_context: &Context<'_>, _arguments: Arguments<'_>, _asked: Self::Asked) -> Result<Next, Failure> {
+        Ok(Next::Reply(Reply::Integer(i64::from(VERSION))))
+    }
+}
+
 pub(crate) struct Meta;
 
 impl Command for Meta {
-    const NAME: &'static CStr = c"SKEIN.META";
+    type Asked = asked::Meta<usize>;
     const SUMMARY: &'static CStr = c"Gives a tensor's version, length and shape";
     const FLAGS: &'static CStr = c"readonly fast";
     const ARITY: c_int = 2;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Read)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let described = context.tensor(arguments, 1)?.map_or(Reply::Nil, |tensor| {
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        let described = context.tensor(arguments, asked.key)?.map_or(Reply::Nil, |tensor| {
             let shape = tensor.shape.iter().map(|dimension| Reply::Integer(i64::from(*dimension))).collect();
             let length = Reply::count(tensor.values.len() as u64);
             Reply::Array(vec![Reply::count(tensor.version), length, Reply::Array(shape)])
@@ -38,18 +54,14 @@ struct Hashing {
 }
 
 impl Command for Stat {
-    const NAME: &'static CStr = c"SKEIN.STAT";
+    type Asked = asked::Stat<usize>;
     const SUMMARY: &'static CStr = c"Gives the version, length, hash and finiteness of tensors";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = -2;
     const KEYS: &'static [Keys] = &[Keys::new(At::From(1), Access::Read)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let keys = arguments.len() - 1;
-        if keys > KEYS_MAX {
-            return Err(Failure::Syntax(format!("{keys} keys are more than {KEYS_MAX}")));
-        }
-        let tensors = (1..arguments.len()).map(|key| context.tensor(arguments, key));
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        let tensors = asked.keys.into_iter().map(|key| context.tensor(arguments, key));
         let tensors: Vec<Option<Arc<Tensor>>> = tensors.collect::<Result<_, _>>()?;
         let values = tensors.iter().flatten().map(|tensor| tensor.unhashed()).sum();
         Ok(Next::Work(Box::new(Hashing { tensors, values })))
@@ -93,14 +105,14 @@ struct Measuring {
 }
 
 impl Command for Norm {
-    const NAME: &'static CStr = c"SKEIN.NORM";
+    type Asked = asked::Norm<usize>;
     const SUMMARY: &'static CStr = c"Gives a tensor's Euclidean norm";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = 2;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Read)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let Some(tensor) = context.tensor(arguments, 1)? else { return Ok(Next::Reply(Reply::Nil)) };
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        let Some(tensor) = context.tensor(arguments, asked.key)? else { return Ok(Next::Reply(Reply::Nil)) };
         let values = tensor.unmeasured();
         Ok(Next::Work(Box::new(Measuring { tensor, values })))
     }

@@ -2,7 +2,9 @@
 
 use std::ffi::{CStr, c_int};
 
-use crate::arguments::{Arguments, Reader};
+use skein_redis_command::{self as grammar, Form, Syntax};
+
+use crate::arguments::Arguments;
 use crate::command::{Command, Keys, Next};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -10,21 +12,35 @@ use crate::work::{Turn, Work};
 
 pub(crate) struct Panic;
 
+/// `SKEIN.PANIC where`
+#[derive(Default)]
+pub(crate) struct Where {
+    place: usize,
+}
+
+impl grammar::Command<usize> for Where {
+    const NAME: &'static CStr = c"SKEIN.PANIC";
+
+    fn arguments<F: Form<Argument = usize>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("where", &mut self.place)
+    }
+}
+
 struct Panicking {
     in_commit: bool,
 }
 
 impl Command for Panic {
-    const NAME: &'static CStr = c"SKEIN.PANIC";
+    type Asked = Where;
     const SUMMARY: &'static CStr = c"Panics, to test what becomes of it";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = 2;
     const KEYS: &'static [Keys] = &[];
 
-    fn prepare(_context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let work = match Reader::new(arguments).text("where")? {
-            "worker" => Panicking { in_commit: false },
-            "commit" => Panicking { in_commit: true },
+    fn prepare(_context: &Context<'_>, arguments: Arguments<'_>, Where { place }: Where) -> Result<Next, Failure> {
+        let work = match arguments.get(place) {
+            b"worker" => Panicking { in_commit: false },
+            b"commit" => Panicking { in_commit: true },
             _ => panic!("as was asked for"),
         };
         Ok(Next::Work(Box::new(work)))

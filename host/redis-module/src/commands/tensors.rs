@@ -4,13 +4,15 @@ use std::ffi::{CStr, c_int};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::arguments::{Arguments, Reader};
+use skein_redis_command::command as asked;
+
+use crate::arguments::Arguments;
 use crate::buffer::Buffer;
 use crate::command::{Access, At, Command, Keys, Next};
 use crate::context::{Context, Expiry};
 use crate::failure::Failure;
 use crate::reply::Reply;
-use crate::tensor::{DIMENSIONS_MAX, Tensor, places};
+use crate::tensor::{Tensor, places};
 use crate::work::{Turn, Work};
 
 const VALUE: usize = size_of::<f32>();
@@ -36,23 +38,19 @@ struct Setting {
 }
 
 impl Command for Set {
-    const NAME: &'static CStr = c"SKEIN.SET";
+    type Asked = asked::Set<usize>;
     const SUMMARY: &'static CStr = c"Stores a tensor";
     const FLAGS: &'static CStr = c"write deny-oom";
     const ARITY: c_int = -4;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Overwrite)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let mut reader = Reader::new(arguments);
-        let (key, version, blob) = (reader.place("key")?, reader.version("version")?, reader.place("blob")?);
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        let asked::Set { key, version, blob, mut shape } = asked;
         let values = values_in(arguments.get(blob))?;
-        let shape: Vec<u32> = match reader.left() {
-            0 => vec![
-                u32::try_from(values).map_err(|_| Failure::Length { expected: u32::MAX as usize, actual: values })?,
-            ],
-            dimensions if dimensions > DIMENSIONS_MAX => return Err(Failure::Syntax("too many dimensions".to_owned())),
-            dimensions => reader.numbers(dimensions, "dimension")?,
-        };
+        if shape.is_empty() {
+            let too_many = |_| Failure::Length { expected: u32::MAX as usize, actual: values };
+            shape.push(u32::try_from(values).map_err(too_many)?);
+        }
         let expected = places(&shape).unwrap_or(usize::MAX);
         if expected != values {
             return Err(Failure::Length { expected, actual: values });
@@ -92,15 +90,14 @@ struct SettingRange {
 }
 
 impl Command for SetRange {
-    const NAME: &'static CStr = c"SKEIN.SETRANGE";
+    type Asked = asked::SetRange<usize>;
     const SUMMARY: &'static CStr = c"Replaces some values of a tensor";
     const FLAGS: &'static CStr = c"write deny-oom";
     const ARITY: c_int = 4;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Update)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let mut reader = Reader::new(arguments);
-        let (key, start, blob) = (reader.place("key")?, reader.number("start")?, reader.place("blob")?);
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        let asked::SetRange { key, start, blob } = asked;
         let count = values_in(arguments.get(blob))?;
         let before = context.tensor(arguments, key)?.ok_or(Failure::Range { length: 0 })?;
         range(start, count, before.values.len())?;
@@ -160,29 +157,28 @@ struct Sending {
 }
 
 impl Command for Get {
-    const NAME: &'static CStr = c"SKEIN.GET";
+    type Asked = asked::Get<usize>;
     const SUMMARY: &'static CStr = c"Gives a tensor's values";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = 2;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Read)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let Some(tensor) = context.tensor(arguments, 1)? else { return Ok(Next::Reply(Reply::Nil)) };
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        let Some(tensor) = context.tensor(arguments, asked.key)? else { return Ok(Next::Reply(Reply::Nil)) };
         let range = 0..tensor.values.len();
         Ok(Next::Work(Box::new(Sending { tensor, range })))
     }
 }
 
 impl Command for GetRange {
-    const NAME: &'static CStr = c"SKEIN.GETRANGE";
+    type Asked = asked::GetRange<usize>;
     const SUMMARY: &'static CStr = c"Gives some of a tensor's values";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = 4;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Read)];
 
-    fn prepare(context: &Context<'_>, arguments: Arguments<'_>) -> Result<Next, Failure> {
-        let mut reader = Reader::new(arguments);
-        let (key, start, count) = (reader.place("key")?, reader.number("start")?, reader.number("count")?);
+    fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
+        let asked::GetRange { key, start, count } = asked;
         let Some(tensor) = context.tensor(arguments, key)? else { return Ok(Next::Reply(Reply::Nil)) };
         let range = range(start, count, tensor.values.len())?;
         Ok(Next::Work(Box::new(Sending { tensor, range })))

@@ -1,9 +1,8 @@
 //! The module gives the bits of the kernels, whatever the size and the rule.
 
-use skein_kernels::mean::{MEAN, WEIGHTED_MEAN};
-use skein_kernels::optimizer::{Moments, Optimizer, Step};
-use skein_kernels::order::{MEDIAN, TRIMMED_MEAN};
-use skein_kernels::rule::Rule;
+use skein_kernels::optimizer::{OPTIMIZERS, Optimizer, Step};
+use skein_kernels::rule::{Rule, RuleParameter};
+use skein_kernels::rules::RULES;
 use skein_kernels::update::{After, Before, Change};
 use skein_types::Statistics;
 
@@ -14,15 +13,21 @@ use crate::server::on_each;
 const LENGTHS: [usize; 3] = [1, 1000, 70_001];
 const ROWS: usize = 5;
 
-const MOMENTS: Moments = Moments { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-
-fn rules() -> Vec<(Rule, &'static str, &'static str)> {
-    vec![
-        (Rule::new(&MEAN, 0), "mean 0", ""),
-        (Rule::new(&WEIGHTED_MEAN, 0).weighted(vec![1.0, 2.5, 0.0, 4.0, 0.1]), "weighted-mean 0", "1 2.5 0 4 0.1"),
-        (Rule::new(&MEDIAN, 2), "median 2", ""),
-        (Rule::new(&TRIMMED_MEAN, 1), "trimmed-mean 1", ""),
-    ]
+/// Every rule, with its parameters set and not, and its weights as text.
+fn rules() -> Vec<(Rule, &'static str)> {
+    let mut rules = Vec::new();
+    for kind in RULES {
+        let rule = Rule::new(kind, 1);
+        let with = |rule: Rule, parameter: &RuleParameter| rule.with(parameter.name, "2").expect("it fits");
+        for rule in [rule.clone(), kind.parameters.iter().fold(rule, with)] {
+            assert!(rule.rows_min() <= ROWS, "{rule}");
+            rules.push(match kind.takes_weights {
+                true => (rule.weighted(vec![1.0, 2.5, 0.0, 4.0, 0.1]), "1 2.5 0 4 0.1"),
+                false => (rule, ""),
+            });
+        }
+    }
+    rules
 }
 
 fn rows(client: &mut Client, len: usize) -> Vec<Vec<f32>> {
@@ -38,9 +43,9 @@ fn aggregates_have_the_bits_of_the_kernels() {
         for len in LENGTHS {
             let rows = rows(&mut client, len);
             let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-            for (rule, name, weights) in rules() {
+            for (rule, weights) in rules() {
                 let weights = if weights.is_empty() { String::new() } else { format!("WEIGHTS {weights}") };
-                client.say(&format!("SKEIN.AGG out 7 {name} 5 row0 row1 row2 row3 row4 {weights}")).ok();
+                client.say(&format!("SKEIN.AGG out 7 {rule} 1 5 row0 row1 row2 row3 row4 {weights}")).ok();
                 let mut expected = vec![0.0; len];
                 rule.apply(&rows, &mut expected).unwrap();
                 same_bits(&client.get("out"), &expected);
@@ -50,22 +55,17 @@ fn aggregates_have_the_bits_of_the_kernels() {
     });
 }
 
-fn optimizers() -> [(Optimizer, &'static str); 5] {
-    let momentum = |nesterov| Optimizer::Momentum { momentum: 0.9, nesterov, weight_decay: 0.01 };
-    [
-        (Optimizer::Sgd { weight_decay: 0.01 }, "sgd 0.01"),
-        (momentum(false), "momentum 0.9 0 0.01"),
-        (momentum(true), "momentum 0.9 1 0.01"),
-        (Optimizer::Adam(MOMENTS), "adam 0.9 0.999 1e-8 0.01"),
-        (Optimizer::AdamW(MOMENTS), "adamw 0.9 0.999 1e-8 0.01"),
-    ]
+/// Every optimizer, with weight decay.
+fn optimizers() -> Vec<Optimizer> {
+    let decayed = |kind| Optimizer::new(kind).with("weight_decay", 0.01).expect("every optimizer has it");
+    OPTIMIZERS.into_iter().map(decayed).collect()
 }
 
 /// Three rounds of one optimizer with one rule, in the server and by the kernels.
-fn check_apply(client: &mut Client, len: usize, optimizer: (Optimizer, &str), rule: &(Rule, &str, &str)) {
+fn check_apply(client: &mut Client, len: usize, optimizer: Optimizer, (rule, weights): &(Rule, &str)) {
     let rows = rows(client, len);
     let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-    let slots = optimizer.0.slots();
+    let slots = optimizer.kind().slots;
     let mut state: Vec<Vec<f32>> =
         (0..=slots).map(|slot| noise(100 + slot as u64, len).iter().map(|v| v.abs()).collect()).collect();
     let names: Vec<String> = (0..=slots).map(|slot| format!("state{slot}")).collect();
@@ -73,19 +73,19 @@ fn check_apply(client: &mut Client, len: usize, optimizer: (Optimizer, &str), ru
     for round in 5..8u64 {
         let (clip_norm, clip_value) = ((round == 6).then_some(3.5), (round == 7).then_some(0.25));
         let step = Step { number: round - 4, learning_rate: 0.05 };
-        let change = Change { trained: len - len / 3, clip_norm, clip_value, optimizer: optimizer.0, step };
+        let change = Change { trained: len - len / 3, clip_norm, clip_value, optimizer, step };
         let bound = |bound: Option<f32>| bound.map_or("none".to_owned(), |bound| bound.to_string());
-        let weights = rule.2.split_whitespace().count();
+        let count = weights.split_whitespace().count();
         let answer = client.say(&format!(
-            "SKEIN.APPLY {} {} ROWS 5 row0 row1 row2 row3 row4 {round} {} WEIGHTS {weights} {} TRAINED {} CLIPNORM {} CLIPVALUE {} OPTIMIZER {} STEP {} 0.05",
-            slots + 1, names.join(" "), rule.1, rule.2, change.trained, bound(clip_norm), bound(clip_value), optimizer.1, step.number,
+            "SKEIN.APPLY {} {} ROWS 5 row0 row1 row2 row3 row4 {round} {rule} 1 WEIGHTS {count} {weights} TRAINED {} CLIPNORM {} CLIPVALUE {} OPTIMIZER {optimizer} STEP {} 0.05",
+            slots + 1, names.join(" "), change.trained, bound(clip_norm), bound(clip_value), step.number,
         ));
         assert_eq!(answer.integer(), round as i64);
         let mut after = vec![vec![0.0; len]; slots + 1];
         let (parameters, written) = after.split_first_mut().unwrap();
         let before: Vec<&[f32]> = state.iter().map(Vec::as_slice).collect();
         let written = After { parameters, slots: written.iter_mut().map(Vec::as_mut_slice).collect() };
-        change.apply(1, &rule.0, &rows, Before { parameters: before[0], slots: &before[1..] }, written).unwrap();
+        change.apply(1, rule, &rows, Before { parameters: before[0], slots: &before[1..] }, written).unwrap();
         state = after;
         for (name, values) in names.iter().zip(&state) {
             same_bits(&client.get(name), values);

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use skein_kernels::mean::MEAN;
-use skein_kernels::optimizer::{Optimizer, Step};
+use skein_kernels::optimizer::{Optimizer, SGD, Step};
 use skein_kernels::rule::Rule;
 use skein_kernels::update::{After, Before, Change};
 
@@ -31,7 +31,7 @@ fn without_memory_nothing_changes_and_everything_can_be_read() {
         for command in [
             "SKEIN.AGG out 1 mean 0 2 a b",
             "SKEIN.SETRANGE a 0 abcd",
-            "SKEIN.APPLY 1 p ROWS 1 a 2 mean 0 WEIGHTS 0 TRAINED 9 CLIPNORM none CLIPVALUE none OPTIMIZER sgd 0 STEP 1 1",
+            "SKEIN.APPLY 1 p ROWS 1 a 2 mean 0 WEIGHTS 0 TRAINED 9 CLIPNORM none CLIPVALUE none OPTIMIZER sgd STEP 1 1",
         ] {
             client.say(command).fails("OOM");
         }
@@ -102,7 +102,7 @@ fn clipping_by_norm_without_memory_is_an_error_and_takes_no_more_than_the_state(
             return;
         }
         fill(&mut client);
-        let apply = "SKEIN.APPLY 1 p ROWS 1 a 1 mean 0 WEIGHTS 0 TRAINED 3000000 CLIPNORM 1 CLIPVALUE none OPTIMIZER sgd 0 STEP 1 0.5";
+        let apply = "SKEIN.APPLY 1 p ROWS 1 a 1 mean 0 WEIGHTS 0 TRAINED 3000000 CLIPNORM 1 CLIPVALUE none OPTIMIZER sgd STEP 1 0.5";
         client.say(apply).fails("OOM");
         client.say("DEL spare");
         client.until(|client| client.info("recycled_bytes") == 16_000_000);
@@ -112,7 +112,7 @@ fn clipping_by_norm_without_memory_is_an_error_and_takes_no_more_than_the_state(
             trained: 3_000_000,
             clip_norm: Some(1.0),
             clip_value: None,
-            optimizer: Optimizer::Sgd { weight_decay: 0.0 },
+            optimizer: Optimizer::new(&SGD),
             step: Step { number: 1, learning_rate: 0.5 },
         };
         let mut expected = vec![0.0; parameters.len()];

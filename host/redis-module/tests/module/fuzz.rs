@@ -3,7 +3,7 @@
 use crate::client::{Answer, Client, Random};
 use crate::server::on_each;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "SKEIN.SET",
     "SKEIN.SETRANGE",
     "SKEIN.GET",
@@ -16,6 +16,7 @@ const COMMANDS: [&str; 13] = [
     "SKEIN.AGG",
     "SKEIN.APPLY",
     "SKEIN.RESTORESUM",
+    "SKEIN.VERSION",
     "skein.apply",
 ];
 
@@ -58,7 +59,7 @@ const WORDS: [&[u8]; 42] = [
     b"OPTIMIZER",
     b"sgd",
     b"adam",
-    b"momentum",
+    b"momentum(momentum=0)",
     b"STEP",
     b"+7",
     b"1.5.",
@@ -71,7 +72,7 @@ const RIGHT: [&str; 6] = [
     "SKEIN.ACC sum a 2 0 2 3 0.5 abcdabcd",
     "SKEIN.AVERAGE out sum 2",
     "SKEIN.AGG out 1 weighted-mean 0 2 a b WEIGHTS 1 2",
-    "SKEIN.APPLY 1 a ROWS 2 a b 2 trimmed-mean 0 WEIGHTS 0 TRAINED 2 CLIPNORM 1 CLIPVALUE none OPTIMIZER sgd 0 STEP 1 0.1",
+    "SKEIN.APPLY 1 a ROWS 2 a b 2 trimmed-mean 0 WEIGHTS 0 TRAINED 2 CLIPNORM 1 CLIPVALUE none OPTIMIZER sgd STEP 1 0.1",
 ];
 
 fn call(client: &mut Client, arguments: &[&[u8]]) {

@@ -30,7 +30,7 @@ fn a_replica_has_the_same_bits() {
         client.set("other", 1, &noise(5, LEN));
         client.say("SKEIN.SETRANGE other 3 abcd").ok();
         client.say("SKEIN.AGG agg 1 trimmed-mean 1 3 own other p").ok();
-        let apply = "SKEIN.APPLY 2 p m ROWS 2 own other 1 weighted-mean 0 WEIGHTS 2 1 3 TRAINED 49000 CLIPNORM 0.5 CLIPVALUE none OPTIMIZER momentum 0.9 1 0.01 STEP 1 0.1";
+        let apply = "SKEIN.APPLY 2 p m ROWS 2 own other 1 weighted-mean 0 WEIGHTS 2 1 3 TRAINED 49000 CLIPNORM 0.5 CLIPVALUE none OPTIMIZER nesterov(weight_decay=0.01) STEP 1 0.1";
         assert_eq!(client.say(apply).integer(), 1);
         client.say("SELECT 3").ok();
         client.set("elsewhere", 1, &noise(6, LEN));
@@ -56,7 +56,7 @@ fn a_replica_follows_whatever_its_own_users_may() {
         let mut other = replica.client();
         other.say("ACL SETUSER default resetkeys %R~hello:*").ok();
         client.say("SKEIN.AGG agg 1 mean 0 2 own other").ok();
-        let apply = "SKEIN.APPLY 1 p ROWS 2 own other 1 mean 0 WEIGHTS 0 TRAINED 9 CLIPNORM 0.5 CLIPVALUE none OPTIMIZER sgd 0 STEP 1 1";
+        let apply = "SKEIN.APPLY 1 p ROWS 2 own other 1 mean 0 WEIGHTS 0 TRAINED 9 CLIPNORM 0.5 CLIPVALUE none OPTIMIZER sgd STEP 1 1";
         assert_eq!(client.say(apply).integer(), 1);
         client.say("MULTI").ok();
         client.say("SKEIN.AGG again 1 median 0 1 p");

@@ -71,7 +71,7 @@ fn a_state_that_changes_meanwhile_is_told() {
             let mut waiting = server.client();
             send(
                 &mut waiting,
-                "SKEIN.APPLY 2 p m ROWS 1 row0 1 mean 0 WEIGHTS 0 TRAINED 9 CLIPNORM none CLIPVALUE none OPTIMIZER momentum 0 0 0 STEP 1 1",
+                "SKEIN.APPLY 2 p m ROWS 1 row0 1 mean 0 WEIGHTS 0 TRAINED 9 CLIPNORM none CLIPVALUE none OPTIMIZER momentum(momentum=0) STEP 1 1",
             );
             other.until(|client| client.info("clients_blocked") == 2);
             (running, waiting)

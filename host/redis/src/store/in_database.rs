@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use skein_kernels::mean::MEAN;
-use skein_kernels::optimizer::{Moments, Optimizer};
 use skein_kernels::rule::Rule;
-use skein_kernels::update::Change;
+use skein_redis_command::Command;
+use skein_redis_command::command::{Accumulate, Apply, Average as TakeAverage, Set, Stat};
 use skein_store::{
     Accumulated, Aggregate, Average, Contributions, GradientSums, Head, Leaf, PeerStore, RecordLog, State, StateStore,
     StoreError, Update,
@@ -30,23 +30,19 @@ impl Module {
         Module(shared)
     }
 
-    async fn call(&self, arguments: &[&[u8]], key: &str) -> Result<Reply, StoreError> {
-        let reply = self.0.link().call(arguments, REPLY_BYTES_MAX).await;
-        reply.map_err(|failure| self.0.failed(failure, key))
+    async fn call<'a>(&self, command: impl Command<&'a [u8]>) -> Result<Reply, Failure> {
+        self.0.link().command(command, REPLY_BYTES_MAX).await
     }
 
     /// Stores a tensor. Its version is the round that it is of.
     async fn set(&self, key: &str, version: u64, values: &[f32]) -> Result<(), StoreError> {
-        let version = version.to_string();
-        let arguments = [b"SKEIN.SET", key.as_bytes(), version.as_bytes(), bytemuck::cast_slice(values)];
-        self.call(&arguments, key).await.map(drop)
+        let set = Set { key: key.as_bytes(), version, blob: bytemuck::cast_slice(values), shape: Vec::new() };
+        self.call(set).await.map(drop).map_err(|failure| self.0.failed(failure, key))
     }
 
     /// Version and statistics of tensors; none for a key that is not there.
     async fn look(&self, keys: &[String]) -> Result<Vec<Option<(u64, Statistics)>>, StoreError> {
-        let mut arguments: Vec<&[u8]> = vec![b"SKEIN.STAT"];
-        arguments.extend(keys.iter().map(|key| key.as_bytes()));
-        let replies = self.call(&arguments, &keys[0]).await?.array();
+        let replies = self.call(Stat { keys: bytes(keys) }).await.and_then(Reply::array);
         let looks = replies.and_then(|replies| replies.into_iter().map(statistics).collect());
         looks.map_err(|failure| self.0.failed(failure, &keys[0]))
     }
@@ -79,6 +75,10 @@ impl Module {
     }
 }
 
+fn bytes(keys: &[String]) -> Vec<&[u8]> {
+    keys.iter().map(String::as_bytes).collect()
+}
+
 /// One element of what `SKEIN.STAT` gives: version, length, hash, and whether all values are finite.
 fn statistics(reply: Reply) -> Result<Option<(u64, Statistics)>, Failure> {
     if reply == Reply::Nil {
@@ -88,31 +88,6 @@ fn statistics(reply: Reply) -> Result<Option<(u64, Statistics)>, Failure> {
     let hash = hash.bytes()?.try_into().map_err(|_| Failure::Garbled("a hash that has not 32 bytes".into()))?;
     let statistics = Statistics { len: len.integer()? as usize, hash: Digest(hash), finite: finite.integer()? == 1 };
     Ok(Some((version.integer()?, statistics)))
-}
-
-/// What follows the keys of `SKEIN.APPLY`.
-fn change_arguments(round: u64, rule: &Rule, change: &Change) -> Vec<String> {
-    let weights = rule.weights();
-    let mut arguments = vec![round.to_string(), rule.to_string(), rule.faults().to_string()];
-    arguments.extend(["WEIGHTS".into(), weights.len().to_string()]);
-    arguments.extend(weights.iter().map(ToString::to_string));
-    let bound = |bound: Option<f32>| bound.map_or_else(|| "none".to_owned(), |bound| bound.to_string());
-    let words = ["TRAINED".into(), change.trained.to_string(), "CLIPNORM".into(), bound(change.clip_norm)];
-    arguments.extend(words.into_iter().chain(["CLIPVALUE".into(), bound(change.clip_value), "OPTIMIZER".into()]));
-    let moments = |Moments { beta1, beta2, epsilon, weight_decay }| vec![beta1, beta2, epsilon, weight_decay];
-    let (name, constants) = match change.optimizer {
-        Optimizer::Sgd { weight_decay } => ("sgd", vec![weight_decay]),
-        Optimizer::Momentum { momentum, nesterov, weight_decay } => {
-            ("momentum", vec![momentum, f32::from(u8::from(nesterov)), weight_decay])
-        }
-        Optimizer::Adam(constants) => ("adam", moments(constants)),
-        Optimizer::AdamW(constants) => ("adamw", moments(constants)),
-    };
-    arguments.push(name.into());
-    // As short as they can be and still the same bits when they are read.
-    arguments.extend(constants.iter().map(ToString::to_string));
-    arguments.extend(["STEP".into(), change.step.number.to_string(), change.step.learning_rate.to_string()]);
-    arguments
 }
 
 #[async_trait]
@@ -139,7 +114,7 @@ impl StateStore for Module {
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
         let key = self.0.keys().parameters();
         let head = self.head_of(std::slice::from_ref(&key)).await?;
-        let values = self.0.verified("SKEIN.GET", key, head.parameters).await?;
+        let values = self.0.verified(self.0.reader.tensor(&key), &key, head.parameters).await?;
         self.0.know(vec![values.clone()]);
         Ok((head.round, values))
     }
@@ -150,7 +125,7 @@ impl StateStore for Module {
         let (_, parameters) = self.parameters().await?;
         let mut slots = Vec::with_capacity(head.slots.len());
         for (key, hash) in keys.into_iter().skip(1).zip(&head.slots) {
-            slots.push(self.0.verified("SKEIN.GET", key, *hash).await?);
+            slots.push(self.0.verified(self.0.reader.tensor(&key), &key, *hash).await?);
         }
         if parameters.statistics().hash != head.parameters {
             return Err(self.0.corrupt(self.0.keys().parameters()));
@@ -185,14 +160,8 @@ impl StateStore for Module {
                 (rule, rows, peers)
             }
         };
-        let (states, count) = (keys.len().to_string(), rows.len().to_string());
-        let rest = change_arguments(round, &rule, &change);
-        let mut arguments: Vec<&[u8]> = vec![b"SKEIN.APPLY", states.as_bytes()];
-        arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.extend([&b"ROWS"[..], count.as_bytes()]);
-        arguments.extend(rows.iter().chain(&rest).map(String::as_bytes));
-        let reply = self.0.link().call(&arguments, REPLY_BYTES_MAX).await;
-        reply.map_err(|failure| match (failure.code(), number(&failure, 0)) {
+        let apply = Apply { state: bytes(&keys), rows: bytes(&rows), round, rule, change };
+        self.call(apply).await.map_err(|failure| match (failure.code(), number(&failure, 0)) {
             (Some("MISSING"), Some(row)) if row < peers.len() => StoreError::Missing { round, peer: peers[row] },
             _ => self.explain(round, failure, &keys[0]),
         })?;
@@ -218,11 +187,10 @@ impl GradientSums for Module {
         let (sum, parameters) = (self.0.keys().sum(round), self.0.keys().parameters());
         self.0.belongs(round, &[&sum]).await?;
         let Leaf { index, leaves, samples, loss } = leaf;
-        let numbers = [round.to_string(), index.to_string(), leaves.to_string(), samples.to_string(), loss.to_string()];
-        let mut arguments: Vec<&[u8]> = vec![b"SKEIN.ACC", sum.as_bytes(), parameters.as_bytes()];
-        arguments.extend(numbers.iter().map(String::as_bytes));
-        arguments.push(bytemuck::cast_slice(&gradient));
-        let reply = self.0.link().call(&arguments, REPLY_BYTES_MAX).await;
+        let (leaf, blob) = (index, bytemuck::cast_slice(&gradient));
+        let (sum_key, parameters) = (sum.as_bytes(), parameters.as_bytes());
+        let accumulate = Accumulate { sum: sum_key, parameters, round, leaf, leaves, samples, loss, blob };
+        let reply = self.call(accumulate).await;
         let counted = reply.and_then(|reply| reply.integer()).map_err(|failure| match failure.code() {
             Some("LEAF") => StoreError::Leaf { round, index, leaves },
             _ => self.explain(round, failure, &sum),
@@ -231,11 +199,11 @@ impl GradientSums for Module {
     }
 
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
-        let (sum, to, number) = (self.0.keys().sum(round), self.0.keys().contribution(round, peer), round.to_string());
+        let (sum, to) = (self.0.keys().sum(round), self.0.keys().contribution(round, peer));
         self.0.belongs(round, &[&to]).await?;
-        let arguments = [b"SKEIN.AVERAGE", to.as_bytes(), sum.as_bytes(), number.as_bytes()];
         let failed = |failure| self.explain(round, failure, &sum);
-        let reply = self.0.link().call(&arguments, REPLY_BYTES_MAX).await.map_err(failed)?;
+        let average = TakeAverage { destination: to.as_bytes(), sum: sum.as_bytes(), round };
+        let reply = self.call(average).await.map_err(failed)?;
         let [samples, loss] = reply.elements().map_err(failed)?;
         let (samples, loss) = (samples.integer().map_err(failed)?, loss.parse().map_err(failed)?);
         let Statistics { hash, finite, .. } = self.look_at(to).await?;

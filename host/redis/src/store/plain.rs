@@ -43,6 +43,12 @@ impl Plain {
         Plain(shared)
     }
 
+    /// The values that have a hash, by which they are stored.
+    async fn verified(&self, hash: Digest) -> Result<Values, StoreError> {
+        let key = self.0.keys().values(hash);
+        self.0.verified(self.0.reader.string(&key), &key, hash).await
+    }
+
     async fn text(&self) -> Result<String, StoreError> {
         let key = self.0.keys().state();
         let text: Option<String> = self.0.control(redis::cmd("GET").arg(&key), &key).await?;
@@ -146,16 +152,15 @@ impl StateStore for Plain {
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
         let head = self.head().await?;
-        let key = self.0.keys().values(head.parameters);
-        Ok((head.round, self.0.verified("GET", key, head.parameters).await?))
+        Ok((head.round, self.verified(head.parameters).await?))
     }
 
     async fn state(&self) -> Result<State, StoreError> {
         let head = self.head().await?;
-        let parameters = self.0.verified("GET", self.0.keys().values(head.parameters), head.parameters).await?;
+        let parameters = self.verified(head.parameters).await?;
         let mut slots = Vec::with_capacity(head.slots.len());
         for hash in &head.slots {
-            slots.push(self.0.verified("GET", self.0.keys().values(*hash), *hash).await?);
+            slots.push(self.verified(*hash).await?);
         }
         Ok(State::new(head.round, parameters, slots))
     }

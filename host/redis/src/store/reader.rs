@@ -3,6 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use skein_redis_command::command::{Get, Version};
+use skein_redis_command::write;
 use skein_types::{PeerId, Values};
 
 use crate::keys::Keys;
@@ -18,42 +20,63 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Bits of a record's number that count the records of one millisecond.
 const SEQUENCE_BITS: u32 = 20;
 
+/// What a database has of Skein's module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Module {
+    /// The module, whose commands have this version.
+    Version(u64),
+    /// Nothing.
+    Absent,
+}
+
 /// A reader of what a peer publishes.
 pub(crate) struct Reader {
     pub(crate) link: Link,
     pub(crate) keys: Keys,
     /// Values of the model: what is longer is not read.
     pub(crate) values_max: usize,
-    /// Whether the database has the module; found out with the first contribution, and anew when that is no longer so.
-    pub(crate) has_module: Mutex<Option<bool>>,
+    /// Version of the module's commands, if the database has the module; found out with the first contribution, and anew
+    /// when that is no longer so.
+    pub(crate) module: Mutex<Option<Module>>,
 }
 
 impl Reader {
-    /// Whether tensors are the module's.
-    pub(crate) async fn has_module(&self) -> Result<bool, Failure> {
+    /// The module of the database, whose tensors its values are then.
+    pub(crate) async fn module(&self) -> Result<Module, Failure> {
         let known = *self.known();
         if let Some(known) = known {
             return Ok(known);
         }
-        // Asked with a key that is never there, since a reader may ask nothing else.
-        let probe = format!("{}:none", self.keys.records());
-        let known = match self.link.call(&[b"SKEIN.GET", probe.as_bytes()], 1 << 10).await {
-            Ok(_) => true,
-            Err(failure) if failure.is_unknown_command() => false,
+        let found = match self.link.command(Version, 1 << 10).await {
+            Ok(version) => Module::Version(version.integer()?),
+            Err(failure) if failure.is_unknown_command() => Module::Absent,
             Err(failure) => return Err(failure),
         };
-        *self.known() = Some(known);
-        Ok(known)
+        *self.known() = Some(found);
+        Ok(found)
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<bool>> {
-        self.has_module.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Option<Module>> {
+        self.module.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The values of the tensor at `key`.
+    pub(crate) async fn tensor(&self, key: &str) -> Result<Option<Vec<f32>>, Failure> {
+        let words = write(Get { key: key.as_bytes() });
+        self.link.values(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>(), self.values_max).await
+    }
+
+    /// The values in the string at `key`.
+    pub(crate) async fn string(&self, key: &str) -> Result<Option<Vec<f32>>, Failure> {
+        self.link.values(&[b"GET", key.as_bytes()], self.values_max).await
     }
 
     pub(crate) async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, Failure> {
-        let command: &[u8] = if self.has_module().await? { b"SKEIN.GET" } else { b"GET" };
         let key = self.keys.contribution(round, peer);
-        let values = self.link.values(&[command, key.as_bytes()], self.values_max).await;
+        let values = match self.module().await? {
+            Module::Version(_) => self.tensor(&key).await,
+            Module::Absent => self.string(&key).await,
+        };
         if values.as_ref().is_err_and(|failure| failure.code() == Some("WRONGTYPE") || failure.is_unknown_command()) {
             // Its owner has started it with the module, or without: the next try asks again.
             *self.known() = None;

@@ -79,19 +79,23 @@ impl Shared {
         self.link().control(command).await.map_err(|failure| self.failed(failure, key))
     }
 
-    /// Values that have a hash: known here, or fetched by `command` and looked at.
-    pub(crate) async fn verified(&self, command: &str, key: String, hash: Digest) -> Result<Values, StoreError> {
+    /// Values that have a hash: known here, or fetched from `key` by `fetch` and looked at.
+    pub(crate) async fn verified(
+        &self,
+        fetch: impl Future<Output = Result<Option<Vec<f32>>, Failure>>,
+        key: &str,
+        hash: Digest,
+    ) -> Result<Values, StoreError> {
         if let Some(values) = self.known().iter().find(|values| values.statistics().hash == hash) {
             return Ok(values.clone());
         }
-        let fetched = self.link().values(&[command.as_bytes(), key.as_bytes()], self.reader.values_max).await;
-        let values = match fetched {
+        let values = match fetch.await {
             Ok(Some(values)) => values,
-            Ok(None) | Err(Failure::Size { .. }) => return Err(self.corrupt(key)),
-            Err(failure) => return Err(self.failed(failure, &key)),
+            Ok(None) | Err(Failure::Size { .. }) => return Err(self.corrupt(key.to_owned())),
+            Err(failure) => return Err(self.failed(failure, key)),
         };
         let values = hashed(values.into()).await;
-        if values.statistics().hash == hash { Ok(values) } else { Err(self.corrupt(key)) }
+        if values.statistics().hash == hash { Ok(values) } else { Err(self.corrupt(key.to_owned())) }
     }
 
     /// Remembers values that will be asked for again, in the place of those before.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use skein_redis_command::{Command, write};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -118,6 +119,15 @@ impl Link {
     /// The server refuses it, or is out of reach for longer than the options allow.
     pub async fn call(&self, arguments: &[&[u8]], bytes_max: usize) -> Result<Reply, Failure> {
         self.exchange(arguments, (REPLY, bytes_max), self.outage_max).await
+    }
+
+    /// One command of the module, and its reply.
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub async fn command<'a>(&self, command: impl Command<&'a [u8]>, bytes_max: usize) -> Result<Reply, Failure> {
+        let words = write(command);
+        self.call(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>(), bytes_max).await
     }
 
     /// One command that returns values; none if there is no such key.

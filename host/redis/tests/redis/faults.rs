@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,7 +144,7 @@ fn users_do_what_they_may_and_nothing_else() {
         owner.contributions.put_contribution(1, ME, vec![1.5; LEN].into()).await.expect("kept");
         owner.records.publish(b"record".to_vec()).await.expect("published");
         let rules = "on >pass resetkeys resetchannels %R~skein:*:public:* -@all +ping +hello +auth +get +xread";
-        let tensors = if kind == Kind::Module { " +skein.get" } else { "" };
+        let tensors = if kind == Kind::Module { " +skein.get +skein.version" } else { "" };
         let rules = format!("{rules}{tensors}");
         let words: Vec<&str> = ["ACL", "SETUSER", "peer"].into_iter().chain(rules.split(' ')).collect();
         assert_eq!(command(&server, &words).trim(), "OK");
@@ -317,35 +318,57 @@ fn a_contribution_of_another_length_is_told_by_its_length() {
     });
 }
 
+/// Something at `path` that gives each command the answer for the text that it came in.
+fn answering(path: &Path, answer: fn(&str) -> &'static [u8]) {
+    let listener = UnixListener::bind(path).expect("a socket");
+    std::thread::spawn(move || {
+        while let Ok((mut connection, _)) = listener.accept() {
+            std::thread::spawn(move || {
+                let mut bytes = [0; 1 << 12];
+                while let Ok(read @ 1..) = connection.read(&mut bytes) {
+                    let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+                    // Commands of one write come together.
+                    for _ in text.split_inclusive("\r\n").filter(|line| line.starts_with('*')) {
+                        let _ = connection.write_all(answer(&text));
+                    }
+                }
+            });
+        }
+    });
+}
+
 /// A server that is known to be unsafe is not used unless somebody insists.
 #[test]
 fn a_server_with_a_known_hole_is_refused() {
     run(async |_| {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("redis.sock");
-        let listener = UnixListener::bind(&path).expect("a socket");
-        std::thread::spawn(move || {
-            while let Ok((mut connection, _)) = listener.accept() {
-                std::thread::spawn(move || {
-                    let mut bytes = [0; 1 << 12];
-                    while let Ok(read @ 1..) = connection.read(&mut bytes) {
-                        let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
-                        // One answer for each command: those of one write come together.
-                        for command in text.split_inclusive("\r\n").filter(|line| line.starts_with('*')) {
-                            let answer: &[u8] = match text.contains("\r\nINFO\r\n") && !command.is_empty() {
-                                true => b"$20\r\nredis_version:7.2.10\r\n",
-                                false => b"+OK\r\n",
-                            };
-                            let _ = connection.write_all(answer);
-                        }
-                    }
-                });
-            }
+        answering(&path, |text| match text.contains("\r\nINFO\r\n") {
+            true => b"$20\r\nredis_version:7.2.10\r\n",
+            false => b"+OK\r\n",
         });
         let url = format!("unix://{}", path.display()).parse().expect("an address");
         let error = refusal(&Options::new(url)).await;
         let is_named = |reason: &str| reason.contains("CVE-2025-49844") && reason.contains("allow_vulnerable");
         assert!(matches!(&error, StoreError::Unfit { reason, .. } if is_named(reason)), "{error:?}");
+    });
+}
+
+/// A module of another program may take the same words for something else.
+#[test]
+fn a_module_of_another_version_is_refused() {
+    run(async |_| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("redis.sock");
+        answering(&path, |text| match text {
+            info if info.contains("\r\nINFO\r\n") => b"$20\r\nredis_version:7.2.10\r\n",
+            version if version.contains("SKEIN.VERSION") => b":1000\r\n",
+            _ => b"+OK\r\n",
+        });
+        let url = format!("unix://{}", path.display()).parse().expect("an address");
+        let error = refusal(&Options { allow_vulnerable: true, ..Options::new(url) }).await;
+        let told = "the commands of its module have version 1000, this program sends version 1: ";
+        assert!(matches!(&error, StoreError::Unfit { reason, .. } if reason.starts_with(told)), "{error:?}");
     });
 }
 
@@ -377,8 +400,8 @@ fn a_value_that_is_cut_on_the_way_is_fetched_again() {
                 let (mut connection, _) = listener.accept().expect("a connection");
                 let mut command = [0; 1 << 12];
                 while let Ok(read @ 1..) = connection.read(&mut command) {
-                    if String::from_utf8_lossy(&command[..read]).contains("SKEIN.GET") {
-                        connection.write_all(b"-ERR unknown command 'SKEIN.GET'\r\n").expect("written");
+                    if String::from_utf8_lossy(&command[..read]).contains("SKEIN.VERSION") {
+                        connection.write_all(b"-ERR unknown command 'SKEIN.VERSION'\r\n").expect("written");
                         continue;
                     }
                     let end: &[u8] = if kept == bytes.len() { b"\r\n" } else { b"" };

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use skein_job::manifest::model::Network;
-use skein_job::manifest::train::Optimizer;
 use skein_job::manifest::{Application, Data, Manifest, Model, Train};
 use skein_peer::events::Event;
 use skein_peer::in_process::{self, Options};
@@ -66,7 +65,6 @@ impl Demo {
                 seed: self.seed,
                 rounds: self.rounds.unwrap_or(if self.model == Network::Mlp { 400 } else { 100 }),
                 learning_rate: 0.1,
-                optimizer: Optimizer::Momentum { momentum: 0.9, weight_decay: 0.0 },
                 ..Train::default()
             },
             function: BTreeMap::new(),

@@ -74,7 +74,7 @@ impl std::str::FromStr for ModelArgument {
 impl ModelArgument {
     /// Puts the model in the place of the manifest's, whose loss and units it keeps where they apply.
     pub(super) fn apply(&self, model: &mut Model) {
-        let kept = Model { loss: model.loss.clone(), dropout: model.dropout, ..Model::default() };
+        let kept = Model { loss: model.loss, dropout: model.dropout, ..Model::default() };
         let hidden = std::mem::take(&mut model.hidden);
         *model = match self {
             ModelArgument::Network(Network::Mlp) => Model { network: Some(Network::Mlp), hidden, ..kept },

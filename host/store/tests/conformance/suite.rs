@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use skein_kernels::mean::{MEAN, WEIGHTED_MEAN};
-use skein_kernels::optimizer::{Moments, Optimizer, Step};
+use skein_kernels::optimizer::{MOMENTUM, OPTIMIZERS, Optimizer, Step};
 use skein_kernels::order::{MEDIAN, TRIMMED_MEAN};
-use skein_kernels::rule::Rule;
+use skein_kernels::rule::{Rule, RuleParameter};
+use skein_kernels::rules::RULES;
 use skein_kernels::update::{After, Before, Change};
 use skein_store::{Accumulated, Aggregate, Leaf, Ports, State, StoreError, Update};
 use skein_types::{PeerId, Statistics, Values};
@@ -29,7 +30,7 @@ pub(crate) fn update(round: u64, value: f32, len: usize) -> Update {
             trained: len,
             clip_norm: None,
             clip_value: None,
-            optimizer: Optimizer::Momentum { momentum: 0.5, nesterov: false, weight_decay: 0.0 },
+            optimizer: Optimizer::new(&MOMENTUM).with("momentum", 0.5).expect("a decay"),
             step: Step { number: round, learning_rate: 1.0 },
         },
     }
@@ -177,24 +178,19 @@ fn running_statistics_are_replaced_and_not_moved() {
 fn rules_and_optimizers_give_the_same_bits_in_every_store() {
     // More than one window of the kernels.
     const LEN: usize = 9000;
-    let moments = Moments { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let rules = [
-        Rule::new(&MEAN, 0),
-        Rule::new(&WEIGHTED_MEAN, 0).weighted(vec![1.0, 2.0, 0.1, 3.5, 7.0]),
-        Rule::new(&MEDIAN, 2),
-        Rule::new(&TRIMMED_MEAN, 1),
-    ];
-    let optimizers = [
-        Optimizer::Sgd { weight_decay: 1e-4 },
-        Optimizer::Momentum { momentum: 0.9, nesterov: true, weight_decay: 0.1 },
-        Optimizer::Adam(moments),
-        Optimizer::AdamW(moments),
-    ];
+    let rules = RULES.into_iter().flat_map(|kind| {
+        let rule = Rule::new(kind, 1);
+        let rule = if kind.takes_weights { rule.weighted(vec![1.0, 2.0, 0.1, 3.5, 7.0]) } else { rule };
+        let with = |rule: Rule, parameter: &RuleParameter| rule.with(parameter.name, "2").expect("it fits");
+        [rule.clone(), kind.parameters.iter().fold(rule, with)]
+    });
+    let rules: Vec<Rule> = rules.collect();
+    let decayed = |kind| Optimizer::new(kind).with("weight_decay", 0.1).expect("every optimizer has it");
     let peers: Vec<PeerId> = (0..5).map(|peer| PeerId([peer * 3; 32])).collect();
     let noise = |seed: usize| (0..LEN).map(|i| ((i * 31 + seed * 17) % 23) as f32 * 0.37 - 4.0).collect::<Vec<_>>();
-    for optimizer in optimizers {
+    for optimizer in OPTIMIZERS.map(decayed) {
         on_every_store(LEN, async |store| {
-            let slots = vec![vec![0.0; LEN].into(); optimizer.slots()];
+            let slots = vec![vec![0.0; LEN].into(); optimizer.kind().slots];
             let mut expected = State::new(0, noise(99).into(), slots);
             store.state.set_state(expected.clone()).await.expect("a state");
             for (round, rule) in (1..).zip(&rules) {

@@ -1,0 +1,327 @@
+//! The commands: what each takes, in its order.
+
+use std::ffi::CStr;
+
+use skein_kernels::mean::MEAN;
+use skein_kernels::optimizer::{Optimizer, SGD, Step};
+use skein_kernels::rule::Rule;
+use skein_kernels::update::Change;
+
+use crate::form::Form;
+use crate::{Command, DIMENSIONS_MAX, KEYS_MAX, Syntax};
+
+/// A word that stands before the rows of [`Apply`]; by it an access list finds their keys.
+pub const ROWS: &CStr = c"ROWS";
+
+/// `SKEIN.VERSION`: the version of the grammar.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Version;
+
+impl<A> Command<A> for Version {
+    const NAME: &'static CStr = c"SKEIN.VERSION";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, _form: &mut F) -> Result<(), Syntax> {
+        Ok(())
+    }
+}
+
+/// `SKEIN.SET key version blob [dimension ...]`: stores a tensor.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Set<A> {
+    /// Where.
+    pub key: A,
+    /// The tensor's version.
+    pub version: u64,
+    /// Its values.
+    pub blob: A,
+    /// Its shape; none for a vector.
+    pub shape: Vec<u32>,
+}
+
+impl<A: Default> Command<A> for Set<A> {
+    const NAME: &'static CStr = c"SKEIN.SET";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("key", &mut self.key)?;
+        form.value("version", &mut self.version)?;
+        form.argument("blob", &mut self.blob)?;
+        form.all_values("dimension", DIMENSIONS_MAX, &mut self.shape)
+    }
+}
+
+/// `SKEIN.SETRANGE key start blob`: replaces some values of a tensor.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SetRange<A> {
+    /// Where the tensor is.
+    pub key: A,
+    /// The first value to replace.
+    pub start: usize,
+    /// The new values.
+    pub blob: A,
+}
+
+impl<A: Default> Command<A> for SetRange<A> {
+    const NAME: &'static CStr = c"SKEIN.SETRANGE";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("key", &mut self.key)?;
+        form.value("start", &mut self.start)?;
+        form.argument("blob", &mut self.blob)
+    }
+}
+
+/// `SKEIN.GET key`: a tensor's values.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Get<A> {
+    /// Where the tensor is.
+    pub key: A,
+}
+
+impl<A: Default> Command<A> for Get<A> {
+    const NAME: &'static CStr = c"SKEIN.GET";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("key", &mut self.key)
+    }
+}
+
+/// `SKEIN.GETRANGE key start count`: some of a tensor's values.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetRange<A> {
+    /// Where the tensor is.
+    pub key: A,
+    /// The first value.
+    pub start: usize,
+    /// How many.
+    pub count: usize,
+}
+
+impl<A: Default> Command<A> for GetRange<A> {
+    const NAME: &'static CStr = c"SKEIN.GETRANGE";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("key", &mut self.key)?;
+        form.value("start", &mut self.start)?;
+        form.value("count", &mut self.count)
+    }
+}
+
+/// `SKEIN.META key`: a tensor's version, length and shape.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Meta<A> {
+    /// Where the tensor is.
+    pub key: A,
+}
+
+impl<A: Default> Command<A> for Meta<A> {
+    const NAME: &'static CStr = c"SKEIN.META";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("key", &mut self.key)
+    }
+}
+
+/// `SKEIN.STAT key [key ...]`: version, length, hash and finiteness of tensors.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stat<A> {
+    /// Where the tensors are.
+    pub keys: Vec<A>,
+}
+
+impl<A: Default> Command<A> for Stat<A> {
+    const NAME: &'static CStr = c"SKEIN.STAT";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.all_keys("key", &mut self.keys)
+    }
+}
+
+/// `SKEIN.NORM key`: a tensor's Euclidean norm.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Norm<A> {
+    /// Where the tensor is.
+    pub key: A,
+}
+
+impl<A: Default> Command<A> for Norm<A> {
+    const NAME: &'static CStr = c"SKEIN.NORM";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("key", &mut self.key)
+    }
+}
+
+/// `SKEIN.ACC sum parameters round leaf leaves samples loss blob`: a batch's gradient joins the sum of its round.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Accumulate<A> {
+    /// Where the sum is.
+    pub sum: A,
+    /// Where the parameters are, whose version is the round before.
+    pub parameters: A,
+    /// The round.
+    pub round: u64,
+    /// Index of the batch.
+    pub leaf: u32,
+    /// Batches of the round.
+    pub leaves: u32,
+    /// Samples of the batch, by which its gradient is weighted.
+    pub samples: u32,
+    /// Mean loss of the batch.
+    pub loss: f32,
+    /// The gradient.
+    pub blob: A,
+}
+
+impl<A: Default> Command<A> for Accumulate<A> {
+    const NAME: &'static CStr = c"SKEIN.ACC";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("sum", &mut self.sum)?;
+        form.argument("parameters", &mut self.parameters)?;
+        form.value("round", &mut self.round)?;
+        form.value("leaf", &mut self.leaf)?;
+        form.value("leaves", &mut self.leaves)?;
+        form.value("samples", &mut self.samples)?;
+        form.value("loss", &mut self.loss)?;
+        form.argument("blob", &mut self.blob)
+    }
+}
+
+/// `SKEIN.AVERAGE destination sum round`: a complete sum becomes a tensor.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Average<A> {
+    /// Where the average goes.
+    pub destination: A,
+    /// Where the sum is.
+    pub sum: A,
+    /// The round.
+    pub round: u64,
+}
+
+impl<A: Default> Command<A> for Average<A> {
+    const NAME: &'static CStr = c"SKEIN.AVERAGE";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("destination", &mut self.destination)?;
+        form.argument("sum", &mut self.sum)?;
+        form.value("round", &mut self.round)
+    }
+}
+
+/// `SKEIN.RESTORESUM sum payload`: stores a sum as the server's log of commands keeps it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RestoreSum<A> {
+    /// Where the sum goes.
+    pub sum: A,
+    /// The sum.
+    pub payload: A,
+}
+
+impl<A: Default> Command<A> for RestoreSum<A> {
+    const NAME: &'static CStr = c"SKEIN.RESTORESUM";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("sum", &mut self.sum)?;
+        form.argument("payload", &mut self.payload)
+    }
+}
+
+/// `SKEIN.AGG destination version rule faults numkeys key [key ...] [WEIGHTS weight ...]`: tensors become one by a rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Aggregate<A> {
+    /// Where the aggregate goes.
+    pub destination: A,
+    /// Its version.
+    pub version: u64,
+    /// The rule.
+    pub rule: Rule,
+    /// Where the tensors are.
+    pub keys: Vec<A>,
+}
+
+impl<A: Default> Default for Aggregate<A> {
+    fn default() -> Aggregate<A> {
+        Aggregate { destination: A::default(), version: 0, rule: Rule::new(&MEAN, 0), keys: Vec::new() }
+    }
+}
+
+impl<A: Default> Command<A> for Aggregate<A> {
+    const NAME: &'static CStr = c"SKEIN.AGG";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.argument("destination", &mut self.destination)?;
+        form.value("version", &mut self.version)?;
+        let mut weights = self.rule.weights().to_vec();
+        rule(form, &mut self.rule)?;
+        form.keys("numkeys", "key", &mut self.keys)?;
+        if self.rule.kind().takes_weights {
+            form.word("WEIGHTS")?;
+            form.all_values("weight", KEYS_MAX, &mut weights)?;
+            self.rule = self.rule.clone().weighted(weights);
+        }
+        Ok(())
+    }
+}
+
+/// `SKEIN.APPLY numstate parameters [slot ...] ROWS numrows row [row ...] round rule faults WEIGHTS n [weight ...]
+/// TRAINED n CLIPNORM x|none CLIPVALUE x|none OPTIMIZER optimizer STEP number learning-rate`: one round's change of
+/// parameters and optimizer state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Apply<A> {
+    /// Where the parameters and the vectors of optimizer state are.
+    pub state: Vec<A>,
+    /// Where the contributions are.
+    pub rows: Vec<A>,
+    /// The round.
+    pub round: u64,
+    /// How the contributions become one.
+    pub rule: Rule,
+    /// How that moves the state.
+    pub change: Change,
+}
+
+impl<A: Default> Default for Apply<A> {
+    fn default() -> Apply<A> {
+        let optimizer = Optimizer::new(&SGD);
+        let step = Step { number: 1, learning_rate: 0.0 };
+        let change = Change { trained: 0, clip_norm: None, clip_value: None, optimizer, step };
+        Apply { state: Vec::new(), rows: Vec::new(), round: 0, rule: Rule::new(&MEAN, 0), change }
+    }
+}
+
+impl<A: Default> Command<A> for Apply<A> {
+    const NAME: &'static CStr = c"SKEIN.APPLY";
+
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+        form.keys("numstate", "state key", &mut self.state)?;
+        form.word("ROWS")?;
+        form.keys("numrows", "row", &mut self.rows)?;
+        form.value("round", &mut self.round)?;
+        let mut weights = self.rule.weights().to_vec();
+        rule(form, &mut self.rule)?;
+        form.word("WEIGHTS")?;
+        form.values("weight", &mut weights)?;
+        self.rule = self.rule.clone().weighted(weights);
+        let Change { trained, clip_norm, clip_value, optimizer, step } = &mut self.change;
+        form.word("TRAINED")?;
+        form.value("trained", trained)?;
+        form.word("CLIPNORM")?;
+        form.value("bound of the norm", clip_norm)?;
+        form.word("CLIPVALUE")?;
+        form.value("bound of values", clip_value)?;
+        form.word("OPTIMIZER")?;
+        form.value("optimizer", optimizer)?;
+        form.word("STEP")?;
+        form.value_if("number of the step", &mut step.number, |number| *number > 0, "1 or more")?;
+        form.value_if("learning rate", &mut step.learning_rate, |rate| rate.is_finite(), "finite")
+    }
+}
+
+/// A rule and how many Byzantine peers it tolerates; its weights stand elsewhere.
+fn rule<F: Form>(form: &mut F, rule: &mut Rule) -> Result<(), Syntax> {
+    let mut faults = rule.faults();
+    form.value("rule", rule)?;
+    form.value("faults", &mut faults)?;
+    *rule = rule.clone().tolerating(faults);
+    Ok(())
+}
