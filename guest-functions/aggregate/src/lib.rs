@@ -59,7 +59,7 @@ pub fn windows(
 }
 
 /// What a kernel refuses, in the words of the interface.
-pub fn refusal(error: KernelError) -> Error {
+fn refusal(error: KernelError) -> Error {
     match error {
         KernelError::TooFew { needed, .. } => Error::TooFew(needed as u32),
         other => Error::Other(other.to_string()),
