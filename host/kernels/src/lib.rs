@@ -14,6 +14,7 @@
 //! | [`tree`] | the fixed reduction tree, at once or as leaves arrive |
 //! | [`mean`] | mean and weighted mean |
 //! | [`order`] | coordinate-wise median and trimmed mean |
+//! | [`multi_krum`] | Multi-Krum |
 //! | [`rule`] | what a rule is, and one chosen at run time |
 //! | [`rules`] | the table of all rules |
 //! | [`optimizer`] | SGD, momentum, Nesterov, Adam, AdamW, and the table of them |
@@ -32,6 +33,7 @@
 //! ```
 
 pub mod mean;
+pub mod multi_krum;
 pub mod norm;
 pub mod optimizer;
 pub mod order;

@@ -3,12 +3,13 @@
 //! A new rule is a function, a [`RuleKind`] beside it that says what it is called and takes, and a line here.
 
 use crate::mean::{MEAN, WEIGHTED_MEAN};
+use crate::multi_krum::MULTI_KRUM;
 use crate::order::{MEDIAN, TRIMMED_MEAN};
 use crate::rule::{Rule, RuleKind};
 use crate::text::{self, TextError};
 
 /// All rules.
-pub static RULES: [&RuleKind; 4] = [&MEAN, &WEIGHTED_MEAN, &MEDIAN, &TRIMMED_MEAN];
+pub static RULES: [&RuleKind; 5] = [&MEAN, &WEIGHTED_MEAN, &MEDIAN, &TRIMMED_MEAN, &MULTI_KRUM];
 
 /// The rule of that name.
 ///

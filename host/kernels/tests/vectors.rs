@@ -1,6 +1,8 @@
 //! Rules against results of another implementation, ByzFL 0.0.11.
 
 use serde_json::Value;
+use skein_kernels::multi_krum::MULTI_KRUM;
+use skein_kernels::rule::Rule;
 use skein_kernels::{mean, order};
 
 fn numbers(value: &Value) -> Vec<f32> {
@@ -26,6 +28,32 @@ fn rules_agree_with_another_implementation() {
         };
         check("Average", &|out| mean::mean(&rows, out).expect("valid rows"));
         check("Median", &|out| order::median(&rows, out).expect("valid rows"));
+        // ByzFL counts one neighbour more than the paper.
+        let neighbours = (rows.len() - faults - 1).to_string();
+        let krum = Rule::new(&MULTI_KRUM, faults as u32).with("neighbours", &neighbours).expect("it fits");
+        check("MultiKrum", &|out| krum.apply(&rows, out).expect("enough rows"));
+        let krum = krum.with("selected", "1").expect("it fits");
+        check("Krum", &|out| krum.apply(&rows, out).expect("enough rows"));
         check("TrMean", &|out| order::trimmed_mean(&rows, faults, out).expect("enough rows"));
     }
+}
+
+/// How many neighbours count decides which row is selected: as the paper says it, another than in ByzFL.
+#[test]
+fn krum_has_the_neighbours_of_the_paper() {
+    let vectors: Value = serde_json::from_str(include_str!("aggregators.json")).expect("the vectors are JSON");
+    let case = &vectors["krum_variants"];
+    let rows: Vec<Vec<f32>> = case["x"].as_array().expect("rows").iter().map(numbers).collect();
+    let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+    let selected = |rule: Rule| {
+        let mut out = [0.0; 2];
+        rule.with("selected", "1").expect("it fits").apply(&rows, &mut out).expect("enough rows");
+        rows.iter().position(|row| *row == out).map(|row| row as u64)
+    };
+    let krum = Rule::new(&MULTI_KRUM, 2);
+    assert_eq!(selected(krum.clone()), case["selected_index"]["paper n-f-2 sq"].as_u64());
+    assert_eq!(
+        selected(krum.with("neighbours", "6").expect("it fits")),
+        case["selected_index"]["byzfl n-f-1 sq"].as_u64()
+    );
 }

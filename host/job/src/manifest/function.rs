@@ -16,12 +16,13 @@ macro_rules! builtin {
 }
 
 /// The functions that come with the program, by name.
-pub const BUILTINS: [(&str, &[u8]); 5] = [
+pub const BUILTINS: [(&str, &[u8]); 6] = [
     builtin!("gradient-onnx"),
     builtin!("gradient-mlp"),
     builtin!("aggregate-mean"),
     builtin!("aggregate-trimmed-mean"),
     builtin!("aggregate-median"),
+    builtin!("aggregate-multi-krum"),
 ];
 
 /// A component, its limits and its settings.

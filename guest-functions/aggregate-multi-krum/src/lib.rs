@@ -1,0 +1,45 @@
+//! Multi-Krum: the mean of the contributions that lie closest to their neighbours.
+//!
+//! The settings `neighbours` and `selected` say how many neighbours count and how many contributions are averaged;
+//! n − f − 2 and n − f if they are not set. The first pass over the contributions takes their distances, the second
+//! averages those that are selected.
+
+use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
+use aggregate::{Error, Guest, Report, settings, windows};
+use skein_kernels::mean::mean;
+use skein_kernels::multi_krum::{Distances, MULTI_KRUM};
+use skein_kernels::rule::Rule;
+
+/// The rule as a component.
+pub struct MultiKrum;
+
+impl Guest for MultiKrum {
+    fn aggregate(contributions: Vec<Contribution>, faults: u32, out: &Sink) -> Result<Report, Error> {
+        let rule = rule(faults)?;
+        if contributions.len() < rule.rows_min() {
+            return Err(Error::TooFew(rule.rows_min() as u32));
+        }
+        let all: Vec<&Contribution> = contributions.iter().collect();
+        let mut distances = Distances::new(all.len());
+        windows(&all, |_, rows| distances.add(rows))?;
+        let selected = distances.selected(&rule);
+        let averaged: Vec<&Contribution> = selected.iter().map(|row| all[*row]).collect();
+        windows(&averaged, |offset, rows| {
+            let mut values = vec![0.0; rows[0].len()];
+            mean(rows, &mut values)?;
+            out.write(offset, &values);
+            Ok(())
+        })?;
+        let is_rejected = |row: &usize| selected.binary_search(row).is_err();
+        Ok(Report { rejected: (0..all.len()).filter(is_rejected).map(|row| all[row].peer()).collect() })
+    }
+}
+
+fn rule(faults: u32) -> Result<Rule, Error> {
+    let mut set =
+        MULTI_KRUM.parameters.iter().filter_map(|parameter| Some((parameter.name, settings::get(parameter.name)?)));
+    let with = |rule: Rule, (parameter, value): (&str, String)| rule.with(parameter, &value);
+    set.try_fold(Rule::new(&MULTI_KRUM, faults), with).map_err(|error| Error::Other(error.to_string()))
+}
+
+aggregate::export!(MultiKrum);
