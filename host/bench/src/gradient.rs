@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::BoxFuture;
 use skein_job::Manifest;
 use skein_job::manifest::{Application, Data, Function, Model, Train, VERSION};
 use skein_peer::compute::tensors;
@@ -64,28 +65,30 @@ impl GradientBench {
     ///
     /// # Errors
     /// The model cannot be trained, or a call fails.
-    pub async fn run(&self, tools: Tools<'_>, concurrency: u32) -> Result<GradientFigures> {
-        let folder = tempfile::tempdir()?;
-        let data = self.write_samples(folder.path())?;
-        let prepared = PreparedJob::new(&self.manifest(data), tools).await?;
-        let job = &prepared.job;
-        let parameters = Parameters { layout: job.layout.clone(), values: job.initial.clone().into() };
-        measure(&prepared, &parameters, (concurrency, WARM_UP_CALLS, self.batch)).await?;
-        let begun = Instant::now();
-        let samples = measure(&prepared, &parameters, (concurrency, self.calls, self.batch)).await?;
-        let elapsed = begun.elapsed();
-        let mut totals: Vec<f64> = samples.iter().map(|sample| ms(sample.total)).collect();
-        totals.sort_by(f64::total_cmp);
-        let own: f64 = samples.iter().map(|sample| ms(sample.total - sample.engine)).sum();
-        Ok(GradientFigures {
-            model: prepared.description(),
-            concurrency,
-            median_ms: totals[totals.len() / 2],
-            min_ms: totals[0],
-            per_second: samples.len() as f64 / elapsed.as_secs_f64(),
-            function_cost_share: own / totals.iter().sum::<f64>(),
-            parameter_bytes_crossed: samples.iter().map(|sample| sample.parameter_bytes).sum(),
-            peak_memory_mib: peak_memory_mib(),
+    pub fn run<'a>(&'a self, tools: Tools<'a>, concurrency: u32) -> BoxFuture<'a, Result<GradientFigures>> {
+        Box::pin(async move {
+            let folder = tempfile::tempdir()?;
+            let data = self.write_samples(folder.path())?;
+            let prepared = PreparedJob::new(&self.manifest(data), tools).await?;
+            let job = &prepared.job;
+            let parameters = Parameters { layout: job.layout.clone(), values: job.initial.clone().into() };
+            measure(&prepared, &parameters, (concurrency, WARM_UP_CALLS, self.batch)).await?;
+            let begun = Instant::now();
+            let samples = measure(&prepared, &parameters, (concurrency, self.calls, self.batch)).await?;
+            let elapsed = begun.elapsed();
+            let mut totals: Vec<f64> = samples.iter().map(|sample| ms(sample.total)).collect();
+            totals.sort_by(f64::total_cmp);
+            let own: f64 = samples.iter().map(|sample| ms(sample.total - sample.engine)).sum();
+            Ok(GradientFigures {
+                model: prepared.description(),
+                concurrency,
+                median_ms: totals[totals.len() / 2],
+                min_ms: totals[0],
+                per_second: samples.len() as f64 / elapsed.as_secs_f64(),
+                function_cost_share: own / totals.iter().sum::<f64>(),
+                parameter_bytes_crossed: samples.iter().map(|sample| sample.parameter_bytes).sum(),
+                peak_memory_mib: peak_memory_mib(),
+            })
         })
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use skein_peer::pool::ms;
 use skein_redis::provision::server::Server;
@@ -44,12 +45,14 @@ impl StoreBench {
     ///
     /// # Errors
     /// A database does not start or cannot be used.
-    pub async fn run(self) -> Result<Map<String, Value>> {
-        let folder = tempfile::tempdir()?;
-        let mut paths = Paths::default();
-        self.measure(&folder.path().join("module"), true, &mut paths).await?;
-        self.measure(&folder.path().join("plain"), false, &mut paths).await?;
-        Ok(self.figures(&paths))
+    pub fn run(self) -> BoxFuture<'static, Result<Map<String, Value>>> {
+        Box::pin(async move {
+            let folder = tempfile::tempdir()?;
+            let mut paths = Paths::default();
+            self.measure(&folder.path().join("module"), true, &mut paths).await?;
+            self.measure(&folder.path().join("plain"), false, &mut paths).await?;
+            Ok(self.figures(&paths))
+        })
     }
 
     /// Measures the paths of one kind of database.

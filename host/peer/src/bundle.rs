@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use futures_util::future::BoxFuture;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -83,25 +84,27 @@ impl JobBundle {
 ///
 /// # Errors
 /// There is no package, what it names is missing or has another digest, or it does not run here.
-pub async fn unpack(queue: &Queue, tools: Tools<'_>) -> Result<(GradientFunction, Arc<Layout>)> {
-    let about = queue.get(NAME).await?.context("no host has said yet what is to be done: start it first")?;
-    let about: About = serde_json::from_slice(&about).context("the host is of another version of this program")?;
-    let mut manifest = Manifest::parse(&about.manifest, Path::new("skein.toml"))?;
-    let folder = tempfile::tempdir()?;
-    for (name, digest) in &about.model {
-        let is_inside = name.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-        ensure!(is_inside, "the model's file `{}` leads out of its folder", name.display());
-        let path = folder.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap_or(folder.path()))?;
-        std::fs::write(&path, fetch(queue, digest).await?)?;
-    }
-    if let Some((name, _)) = about.model.first() {
-        manifest.model.onnx = Some(folder.path().join(name));
-    }
-    let (name, digest) = &about.gradient;
-    let function = manifest.function(name).with_context(|| format!("there is no function `{name}`"))?;
-    let component = Component::new(name, function, fetch(queue, digest).await?);
-    gradient_function(&manifest, &component, &about.samples, tools).await
+pub fn unpack<'a>(queue: &'a Queue, tools: Tools<'a>) -> BoxFuture<'a, Result<(GradientFunction, Arc<Layout>)>> {
+    Box::pin(async move {
+        let about = queue.get(NAME).await?.context("no host has said yet what is to be done: start it first")?;
+        let about: About = serde_json::from_slice(&about).context("the host is of another version of this program")?;
+        let mut manifest = Manifest::parse(&about.manifest, Path::new("skein.toml"))?;
+        let folder = tempfile::tempdir()?;
+        for (name, digest) in &about.model {
+            let is_inside = name.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+            ensure!(is_inside, "the model's file `{}` leads out of its folder", name.display());
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap_or(folder.path()))?;
+            std::fs::write(&path, fetch(queue, digest).await?)?;
+        }
+        if let Some((name, _)) = about.model.first() {
+            manifest.model.onnx = Some(folder.path().join(name));
+        }
+        let (name, digest) = &about.gradient;
+        let function = manifest.function(name).with_context(|| format!("there is no function `{name}`"))?;
+        let component = Component::new(name, function, fetch(queue, digest).await?);
+        gradient_function(&manifest, &component, &about.samples, tools).await
+    })
 }
 
 /// Bytes that have the digest by which they are named.

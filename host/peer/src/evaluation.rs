@@ -1,6 +1,7 @@
 //! Evaluates parameters on samples, in batches, in parallel.
 
 use anyhow::{Result, anyhow};
+use futures_util::future::BoxFuture;
 use skein_job::data::Dataset;
 use skein_job::{Job, Share};
 use skein_protocol::announcement::Evaluation;
@@ -17,36 +18,38 @@ const BATCH_SIZE: usize = 256;
 ///
 /// # Errors
 /// A call failed.
-pub async fn evaluate(
-    pool: &FunctionPool,
-    function: &GradientFunction,
+pub fn evaluate<'a>(
+    pool: &'a FunctionPool,
+    function: &'a GradientFunction,
     parameters: Parameters,
-    dataset: &Dataset,
-    samples: &[u32],
-) -> Result<Option<Evaluation>> {
-    let mut tasks = JoinSet::new();
-    for (index, chunk) in samples.chunks(BATCH_SIZE).enumerate() {
-        let (chunk, dataset) = (chunk.to_vec(), dataset.clone());
-        let (parameters, function) = (parameters.clone(), function.clone());
-        let account = pool.account(Purpose::Evaluate);
-        let task = async move {
-            let slot = function.slot().await;
-            let metrics = account.book(function.evaluate(&slot, parameters, tensors(&dataset, &chunk))).await?;
-            let part = Evaluation {
-                samples: u64::from(metrics.samples),
-                correct: metrics.correct.map(u64::from),
-                loss_sum: f64::from(metrics.loss) * f64::from(metrics.samples),
+    dataset: &'a Dataset,
+    samples: &'a [u32],
+) -> BoxFuture<'a, Result<Option<Evaluation>>> {
+    Box::pin(async move {
+        let mut tasks = JoinSet::new();
+        for (index, chunk) in samples.chunks(BATCH_SIZE).enumerate() {
+            let (chunk, dataset) = (chunk.to_vec(), dataset.clone());
+            let (parameters, function) = (parameters.clone(), function.clone());
+            let account = pool.account(Purpose::Evaluate);
+            let task = async move {
+                let slot = function.slot().await;
+                let metrics = account.book(function.evaluate(&slot, parameters, tensors(&dataset, &chunk))).await?;
+                let part = Evaluation {
+                    samples: u64::from(metrics.samples),
+                    correct: metrics.correct.map(u64::from),
+                    loss_sum: f64::from(metrics.loss) * f64::from(metrics.samples),
+                };
+                Ok::<_, anyhow::Error>((index, part))
             };
-            Ok::<_, anyhow::Error>((index, part))
-        };
-        pool.spawn(&mut tasks, task);
-    }
-    let mut parts = Vec::new();
-    while let Some(part) = tasks.join_next().await {
-        parts.push(part.map_err(|error| anyhow!("an evaluation was lost: {error}"))??);
-    }
-    parts.sort_by_key(|(index, _)| *index);
-    Ok(Evaluation::total(parts.into_iter().map(|(_, part)| part)))
+            pool.spawn(&mut tasks, task);
+        }
+        let mut parts = Vec::new();
+        while let Some(part) = tasks.join_next().await {
+            parts.push(part.map_err(|error| anyhow!("an evaluation was lost: {error}"))??);
+        }
+        parts.sort_by_key(|(index, _)| *index);
+        Ok(Evaluation::total(parts.into_iter().map(|(_, part)| part)))
+    })
 }
 
 /// How parameters do on all peers' validation samples.

@@ -3,10 +3,10 @@
 pub mod config;
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use futures_util::future::BoxFuture;
 use skein_job::{Job, Manifest};
 use skein_protocol::identity::Identity;
 use skein_redis::Scope;
@@ -33,60 +33,64 @@ use crate::worker::{self, QueueWorker};
 ///
 /// # Errors
 /// The manifest, the data or the roster does not fit.
-pub async fn prepare(config: &Config, tools: Tools<'_>) -> Result<(PreparedJob, JobBundle)> {
-    let manifest = Manifest::load(&config.job)?;
-    let roster: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
-    ensure!(
-        roster.len() == manifest.train.peers as usize,
-        "the roster has {} peers where `{}` asks for {}",
-        roster.len(),
-        config.job.display(),
-        manifest.train.peers
-    );
-    let prepared = PreparedJob::for_peers(&manifest, &roster, tools).await?;
-    let bundle = JobBundle::new(&manifest, &prepared.job)?;
-    Ok((prepared, bundle))
+pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result<(PreparedJob, JobBundle)>> {
+    Box::pin(async move {
+        let manifest = Manifest::load(&config.job)?;
+        let roster: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
+        ensure!(
+            roster.len() == manifest.train.peers as usize,
+            "the roster has {} peers where `{}` asks for {}",
+            roster.len(),
+            config.job.display(),
+            manifest.train.peers
+        );
+        let prepared = PreparedJob::for_peers(&manifest, &roster, tools).await?;
+        let bundle = JobBundle::new(&manifest, &prepared.job)?;
+        Ok((prepared, bundle))
+    })
 }
 
 /// Runs the peer to the end of the job, from wherever it was ended before, or until `shutdown` is over.
 ///
 /// # Errors
 /// A database cannot be used, a function failed, the peers are out of step, or the run was shut down.
-pub async fn run(
-    config: &Config,
+pub fn run<'a>(
+    config: &'a Config,
     (prepared, bundle): (PreparedJob, JobBundle),
     pool: Arc<FunctionPool>,
-    events: &mut Sink<'_>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<Summary> {
-    let mut shutdown = pin!(shutdown);
-    let opened = tokio::select! {
-        biased;
-        () = &mut shutdown => bail!("interrupted while it opened its database{HINT}"),
-        opened = open(config, (&prepared, bundle), &pool) => opened?,
-    };
-    let Opened { peer, start, worker } = opened;
-    let me = peer.identity.id();
-    let job = prepared.job.clone();
-    events(Event::Started {
-        peer: me,
-        peers: job.shares.len(),
-        round: start.state.round(),
-        parameters: job.layout.len(),
-        in_database: peer.store.state.aggregates(),
-    });
-    let (stop, stopped) = watch::channel(false);
-    let run = Run { prepared, pool, peers: vec![peer], start, out: Some(config.dir.clone()), hint: HINT.to_owned() };
-    let run = async {
-        let summary = run.to_end(events, shutdown).await;
-        // Its worker may be in the middle of a task that nobody waits for.
-        stop.send_replace(true);
-        summary
-    };
-    let span = tracing::debug_span!("worker", job = %job.digest, peer = ?me);
-    let work = async { worker.run(stopped).instrument(span).await.context("the host's own worker failed") };
-    let (summary, _) = tokio::try_join!(run, work)?;
-    Ok(summary)
+    events: &'a mut Sink<'a>,
+    mut shutdown: BoxFuture<'a, ()>,
+) -> BoxFuture<'a, Result<Summary>> {
+    Box::pin(async move {
+        let opened = tokio::select! {
+            biased;
+            () = &mut shutdown => bail!("interrupted while it opened its database{HINT}"),
+            opened = open(config, (&prepared, bundle), &pool) => opened?,
+        };
+        let Opened { peer, start, worker } = opened;
+        let me = peer.identity.id();
+        let job = prepared.job.clone();
+        events(Event::Started {
+            peer: me,
+            peers: job.shares.len(),
+            round: start.state.round(),
+            parameters: job.layout.len(),
+            in_database: peer.store.state.aggregates(),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let run =
+            Run { prepared, pool, peers: vec![peer], start, out: Some(config.dir.clone()), hint: HINT.to_owned() };
+        let run = async {
+            let summary = run.to_end(events, shutdown).await;
+            // Its worker may be in the middle of a task that nobody waits for.
+            stop.send_replace(true);
+            summary
+        };
+        let span = tracing::debug_span!("worker", job = %job.digest, peer = ?me);
+        let work = async { worker.run(stopped).instrument(span).await.context("the host's own worker failed") };
+        let (summary, _) = tokio::try_join!(run, work)?;
+        Ok(summary)
+    })
 }
 
 /// How a host goes on after it was shut down.

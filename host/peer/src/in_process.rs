@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use futures_util::future::BoxFuture;
 use skein_job::{Job, Share};
 use skein_protocol::identity::Identity;
 use skein_store::{Embedded, PeerStore, Ports};
@@ -34,19 +35,21 @@ pub struct Options {
 /// # Errors
 /// A function failed, the peers are out of step, a file cannot be written, or the run was shut down. The last checkpoint
 /// stays.
-pub async fn train(
+pub fn train<'a>(
     prepared: PreparedJob,
     pool: Arc<FunctionPool>,
     options: Options,
-    events: &mut Sink<'_>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<Summary> {
-    let start = starting_point(&prepared.job, &options)?;
-    let stores = new_stores(&prepared.job, &start).await?;
-    let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();
-    let hint = options.out.as_ref().map(|dir| format!(": go on with `--resume --out {}`", dir.display()));
-    let run = Run { prepared, pool, peers, start, out: options.out, hint: hint.unwrap_or_default() };
-    run.to_end(events, shutdown).await
+    events: &'a mut Sink<'a>,
+    shutdown: BoxFuture<'a, ()>,
+) -> BoxFuture<'a, Result<Summary>> {
+    Box::pin(async move {
+        let start = starting_point(&prepared.job, &options)?;
+        let stores = new_stores(&prepared.job, &start).await?;
+        let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();
+        let hint = options.out.as_ref().map(|dir| format!(": go on with `--resume --out {}`", dir.display()));
+        let run = Run { prepared, pool, peers, start, out: options.out, hint: hint.unwrap_or_default() };
+        run.to_end(events, shutdown).await
+    })
 }
 
 /// The peer of a share, among those of all stores.

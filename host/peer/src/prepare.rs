@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use futures_util::future::BoxFuture;
 use skein_engine::{Engine, Kind, Pool, Tensor};
 use skein_graph::Lowering;
 use skein_job::model::{self, Model};
@@ -44,20 +45,28 @@ impl PreparedJob {
     ///
     /// # Errors
     /// Whatever does not fit, with the name of the file, key or function.
-    pub async fn new(manifest: &Manifest, tools: Tools<'_>) -> Result<PreparedJob> {
-        let mut engine = None;
-        let job = Job::prepare(manifest, || lowering(tools.engine, &mut engine))?;
-        PreparedJob::load(manifest, job, engine, tools).await
+    pub fn new<'a>(manifest: &'a Manifest, tools: Tools<'a>) -> BoxFuture<'a, Result<PreparedJob>> {
+        Box::pin(async move {
+            let mut engine = None;
+            let job = Job::prepare(manifest, || lowering(tools.engine, &mut engine))?;
+            PreparedJob::load(manifest, job, engine, tools).await
+        })
     }
 
     /// As [`PreparedJob::new`], for peers with keys of their own, in the order of the manifest.
     ///
     /// # Errors
     /// As [`PreparedJob::new`].
-    pub async fn for_peers(manifest: &Manifest, peers: &[PeerId], tools: Tools<'_>) -> Result<PreparedJob> {
-        let mut engine = None;
-        let job = Job::prepare_for(manifest, peers, || lowering(tools.engine, &mut engine))?;
-        PreparedJob::load(manifest, job, engine, tools).await
+    pub fn for_peers<'a>(
+        manifest: &'a Manifest,
+        peers: &'a [PeerId],
+        tools: Tools<'a>,
+    ) -> BoxFuture<'a, Result<PreparedJob>> {
+        Box::pin(async move {
+            let mut engine = None;
+            let job = Job::prepare_for(manifest, peers, || lowering(tools.engine, &mut engine))?;
+            PreparedJob::load(manifest, job, engine, tools).await
+        })
     }
 
     async fn load(

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use futures_util::future::BoxFuture;
 use skein_protocol::announcement::Evaluation;
 use skein_runtime::gradient::Parameters;
 use skein_store::{Ports, StoreError};
@@ -56,8 +56,7 @@ impl Run {
     /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The last
     /// checkpoint stays.
     #[tracing::instrument(level = "debug", name = "job", skip_all, fields(job = %self.prepared.job.digest))]
-    pub async fn to_end(self, events: &mut Sink<'_>, shutdown: impl Future<Output = ()>) -> Result<Summary> {
-        let mut shutdown = pin!(shutdown);
+    pub async fn to_end(self, events: &mut Sink<'_>, mut shutdown: BoxFuture<'_, ()>) -> Result<Summary> {
         let (hint, last) = (self.hint.clone(), self.start.state.round());
         let started = tokio::select! {
             biased;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use skein_redis::queue::{Completion, Consumer, Delivery, Pace, Place, Role};
 use skein_runtime::gradient::{Batch, Gradient, GradientFunction, Parameters};
@@ -91,40 +92,42 @@ impl QueueWorker {
     ///
     /// # Errors
     /// The database can not be used.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<Done> {
-        let worker = Arc::new(self);
-        let width = Width::new(worker.pool.concurrency());
-        let mut progress = Progress { width, pause: Pause::default(), done: Done::default() };
-        let mut running = JoinSet::new();
-        // Asked for by a task of its own and never given up half way: tasks that came would be lost until somebody misses
-        // the worker's beats.
-        let mut asking = JoinSet::new();
-        while !*stop.borrow() || !asking.is_empty() || !running.is_empty() {
-            let free = progress.width.get().saturating_sub(running.len());
-            let pause = progress.pause.until(Instant::now());
-            if asking.is_empty() && free > 0 && pause.is_none() && !*stop.borrow() {
-                let worker = worker.clone();
-                asking.spawn(async move { worker.consumer.next(free, IDLE).await }.in_current_span());
-            }
-            let pause_ends = async {
-                match pause {
-                    Some(until) => tokio::time::sleep_until(until).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                changed = stop.changed(), if !*stop.borrow() => changed.context("whoever stops the worker is gone")?,
-                Some(ended) = running.join_next() => worker.note(ended?, &mut progress).await,
-                Some(deliveries) = asking.join_next() => for delivery in deliveries?? {
+    pub fn run(self, mut stop: watch::Receiver<bool>) -> BoxFuture<'static, Result<Done>> {
+        Box::pin(async move {
+            let worker = Arc::new(self);
+            let width = Width::new(worker.pool.concurrency());
+            let mut progress = Progress { width, pause: Pause::default(), done: Done::default() };
+            let mut running = JoinSet::new();
+            // Asked for by a task of its own and never given up half way: tasks that came would be lost until somebody misses
+            // the worker's beats.
+            let mut asking = JoinSet::new();
+            while !*stop.borrow() || !asking.is_empty() || !running.is_empty() {
+                let free = progress.width.get().saturating_sub(running.len());
+                let pause = progress.pause.until(Instant::now());
+                if asking.is_empty() && free > 0 && pause.is_none() && !*stop.borrow() {
                     let worker = worker.clone();
-                    running.spawn(async move { worker.carry_out(delivery).await }.in_current_span());
-                },
-                () = pause_ends => {}
+                    asking.spawn(async move { worker.consumer.next(free, IDLE).await }.in_current_span());
+                }
+                let pause_ends = async {
+                    match pause {
+                        Some(until) => tokio::time::sleep_until(until).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    changed = stop.changed(), if !*stop.borrow() => changed.context("whoever stops the worker is gone")?,
+                    Some(ended) = running.join_next() => worker.note(ended?, &mut progress).await,
+                    Some(deliveries) = asking.join_next() => for delivery in deliveries?? {
+                        let worker = worker.clone();
+                        running.spawn(async move { worker.carry_out(delivery).await }.in_current_span());
+                    },
+                    () = pause_ends => {}
+                }
             }
-        }
-        let worker = Arc::into_inner(worker).context("no task runs any more")?;
-        worker.consumer.leave().await?;
-        Ok(progress.done)
+            let worker = Arc::into_inner(worker).context("no task runs any more")?;
+            worker.consumer.leave().await?;
+            Ok(progress.done)
+        })
     }
 
     async fn note(&self, ended: Ended, Progress { width, pause, done }: &mut Progress) {

@@ -45,7 +45,7 @@ impl Process {
         &self,
         job: PreparedJob,
         told: watch::Sender<u64>,
-        shutdown: impl Future<Output = ()>,
+        shutdown: impl Future<Output = ()> + Send,
     ) -> (anyhow::Result<Summary>, Vec<u64>) {
         let mut rounds = Vec::new();
         let mut sink = |event: Event<'_>| {
@@ -54,7 +54,7 @@ impl Process {
                 told.send_replace(summary.report.round);
             }
         };
-        let summary = train(job, self.pool.clone(), Options::default(), &mut sink, shutdown).await;
+        let summary = train(job, self.pool.clone(), Options::default(), &mut sink, Box::pin(shutdown)).await;
         (summary, rounds)
     }
 

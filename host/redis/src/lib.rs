@@ -18,6 +18,7 @@ mod vulnerabilities;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use skein_redis_command::VERSION;
 use skein_store::{PeerStore, Ports, StoreError, blocking};
 use skein_types::{Digest, PeerId};
@@ -25,7 +26,7 @@ use skein_types::{Digest, PeerId};
 use self::keys::Keys;
 use self::store::in_database::Module;
 use self::store::plain::Plain;
-use self::store::reader::{self, Reader};
+use self::store::reader::{ModuleVersion, Reader};
 use self::store::shared::Shared;
 use self::transport::Link;
 use self::vulnerabilities::{Package, Server};
@@ -56,8 +57,8 @@ const NOBODY: Scope = Scope { job: Digest([0; 32]), peer: PeerId([0; 32]), value
 ///
 /// # Errors
 /// It does not, or denies access.
-pub async fn reach(options: &Options, wait: Duration) -> Result<(), StoreError> {
-    reached(options, NOBODY, wait).await.map(drop)
+pub fn reach(options: &Options, wait: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
+    Box::pin(async move { reached(options, NOBODY, wait).await.map(drop) })
 }
 
 async fn reached(options: &Options, scope: Scope, wait: Duration) -> Result<Shared, StoreError> {
@@ -70,46 +71,51 @@ async fn reached(options: &Options, scope: Scope, wait: Duration) -> Result<Shar
 ///
 /// # Errors
 /// It does not answer, or denies access.
-pub async fn startup(options: &Options) -> Result<Startup, StoreError> {
-    // One question, one answer: the caller decides whether to ask again.
-    let options = Options { outage_max: Duration::ZERO, ..options.clone() };
-    let shared = Shared::new(own(&options, NOBODY)?);
-    transport::loading::ask(shared.link()).await.map_err(|failure| shared.failed(failure, ""))
+pub fn startup(options: &Options) -> BoxFuture<'_, Result<Startup, StoreError>> {
+    Box::pin(async move {
+        // One question, one answer: the caller decides whether to ask again.
+        let options = Options { outage_max: Duration::ZERO, ..options.clone() };
+        let shared = Shared::new(own(&options, NOBODY)?);
+        transport::loading::ask(shared.link()).await.map_err(|failure| shared.failed(failure, ""))
+    })
 }
 
 /// Opens the own database of a peer.
 ///
 /// # Errors
 /// It is out of reach, denies access, has a known security hole, or lacks the module that the options ask for.
-pub async fn open(options: &Options, scope: Scope) -> Result<Ports, StoreError> {
-    let shared = reached(options, scope, START_WAIT).await?;
-    let link = shared.link();
-    let info: String = link.control(redis::cmd("INFO").arg("server")).await.map_err(|f| shared.failed(f, ""))?;
-    let (is_local, is_tls) = (link.address().is_local(), link.address().is_tls);
-    let unfit = |reason: String| StoreError::Unfit { address: link.address().to_string(), reason };
-    let hole =
-        blocking(move || Server::parse(&info).hole(is_tls, |program| is_local.then(|| Package::of(program)).flatten()));
-    if let Some(hole) = hole.await {
-        if !options.allow_vulnerable {
-            return Err(unfit(format!("{hole}, or set `allow_vulnerable = true`")));
+pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, StoreError>> {
+    Box::pin(async move {
+        let shared = reached(options, scope, START_WAIT).await?;
+        let link = shared.link();
+        let info: String = link.control(redis::cmd("INFO").arg("server")).await.map_err(|f| shared.failed(f, ""))?;
+        let (is_local, is_tls) = (link.address().is_local(), link.address().is_tls);
+        let unfit = |reason: String| StoreError::Unfit { address: link.address().to_string(), reason };
+        let hole = blocking(move || {
+            Server::parse(&info).hole(is_tls, |program| is_local.then(|| Package::of(program)).flatten())
+        });
+        if let Some(hole) = hole.await {
+            if !options.allow_vulnerable {
+                return Err(unfit(format!("{hole}, or set `allow_vulnerable = true`")));
+            }
+            tracing::warn!(address = %link.address(), hole, "the server has a known security hole");
         }
-        tracing::warn!(address = %link.address(), hole, "the server has a known security hole");
-    }
-    let module = shared.reader.module().await.map_err(|failure| shared.failed(failure, ""))?;
-    match (module, options.compute) {
-        (reader::Module::Absent, Compute::Database) => {
-            Err(unfit("it does not have Skein's module: start it with `skein redis run`".into()))
+        let module = shared.reader.module().await.map_err(|failure| shared.failed(failure, ""))?;
+        match (module, options.compute) {
+            (ModuleVersion::Absent, Compute::Database) => {
+                Err(unfit("it does not have Skein's module: start it with `skein redis run`".into()))
+            }
+            (ModuleVersion::Absent, _) => Ok(Ports::of(Plain::new(shared))),
+            (ModuleVersion::Version(_), Compute::Host) => {
+                Err(unfit("it has Skein's module, whose tensors a host does not compute on".into()))
+            }
+            (ModuleVersion::Version(theirs), _) if theirs != u64::from(VERSION) => Err(unfit(format!(
+                "the commands of its module have version {theirs}, this program sends version {VERSION}: start it with the \
+                 `skein redis run` of this program"
+            ))),
+            (ModuleVersion::Version(_), _) => Ok(Ports::of(Module::new(shared))),
         }
-        (reader::Module::Absent, _) => Ok(Ports::of(Plain::new(shared))),
-        (reader::Module::Version(_), Compute::Host) => {
-            Err(unfit("it has Skein's module, whose tensors a host does not compute on".into()))
-        }
-        (reader::Module::Version(theirs), _) if theirs != u64::from(VERSION) => Err(unfit(format!(
-            "the commands of its module have version {theirs}, this program sends version {VERSION}: start it with the \
-             `skein redis run` of this program"
-        ))),
-        (reader::Module::Version(_), _) => Ok(Ports::of(Module::new(shared))),
-    }
+    })
 }
 
 /// Reads what another peer publishes in its database. Nothing is asked of it yet.

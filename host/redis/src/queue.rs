@@ -26,6 +26,7 @@ mod worker;
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use skein_store::StoreError;
 use skein_types::{Digest, PeerId};
 
@@ -138,10 +139,12 @@ impl Queue {
     ///
     /// # Errors
     /// The database can not be used.
-    pub async fn open(options: &Options, scope: Scope) -> Result<Queue, StoreError> {
-        let queue = Queue { shared: Shared::new(own(options, scope)?) };
-        queue.create_group().await?;
-        Ok(queue)
+    pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Queue, StoreError>> {
+        Box::pin(async move {
+            let queue = Queue { shared: Shared::new(own(options, scope)?) };
+            queue.create_group().await?;
+            Ok(queue)
+        })
     }
 
     async fn create_group(&self) -> Result<(), StoreError> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use skein_kernels::norm::all_finite;
 use wasmtime::Store;
 use wasmtime::component::Resource;
@@ -46,9 +47,15 @@ impl Runtime {
     ///
     /// # Errors
     /// [`LoadError`]: the bytes are not admitted, or are of another world.
-    pub async fn aggregate_function(&self, function: Function, bytes: &[u8]) -> Result<AggregateFunction, LoadError> {
-        let (loaded, pre) = Loaded::load(self, function, World::Aggregate, bytes, AggregatePre::new).await?;
-        Ok(AggregateFunction { loaded, pre })
+    pub fn aggregate_function<'a>(
+        &'a self,
+        function: Function,
+        bytes: &'a [u8],
+    ) -> BoxFuture<'a, Result<AggregateFunction, LoadError>> {
+        Box::pin(async move {
+            let (loaded, pre) = Loaded::load(self, function, World::Aggregate, bytes, AggregatePre::new).await?;
+            Ok(AggregateFunction { loaded, pre })
+        })
     }
 }
 
@@ -63,39 +70,47 @@ impl AggregateFunction {
     ///
     /// # Panics
     /// When the contributions differ in length: the caller has checked what it received.
-    pub async fn aggregate(&self, slot: &CallSlot, contributions: Vec<Contribution>, faults: u32) -> Call<Aggregated> {
-        let present = contributions.len();
-        let len = contributions.first().map_or(0, |contribution| contribution.values.len());
-        assert!(
-            contributions.iter().all(|contribution| contribution.values.len() == len),
-            "contributions of one length"
-        );
-        let guest = async |store: &mut Store<State>| {
-            let table = &mut store.data_mut().table;
-            let sink = table.push(HostSink { values: vec![f32::NAN; len] })?;
-            let handles = contributions
-                .into_iter()
-                .map(|Contribution { peer, samples, values }| {
-                    Ok(table.push(HostContribution { peer, samples, values })?)
-                })
-                .collect::<wasmtime::Result<Vec<_>>>()?;
-            let instance = self.pre.instantiate_async(&mut *store).await?;
-            let borrowed = Resource::new_borrow(sink.rep());
-            let functions = instance.skein_train_aggregation();
-            let report = functions.call_aggregate(&mut *store, &handles, faults, borrowed).await?;
-            Ok((report, store.data_mut().table.delete(sink)?.values))
-        };
-        let check = |_: &mut State, (report, values): (Result<aggregation::Report, aggregation::Error>, Vec<f32>)| {
-            let report = report.map_err(|error| self.refusal(error, present))?;
-            if !all_finite(&values) {
-                let first = values.iter().position(|value| !value.is_finite()).unwrap_or_default();
-                return Err(self
-                    .loaded
-                    .bad_output(format!("value {first} of the aggregate was not written or is not finite")));
-            }
-            Ok(Aggregated { values, rejected: report.rejected })
-        };
-        self.loaded.invoke(slot, Input::default(), guest, check).await
+    pub fn aggregate<'a>(
+        &'a self,
+        slot: &'a CallSlot,
+        contributions: Vec<Contribution>,
+        faults: u32,
+    ) -> BoxFuture<'a, Call<Aggregated>> {
+        Box::pin(async move {
+            let present = contributions.len();
+            let len = contributions.first().map_or(0, |contribution| contribution.values.len());
+            assert!(
+                contributions.iter().all(|contribution| contribution.values.len() == len),
+                "contributions of one length"
+            );
+            let guest = async |store: &mut Store<State>| {
+                let table = &mut store.data_mut().table;
+                let sink = table.push(HostSink { values: vec![f32::NAN; len] })?;
+                let handles = contributions
+                    .into_iter()
+                    .map(|Contribution { peer, samples, values }| {
+                        Ok(table.push(HostContribution { peer, samples, values })?)
+                    })
+                    .collect::<wasmtime::Result<Vec<_>>>()?;
+                let instance = self.pre.instantiate_async(&mut *store).await?;
+                let borrowed = Resource::new_borrow(sink.rep());
+                let functions = instance.skein_train_aggregation();
+                let report = functions.call_aggregate(&mut *store, &handles, faults, borrowed).await?;
+                Ok((report, store.data_mut().table.delete(sink)?.values))
+            };
+            let check =
+                |_: &mut State, (report, values): (Result<aggregation::Report, aggregation::Error>, Vec<f32>)| {
+                    let report = report.map_err(|error| self.refusal(error, present))?;
+                    if !all_finite(&values) {
+                        let first = values.iter().position(|value| !value.is_finite()).unwrap_or_default();
+                        return Err(self
+                            .loaded
+                            .bad_output(format!("value {first} of the aggregate was not written or is not finite")));
+                    }
+                    Ok(Aggregated { values, rejected: report.rejected })
+                };
+            self.loaded.invoke(slot, Input::default(), guest, check).await
+        })
     }
 
     /// What is known of the function.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use skein_engine::{ElementType, Tensor};
 use skein_kernels::norm::all_finite;
 use skein_types::Layout;
@@ -89,9 +90,15 @@ impl Runtime {
     ///
     /// # Errors
     /// [`LoadError`]: the bytes are not admitted, or are of another world.
-    pub async fn gradient_function(&self, function: Function, bytes: &[u8]) -> Result<GradientFunction, LoadError> {
-        let (loaded, pre) = Loaded::load(self, function, World::Gradient, bytes, GradientPre::new).await?;
-        Ok(GradientFunction { loaded, pre })
+    pub fn gradient_function<'a>(
+        &'a self,
+        function: Function,
+        bytes: &'a [u8],
+    ) -> BoxFuture<'a, Result<GradientFunction, LoadError>> {
+        Box::pin(async move {
+            let (loaded, pre) = Loaded::load(self, function, World::Gradient, bytes, GradientPre::new).await?;
+            Ok(GradientFunction { loaded, pre })
+        })
     }
 }
 
@@ -102,36 +109,50 @@ impl GradientFunction {
     }
 
     /// The loss and gradient of `batch`, at `parameters`.
-    pub async fn compute(&self, slot: &CallSlot, parameters: Parameters, batch: Batch) -> Call<Gradient> {
-        let layout = parameters.layout.clone();
-        let samples = batch.samples;
-        let input = Input { parameters, noise_seed: batch.noise_seed };
-        let guest = async |store: &mut Store<State>| {
-            let batch = lower(store, batch)?;
-            let instance = self.pre.instantiate_async(&mut *store).await?;
-            instance.skein_train_gradients().call_compute(store, &batch).await
-        };
-        self.loaded.invoke(slot, input, guest, |state, output| self.check(state, output, &layout, samples)).await
+    pub fn compute<'a>(
+        &'a self,
+        slot: &'a CallSlot,
+        parameters: Parameters,
+        batch: Batch,
+    ) -> BoxFuture<'a, Call<Gradient>> {
+        Box::pin(async move {
+            let layout = parameters.layout.clone();
+            let samples = batch.samples;
+            let input = Input { parameters, noise_seed: batch.noise_seed };
+            let guest = async |store: &mut Store<State>| {
+                let batch = lower(store, batch)?;
+                let instance = self.pre.instantiate_async(&mut *store).await?;
+                instance.skein_train_gradients().call_compute(store, &batch).await
+            };
+            self.loaded.invoke(slot, input, guest, |state, output| self.check(state, output, &layout, samples)).await
+        })
     }
 
     /// The loss and metrics of `batch`, at `parameters`.
-    pub async fn evaluate(&self, slot: &CallSlot, parameters: Parameters, batch: Batch) -> Call<Metrics> {
-        let samples = batch.samples;
-        let input = Input { parameters, noise_seed: batch.noise_seed };
-        let guest = async |store: &mut Store<State>| {
-            let batch = lower(store, batch)?;
-            let instance = self.pre.instantiate_async(&mut *store).await?;
-            instance.skein_train_gradients().call_evaluate(store, &batch).await
-        };
-        let check = |_: &mut State, output: Result<gradients::Metrics, gradients::Error>| {
-            let gradients::Metrics { loss, samples: counted, correct } = output.map_err(|e| self.refusal(&e))?;
-            self.check_loss(loss, counted, samples)?;
-            if correct.is_some_and(|correct| correct > counted) {
-                return Err(self.loaded.bad_output(format!("{correct:?} of {counted} samples are right")));
-            }
-            Ok(Metrics { loss, samples: counted, correct })
-        };
-        self.loaded.invoke(slot, input, guest, check).await
+    pub fn evaluate<'a>(
+        &'a self,
+        slot: &'a CallSlot,
+        parameters: Parameters,
+        batch: Batch,
+    ) -> BoxFuture<'a, Call<Metrics>> {
+        Box::pin(async move {
+            let samples = batch.samples;
+            let input = Input { parameters, noise_seed: batch.noise_seed };
+            let guest = async |store: &mut Store<State>| {
+                let batch = lower(store, batch)?;
+                let instance = self.pre.instantiate_async(&mut *store).await?;
+                instance.skein_train_gradients().call_evaluate(store, &batch).await
+            };
+            let check = |_: &mut State, output: Result<gradients::Metrics, gradients::Error>| {
+                let gradients::Metrics { loss, samples: counted, correct } = output.map_err(|e| self.refusal(&e))?;
+                self.check_loss(loss, counted, samples)?;
+                if correct.is_some_and(|correct| correct > counted) {
+                    return Err(self.loaded.bad_output(format!("{correct:?} of {counted} samples are right")));
+                }
+                Ok(Metrics { loss, samples: counted, correct })
+            };
+            self.loaded.invoke(slot, input, guest, check).await
+        })
     }
 
     /// What is known of the function.

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use futures_util::future::BoxFuture;
 use rustix::process::{Pid, Signal, kill_process};
 use skein_store::StoreError;
 use skein_types::{Busy, Status};
@@ -55,20 +56,23 @@ impl Server {
     ///
     /// # Errors
     /// No server is installed, one runs in the folder already, or it does not come up.
-    pub async fn start(dir: &Path, program: Option<&Path>, status: &Status) -> Result<Server> {
-        let socket = dir.join(SOCKET_FILE);
-        ensure!(
-            UnixStream::connect(&socket).is_err(),
-            "a server listens at `{}` already: it is left alone",
-            socket.display()
-        );
-        let program = find(program)?;
-        let mut command: tokio::process::Command = child::bound(&program, [dir.join(CONFIG_FILE).as_os_str()])?.into();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("failed to start `{}`", program.display()))?;
-        let mut server = Server { child, dir: dir.to_owned(), patience: Patience::default() };
-        server.come_up(status).await?;
-        Ok(server)
+    pub fn start<'a>(dir: &'a Path, program: Option<&'a Path>, status: &'a Status) -> BoxFuture<'a, Result<Server>> {
+        Box::pin(async move {
+            let socket = dir.join(SOCKET_FILE);
+            ensure!(
+                UnixStream::connect(&socket).is_err(),
+                "a server listens at `{}` already: it is left alone",
+                socket.display()
+            );
+            let program = find(program)?;
+            let mut command: tokio::process::Command =
+                child::bound(&program, [dir.join(CONFIG_FILE).as_os_str()])?.into();
+            command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+            let child = command.spawn().with_context(|| format!("failed to start `{}`", program.display()))?;
+            let mut server = Server { child, dir: dir.to_owned(), patience: Patience::default() };
+            server.come_up(status).await?;
+            Ok(server)
+        })
     }
 
     /// Waits until it serves. Answering is more than listening: a server that still reads its data is not up.

@@ -5,6 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use skein_store::StoreError;
 use tokio::time::Instant;
 
@@ -110,26 +111,28 @@ impl Consumer {
     ///
     /// # Errors
     /// The database can not be used, or the thread can not be started.
-    pub async fn join(options: &Options, scope: Scope, place: Place) -> Result<Consumer, StoreError> {
-        let queue = Queue::open(options, scope).await?;
-        let (name, pace) = (place.full_name(), place.pace);
-        let held = Arc::<Held>::default();
-        // A connection and a runtime of its own: whatever keeps the worker busy, the beat goes on.
-        let link = own(options, scope)?.link;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let (stop, stopped) = channel::<()>();
-        let keys = [queue.keys().tasks(), queue.keys().workers()];
-        let pulse = Pulse { link, keys, name: name.clone(), silence: pace.silence(), held: held.clone() };
-        let thread = runtime.and_then(|runtime| {
-            std::thread::Builder::new().name("skein-beat".into()).spawn(move || {
-                while stopped.recv_timeout(pace.beat) == Err(RecvTimeoutError::Timeout) {
-                    runtime.block_on(pulse.beat());
-                }
-            })
-        });
-        let address = options.url.to_string();
-        thread.map_err(|source| StoreError::Unreachable { address, source })?;
-        Ok(Consumer { queue, name, pace, held, _stop: stop })
+    pub fn join(options: &Options, scope: Scope, place: Place) -> BoxFuture<'_, Result<Consumer, StoreError>> {
+        Box::pin(async move {
+            let queue = Queue::open(options, scope).await?;
+            let (name, pace) = (place.full_name(), place.pace);
+            let held = Arc::<Held>::default();
+            // A connection and a runtime of its own: whatever keeps the worker busy, the beat goes on.
+            let link = own(options, scope)?.link;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let (stop, stopped) = channel::<()>();
+            let keys = [queue.keys().tasks(), queue.keys().workers()];
+            let pulse = Pulse { link, keys, name: name.clone(), silence: pace.silence(), held: held.clone() };
+            let thread = runtime.and_then(|runtime| {
+                std::thread::Builder::new().name("skein-beat".into()).spawn(move || {
+                    while stopped.recv_timeout(pace.beat) == Err(RecvTimeoutError::Timeout) {
+                        runtime.block_on(pulse.beat());
+                    }
+                })
+            });
+            let address = options.url.to_string();
+            thread.map_err(|source| StoreError::Unreachable { address, source })?;
+            Ok(Consumer { queue, name, pace, held, _stop: stop })
+        })
     }
 
     /// The queue itself.
@@ -142,24 +145,26 @@ impl Consumer {
     ///
     /// # Errors
     /// The database cannot be used.
-    pub async fn next(&self, count: usize, wait: Duration) -> Result<Vec<Delivery>, StoreError> {
-        let until = Instant::now() + wait;
-        loop {
-            let deliveries = match self.take(count, until).await {
-                // A database that came back empty has no group any more.
-                Err(failure) if failure.code() == Some("NOGROUP") => {
-                    self.queue.create_group().await?;
-                    Vec::new()
+    pub fn next(&self, count: usize, wait: Duration) -> BoxFuture<'_, Result<Vec<Delivery>, StoreError>> {
+        Box::pin(async move {
+            let until = Instant::now() + wait;
+            loop {
+                let deliveries = match self.take(count, until).await {
+                    // A database that came back empty has no group any more.
+                    Err(failure) if failure.code() == Some("NOGROUP") => {
+                        self.queue.create_group().await?;
+                        Vec::new()
+                    }
+                    taken => taken.map_err(|failure| self.queue.shared.failed(failure, &self.queue.keys().tasks()))?,
+                };
+                // A consumer that did not beat in time finds its own tasks among those of the silent.
+                let mut held = self.held.lock();
+                let new: Vec<_> = deliveries.into_iter().filter(|delivery| held.insert(delivery.id.clone())).collect();
+                if !new.is_empty() || Instant::now() >= until {
+                    return Ok(new);
                 }
-                taken => taken.map_err(|failure| self.queue.shared.failed(failure, &self.queue.keys().tasks()))?,
-            };
-            // A consumer that did not beat in time finds its own tasks among those of the silent.
-            let mut held = self.held.lock();
-            let new: Vec<_> = deliveries.into_iter().filter(|delivery| held.insert(delivery.id.clone())).collect();
-            if !new.is_empty() || Instant::now() >= until {
-                return Ok(new);
             }
-        }
+        })
     }
 
     /// Looks once for tasks to claim, then waits for new ones, but no longer than until it is worth to look again.

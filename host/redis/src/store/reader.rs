@@ -4,7 +4,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skein_redis_command::command::{Get, Version};
-use skein_redis_command::write;
 use skein_types::{PeerId, Values};
 
 use crate::keys::Keys;
@@ -22,7 +21,7 @@ const SEQUENCE_BITS: u32 = 20;
 
 /// What a database has of Skein's module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Module {
+pub(crate) enum ModuleVersion {
     /// The module, whose commands have this version.
     Version(u64),
     /// Nothing.
@@ -37,33 +36,32 @@ pub(crate) struct Reader {
     pub(crate) values_max: usize,
     /// Version of the module's commands, if the database has the module; found out with the first contribution, and anew
     /// when that is no longer so.
-    pub(crate) module: Mutex<Option<Module>>,
+    pub(crate) module: Mutex<Option<ModuleVersion>>,
 }
 
 impl Reader {
     /// The module of the database, whose tensors its values are then.
-    pub(crate) async fn module(&self) -> Result<Module, Failure> {
+    pub(crate) async fn module(&self) -> Result<ModuleVersion, Failure> {
         let known = *self.known();
         if let Some(known) = known {
             return Ok(known);
         }
         let found = match self.link.command(Version, 1 << 10).await {
-            Ok(version) => Module::Version(version.integer()?),
-            Err(failure) if failure.is_unknown_command() => Module::Absent,
+            Ok(version) => ModuleVersion::Version(version.integer()?),
+            Err(failure) if failure.is_unknown_command() => ModuleVersion::Absent,
             Err(failure) => return Err(failure),
         };
         *self.known() = Some(found);
         Ok(found)
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<Module>> {
+    fn known(&self) -> MutexGuard<'_, Option<ModuleVersion>> {
         self.module.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The values of the tensor at `key`.
     pub(crate) async fn tensor(&self, key: &str) -> Result<Option<Vec<f32>>, Failure> {
-        let words = write(Get { key: key.as_bytes() });
-        self.link.values(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>(), self.values_max).await
+        self.link.command_values(Get { key: key.as_bytes() }, self.values_max).await
     }
 
     /// The values in the string at `key`.
@@ -74,8 +72,8 @@ impl Reader {
     pub(crate) async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, Failure> {
         let key = self.keys.contribution(round, peer);
         let values = match self.module().await? {
-            Module::Version(_) => self.tensor(&key).await,
-            Module::Absent => self.string(&key).await,
+            ModuleVersion::Version(_) => self.tensor(&key).await,
+            ModuleVersion::Absent => self.string(&key).await,
         };
         if values.as_ref().is_err_and(|failure| failure.code() == Some("WRONGTYPE") || failure.is_unknown_command()) {
             // Its owner has started it with the module, or without: the next try asks again.

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
@@ -117,8 +118,8 @@ impl Link {
     ///
     /// # Errors
     /// The server refuses it, or is out of reach for longer than the options allow.
-    pub async fn call(&self, arguments: &[&[u8]], bytes_max: usize) -> Result<Reply, Failure> {
-        self.exchange(arguments, (REPLY, bytes_max), self.outage_max).await
+    pub fn call<'a>(&'a self, arguments: &'a [&'a [u8]], bytes_max: usize) -> BoxFuture<'a, Result<Reply, Failure>> {
+        Box::pin(self.exchange(arguments, (REPLY, bytes_max), self.outage_max))
     }
 
     /// One command of the module, and its reply.
@@ -134,8 +135,25 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::call`], and [`Failure::Size`] if there are more than `values_max`.
-    pub async fn values(&self, arguments: &[&[u8]], values_max: usize) -> Result<Option<Vec<f32>>, Failure> {
-        self.exchange(arguments, (VALUES, values_max), self.outage_max).await
+    pub fn values<'a>(
+        &'a self,
+        arguments: &'a [&'a [u8]],
+        values_max: usize,
+    ) -> BoxFuture<'a, Result<Option<Vec<f32>>, Failure>> {
+        Box::pin(self.exchange(arguments, (VALUES, values_max), self.outage_max))
+    }
+
+    /// One command of the module that returns values; none if there is no such key.
+    ///
+    /// # Errors
+    /// As [`Link::values`].
+    pub(crate) async fn command_values<'a>(
+        &self,
+        command: impl Command<&'a [u8]>,
+        values_max: usize,
+    ) -> Result<Option<Vec<f32>>, Failure> {
+        let words = write(command);
+        self.values(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>(), values_max).await
     }
 
     /// Whether the server answers within `wait`.
@@ -241,8 +259,17 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::call`].
-    #[tracing::instrument(level = "debug", name = "command", skip_all, fields(name = %name_of(command)))]
     pub async fn control<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {
+        let value = self.answer(command).await?;
+        T::from_redis_value(value).map_err(|error| Failure::from(redis::RedisError::from(error)))
+    }
+
+    fn answer<'a>(&'a self, command: &'a redis::Cmd) -> BoxFuture<'a, Result<redis::Value, Failure>> {
+        Box::pin(self.ask(command))
+    }
+
+    #[tracing::instrument(level = "debug", name = "command", skip_all, fields(name = %name_of(command)))]
+    async fn ask(&self, command: &redis::Cmd) -> Result<redis::Value, Failure> {
         let mut tries = Tries::new(self, self.outage_max);
         loop {
             let result = match self.connection().await {

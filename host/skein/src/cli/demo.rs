@@ -45,7 +45,8 @@ impl Demo {
         let mut interrupts = Interrupts::listen()?;
         let mut sink = |event: Event<'_>| output.event(event);
         let options = Options::default();
-        let summary = in_process::train(prepared.clone(), host.pool, options, &mut sink, interrupts.next()).await?;
+        let summary =
+            in_process::train(prepared.clone(), host.pool, options, &mut sink, Box::pin(interrupts.next())).await?;
         Ok(output.result(|| to_table(&summary, &prepared, None), || to_json(&summary, &prepared, None))?)
     }
 

@@ -28,7 +28,7 @@ impl HostArguments {
         let (job, bundle) = prepared;
         let mut interrupts = Interrupts::listen()?;
         let mut sink = |event: Event<'_>| output.event(event);
-        let summary = run(&config, (job.clone(), bundle), host.pool, &mut sink, interrupts.next()).await?;
+        let summary = run(&config, (job.clone(), bundle), host.pool, &mut sink, Box::pin(interrupts.next())).await?;
         let kept = kept(Some(&config.dir));
         let kept = kept.as_deref();
         Ok(output.result(|| to_table(&summary, &job, kept), || to_json(&summary, &job, kept))?)

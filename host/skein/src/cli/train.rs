@@ -136,7 +136,8 @@ impl Train {
         let options = Options { out: self.out.clone(), resume: self.resume };
         let mut interrupts = Interrupts::listen()?;
         let mut sink = |event: Event<'_>| output.event(event);
-        let summary = in_process::train(prepared.clone(), host.pool, options, &mut sink, interrupts.next()).await?;
+        let summary =
+            in_process::train(prepared.clone(), host.pool, options, &mut sink, Box::pin(interrupts.next())).await?;
         let kept = kept(self.out.as_deref());
         let kept = kept.as_deref();
         Ok(output.result(|| to_table(&summary, &prepared, kept), || to_json(&summary, &prepared, kept))?)
