@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use skein_kernels::optimizer::OPTIMIZERS;
 use skein_kernels::rules::RULES;
 
 use crate::harness::{Place, dist, shared, state_hash};
@@ -130,7 +131,13 @@ fn every_rule_and_optimizer_trains() {
         let accuracy = place.json(&["train"])["validation_accuracy"].as_f64().unwrap();
         assert!(accuracy >= 0.9, "{aggregate}: {accuracy}");
     }
-    for (optimizer, rate) in [("sgd", 0.5), ("momentum", 0.1), ("nesterov", 0.1), ("adam", 0.01), ("adamw", 0.01)] {
+    for optimizer in OPTIMIZERS.map(|kind| kind.name) {
+        let rate = match optimizer {
+            "sgd" => 0.5,
+            "momentum" | "nesterov" => 0.1,
+            "adam" | "adamw" => 0.01,
+            other => panic!("say with which learning rate `{other}` trains"),
+        };
         let place = Place::new();
         let train =
             format!("[train]\nrounds = 150\nlearning_rate = {rate}\noptimizer = {{ name = \"{optimizer}\" }}\n");

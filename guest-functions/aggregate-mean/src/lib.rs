@@ -4,21 +4,26 @@
 
 use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
 use aggregate::{Error, Guest, Report, by_window, settings};
-use skein_kernels::mean::{mean, weighted_mean};
+use skein_kernels::mean::{MEAN, WEIGHTED_MEAN};
+use skein_kernels::rule::Rule;
 
 /// The rule as a component.
 pub struct Mean;
 
 impl Guest for Mean {
-    fn aggregate(contributions: Vec<Contribution>, _faults: u32, out: &Sink) -> Result<Report, Error> {
-        match settings::get("weighted").as_deref() {
-            None | Some("false") => by_window(&contributions, out, mean),
+    fn aggregate(contributions: Vec<Contribution>, faults: u32, out: &Sink) -> Result<Report, Error> {
+        let contributions: Vec<&Contribution> = contributions.iter().collect();
+        let rule = match settings::get("weighted").as_deref() {
+            None | Some("false") => Rule::new(&MEAN, faults),
             Some("true") => {
-                let weights: Vec<f32> = contributions.iter().map(|c| c.samples() as f32).collect();
-                by_window(&contributions, out, |rows, out| weighted_mean(rows, &weights, out))
+                let weights = contributions.iter().map(|contribution| contribution.samples() as f32);
+                Rule::new(&WEIGHTED_MEAN, faults).weighted(weights.collect())
             }
-            Some(other) => Err(Error::Other(format!("setting `weighted` is `true` or `false`, not `{other}`"))),
-        }
+            Some(other) => {
+                return Err(Error::Other(format!("setting `weighted` must be `true` or `false`, got `{other}`")));
+            }
+        };
+        by_window(&contributions, out, &rule)
     }
 }
 

@@ -5,8 +5,8 @@
 //! averages those that are selected.
 
 use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
-use aggregate::{Error, Guest, Report, settings, windows};
-use skein_kernels::mean::mean;
+use aggregate::{Error, Guest, Report, by_window, settings, windows};
+use skein_kernels::mean::MEAN;
 use skein_kernels::multi_krum::{Distances, MULTI_KRUM};
 use skein_kernels::rule::Rule;
 
@@ -24,12 +24,7 @@ impl Guest for MultiKrum {
         windows(&all, |_, rows| distances.add(rows))?;
         let selected = distances.selected(&rule);
         let averaged: Vec<&Contribution> = selected.iter().map(|row| all[*row]).collect();
-        windows(&averaged, |offset, rows| {
-            let mut values = vec![0.0; rows[0].len()];
-            mean(rows, &mut values)?;
-            out.write(offset, &values);
-            Ok(())
-        })?;
+        by_window(&averaged, out, &Rule::new(&MEAN, 0))?;
         let is_rejected = |row: &usize| selected.binary_search(row).is_err();
         Ok(Report { rejected: (0..all.len()).filter(is_rejected).map(|row| all[row].peer()).collect() })
     }

@@ -2,14 +2,15 @@
 
 use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
 use aggregate::{Error, Guest, Report, by_window};
-use skein_kernels::order::trimmed_mean;
+use skein_kernels::order::TRIMMED_MEAN;
+use skein_kernels::rule::Rule;
 
 /// The rule as a component.
 pub struct TrimmedMean;
 
 impl Guest for TrimmedMean {
     fn aggregate(contributions: Vec<Contribution>, faults: u32, out: &Sink) -> Result<Report, Error> {
-        by_window(&contributions, out, |rows, out| trimmed_mean(rows, faults as usize, out))
+        by_window(&contributions.iter().collect::<Vec<_>>(), out, &Rule::new(&TRIMMED_MEAN, faults))
     }
 }
 

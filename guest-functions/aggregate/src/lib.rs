@@ -11,6 +11,7 @@ pub mod bindings {
 
 use bindings::skein::train::contributions::{Contribution, Sink};
 use skein_kernels::Error as KernelError;
+use skein_kernels::rule::Rule;
 
 pub use bindings::exports::skein::train::aggregation::{Error, Guest, Report};
 pub use bindings::skein::train::settings;
@@ -18,19 +19,14 @@ pub use bindings::skein::train::settings;
 /// Values in all rows of a window together: one megabyte, which stays in the second-level cache.
 const WINDOW_VALUES: usize = 1 << 18;
 
-/// Runs `rule` on every window: it gets the rows, in the order of the contributions, and the output to fill.
+/// Aggregates window by window by a rule that takes each coordinate by itself.
 ///
 /// # Errors
 /// What the rule refuses, in the words of the interface.
-pub fn by_window(
-    contributions: &[Contribution],
-    out: &Sink,
-    rule: impl Fn(&[&[f32]], &mut [f32]) -> Result<(), KernelError>,
-) -> Result<Report, Error> {
-    let contributions: Vec<&Contribution> = contributions.iter().collect();
-    windows(&contributions, |offset, rows| {
+pub fn by_window(contributions: &[&Contribution], out: &Sink, rule: &Rule) -> Result<Report, Error> {
+    windows(contributions, |offset, rows| {
         let mut values = vec![0.0; rows[0].len()];
-        rule(rows, &mut values)?;
+        rule.apply(rows, &mut values)?;
         out.write(offset, &values);
         Ok(())
     })?;

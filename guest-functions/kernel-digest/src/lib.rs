@@ -4,7 +4,7 @@
 //! fused multiply-add, another order of a sum, a math function of the platform) changes the digest on one side.
 
 use skein_kernels::norm::{clip_by_norm, clip_by_value, l2_norm};
-use skein_kernels::optimizer::{OPTIMIZERS, Optimizer, Step};
+use skein_kernels::optimizer::{Constant, OPTIMIZERS, Optimizer, Step};
 use skein_kernels::rule::{Rule, RuleKind};
 use skein_kernels::rules::RULES;
 
@@ -27,7 +27,8 @@ pub extern "C" fn digest() -> u64 {
         }
     }
     for kind in OPTIMIZERS {
-        let optimizer = Optimizer::new(kind).with("weight_decay", 0.01).expect("every optimizer has it");
+        let other = |optimizer: Optimizer, constant: &Constant| optimizer.with(constant.name, 0.01).expect("it fits");
+        let optimizer = kind.constants.iter().fold(Optimizer::new(kind), other);
         let mut parameters = noise(99);
         let mut slots = vec![vec![0.0; LEN]; kind.slots];
         for number in 1..=7 {

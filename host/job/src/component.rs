@@ -65,7 +65,7 @@ impl BuiltinRule {
     /// What a function does that is a built-in one to the byte, for peers of which `faults` may be Byzantine.
     ///
     /// # Errors
-    /// Settings that its rule does not take, and more peers that it needs than train together.
+    /// The settings do not fit the rule, or the rule needs more peers than train together.
     pub(crate) fn of(component: &Component, train: &manifest::Train) -> Result<Option<BuiltinRule>> {
         let builtins = manifest::function::BUILTINS;
         let Some((name, _)) = builtins.into_iter().find(|(_, builtin)| *builtin == component.bytes) else {
@@ -74,13 +74,13 @@ impl BuiltinRule {
         let kinds: Vec<_> = RULES.into_iter().filter(|kind| kind.function == name).collect();
         let Some(kind) = chosen(&kinds, component)? else { return Ok(None) };
         let mut settings = component.function.settings.iter();
-        let set = |rule: Rule, (setting, value): (&String, &String)| match setting == WEIGHTED && kinds.len() > 1 {
-            true => Ok(rule),
-            false => rule.with(setting, value),
+        let set = |rule: Rule, (setting, value): (&String, &String)| {
+            if setting == WEIGHTED && kinds.len() > 1 { Ok(rule) } else { rule.with(setting, value) }
         };
         let rule = settings.try_fold(Rule::new(kind, train.faults), set);
         let rule = rule.with_context(|| format!("function `{}` has settings that do not fit", component.name))?;
-        let (needed, peers) = (rule.rows_min(), train.peers);
+        let needed = rule.rows_min();
+        let peers = train.peers;
         ensure!(
             needed <= peers as usize,
             "function `{}` needs the contributions of {needed} peers to tolerate `train.faults = {}`, and `train.peers` \
@@ -123,14 +123,11 @@ mod tests {
     use super::*;
     use crate::manifest::{Function, Train};
 
-    fn rule(function: &str, settings: &[(&str, &str)], train: &Train) -> Result<Option<BuiltinRule>> {
-        let mut function = {
-            let function_of = Function::builtin(function).expect("it comes with the program");
-            let bytes = function_of.read().expect("it is there");
-            Component::new(function, function_of, bytes)
-        };
-        function.function.settings = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        BuiltinRule::of(&function, train)
+    fn rule(name: &str, settings: &[(&str, &str)], train: &Train) -> Result<Option<BuiltinRule>> {
+        let mut function = Function::builtin(name).expect("it comes with the program");
+        function.settings = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        let bytes = function.read().expect("it is there");
+        BuiltinRule::of(&Component::new(name, function, bytes), train)
     }
 
     #[test]
@@ -143,6 +140,10 @@ mod tests {
         assert_eq!(name("aggregate-mean", &[("weighted", "false")]).as_deref(), Some("mean"));
         assert_eq!(name("aggregate-mean", &[("weighted", "true")]).as_deref(), Some("weighted-mean"));
         assert_eq!(name("aggregate-median", &[]).as_deref(), Some("median"));
+        // Of five peers, since it needs two more than twice the faults.
+        let train = Train { peers: 5, ..Train::default() };
+        let krum = rule("aggregate-multi-krum", &[("selected", "1")], &train).expect("settings that fit");
+        assert_eq!(krum.map(|rule| rule.kernel(&[]).to_string()).as_deref(), Some("multi-krum(selected=1)"));
         assert_eq!(name("gradient-mlp", &[]), None);
     }
 
@@ -167,7 +168,23 @@ mod tests {
             refused("aggregate-median", &[("weighted", "true")], &train),
             "function `aggregate-median` has settings that do not fit: `median` takes no parameters, got `weighted`"
         );
-        let train = Train { peers: 4, faults: 2, ..train };
+        let enough = Train { peers: 5, ..Train::default() };
+        let told = "function `aggregate-multi-krum` has settings that do not fit: ";
+        for (setting, value, message) in [
+            ("neighbours", "0", "`neighbours` of `multi-krum` must be a whole number from 1 up, got `0`"),
+            ("selected", "most", "`selected` of `multi-krum` must be a whole number from 1 up, got `most`"),
+            ("neighbors", "3", "`multi-krum` has no parameter `neighbors`: it takes `neighbours`, `selected`"),
+        ] {
+            assert_eq!(refused("aggregate-multi-krum", &[(setting, value)], &enough), format!("{told}{message}"));
+        }
+        let needs = |settings: &[_], train: &Train| {
+            let message = refused("aggregate-multi-krum", settings, train);
+            message.split("contributions of ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned)
+        };
+        assert_eq!(needs(&[], &train).as_deref(), Some("5"));
+        assert_eq!(needs(&[("neighbours", "5")], &enough).as_deref(), Some("7"));
+        assert_eq!(needs(&[("selected", "7")], &enough).as_deref(), Some("8"));
+        let train = Train { faults: 2, ..train };
         assert_eq!(
             refused("aggregate-trimmed-mean", &[], &train),
             "function `aggregate-trimmed-mean` needs the contributions of 5 peers to tolerate `train.faults = 2`, and \

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use skein_protocol::deadline::Wait;
+use skein_protocol::deadline::WaitBounds;
 use skein_types::{Digest, PeerId};
 
 use crate::component::Component;
@@ -32,7 +32,7 @@ pub(crate) fn digest(
     let function = |component: &Component| json!([component.digest, component.function.settings]);
     let mut task = json!({
         "model": model,
-        "train": manifest::Train { rounds: 0, wait: Wait::default(), ..train.clone() },
+        "train": manifest::Train { rounds: 0, wait: WaitBounds::default(), ..train.clone() },
         "functions": [function(gradient), function(aggregate)],
     });
     task["shares"] = shares.values().map(of_share).collect();

@@ -181,6 +181,9 @@ pub(crate) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>)
 
 #[cfg(test)]
 mod tests {
+    use skein_graph::LOSSES;
+    use skein_kernels::optimizer::{OPTIMIZERS, Optimizer};
+
     use super::*;
 
     const MINIMAL: &str =
@@ -220,6 +223,19 @@ mod tests {
         refuses("[train]\npeers = 3\nfaults = 2\n", "`train.faults`");
         refuses("[train]\nlearning_rate = -1.0\n", "`train.learning_rate`");
         refuses("[train]\nlearning_rate = nan\n", "`train.learning_rate`");
+        refuses("[train]\nlearning_rate = 1e39\n", "`train.learning_rate`");
+        refuses("[train]\nlearning_rate = 1e-60\n", "`train.learning_rate`");
+        refuses(
+            "[train.optimizer]\nname = \"adam\"\nbeta2 = 1.0\n",
+            "`beta2` of `adam` must be a number from 0 to below 1, got `1`",
+        );
+        refuses(
+            "[train.optimizer]\nname = \"sgd\"\nweight_decay = -1\n",
+            "`weight_decay` of `sgd` must be a number from 0 up, got `-1`",
+        );
+        refuses("[train.optimizer]\nmomentum = 0.5\n", "missing field `name`");
+        refuses("[train]\noptimizer = \"sgd\"\n", "a table with the `name` of an optimizer");
+        refuses("[model]\nloss = \"hinge\"\n", "there is no loss `hinge`: choose `cross-entropy`");
         refuses("[train]\naggregate = \"agregate-median\"\n", "did you mean `aggregate-median`?");
         refuses("[train]\nwait = { min = \"2s\", max = \"1s\" }\n", "`train.wait`");
         refuses("[train]\nclip_norm = 0.0\n", "`train.clip_norm`");
@@ -227,6 +243,26 @@ mod tests {
         refuses("validation = 1.0\n", "`data.validation`");
         refuses("scale = 0.0\n", "`data.scale`");
         refuses("[train]\npeers = \"four\"\n", "invalid type");
+    }
+
+    /// A job's identity is made of this text.
+    #[test]
+    fn optimizers_and_losses_are_written_as_they_are_read() {
+        for kind in OPTIMIZERS {
+            let train = Train { optimizer: Optimizer::new(kind), ..Train::default() };
+            let text = toml::to_string(&train).expect("it can be written");
+            assert_eq!(toml::from_str::<Train>(&text).expect("it can be read"), train, "{text}");
+        }
+        for (name, loss) in LOSSES {
+            let model = Model { loss, ..Model::default() };
+            let text = toml::to_string(&model).expect("it can be written");
+            assert!(text.contains(&format!("loss = \"{name}\"")), "{text}");
+            assert_eq!(toml::from_str::<Model>(&text).expect("it can be read"), model);
+        }
+        let train = serde_json::to_value(Train::default()).expect("it can be written");
+        let momentum = serde_json::json!({ "name": "momentum", "momentum": 0.9f32, "weight_decay": 0.0 });
+        assert_eq!(train["optimizer"], momentum);
+        assert_eq!(train["wait"], serde_json::json!({ "min": "1m", "max": "10m" }));
     }
 
     #[test]

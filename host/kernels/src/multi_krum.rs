@@ -4,6 +4,10 @@
 //! `selected` rows of lowest score are averaged. Both have the paper's defaults, n − f − 2 and n − f. Of rows with equal
 //! scores the first counts as lower.
 //!
+//! An honest row has n − f − 1 honest others. With more neighbours than those its score would count liars, and with more
+//! than n − f selected rows a liar's would be averaged, so both ask for enough rows. All values of a row count, those of
+//! running statistics as well; the paper's bound is for gradients alone.
+//!
 //! Distances are sums of `f64` in lanes by coordinate, so neither windows nor threads change a bit.
 
 use crate::error::{Error, check_rows};
@@ -35,12 +39,15 @@ const LANES: usize = 4;
 const WINDOW: usize = 1 << 12;
 /// Differences that a thread computes at least: below that it costs more than it does.
 const DIFFERENCES_MIN: usize = 1 << 18;
+/// Pairs of a window that are compared before others get their turn.
+const PAIRS_MAX: usize = DIFFERENCES_MIN / WINDOW;
 
-/// 2f + 3 rows, one more than there are neighbours, and as many as are selected.
+/// n ≥ 2f + 3, as the paper asks for; with the parameters set, as many as leave them to honest rows.
 fn rows_min(rule: &Rule) -> usize {
-    let faults = (rule.faults() as usize).saturating_mul(2).saturating_add(3);
-    let neighbours = rule.set_parameter(NEIGHBOURS).map_or(0, |neighbours| neighbours.saturating_add(1));
-    faults.max(neighbours).max(rule.set_parameter(SELECTED).unwrap_or(0))
+    let faults = rule.faults() as usize;
+    let neighbours = rule.set_parameter(NEIGHBOURS).map_or(0, |neighbours| neighbours.saturating_add(faults + 1));
+    let selected = rule.set_parameter(SELECTED).map_or(0, |selected| selected.saturating_add(faults));
+    faults.saturating_mul(2).saturating_add(3).max(neighbours).max(selected)
 }
 
 /// Multi-Krum on so many threads; a `rule` of the kind [`MULTI_KRUM`] says with which parameters.
@@ -48,13 +55,15 @@ fn rows_min(rule: &Rule) -> usize {
 /// Takes (n − 1) · n / 2 differences of each coordinate.
 ///
 /// # Errors
-/// Fewer than `2 * faults + 3` rows or than the parameters need, rows of different lengths, or a value that is not finite.
+/// Fewer than `2 * faults + 3` rows or than the parameters ask for, rows of different lengths, or a value that is not finite.
 pub fn multi_krum(rule: &Rule, threads: usize, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
     check_rows(rows, rows_min(rule), out)?;
     let mut distances = Distances::new(rows.len());
     distances.add_on(threads, rows)?;
     // A row that is not finite has no finite distance to any other, so the distances tell without another pass.
-    if let Some(row) = rows.iter().position(|row| distances.are_not_finite() && !all_finite(row)) {
+    if distances.are_not_finite()
+        && let Some(row) = rows.iter().position(|row| !all_finite(row))
+    {
         return Err(Error::NonFinite { row });
     }
     let selected: Vec<&[f32]> = distances.selected(rule).into_iter().map(|row| rows[row]).collect();
@@ -91,22 +100,25 @@ impl Distances {
     /// As [`Distances::add`] without a look at the values, on so many threads; each computes the distances of some pairs.
     fn add_on(&mut self, threads: usize, rows: &[&[f32]]) -> Result<(), Error> {
         assert_eq!(rows.len(), self.rows, "rows that are compared");
-        let (len, lane) = (rows.first().map_or(0, |row| row.len()), self.lane);
+        let len = rows.first().map_or(0, |row| row.len());
+        let lane = self.lane;
         self.lane = (lane + len) % LANES;
-        let pairs: Vec<(usize, usize)> = (0..self.rows).flat_map(|a| (a + 1..self.rows).map(move |b| (a, b))).collect();
-        let part = pairs.len().div_ceil(threads.max(1)).max(DIFFERENCES_MIN.div_ceil(len.max(1)));
-        let parts = self.pairs.chunks_mut(part).zip(pairs.chunks(part)).map(|(sums, pairs)| {
+        let part = self.pairs.len().div_ceil(threads.max(1)).max(DIFFERENCES_MIN.div_ceil(len.max(1)));
+        let parts = self.pairs.chunks_mut(part).enumerate().map(|(index, sums)| {
             move || {
-                // The first window ends where a lane begins, and so do all others.
-                let mut window = 0..((LANES - lane) % LANES).min(len);
-                while window.start < len {
-                    // Whoever waits for the processor waits no longer than for a window.
-                    std::thread::yield_now();
-                    for (sum, (a, b)) in sums.iter_mut().zip(pairs) {
-                        let first = if window.start == 0 { lane } else { 0 };
-                        add_squares(sum, first, &rows[*a][window.clone()], &rows[*b][window.clone()]);
+                let mut start = 0;
+                while start < len {
+                    // If the values before ended within the lanes, the first window fills these up.
+                    let first = if start == 0 { lane } else { 0 };
+                    let width = if first > 0 { LANES - first } else { WINDOW };
+                    let window = start..len.min(start + width);
+                    for (number, (sum, (a, b))) in sums.iter_mut().zip(pairs(rows.len(), index * part)).enumerate() {
+                        if number % PAIRS_MAX == 0 {
+                            std::thread::yield_now();
+                        }
+                        add_squares(sum, first, &rows[a][window.clone()], &rows[b][window.clone()]);
                     }
-                    window = window.end..len.min(window.end + WINDOW);
+                    start = window.end;
                 }
                 Ok(())
             }
@@ -120,7 +132,8 @@ impl Distances {
 
     /// The rows that `rule` selects, in their order; there are at least as many as it needs.
     pub fn selected(&self, rule: &Rule) -> Vec<usize> {
-        let (neighbours, count) = (rule.parameter(NEIGHBOURS, self.rows), rule.parameter(SELECTED, self.rows));
+        let neighbours = rule.parameter(NEIGHBOURS, self.rows);
+        let count = rule.parameter(SELECTED, self.rows);
         let scores: Vec<f64> = (0..self.rows).map(|row| self.score(row, neighbours)).collect();
         let mut rows: Vec<usize> = (0..self.rows).collect();
         // A stable sort: of equal scores the first row is first.
@@ -146,6 +159,17 @@ impl Distances {
     }
 }
 
+/// All pairs `a < b` of so many rows in their order, from number `start` on.
+fn pairs(rows: usize, start: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut a = 0;
+    let mut b = start + 1;
+    while a < rows && b >= rows {
+        a += 1;
+        b = b - rows + a + 1;
+    }
+    std::iter::successors(Some((a, b)), move |(a, b)| Some(if b + 1 < rows { (*a, b + 1) } else { (a + 1, a + 2) }))
+}
+
 /// Adds the squares of the differences to the lanes, from lane `first` on.
 fn add_squares(lanes: &mut [f64; LANES], first: usize, a: &[f32], b: &[f32]) {
     let square = |a: f32, b: f32| {
@@ -158,7 +182,8 @@ fn add_squares(lanes: &mut [f64; LANES], first: usize, a: &[f32], b: &[f32]) {
         }
         return;
     }
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
     for (a, b) in a.iter().zip(b) {
         for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
             *lane += square(*a, *b);
@@ -205,11 +230,12 @@ mod tests {
         ) {
             let values: Vec<Vec<f32>> = values.iter().map(|row| row.iter().map(|value| f32::from(*value)).collect()).collect();
             let rows: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
-            let (n, f) = (rows.len(), faults as usize);
+            let n = rows.len();
+            let f = faults as usize;
             for (parameters, neighbours, selected) in [
                 (vec![], n - f - 2, n - f),
                 (vec![("selected", 1)], n - f - 2, 1),
-                (vec![("neighbours", n - 1), ("selected", n)], n - 1, n),
+                (vec![("neighbours", n - f - 1), ("selected", n - f)], n - f - 1, n - f),
             ] {
                 let (mut actual, mut expected) = ([0.0; 7], [0.0; 7]);
                 rule(faults, &parameters).apply(&rows, &mut actual).expect("enough rows");
@@ -252,6 +278,37 @@ mod tests {
             rule(2, &[]).apply(&rows, &mut out).expect("enough rows");
             prop_assert!(out.iter().all(|value| value.abs() <= 1.0), "{out:?}");
         }
+    }
+
+    #[test]
+    fn pairs_are_found_from_any_number_on() {
+        for rows in 2..9 {
+            let all: Vec<_> = (0..rows).flat_map(|a| (a + 1..rows).map(move |b| (a, b))).collect();
+            for start in 0..all.len() {
+                let rest: Vec<_> = pairs(rows, start).take(all.len() - start).collect();
+                assert_eq!(rest, all[start..]);
+            }
+        }
+    }
+
+    /// With as many rows selected as there usually are, the round in which one is late would average the liar's.
+    #[test]
+    fn parameters_never_leave_room_for_a_liar() {
+        let mut out = [0.0];
+        let liar: &[f32] = &[1e30];
+        let mut rows = vec![&[0.0][..], &[1.0], &[2.0], &[3.0], liar];
+        let late = rule(1, &[("selected", 5)]).apply(&rows, &mut out);
+        assert_eq!(late, Err(Error::TooFew { needed: 6, present: 5 }));
+        rows.push(&[4.0]);
+        rule(1, &[("selected", 5)]).apply(&rows, &mut out).expect("enough rows");
+        assert_eq!(out, [2.0]);
+        // Two liars on one line: with all others as neighbours, the nearer one would have the lowest score of all.
+        let mut rows = vec![&[0.0][..]; 7];
+        rows.extend([&[7000.0][..], &[1000.0]]);
+        let all = rule(2, &[("neighbours", 8)]).apply(&rows, &mut out);
+        assert_eq!(all, Err(Error::TooFew { needed: 11, present: 9 }));
+        rule(2, &[("neighbours", 6)]).apply(&rows, &mut out).expect("enough rows");
+        assert_eq!(out, [0.0]);
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub struct Constant {
     pub name: &'static str,
     /// What it does, in a sentence.
     pub about: &'static str,
-    /// Its value if it is not set: PyTorch's.
+    /// Its value if it is not set: PyTorch's, but for the decay of the velocity, which is 0 there.
     pub default: f32,
     /// From the least value to the first that is too large.
     pub range: Range<f32>,
@@ -108,8 +108,15 @@ impl Constant {
     }
 }
 
-/// Moves parameters against a gradient and updates the slots, which are as many as the optimizer has and of one length.
-type StepFunction = fn(&[f32; CONSTANTS_MAX], Step, gradient: &[f32], parameters: &mut [f32], slots: &mut [&mut [f32]]);
+/// Moves parameters against a gradient and updates the slots.
+type StepFunction = fn(&[f32; CONSTANTS_MAX], Step, Vectors<'_, '_>);
+
+/// What a step works on: vectors of one length, and as many slots as the optimizer has.
+struct Vectors<'a, 's> {
+    gradient: &'a [f32],
+    parameters: &'a mut [f32],
+    slots: &'a mut [&'s mut [f32]],
+}
 
 /// An optimizer with its constants.
 ///
@@ -140,7 +147,7 @@ pub struct Step {
 /// The optimizer of that name.
 ///
 /// # Errors
-/// There is none.
+/// There is no optimizer of that name.
 pub fn named(name: &str) -> Result<&'static OptimizerKind, TextError> {
     let found = OPTIMIZERS.into_iter().find(|kind| kind.name == name);
     found.ok_or_else(|| text::unknown("optimizer", name, OPTIMIZERS.into_iter().map(|kind| kind.name)))
@@ -190,7 +197,7 @@ impl Optimizer {
         assert_eq!(slots.len(), self.kind.slots, "slots of the optimizer");
         assert!(slots.iter().all(|slot| slot.len() == parameters.len()), "length of the slots");
         assert_eq!(gradient.len(), parameters.len(), "length of the gradient");
-        (self.kind.step)(&self.constants, step, gradient, parameters, &mut slots);
+        (self.kind.step)(&self.constants, step, Vectors { gradient, parameters, slots: &mut slots });
     }
 }
 
@@ -214,28 +221,26 @@ impl FromStr for Optimizer {
     fn from_str(text: &str) -> Result<Optimizer, TextError> {
         let (name, list) = text::split(text)?;
         let optimizer = Optimizer::new(named(name)?);
-        text::pairs(list).try_fold(optimizer, |optimizer, (constant, value)| {
+        let names: Vec<&str> = optimizer.constants().map(|(name, _)| name).collect();
+        let given = names.iter().zip(text::values(name, &names, list)?);
+        let mut set = given.filter_map(|(constant, value)| Some((constant, value?)));
+        set.try_fold(optimizer, |optimizer, (constant, value)| {
             let number = value.parse().map_err(|_| text::unfit(name, constant, "a number", value))?;
             optimizer.with(constant, number)
         })
     }
 }
 
-fn sgd(constants: &[f32; CONSTANTS_MAX], step: Step, gradient: &[f32], parameters: &mut [f32], _: &mut [&mut [f32]]) {
+fn sgd(constants: &[f32; CONSTANTS_MAX], step: Step, vectors: Vectors<'_, '_>) {
     let [weight_decay, ..] = *constants;
-    for (p, g) in parameters.iter_mut().zip(gradient) {
+    for (p, g) in vectors.parameters.iter_mut().zip(vectors.gradient) {
         *p -= step.learning_rate * (g + weight_decay * *p);
     }
 }
 
-fn momentum(
-    constants: &[f32; CONSTANTS_MAX],
-    step: Step,
-    gradient: &[f32],
-    parameters: &mut [f32],
-    slots: &mut [&mut [f32]],
-) {
+fn momentum(constants: &[f32; CONSTANTS_MAX], step: Step, vectors: Vectors<'_, '_>) {
     let [momentum, weight_decay, ..] = *constants;
+    let Vectors { gradient, parameters, slots } = vectors;
     for ((p, g), v) in parameters.iter_mut().zip(gradient).zip(&mut *slots[0]) {
         let g = g + weight_decay * *p;
         *v = momentum * *v + g;
@@ -243,14 +248,9 @@ fn momentum(
     }
 }
 
-fn nesterov(
-    constants: &[f32; CONSTANTS_MAX],
-    step: Step,
-    gradient: &[f32],
-    parameters: &mut [f32],
-    slots: &mut [&mut [f32]],
-) {
+fn nesterov(constants: &[f32; CONSTANTS_MAX], step: Step, vectors: Vectors<'_, '_>) {
     let [momentum, weight_decay, ..] = *constants;
+    let Vectors { gradient, parameters, slots } = vectors;
     for ((p, g), v) in parameters.iter_mut().zip(gradient).zip(&mut *slots[0]) {
         let g = g + weight_decay * *p;
         *v = momentum * *v + g;
@@ -258,27 +258,15 @@ fn nesterov(
     }
 }
 
-fn adam(
-    constants: &[f32; CONSTANTS_MAX],
-    step: Step,
-    gradient: &[f32],
-    parameters: &mut [f32],
-    slots: &mut [&mut [f32]],
-) {
-    let [.., weight_decay] = *constants;
-    moments(constants, step, Decay { gradient: weight_decay, parameters: 1.0 }, gradient, parameters, slots);
+fn adam(constants: &[f32; CONSTANTS_MAX], step: Step, vectors: Vectors<'_, '_>) {
+    let [_, _, _, weight_decay] = *constants;
+    moments(constants, step, Decay { gradient: weight_decay, parameters: 1.0 }, vectors);
 }
 
-fn adamw(
-    constants: &[f32; CONSTANTS_MAX],
-    step: Step,
-    gradient: &[f32],
-    parameters: &mut [f32],
-    slots: &mut [&mut [f32]],
-) {
-    let [.., weight_decay] = *constants;
+fn adamw(constants: &[f32; CONSTANTS_MAX], step: Step, vectors: Vectors<'_, '_>) {
+    let [_, _, _, weight_decay] = *constants;
     let decay = Decay { gradient: 0.0, parameters: 1.0 - step.learning_rate * weight_decay };
-    moments(constants, step, decay, gradient, parameters, slots);
+    moments(constants, step, decay, vectors);
 }
 
 /// Where weight decay acts: added to the gradient, or as a factor on the parameters.
@@ -288,14 +276,9 @@ struct Decay {
 }
 
 /// What [`ADAM`] and [`ADAMW`] do alike.
-fn moments(
-    &[beta1, beta2, epsilon, _]: &[f32; CONSTANTS_MAX],
-    step: Step,
-    decay: Decay,
-    gradient: &[f32],
-    parameters: &mut [f32],
-    slots: &mut [&mut [f32]],
-) {
+fn moments(constants: &[f32; CONSTANTS_MAX], step: Step, decay: Decay, vectors: Vectors<'_, '_>) {
+    let [beta1, beta2, epsilon, _] = *constants;
+    let Vectors { gradient, parameters, slots } = vectors;
     let [mean, square] = slots else { unreachable!("the number of slots was checked") };
     let bias1 = 1.0 - power(f64::from(beta1), step.number);
     let bias2 = 1.0 - power(f64::from(beta2), step.number);
@@ -402,6 +385,9 @@ mod tests {
             ("sgd(weight_decay=-1)", "`weight_decay` of `sgd` must be a number from 0 up, got `-1`"),
             ("sgd(weight_decay=inf)", "`weight_decay` of `sgd` must be a number from 0 up, got `inf`"),
             ("sgd(weight_decay=much)", "`weight_decay` of `sgd` must be a number, got `much`"),
+            ("sgd(lion=much)", "`sgd` has no parameter `lion`: it takes `weight_decay`"),
+            ("sgd(a\0b=x)", "`sgd` has no parameter `a\\0b`: it takes `weight_decay`"),
+            ("sgd(weight_decay=1,weight_decay=1)", "`weight_decay` of `sgd` is given twice"),
             ("adam(beta2=1)", "`beta2` of `adam` must be a number from 0 to below 1, got `1`"),
             ("momentum(momentum=NaN)", "`momentum` of `momentum` must be a number from 0 to below 1, got `NaN`"),
         ] {

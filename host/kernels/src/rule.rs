@@ -131,6 +131,15 @@ impl Rule {
         (self.kind.rows_min)(self)
     }
 
+    /// Values that it goes through for so many rows of `len` values each, by which its time is estimated.
+    pub fn values(&self, rows: usize, len: usize) -> usize {
+        match self.kind.aggregate {
+            Aggregate::Coordinates(_) => rows.saturating_mul(len),
+            // Every pair of rows is compared, and there is something to do for each pair of the shortest rows.
+            Aggregate::Vectors(_) => (rows * rows.saturating_sub(1) / 2).saturating_mul(len.saturating_add(1)),
+        }
+    }
+
     /// Aggregates `rows`, or the same window of each of them if the rule works by [`Aggregate::Coordinates`].
     ///
     /// # Errors

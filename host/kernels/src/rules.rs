@@ -14,7 +14,7 @@ pub static RULES: [&RuleKind; 5] = [&MEAN, &WEIGHTED_MEAN, &MEDIAN, &TRIMMED_MEA
 /// The rule of that name.
 ///
 /// # Errors
-/// There is none.
+/// There is no rule of that name.
 pub fn named(name: &str) -> Result<&'static RuleKind, TextError> {
     let found = RULES.into_iter().find(|kind| kind.name == name);
     found.ok_or_else(|| text::unknown("rule", name, RULES.into_iter().map(|kind| kind.name)))
@@ -26,8 +26,11 @@ pub fn named(name: &str) -> Result<&'static RuleKind, TextError> {
 /// There is no such rule, it has no such parameters, or a value does not fit.
 pub fn parse(text: &str, faults: u32) -> Result<Rule, TextError> {
     let (name, list) = text::split(text)?;
-    let rule = Rule::new(named(name)?, faults);
-    text::pairs(list).try_fold(rule, |rule, (parameter, value)| rule.with(parameter, value))
+    let kind = named(name)?;
+    let names: Vec<&str> = kind.parameters.iter().map(|parameter| parameter.name).collect();
+    let given = names.iter().zip(text::values(name, &names, list)?);
+    let mut set = given.filter_map(|(parameter, value)| Some((parameter, value?)));
+    set.try_fold(Rule::new(kind, faults), |rule, (parameter, value)| rule.with(parameter, value))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub(crate) fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'
 
 /// The value of a parameter does not fit.
 pub(crate) fn unfit(owner: &str, parameter: &str, takes: impl fmt::Display, value: &str) -> TextError {
-    TextError(format!("`{parameter}` of `{owner}` must be {takes}, got {}", quoted(value)))
+    TextError(format!("{} of `{owner}` must be {takes}, got {}", quoted(parameter), quoted(value)))
 }
 
 /// The name in a text form, and what stands in its parentheses.
@@ -71,10 +71,24 @@ pub(crate) fn write<V: fmt::Display>(
     f.write_str(if is_first { "" } else { ")" })
 }
 
-/// Names and values in a list such as `a=1,b=2`; the value of what has no `=` is empty.
-pub(crate) fn pairs(list: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = list.into_iter().flat_map(|list| list.split(','));
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+/// Values in a list such as `a=1,b=2`, in the order of `names`; the value of what has no `=` is empty.
+///
+/// # Errors
+/// A parameter that `owner` does not have, or that is given twice: so the list is no longer than the table.
+pub(crate) fn values<'t>(
+    owner: &str,
+    names: &[&str],
+    list: Option<&'t str>,
+) -> Result<Vec<Option<&'t str>>, TextError> {
+    let mut values = vec![None; names.len()];
+    for pair in list.into_iter().flat_map(|list| list.split(',')) {
+        let (parameter, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let place = &mut values[position(owner, names, parameter)?];
+        if place.replace(value).is_some() {
+            return Err(TextError(format!("`{parameter}` of `{owner}` is given twice")));
+        }
+    }
+    Ok(values)
 }
 
 /// Where a parameter of `owner` stands among `names`.
@@ -98,13 +112,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_form_has_a_name_and_pairs() {
-        let read = |text| split(text).map(|(name, list)| (name, pairs(list).collect::<Vec<_>>()));
-        assert_eq!(read("x"), Ok(("x", vec![])));
-        assert_eq!(read("x(b=2,a)"), Ok(("x", vec![("b", "2"), ("a", "")])));
-        assert_eq!(read("x()"), Ok(("x", vec![("", "")])));
-        let error = read("x(a=1").expect_err("it is not closed").to_string();
-        assert_eq!(error, "`x(a=1` must end with the `)` that closes its parameters");
+    fn values_stand_in_the_order_of_the_names() {
+        let read = |text| split(text).and_then(|(name, list)| values(name, &["a", "b"], list));
+        assert_eq!(read("x"), Ok(vec![None, None]));
+        assert_eq!(read("x(b=2,a)"), Ok(vec![Some(""), Some("2")]));
+        for (text, message) in [
+            ("x(a=1", "`x(a=1` must end with the `)` that closes its parameters"),
+            ("x()", "`x` has no parameter ``: it takes `a`, `b`"),
+            ("x(a=1,)", "`x` has no parameter ``: it takes `a`, `b`"),
+            ("x(a=1,a=1)", "`a` of `x` is given twice"),
+        ] {
+            assert_eq!(read(text).expect_err("it is refused").to_string(), message);
+        }
     }
 
     #[test]

@@ -172,8 +172,11 @@ fn windows<'a>(vectors: &[&'a [f32]], range: &Range<usize>) -> Vec<&'a [f32]> {
 mod tests {
     use super::*;
     use crate::mean::{MEAN, WEIGHTED_MEAN};
+    use crate::multi_krum::MULTI_KRUM;
     use crate::optimizer::SGD;
     use crate::order::{MEDIAN, TRIMMED_MEAN};
+    use crate::rule::RuleParameter;
+    use crate::rules::RULES;
     use proptest::prelude::*;
 
     /// Window by window gives the bits of one operation after the other.
@@ -220,6 +223,7 @@ mod tests {
             let change = Change { trained, clip_norm, clip_value: Some(3.0), optimizer, step };
             check(change, &Rule::new(&MEAN, 0), &rows);
             check(change, &Rule::new(&TRIMMED_MEAN, 1), &rows);
+            check(change, &Rule::new(&MULTI_KRUM, 0), &rows);
         }
         let mut damaged = rows[1].to_vec();
         damaged[299_999] = f32::NAN;
@@ -245,9 +249,12 @@ mod tests {
             let optimizer = if adam { "adam(weight_decay=0.1)" } else { "nesterov(weight_decay=0.1)" };
             let optimizer = optimizer.parse().expect("an optimizer");
             let change = Change { trained, clip_norm, clip_value, optimizer, step: Step { number: 3, learning_rate: 0.1 } };
-            let weights = vec![1.0, 2.0, 3.0, 0.5, 0.25];
-            for rule in [Rule::new(&MEAN, 0), Rule::new(&WEIGHTED_MEAN, 0).weighted(weights), Rule::new(&MEDIAN, faults), Rule::new(&TRIMMED_MEAN, faults)] {
+            for kind in RULES {
+                let rule = Rule::new(kind, faults);
+                let rule = if kind.takes_weights { rule.weighted(vec![1.0, 2.0, 3.0, 0.5, 0.25]) } else { rule };
                 check(change, &rule, &rows);
+                let set = |rule: Rule, parameter: &RuleParameter| rule.with(parameter.name, "2").expect("it fits");
+                check(change, &kind.parameters.iter().fold(rule, set), &rows);
             }
         }
     }

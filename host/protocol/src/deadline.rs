@@ -16,7 +16,7 @@ const DEVIATIONS: u32 = 6;
 /// Bounds of a wait that is learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Wait {
+pub struct WaitBounds {
     /// Never wait shorter.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -27,22 +27,22 @@ pub struct Wait {
     pub max: Duration,
 }
 
-impl Default for Wait {
-    fn default() -> Wait {
-        Wait { min: Duration::from_secs(60), max: Duration::from_secs(600) }
+impl Default for WaitBounds {
+    fn default() -> WaitBounds {
+        WaitBounds { min: Duration::from_secs(60), max: Duration::from_secs(600) }
     }
 }
 
 /// Learns how long the slowest peer usually takes.
 #[derive(Debug, Clone)]
 pub struct Deadline {
-    wait: Wait,
+    wait: WaitBounds,
     arrivals: VecDeque<Duration>,
 }
 
 impl Deadline {
     /// Knows nothing yet, so it waits as long as the bounds allow.
-    pub fn new(wait: Wait) -> Deadline {
+    pub fn new(wait: WaitBounds) -> Deadline {
         assert!(wait.min <= wait.max, "the bounds are in order");
         Deadline { wait, arrivals: VecDeque::with_capacity(ROUNDS) }
     }
@@ -79,21 +79,21 @@ fn median(values: impl Iterator<Item = Duration>) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    const OPTIONS: Wait = Wait { min: Duration::from_millis(100), max: Duration::from_secs(10) };
+    const BOUNDS: WaitBounds = WaitBounds { min: Duration::from_millis(100), max: Duration::from_secs(10) };
 
     fn after(arrivals_ms: &[u64]) -> Duration {
-        let mut deadline = Deadline::new(OPTIONS);
+        let mut deadline = Deadline::new(BOUNDS);
         arrivals_ms.iter().for_each(|ms| deadline.observe(Duration::from_millis(*ms)));
         deadline.wait()
     }
 
     #[test]
     fn the_wait_follows_what_was_seen() {
-        assert_eq!(after(&[]), OPTIONS.max, "nothing is known");
-        assert_eq!(after(&[1; 20]), OPTIONS.min);
+        assert_eq!(after(&[]), BOUNDS.max, "nothing is known");
+        assert_eq!(after(&[1; 20]), BOUNDS.min);
         assert_eq!(after(&[300; 20]), Duration::from_millis(600));
         assert_eq!(after(&[300, 300, 9000, 300, 300]), Duration::from_millis(600), "one slow round does not count");
         assert_eq!(after(&[200, 300, 400, 300, 200]), Duration::from_millis(1200), "but spread does");
-        assert_eq!(after(&[60_000; 20]), OPTIONS.max);
+        assert_eq!(after(&[60_000; 20]), BOUNDS.max);
     }
 }

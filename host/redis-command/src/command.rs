@@ -8,7 +8,7 @@ use skein_kernels::rule::Rule;
 use skein_kernels::update::Change;
 
 use crate::form::Form;
-use crate::{Command, DIMENSIONS_MAX, KEYS_MAX, Syntax};
+use crate::{Command, DIMENSIONS_MAX, KEYS_MAX, SyntaxError};
 
 /// A word that stands before the rows of [`Apply`]; by it an access list finds their keys.
 pub const ROWS: &CStr = c"ROWS";
@@ -20,7 +20,7 @@ pub struct Version;
 impl<A> Command<A> for Version {
     const NAME: &'static CStr = c"SKEIN.VERSION";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, _form: &mut F) -> Result<(), Syntax> {
+    fn arguments<F: Form<Argument = A>>(&mut self, _form: &mut F) -> Result<(), SyntaxError> {
         Ok(())
     }
 }
@@ -28,7 +28,7 @@ impl<A> Command<A> for Version {
 /// `SKEIN.SET key version blob [dimension ...]`: stores a tensor.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Set<A> {
-    /// Where.
+    /// The key to write to.
     pub key: A,
     /// The tensor's version.
     pub version: u64,
@@ -41,10 +41,10 @@ pub struct Set<A> {
 impl<A: Default> Command<A> for Set<A> {
     const NAME: &'static CStr = c"SKEIN.SET";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("key", &mut self.key)?;
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("key", &mut self.key)?;
         form.value("version", &mut self.version)?;
-        form.argument("blob", &mut self.blob)?;
+        form.blob("blob", &mut self.blob)?;
         form.all_values("dimension", DIMENSIONS_MAX, &mut self.shape)
     }
 }
@@ -52,7 +52,7 @@ impl<A: Default> Command<A> for Set<A> {
 /// `SKEIN.SETRANGE key start blob`: replaces some values of a tensor.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SetRange<A> {
-    /// Where the tensor is.
+    /// The tensor's key.
     pub key: A,
     /// The first value to replace.
     pub start: usize,
@@ -63,32 +63,32 @@ pub struct SetRange<A> {
 impl<A: Default> Command<A> for SetRange<A> {
     const NAME: &'static CStr = c"SKEIN.SETRANGE";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("key", &mut self.key)?;
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("key", &mut self.key)?;
         form.value("start", &mut self.start)?;
-        form.argument("blob", &mut self.blob)
+        form.blob("blob", &mut self.blob)
     }
 }
 
 /// `SKEIN.GET key`: a tensor's values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Get<A> {
-    /// Where the tensor is.
+    /// The tensor's key.
     pub key: A,
 }
 
 impl<A: Default> Command<A> for Get<A> {
     const NAME: &'static CStr = c"SKEIN.GET";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("key", &mut self.key)
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("key", &mut self.key)
     }
 }
 
 /// `SKEIN.GETRANGE key start count`: some of a tensor's values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GetRange<A> {
-    /// Where the tensor is.
+    /// The tensor's key.
     pub key: A,
     /// The first value.
     pub start: usize,
@@ -99,8 +99,8 @@ pub struct GetRange<A> {
 impl<A: Default> Command<A> for GetRange<A> {
     const NAME: &'static CStr = c"SKEIN.GETRANGE";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("key", &mut self.key)?;
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("key", &mut self.key)?;
         form.value("start", &mut self.start)?;
         form.value("count", &mut self.count)
     }
@@ -109,29 +109,29 @@ impl<A: Default> Command<A> for GetRange<A> {
 /// `SKEIN.META key`: a tensor's version, length and shape.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Meta<A> {
-    /// Where the tensor is.
+    /// The tensor's key.
     pub key: A,
 }
 
 impl<A: Default> Command<A> for Meta<A> {
     const NAME: &'static CStr = c"SKEIN.META";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("key", &mut self.key)
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("key", &mut self.key)
     }
 }
 
 /// `SKEIN.STAT key [key ...]`: version, length, hash and finiteness of tensors.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stat<A> {
-    /// Where the tensors are.
+    /// The tensors' keys.
     pub keys: Vec<A>,
 }
 
 impl<A: Default> Command<A> for Stat<A> {
     const NAME: &'static CStr = c"SKEIN.STAT";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
         form.all_keys("key", &mut self.keys)
     }
 }
@@ -139,15 +139,15 @@ impl<A: Default> Command<A> for Stat<A> {
 /// `SKEIN.NORM key`: a tensor's Euclidean norm.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Norm<A> {
-    /// Where the tensor is.
+    /// The tensor's key.
     pub key: A,
 }
 
 impl<A: Default> Command<A> for Norm<A> {
     const NAME: &'static CStr = c"SKEIN.NORM";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("key", &mut self.key)
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("key", &mut self.key)
     }
 }
 
@@ -175,15 +175,15 @@ pub struct Accumulate<A> {
 impl<A: Default> Command<A> for Accumulate<A> {
     const NAME: &'static CStr = c"SKEIN.ACC";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("sum", &mut self.sum)?;
-        form.argument("parameters", &mut self.parameters)?;
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("sum", &mut self.sum)?;
+        form.key("parameters", &mut self.parameters)?;
         form.value("round", &mut self.round)?;
         form.value("leaf", &mut self.leaf)?;
         form.value("leaves", &mut self.leaves)?;
         form.value("samples", &mut self.samples)?;
         form.value("loss", &mut self.loss)?;
-        form.argument("blob", &mut self.blob)
+        form.blob("blob", &mut self.blob)
     }
 }
 
@@ -201,9 +201,9 @@ pub struct Average<A> {
 impl<A: Default> Command<A> for Average<A> {
     const NAME: &'static CStr = c"SKEIN.AVERAGE";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("destination", &mut self.destination)?;
-        form.argument("sum", &mut self.sum)?;
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("destination", &mut self.destination)?;
+        form.key("sum", &mut self.sum)?;
         form.value("round", &mut self.round)
     }
 }
@@ -220,9 +220,9 @@ pub struct RestoreSum<A> {
 impl<A: Default> Command<A> for RestoreSum<A> {
     const NAME: &'static CStr = c"SKEIN.RESTORESUM";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("sum", &mut self.sum)?;
-        form.argument("payload", &mut self.payload)
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("sum", &mut self.sum)?;
+        form.blob("payload", &mut self.payload)
     }
 }
 
@@ -235,7 +235,7 @@ pub struct Aggregate<A> {
     pub version: u64,
     /// The rule.
     pub rule: Rule,
-    /// Where the tensors are.
+    /// The tensors' keys.
     pub keys: Vec<A>,
 }
 
@@ -248,8 +248,8 @@ impl<A: Default> Default for Aggregate<A> {
 impl<A: Default> Command<A> for Aggregate<A> {
     const NAME: &'static CStr = c"SKEIN.AGG";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("destination", &mut self.destination)?;
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.key("destination", &mut self.destination)?;
         form.value("version", &mut self.version)?;
         let mut weights = self.rule.weights().to_vec();
         rule(form, &mut self.rule)?;
@@ -292,7 +292,7 @@ impl<A: Default> Default for Apply<A> {
 impl<A: Default> Command<A> for Apply<A> {
     const NAME: &'static CStr = c"SKEIN.APPLY";
 
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax> {
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
         form.keys("numstate", "state key", &mut self.state)?;
         form.word("ROWS")?;
         form.keys("numrows", "row", &mut self.rows)?;
@@ -300,7 +300,7 @@ impl<A: Default> Command<A> for Apply<A> {
         let mut weights = self.rule.weights().to_vec();
         rule(form, &mut self.rule)?;
         form.word("WEIGHTS")?;
-        form.values("weight", &mut weights)?;
+        form.values("number of weights", "weight", &mut weights)?;
         self.rule = self.rule.clone().weighted(weights);
         let Change { trained, clip_norm, clip_value, optimizer, step } = &mut self.change;
         form.word("TRAINED")?;
@@ -318,7 +318,7 @@ impl<A: Default> Command<A> for Apply<A> {
 }
 
 /// A rule and how many Byzantine peers it tolerates; its weights stand elsewhere.
-fn rule<F: Form>(form: &mut F, rule: &mut Rule) -> Result<(), Syntax> {
+fn rule<F: Form>(form: &mut F, rule: &mut Rule) -> Result<(), SyntaxError> {
     let mut faults = rule.faults();
     form.value("rule", rule)?;
     form.value("faults", &mut faults)?;

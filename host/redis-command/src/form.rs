@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::KEYS_MAX;
-use crate::syntax::Syntax;
+use crate::syntax::SyntaxError;
 use crate::value::Value;
 
 /// One pass through the arguments of a command, which fills in what it reads or writes what is there.
@@ -14,14 +14,22 @@ pub trait Form {
     /// What becomes of a key or a blob.
     type Argument: Default;
 
-    /// A key or a blob.
-    fn argument(&mut self, name: &'static str, argument: &mut Self::Argument) -> Result<(), Syntax>;
+    /// A key.
+    fn key(&mut self, name: &'static str, key: &mut Self::Argument) -> Result<(), SyntaxError>;
+
+    /// Bytes that are no key.
+    fn blob(&mut self, name: &'static str, blob: &mut Self::Argument) -> Result<(), SyntaxError>;
 
     /// Keys behind their number.
-    fn keys(&mut self, count: &'static str, name: &'static str, keys: &mut Vec<Self::Argument>) -> Result<(), Syntax>;
+    fn keys(
+        &mut self,
+        count: &'static str,
+        name: &'static str,
+        keys: &mut Vec<Self::Argument>,
+    ) -> Result<(), SyntaxError>;
 
     /// Keys up to the last argument, one at least.
-    fn all_keys(&mut self, name: &'static str, keys: &mut Vec<Self::Argument>) -> Result<(), Syntax>;
+    fn all_keys(&mut self, name: &'static str, keys: &mut Vec<Self::Argument>) -> Result<(), SyntaxError>;
 
     /// A value as text, if `fits` says so; `takes` describes what does.
     fn value_if<T: Value>(
@@ -30,21 +38,26 @@ pub trait Form {
         value: &mut T,
         fits: fn(&T) -> bool,
         takes: &'static str,
-    ) -> Result<(), Syntax>;
+    ) -> Result<(), SyntaxError>;
 
     /// A value as text.
-    fn value<T: Value>(&mut self, name: &'static str, value: &mut T) -> Result<(), Syntax> {
+    fn value<T: Value>(&mut self, name: &'static str, value: &mut T) -> Result<(), SyntaxError> {
         self.value_if(name, value, |_| true, "")
     }
 
     /// Values behind their number.
-    fn values<T: Value>(&mut self, name: &'static str, values: &mut Vec<T>) -> Result<(), Syntax>;
+    fn values<T: Value>(
+        &mut self,
+        count: &'static str,
+        name: &'static str,
+        values: &mut Vec<T>,
+    ) -> Result<(), SyntaxError>;
 
     /// Values up to the last argument, `max` at most; there may be none.
-    fn all_values<T: Value>(&mut self, name: &'static str, max: usize, values: &mut Vec<T>) -> Result<(), Syntax>;
+    fn all_values<T: Value>(&mut self, name: &'static str, max: usize, values: &mut Vec<T>) -> Result<(), SyntaxError>;
 
     /// A word that has to stand here.
-    fn word(&mut self, word: &'static str) -> Result<(), Syntax>;
+    fn word(&mut self, word: &'static str) -> Result<(), SyntaxError>;
 }
 
 /// Reads arguments one after the other.
@@ -52,20 +65,27 @@ pub(crate) struct Reader<G> {
     count: usize,
     get: G,
     next: usize,
+    /// Places of all keys so far.
+    keys: Vec<usize>,
 }
 
 impl<'a, G: Fn(usize) -> &'a [u8]> Reader<G> {
     /// Begins behind the command's name.
     pub(crate) fn new(count: usize, get: G) -> Reader<G> {
-        Reader { count, get, next: 1 }
+        Reader { count, get, next: 1, keys: Vec::new() }
     }
 
     /// Refuses arguments that nothing has read.
-    pub(crate) fn end(&self) -> Result<(), Syntax> {
+    pub(crate) fn end(&self) -> Result<(), SyntaxError> {
         match self.left() {
             0 => Ok(()),
-            left => Err(Syntax(format!("there are {left} arguments too many"))),
+            left => Err(SyntaxError(format!("{left} of the arguments are too many"))),
         }
+    }
+
+    /// Places of all keys that were read.
+    pub(crate) fn into_keys(self) -> Vec<usize> {
+        self.keys
     }
 
     fn left(&self) -> usize {
@@ -73,60 +93,72 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Reader<G> {
     }
 
     /// Places of the next `count` arguments.
-    fn places(&mut self, count: usize, name: &str) -> Result<std::ops::Range<usize>, Syntax> {
+    fn places(&mut self, count: usize, name: &str) -> Result<std::ops::Range<usize>, SyntaxError> {
         if count > self.left() {
-            let missing = if count == 1 { "is missing" } else { "is there fewer times than was said" };
-            return Err(Syntax(format!("`{name}` {missing}")));
+            return Err(match count {
+                1 => SyntaxError(format!("`{name}` is missing")),
+                _ => SyntaxError(format!("there are fewer than {count} of `{name}`")),
+            });
         }
         self.next += count;
         Ok(self.next - count..self.next)
     }
 
-    fn place(&mut self, name: &str) -> Result<usize, Syntax> {
+    fn key_places(&mut self, count: usize, name: &str, keys: &mut Vec<usize>) -> Result<(), SyntaxError> {
+        *keys = self.places(count, name)?.collect();
+        self.keys.extend(&*keys);
+        Ok(())
+    }
+
+    fn place(&mut self, name: &str) -> Result<usize, SyntaxError> {
         self.places(1, name).map(|places| places.start)
     }
 
-    fn text(&mut self, name: &str) -> Result<&'a str, Syntax> {
+    fn text(&mut self, name: &str) -> Result<&'a str, SyntaxError> {
         let place = self.place(name)?;
-        std::str::from_utf8((self.get)(place)).map_err(|_| Syntax(format!("`{name}` is not text")))
+        self.text_at(place, name)
     }
 
-    fn some_values<T: Value>(&mut self, count: usize, name: &'static str) -> Result<Vec<T>, Syntax> {
-        // Before anything is allocated for what somebody only says is there.
-        if count > self.left() {
-            return Err(Syntax(format!("there are fewer than {count} of `{name}`")));
-        }
-        (0..count).map(|_| T::read(name, self.text(name)?)).collect()
+    fn text_at(&self, place: usize, name: &str) -> Result<&'a str, SyntaxError> {
+        std::str::from_utf8((self.get)(place)).map_err(|_| SyntaxError(format!("`{name}` is not text")))
+    }
+
+    fn some_values<T: Value>(&mut self, count: usize, name: &'static str) -> Result<Vec<T>, SyntaxError> {
+        // Nothing is allocated for values that are not there, however many are said to be.
+        let places = self.places(count, name)?;
+        places.map(|place| T::read(name, self.text_at(place, name)?)).collect()
     }
 }
 
 impl<'a, G: Fn(usize) -> &'a [u8]> Form for Reader<G> {
     type Argument = usize;
 
-    fn argument(&mut self, name: &'static str, argument: &mut usize) -> Result<(), Syntax> {
-        *argument = self.place(name)?;
+    fn key(&mut self, name: &'static str, key: &mut usize) -> Result<(), SyntaxError> {
+        *key = self.place(name)?;
+        self.keys.push(*key);
+        Ok(())
+    }
+
+    fn blob(&mut self, name: &'static str, blob: &mut usize) -> Result<(), SyntaxError> {
+        *blob = self.place(name)?;
         Ok(())
     }
 
     /// An access list is held against the keys that the server finds, by the same number. Where the server cannot read
     /// one, or reads zero, it finds no keys of the whole command and lets it pass.
-    fn keys(&mut self, count: &'static str, name: &'static str, keys: &mut Vec<usize>) -> Result<(), Syntax> {
+    fn keys(&mut self, count: &'static str, name: &'static str, keys: &mut Vec<usize>) -> Result<(), SyntaxError> {
         let place = self.place(count)?;
         let number = key_count((self.get)(place)).ok_or_else(|| {
-            Syntax(format!("`{count}` is not a number from 1 to {KEYS_MAX} without sign and leading zeros"))
+            SyntaxError(format!("`{count}` is not a number from 1 to {KEYS_MAX} without sign and leading zeros"))
         })?;
-        *keys = self.places(number, name)?.collect();
-        Ok(())
+        self.key_places(number, name, keys)
     }
 
-    fn all_keys(&mut self, name: &'static str, keys: &mut Vec<usize>) -> Result<(), Syntax> {
+    fn all_keys(&mut self, name: &'static str, keys: &mut Vec<usize>) -> Result<(), SyntaxError> {
         match self.left() {
-            0 => Err(Syntax(format!("`{name}` is missing"))),
-            left if left > KEYS_MAX => Err(Syntax(format!("{left} keys are more than {KEYS_MAX}"))),
-            left => {
-                *keys = self.places(left, name)?.collect();
-                Ok(())
-            }
+            0 => Err(SyntaxError(format!("`{name}` is missing"))),
+            left if left > KEYS_MAX => Err(SyntaxError(format!("{left} keys are more than {KEYS_MAX}"))),
+            left => self.key_places(left, name, keys),
         }
     }
 
@@ -136,30 +168,35 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Form for Reader<G> {
         value: &mut T,
         fits: fn(&T) -> bool,
         takes: &'static str,
-    ) -> Result<(), Syntax> {
+    ) -> Result<(), SyntaxError> {
         *value = T::read(name, self.text(name)?)?;
-        if fits(value) { Ok(()) } else { Err(Syntax(format!("`{name}` must be {takes}"))) }
+        if fits(value) { Ok(()) } else { Err(SyntaxError(format!("`{name}` must be {takes}"))) }
     }
 
-    fn values<T: Value>(&mut self, name: &'static str, values: &mut Vec<T>) -> Result<(), Syntax> {
-        let mut count = 0usize;
-        self.value("number of values", &mut count)?;
-        *values = self.some_values(count, name)?;
+    fn values<T: Value>(
+        &mut self,
+        count: &'static str,
+        name: &'static str,
+        values: &mut Vec<T>,
+    ) -> Result<(), SyntaxError> {
+        let mut number = 0usize;
+        self.value(count, &mut number)?;
+        *values = self.some_values(number, name)?;
         Ok(())
     }
 
-    fn all_values<T: Value>(&mut self, name: &'static str, max: usize, values: &mut Vec<T>) -> Result<(), Syntax> {
+    fn all_values<T: Value>(&mut self, name: &'static str, max: usize, values: &mut Vec<T>) -> Result<(), SyntaxError> {
         let left = self.left();
         if left > max {
-            return Err(Syntax(format!("{left} of `{name}` are more than {max}")));
+            return Err(SyntaxError(format!("{left} of `{name}` are more than {max}")));
         }
         *values = self.some_values(left, name)?;
         Ok(())
     }
 
-    fn word(&mut self, word: &'static str) -> Result<(), Syntax> {
+    fn word(&mut self, word: &'static str) -> Result<(), SyntaxError> {
         let text = self.text(word)?;
-        if text.eq_ignore_ascii_case(word) { Ok(()) } else { Err(Syntax(format!("`{word}` is expected"))) }
+        if text.eq_ignore_ascii_case(word) { Ok(()) } else { Err(SyntaxError(format!("`{word}` is expected"))) }
     }
 }
 
@@ -192,17 +229,21 @@ impl<'a> Writer<'a> {
 impl<'a> Form for Writer<'a> {
     type Argument = &'a [u8];
 
-    fn argument(&mut self, _name: &'static str, argument: &mut &'a [u8]) -> Result<(), Syntax> {
-        self.arguments.push(Cow::Borrowed(argument));
+    fn key(&mut self, name: &'static str, key: &mut &'a [u8]) -> Result<(), SyntaxError> {
+        self.blob(name, key)
+    }
+
+    fn blob(&mut self, _name: &'static str, blob: &mut &'a [u8]) -> Result<(), SyntaxError> {
+        self.arguments.push(Cow::Borrowed(blob));
         Ok(())
     }
 
-    fn keys(&mut self, _count: &'static str, name: &'static str, keys: &mut Vec<&'a [u8]>) -> Result<(), Syntax> {
+    fn keys(&mut self, _count: &'static str, name: &'static str, keys: &mut Vec<&'a [u8]>) -> Result<(), SyntaxError> {
         self.push(keys.len().to_string());
         self.all_keys(name, keys)
     }
 
-    fn all_keys(&mut self, _name: &'static str, keys: &mut Vec<&'a [u8]>) -> Result<(), Syntax> {
+    fn all_keys(&mut self, _name: &'static str, keys: &mut Vec<&'a [u8]>) -> Result<(), SyntaxError> {
         debug_assert!((1..=KEYS_MAX).contains(&keys.len()), "{} keys", keys.len());
         self.arguments.extend(keys.iter().map(|key| Cow::Borrowed(*key)));
         Ok(())
@@ -214,24 +255,34 @@ impl<'a> Form for Writer<'a> {
         value: &mut T,
         fits: fn(&T) -> bool,
         takes: &'static str,
-    ) -> Result<(), Syntax> {
+    ) -> Result<(), SyntaxError> {
         debug_assert!(fits(value), "`{name}` must be {takes}");
         self.push(value.text());
         Ok(())
     }
 
-    fn values<T: Value>(&mut self, name: &'static str, values: &mut Vec<T>) -> Result<(), Syntax> {
+    fn values<T: Value>(
+        &mut self,
+        _count: &'static str,
+        name: &'static str,
+        values: &mut Vec<T>,
+    ) -> Result<(), SyntaxError> {
         self.push(values.len().to_string());
         self.all_values(name, usize::MAX, values)
     }
 
-    fn all_values<T: Value>(&mut self, _name: &'static str, max: usize, values: &mut Vec<T>) -> Result<(), Syntax> {
+    fn all_values<T: Value>(
+        &mut self,
+        _name: &'static str,
+        max: usize,
+        values: &mut Vec<T>,
+    ) -> Result<(), SyntaxError> {
         debug_assert!(values.len() <= max, "{} values", values.len());
         values.iter().for_each(|value| self.push(value.text()));
         Ok(())
     }
 
-    fn word(&mut self, word: &'static str) -> Result<(), Syntax> {
+    fn word(&mut self, word: &'static str) -> Result<(), SyntaxError> {
         self.arguments.push(Cow::Borrowed(word.as_bytes()));
         Ok(())
     }

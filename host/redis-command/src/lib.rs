@@ -16,7 +16,7 @@
 //! assert_eq!(words, [&b"SKEIN.AVERAGE"[..], b"mean", b"sum", b"7"]);
 //! let average: Average<usize> = read(words.len(), |place| &words[place])?;
 //! assert_eq!(average, Average { destination: 1, sum: 2, round: 7 });
-//! # Ok::<(), skein_redis_command::Syntax>(())
+//! # Ok::<(), skein_redis_command::SyntaxError>(())
 //! ```
 
 pub mod command;
@@ -29,7 +29,7 @@ use std::borrow::Cow;
 use std::ffi::CStr;
 
 pub use form::Form;
-pub use syntax::Syntax;
+pub use syntax::SyntaxError;
 pub use value::Value;
 
 use form::{Reader, Writer};
@@ -39,8 +39,9 @@ pub const VERSION: u32 = 1;
 
 /// Keys of one list at most: twice as many as a job may have peers.
 ///
-/// Kernels and replies allocate for each of them, with an allocation that ends the server when it fails; up to here that
-/// is about a megabyte for a thread. A sorting network for the million arguments that a server takes would be gigabytes.
+/// Kernels and replies allocate for each of them, with an allocation that ends the server when it fails. Up to here that
+/// is about a megabyte for a thread that sorts, and 17 MB for one that compares all pairs. A sorting network for the
+/// million arguments that a server takes would be gigabytes.
 pub const KEYS_MAX: usize = 1 << 10;
 
 /// Dimensions that a tensor's shape may have.
@@ -55,19 +56,33 @@ pub trait Command<A>: Default {
     ///
     /// # Errors
     /// An argument does not fit, is missing or is too many; only when the command is read.
-    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), Syntax>;
+    fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError>;
 }
 
 /// The command that has `count` arguments with its name, which `get` returns by their place.
 ///
 /// # Errors
-/// The arguments are none of the command's.
-pub fn read<'a, C: Command<usize>>(count: usize, get: impl Fn(usize) -> &'a [u8]) -> Result<C, Syntax> {
+/// The arguments do not fit the command's grammar.
+pub fn read<'a, C: Command<usize>>(count: usize, get: impl Fn(usize) -> &'a [u8]) -> Result<C, SyntaxError> {
     let mut command = C::default();
     let mut reader = Reader::new(count, get);
     command.arguments(&mut reader)?;
     reader.end()?;
     Ok(command)
+}
+
+/// Places of the keys of such a command.
+///
+/// # Errors
+/// As [`read`].
+pub fn key_places<'a, C: Command<usize>>(
+    count: usize,
+    get: impl Fn(usize) -> &'a [u8],
+) -> Result<Vec<usize>, SyntaxError> {
+    let mut reader = Reader::new(count, get);
+    C::default().arguments(&mut reader)?;
+    reader.end()?;
+    Ok(reader.into_keys())
 }
 
 /// The arguments of a command, its name first.

@@ -1,15 +1,15 @@
-//! Why arguments are none of a command's.
+//! Why arguments do not fit the grammar of their command.
 
 use std::fmt;
 
-/// Why arguments are none of a command's. It repeats little of what was sent, and no control characters.
+/// Why arguments do not fit the grammar of their command. The message repeats little of what was sent, and no control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Syntax(pub(crate) String);
+pub struct SyntaxError(pub(crate) String);
 
-impl fmt::Display for Syntax {
+impl fmt::Display for SyntaxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Syntax {}
+impl std::error::Error for SyntaxError {}

@@ -11,7 +11,7 @@ use skein_kernels::update::Change;
 use skein_redis_command::command::{
     Accumulate, Aggregate, Apply, Average, Get, GetRange, Meta, Norm, RestoreSum, Set, SetRange, Stat, Version,
 };
-use skein_redis_command::{Command, DIMENSIONS_MAX, KEYS_MAX, Syntax, read, write};
+use skein_redis_command::{Command, DIMENSIONS_MAX, KEYS_MAX, SyntaxError, read, write};
 
 type Bytes = Vec<u8>;
 
@@ -21,7 +21,7 @@ fn words<'a, C: Command<&'a [u8]>>(command: C) -> Vec<Bytes> {
     words.into_iter().map(Cow::into_owned).collect()
 }
 
-fn understood<C: Command<usize>>(words: &[Bytes]) -> Result<C, Syntax> {
+fn understood<C: Command<usize>>(words: &[Bytes]) -> Result<C, SyntaxError> {
     read(words.len(), |place| &words[place])
 }
 
@@ -202,7 +202,7 @@ fn a_command_without_arguments() {
     let longer = [&words[..], &[b"1".to_vec()]].concat();
     assert_eq!(
         understood::<Version>(&longer).map_err(|error| error.to_string()),
-        Err("there are 1 arguments too many".into())
+        Err("1 of the arguments are too many".into())
     );
 }
 
@@ -220,7 +220,7 @@ fn what_does_not_fit_is_named() {
     refused(" STEP 1 0.1", "", "`STEP` is missing");
     refused("1 p", "0", "`numstate` is not a number from 1 to 1024 without sign and leading zeros");
     refused("ROWS", "rose", "`ROWS` is expected");
-    refused("1 g", "30 g", "`row` is there fewer times than was said");
+    refused("1 g", "30 g", "there are fewer than 30 of `row`");
     refused("6 mean", "9223372036854775808 mean", "`round` is 2^63 or more");
     refused("6 mean", "six mean", "`round` is not a whole number that fits");
     refused("mean 0", "mean -1", "`faults` is not a whole number that fits");
@@ -230,5 +230,5 @@ fn what_does_not_fit_is_named() {
     refused("sgd", "sgd(momentum=1)", "`sgd` has no parameter `momentum`: it takes `weight_decay`");
     refused("STEP 1", "STEP 0", "`number of the step` must be 1 or more");
     refused("0.1", "inf", "`learning rate` must be finite");
-    refused("0.1", "0.1 0.2", "there are 1 arguments too many");
+    refused("0.1", "0.1 0.2", "1 of the arguments are too many");
 }

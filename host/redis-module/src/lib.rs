@@ -15,7 +15,7 @@
 //! | `context`, `arguments`, `reply`, `guard` | the safe layer above them; no panic passes |
 //! | `buffer` | aligned values in the server's memory, used again |
 //! | `tensor`, `sum`, `persistence` | the two native types, and what the server asks of them |
-//! | `command`, `commands` | what a command is, and all of them with their syntax |
+//! | `command`, `commands` | what a command is, and all of them with their answers |
 //! | `work`, `pool`, `budget` | at once or by a worker, on how many threads |
 //! | `info` | `INFO skein` |
 //!

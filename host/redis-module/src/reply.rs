@@ -71,8 +71,9 @@ impl Reply {
 /// # Safety
 /// As for [`Reply::send`].
 pub(crate) unsafe fn send_failure(failure: &Failure, context: *mut RawContext) {
-    // No message holds what a client sent, so there is no zero in it.
-    let text = CString::new(failure.to_string()).unwrap_or_default();
+    // What a message repeats of a client's text is escaped. Should a zero be left, the code word is in front of it.
+    let text = failure.to_string();
+    let text = CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default();
     // SAFETY: the caller's promise, and the text ends in a zero.
     unsafe { (api().ReplyWithError)(context, text.as_ptr()) };
 }

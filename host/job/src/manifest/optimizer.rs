@@ -65,7 +65,7 @@ fn set<E: Error>(optimizer: Optimizer, name: &str, value: f32) -> Result<Optimiz
 
 pub(super) fn schema(_generator: &mut SchemaGenerator) -> Schema {
     let tables: Vec<Value> = OPTIMIZERS.iter().map(|kind| table(kind)).collect();
-    json_schema!({ "description": "How the aggregate moves the parameters. The constants' defaults are PyTorch's.", "oneOf": tables })
+    json_schema!({ "oneOf": tables })
 }
 
 fn table(kind: &OptimizerKind) -> Value {

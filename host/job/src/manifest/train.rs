@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use skein_kernels::optimizer::{MOMENTUM, Optimizer};
 use skein_protocol::convergence::{self, EarlyStopping, ReduceOnPlateau};
-use skein_protocol::deadline::Wait;
+use skein_protocol::deadline::WaitBounds;
 
 use super::Problem;
 
@@ -38,7 +38,7 @@ pub struct Train {
     pub aggregate: String,
     /// Learning rate of the first rounds.
     pub learning_rate: f64,
-    /// How the aggregate moves the parameters.
+    /// How the aggregate moves the parameters. The constants' defaults are PyTorch's, and 0.9 for `momentum`.
     #[serde(with = "super::optimizer")]
     #[schemars(schema_with = "super::optimizer::schema")]
     pub optimizer: Optimizer,
@@ -57,7 +57,7 @@ pub struct Train {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reduce_on_plateau: Option<ReduceOnPlateau>,
     /// How long a peer waits for the others, learned between these bounds.
-    pub wait: Wait,
+    pub wait: WaitBounds,
 }
 
 impl Default for Train {
@@ -78,7 +78,7 @@ impl Default for Train {
             evaluate_every: 5,
             early_stopping: None,
             reduce_on_plateau: None,
-            wait: Wait::default(),
+            wait: WaitBounds::default(),
         }
     }
 }
@@ -102,7 +102,8 @@ impl Train {
             true => Ok(()),
             false => Err((format!("train.{key}"), format!("is {value}, it takes a positive number"))),
         };
-        positive("learning_rate", self.learning_rate)?;
+        // A step takes it in 32 bits.
+        positive("learning_rate", f64::from(self.learning_rate as f32))?;
         positive("clip_norm", self.clip_norm.map_or(1.0, f64::from))?;
         positive("clip_value", self.clip_value.map_or(1.0, f64::from))?;
         if let Some(rule) = self.reduce_on_plateau {

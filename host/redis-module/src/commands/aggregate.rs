@@ -94,7 +94,8 @@ impl Command for Aggregate {
 
 impl Work for Aggregating {
     fn values(&self) -> usize {
-        self.rows.tensors.iter().map(|tensor| tensor.values.len()).sum()
+        let len = self.rows.first().map_or(0, |row| row.values.len());
+        self.rule.values(self.rows.tensors.len(), len)
     }
 
     fn compute(&mut self, _arguments: Arguments<'_>) -> Result<(), Failure> {

@@ -97,7 +97,7 @@ fn check_names(arguments: Arguments<'_>, state: &[usize]) -> Result<(), Failure>
 
 impl Work for Applying {
     fn values(&self) -> usize {
-        let rows: usize = self.rows.values().iter().map(|row| row.len()).sum();
+        let rows = self.rule.values(self.rows.values().len(), self.before[0].values.len());
         rows + self.before.iter().map(|tensor| tensor.values.len()).sum::<usize>()
     }
 

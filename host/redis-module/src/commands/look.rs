@@ -17,7 +17,7 @@ pub(crate) struct Version;
 
 impl Command for Version {
     type Asked = asked::Version;
-    const SUMMARY: &'static CStr = c"Gives the version of the commands' grammar";
+    const SUMMARY: &'static CStr = c"Returns the version of the commands' grammar";
     const FLAGS: &'static CStr = c"readonly fast";
     const ARITY: c_int = 1;
     const KEYS: &'static [Keys] = &[];

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_int};
 
-use skein_redis_command::{self as grammar, Form, Syntax};
+use skein_redis_command::{self as grammar, Form, SyntaxError};
 
 use crate::arguments::Arguments;
 use crate::command::{Command, Keys, Next};
@@ -21,8 +21,8 @@ pub(crate) struct Where {
 impl grammar::Command<usize> for Where {
     const NAME: &'static CStr = c"SKEIN.PANIC";
 
-    fn arguments<F: Form<Argument = usize>>(&mut self, form: &mut F) -> Result<(), Syntax> {
-        form.argument("where", &mut self.place)
+    fn arguments<F: Form<Argument = usize>>(&mut self, form: &mut F) -> Result<(), SyntaxError> {
+        form.blob("where", &mut self.place)
     }
 }
 

@@ -1,5 +1,10 @@
 //! Access lists: who may only read, and who may read here and write there.
 
+use skein_redis_command::command::{
+    Accumulate, Aggregate, Apply, Average, Get, GetRange, Meta, Norm, RestoreSum, Set, SetRange, Stat,
+};
+use skein_redis_command::{Command, key_places};
+
 use crate::client::{Answer, Client, noise, same_bits};
 use crate::server::{Server, on_each};
 
@@ -188,24 +193,33 @@ fn the_log_of_commands_is_replayed_whatever_the_default_user_may() {
     });
 }
 
+/// The server finds the keys where the grammar has them, by which an access list is held against a call.
 #[test]
 fn the_server_knows_the_keys_of_every_command() {
+    fn check<C: Command<usize>>(client: &mut Client, command: &str) {
+        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        assert_eq!(words[0], C::NAME.to_bytes());
+        let places = key_places::<C>(words.len(), |place| words[place]).expect(command);
+        let expected: Vec<String> = places.iter().map(|place| String::from_utf8_lossy(words[*place]).into()).collect();
+        let keys = client.say(&format!("COMMAND GETKEYS {command}"));
+        let keys: Vec<String> = keys.array().iter().map(|key| key.text()).collect();
+        assert_eq!(keys, expected, "{command}");
+        assert!(!keys.is_empty());
+    }
     on_each("", |server| {
-        let mut client = server.client();
-        for (command, expected) in [
-            ("SKEIN.SET a 1 blob 2 2", "a"),
-            ("SKEIN.STAT a b c", "a b c"),
-            ("SKEIN.ACC s p 1 0 1 1 0 blob", "s p"),
-            ("SKEIN.AVERAGE d s 1", "d s"),
-            ("SKEIN.AGG d 1 mean 0 2 a b WEIGHTS 1 2", "d a b"),
-            (
-                "SKEIN.APPLY 2 p m ROWS 2 a b 1 mean 0 WEIGHTS 0 TRAINED 1 CLIPNORM none CLIPVALUE none OPTIMIZER sgd STEP 1 1",
-                "p m a b",
-            ),
-        ] {
-            let keys = client.say(&format!("COMMAND GETKEYS {command}"));
-            let keys: Vec<String> = keys.array().iter().map(|key| key.text()).collect();
-            assert_eq!(keys.join(" "), expected);
-        }
+        let client = &mut server.client();
+        check::<Set<usize>>(client, "SKEIN.SET a 1 blob 2 2");
+        check::<SetRange<usize>>(client, "SKEIN.SETRANGE a 1 blob");
+        check::<Get<usize>>(client, "SKEIN.GET a");
+        check::<GetRange<usize>>(client, "SKEIN.GETRANGE a 1 2");
+        check::<Meta<usize>>(client, "SKEIN.META a");
+        check::<Stat<usize>>(client, "SKEIN.STAT a b c");
+        check::<Norm<usize>>(client, "SKEIN.NORM a");
+        check::<Accumulate<usize>>(client, "SKEIN.ACC s p 1 0 1 1 0 blob");
+        check::<Average<usize>>(client, "SKEIN.AVERAGE d s 1");
+        check::<RestoreSum<usize>>(client, "SKEIN.RESTORESUM s payload");
+        check::<Aggregate<usize>>(client, "SKEIN.AGG d 1 weighted-mean 0 2 a b WEIGHTS 1 2");
+        let update = "1 mean 0 WEIGHTS 0 TRAINED 1 CLIPNORM none CLIPVALUE none OPTIMIZER sgd STEP 1 1";
+        check::<Apply<usize>>(client, &format!("SKEIN.APPLY 2 p m ROWS 2 a b {update}"));
     });
 }

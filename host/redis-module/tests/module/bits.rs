@@ -1,6 +1,6 @@
 //! The module gives the bits of the kernels, whatever the size and the rule.
 
-use skein_kernels::optimizer::{OPTIMIZERS, Optimizer, Step};
+use skein_kernels::optimizer::{Constant, OPTIMIZERS, Optimizer, OptimizerKind, Step};
 use skein_kernels::rule::{Rule, RuleParameter};
 use skein_kernels::rules::RULES;
 use skein_kernels::update::{After, Before, Change};
@@ -21,9 +21,10 @@ fn rules() -> Vec<(Rule, &'static str)> {
         let with = |rule: Rule, parameter: &RuleParameter| rule.with(parameter.name, "2").expect("it fits");
         for rule in [rule.clone(), kind.parameters.iter().fold(rule, with)] {
             assert!(rule.rows_min() <= ROWS, "{rule}");
-            rules.push(match kind.takes_weights {
-                true => (rule.weighted(vec![1.0, 2.5, 0.0, 4.0, 0.1]), "1 2.5 0 4 0.1"),
-                false => (rule, ""),
+            rules.push(if kind.takes_weights {
+                (rule.weighted(vec![1.0, 2.5, 0.0, 4.0, 0.1]), "1 2.5 0 4 0.1")
+            } else {
+                (rule, "")
             });
         }
     }
@@ -55,10 +56,12 @@ fn aggregates_have_the_bits_of_the_kernels() {
     });
 }
 
-/// Every optimizer, with weight decay.
+/// Every optimizer, with the defaults of its constants and with others.
 fn optimizers() -> Vec<Optimizer> {
-    let decayed = |kind| Optimizer::new(kind).with("weight_decay", 0.01).expect("every optimizer has it");
-    OPTIMIZERS.into_iter().map(decayed).collect()
+    let other = |optimizer: Optimizer, constant: &Constant| optimizer.with(constant.name, 0.01).expect("it fits");
+    let both =
+        |kind: &'static OptimizerKind| [Optimizer::new(kind), kind.constants.iter().fold(Optimizer::new(kind), other)];
+    OPTIMIZERS.into_iter().flat_map(both).collect()
 }
 
 /// Three rounds of one optimizer with one rule, in the server and by the kernels.

@@ -20,7 +20,7 @@ const COMMANDS: [&str; 14] = [
     "skein.apply",
 ];
 
-const WORDS: [&[u8]; 42] = [
+const WORDS: [&[u8]; 50] = [
     b"a",
     b"b",
     b"sum",
@@ -63,15 +63,24 @@ const WORDS: [&[u8]; 42] = [
     b"STEP",
     b"+7",
     b"1.5.",
+    b"multi-krum",
+    b"multi-krum(selected=1)",
+    b"multi-krum(selected=4294967295)",
+    b"multi-krum(neighbours=1,neighbours=1)",
+    b"nesterov",
+    b"adam(",
+    b"sgd(a\0b=x)",
+    b"mean(\r\n=1)",
 ];
 
 /// Calls that are right, of which words are then replaced, dropped or doubled.
-const RIGHT: [&str; 6] = [
+const RIGHT: [&str; 7] = [
     "SKEIN.SET a 1 abcdabcd 1 2",
     "SKEIN.SETRANGE a 1 abcd",
     "SKEIN.ACC sum a 2 0 2 3 0.5 abcdabcd",
     "SKEIN.AVERAGE out sum 2",
     "SKEIN.AGG out 1 weighted-mean 0 2 a b WEIGHTS 1 2",
+    "SKEIN.AGG out 1 multi-krum(selected=1) 0 3 a b a",
     "SKEIN.APPLY 1 a ROWS 2 a b 2 trimmed-mean 0 WEIGHTS 0 TRAINED 2 CLIPNORM 1 CLIPVALUE none OPTIMIZER sgd STEP 1 0.1",
 ];
 
@@ -91,11 +100,14 @@ fn no_argument_ends_the_server() {
             if turn % 50 == 0 {
                 ["a", "b"].iter().for_each(|key| client.set(key, 1, &[1.0, 2.0]));
             }
-            let mut arguments: Vec<&[u8]> = RIGHT[random.below(6) as usize].split(' ').map(str::as_bytes).collect();
+            let mut arguments: Vec<&[u8]> =
+                RIGHT[random.below(RIGHT.len() as u64) as usize].split(' ').map(str::as_bytes).collect();
             if turn % 3 == 0 {
-                let name = COMMANDS[random.below(13) as usize].as_bytes();
-                arguments =
-                    [name].into_iter().chain((0..random.below(12)).map(|_| WORDS[random.below(42) as usize])).collect();
+                let name = COMMANDS[random.below(COMMANDS.len() as u64) as usize].as_bytes();
+                arguments = [name]
+                    .into_iter()
+                    .chain((0..random.below(12)).map(|_| WORDS[random.below(WORDS.len() as u64) as usize]))
+                    .collect();
             }
             for _ in 0..random.below(4) {
                 let at = random.below(arguments.len() as u64) as usize;
@@ -103,7 +115,7 @@ fn no_argument_ends_the_server() {
                     _ if at == 0 => {}
                     0 => _ = arguments.remove(at),
                     1 => arguments.insert(at, arguments[at]),
-                    _ => arguments[at] = WORDS[random.below(42) as usize],
+                    _ => arguments[at] = WORDS[random.below(WORDS.len() as u64) as usize],
                 }
             }
             call(&mut client, &arguments);

@@ -1,6 +1,8 @@
 //! Arguments that do not fit, and what is said about them.
 
-use crate::client::{Answer, blob, noise};
+use skein_kernels::rules::RULES;
+
+use crate::client::{Answer, Client, blob, noise};
 use crate::server::{on_each, programs, refusal};
 
 #[test]
@@ -57,7 +59,10 @@ fn more_keys_than_there_is_memory_for_are_refused() {
         let mut client = server.client();
         client.set("a", 0, &[1.0]);
         let most = " a".repeat(1024);
-        client.say(&format!("SKEIN.AGG out 1 median 0 1024{most}")).ok();
+        for kind in RULES {
+            let weights = if kind.takes_weights { format!(" WEIGHTS{}", " 1".repeat(1024)) } else { String::new() };
+            client.say(&format!("SKEIN.AGG out 1 {} 0 1024{most}{weights}", kind.name)).ok();
+        }
         let refusal = "is not a number from 1 to 1024";
         client.say(&format!("SKEIN.AGG out 2 median 0 1025{most} a")).fails(&format!("ERR skein: `numkeys` {refusal}"));
         let end = "1 median 0 WEIGHTS 0 TRAINED 1 CLIPNORM none CLIPVALUE none OPTIMIZER sgd STEP 1 1";
@@ -66,6 +71,30 @@ fn more_keys_than_there_is_memory_for_are_refused() {
         assert_eq!(client.say(&format!("SKEIN.STAT{most}")).array().len(), 1024);
         client.say(&format!("SKEIN.STAT{most} a")).fails("ERR skein: 1025 keys are more than 1024");
         assert_eq!(client.say("SKEIN.META out").array()[0].integer(), 1);
+    });
+}
+
+/// A message has a code word and is short, whatever it is about.
+#[test]
+fn a_text_form_that_does_not_fit_is_told_in_few_words() {
+    on_each("", |server| {
+        let mut client = server.client();
+        client.set("a", 0, &[1.0]);
+        let refused = |client: &mut Client, rule: &[u8]| {
+            let answer = client.call(&[b"SKEIN.AGG", b"out", b"1", rule, b"0", b"1", b"a"]);
+            let Answer::Error(error) = answer else { panic!("{answer:?}") };
+            assert!(error.starts_with("ERR skein: ") && error.len() < 400, "{error}");
+            error
+        };
+        let long = "x".repeat(1 << 20);
+        refused(&mut client, long.as_bytes());
+        refused(&mut client, format!("mean({long}=1)").as_bytes());
+        refused(&mut client, format!("multi-krum(selected={long})").as_bytes());
+        refused(&mut client, "multi-krum(selected=1,)".repeat(1 << 16).as_bytes());
+        let error = refused(&mut client, b"mean(a\0b\r\n=1)");
+        assert_eq!(error, "ERR skein: `mean` takes no parameters, got `a\\0b\\r\\n`");
+        let error = refused(&mut client, b"multi-krum(selected=1,selected=1)");
+        assert_eq!(error, "ERR skein: `selected` of `multi-krum` is given twice");
     });
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use skein_kernels::mean::{MEAN, WEIGHTED_MEAN};
-use skein_kernels::optimizer::{MOMENTUM, OPTIMIZERS, Optimizer, Step};
+use skein_kernels::optimizer::{Constant, MOMENTUM, OPTIMIZERS, Optimizer, Step};
 use skein_kernels::order::{MEDIAN, TRIMMED_MEAN};
 use skein_kernels::rule::{Rule, RuleParameter};
 use skein_kernels::rules::RULES;
@@ -185,10 +185,11 @@ fn rules_and_optimizers_give_the_same_bits_in_every_store() {
         [rule.clone(), kind.parameters.iter().fold(rule, with)]
     });
     let rules: Vec<Rule> = rules.collect();
-    let decayed = |kind| Optimizer::new(kind).with("weight_decay", 0.1).expect("every optimizer has it");
+    let other = |optimizer: Optimizer, constant: &Constant| optimizer.with(constant.name, 0.1).expect("it fits");
     let peers: Vec<PeerId> = (0..5).map(|peer| PeerId([peer * 3; 32])).collect();
     let noise = |seed: usize| (0..LEN).map(|i| ((i * 31 + seed * 17) % 23) as f32 * 0.37 - 4.0).collect::<Vec<_>>();
-    for optimizer in OPTIMIZERS.map(decayed) {
+    for kind in OPTIMIZERS {
+        let optimizer = kind.constants.iter().fold(Optimizer::new(kind), other);
         on_every_store(LEN, async |store| {
             let slots = vec![vec![0.0; LEN].into(); optimizer.kind().slots];
             let mut expected = State::new(0, noise(99).into(), slots);
