@@ -49,6 +49,9 @@ fn rust_log_counts_where_skein_log_is_not_set_and_a_wrong_filter_is_named() {
     assert_eq!(log(&[]), "");
     assert!(log(&[("RUST_LOG", "skein=debug")]).contains("round{round=3}"));
     assert_eq!(log(&[("RUST_LOG", "skein=debug"), ("SKEIN_LOG", "error")]), "");
+    assert_eq!(log(&[("SKEIN_LOG", "")]), "");
+    assert!(log(&[("SKEIN_LOG", "info,skein_peer=debug")]).contains("round{round=3}"));
+    assert!(!log(&[("SKEIN_LOG", "debug,skein_peer=off")]).contains("round{round=3}"));
     let wrong = log(&[("SKEIN_LOG", "skein=lots")]);
     assert!(wrong.contains("`SKEIN_LOG` is not a log filter: `skein=lots`"), "{wrong}");
 }

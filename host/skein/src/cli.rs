@@ -31,7 +31,9 @@ use skein_redis::provision::child::{BOUND, become_bound};
 use skein_runtime::{Compiler, Options, Runtime, StartError};
 use skein_types::Status;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::output::{Format, Output, complain};
 
@@ -171,9 +173,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let (filter, problem) = log_filter();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(has_colours());
     // A log that nobody reads any more ends nothing, and an error about it would go to the same place.
-    log.with_ansi(has_colours()).log_internal_errors(false).init();
+    tracing_subscriber::registry().with(log.log_internal_errors(false)).with(filter).init();
     problem.iter().for_each(|problem| complain(problem));
     let (format, file) = match &global.output {
         Destination::Format(format) => (*format, None),
@@ -190,18 +192,18 @@ pub fn run(arguments: Arguments) -> ExitCode {
 }
 
 /// What is logged, as `SKEIN_LOG` says, or `RUST_LOG` if that is not set; and what is wrong with it.
-fn log_filter() -> (EnvFilter, Option<String>) {
+fn log_filter() -> (Targets, Option<String>) {
+    let default = Targets::new().with_default(LevelFilter::WARN);
     let set = ["SKEIN_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| Some((name, std::env::var_os(name)?.to_string_lossy().into_owned())));
-    let parsed = set.map(|(name, text)| (EnvFilter::try_new(&text), name, text));
-    match parsed {
-        Some((Ok(filter), ..)) => (filter, None),
-        Some((Err(error), name, text)) => {
+    let Some((name, text)) = set.filter(|(_, text)| !text.is_empty()) else { return (default, None) };
+    match text.parse() {
+        Ok(filter) => (filter, None),
+        Err(error) => {
             let problem = format!("`{name}` is not a log filter: `{text}`: {error}; try `{name}=skein=debug`");
-            (EnvFilter::new("warn"), Some(problem))
+            (default, Some(problem))
         }
-        None => (EnvFilter::new("warn"), None),
     }
 }
 
