@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// Characters of a text that a message repeats; whoever sent it may have sent megabytes.
+/// Characters of a text that a message repeats; a client may have sent megabytes.
 const QUOTED_MAX: usize = 64;
 
 /// A text that names nothing known, or a value that does not fit.

@@ -1,8 +1,8 @@
 //! The grammar of the commands `SKEIN.*`, for the module that carries them out and for those who send them.
 //!
 //! Each command in [`command`] says once what its arguments are, and in which order. [`read`] and [`write()`] follow the
-//! same lines, so they cannot disagree. Keys and blobs are passed on as they are: they are bytes to whoever writes a
-//! command, and places among the arguments to whoever reads one.
+//! same lines, so they cannot disagree. Keys and blobs are passed on as they are: when a command is written they are
+//! bytes, when it is read they are places among its arguments.
 //!
 //! Numbers are decimal text, a blob is little-endian `f32`, rules and optimizers are the text forms of
 //! [`skein_kernels`]. Keys of a list stand behind their number, which has neither a sign nor leading zeros, because the
