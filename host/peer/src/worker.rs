@@ -115,7 +115,7 @@ impl QueueWorker {
                     }
                 };
                 tokio::select! {
-                    changed = stop.changed(), if !*stop.borrow() => changed.context("whoever stops the worker is gone")?,
+                    changed = stop.changed(), if !*stop.borrow() => changed.context("nothing is left that could stop the worker")?,
                     Some(ended) = running.join_next() => worker.note(ended?, &mut progress).await,
                     Some(deliveries) = asking.join_next() => for delivery in deliveries?? {
                         let worker = worker.clone();
