@@ -118,8 +118,10 @@ impl Place {
         command.env("SKEIN_LOG", "skein_runtime=debug").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut last = String::new();
         for _ in 0..lines {
-            stderr.next().expect("the program still runs").unwrap();
+            let line = stderr.next().unwrap_or_else(|| panic!("the program has ended: {last}"));
+            last = line.unwrap();
         }
         // Somebody has to go on reading, or the program would wait for room in the pipe.
         let (ended, receiver) = channel();

@@ -109,15 +109,11 @@ impl Drop for Cluster {
 
 /// The summaries of hosts that have to come to their end.
 pub(crate) fn finish(hosts: Vec<Child>) -> Vec<Value> {
-    hosts
-        .into_iter()
-        .map(|host| {
-            let output = host.wait_with_output().unwrap();
-            let text = String::from_utf8(output.stdout).unwrap();
-            assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-            serde_json::from_str(&text).unwrap()
-        })
-        .collect()
+    let ended: Vec<_> = hosts.into_iter().map(|host| host.wait_with_output().unwrap()).collect();
+    // One that fails takes others with it, so all are told.
+    let failed: Vec<_> = ended.iter().filter(|output| !output.status.success()).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    ended.iter().map(|output| serde_json::from_slice(&output.stdout).unwrap()).collect()
 }
 
 fn in_one_process() -> String {

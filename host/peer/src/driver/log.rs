@@ -73,7 +73,8 @@ impl Log {
     }
 
     /// Brings the log and the store together once the state of `round` is what the peer goes on from: what either of them
-    /// lacks is taken from the other. A database that came back empty gets what others may still have to read.
+    /// lacks is taken from the other. A database that came back empty gets what others may still have to read of the rounds
+    /// up to the next.
     ///
     /// # Errors
     /// The store or the folder fails.
@@ -99,7 +100,10 @@ impl Log {
                 self.keep(record.clone()).await?;
             }
         }
-        for record in self.records.values().filter(|record| !published.contains(record)) {
+        // What it said of rounds further on it says again there. Until then the others would take it for one that has left
+        // this round behind, and what it has to compute again for values that nobody keeps any more.
+        let is_due = |record: &&Record| record.header().round <= round + 1 && !published.contains(record);
+        for record in self.records.values().filter(is_due) {
             store.publish(record.encode()).await?;
         }
         Ok(())
@@ -270,6 +274,24 @@ mod tests {
         let mut elsewhere = Log::open(dir.path(), me.id(), Digest([8; 32]), 0).expect("a log");
         let other = elsewhere.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
         assert_ne!(other, vote, "of another job");
+    }
+
+    /// A peer whose checkpoint is a round behind its records seemed to be ahead of all who were killed with it, and to have
+    /// lost what they needed.
+    #[tokio::test]
+    async fn what_was_signed_further_on_is_not_said_before_the_peer_is_there() {
+        let me = Identity::derived(1, 0);
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut log = Log::open(dir.path(), me.id(), JOB, 6).expect("a log");
+        let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
+        let next = log.say(&me, header(&me, 8, Kind::Announcement), vec![2]).await.expect("kept");
+        let empty = Embedded::default();
+        log.settle(&empty, me.id(), JOB, 6).await.expect("settled");
+        assert_eq!(published(&empty).await, [vote.clone()]);
+        let again = log.say(&me, header(&me, 8, Kind::Announcement), vec![3]).await.expect("kept");
+        assert_eq!(again, next, "it is said in its round, as it was");
+        log.settle(&empty, me.id(), JOB, 7).await.expect("settled");
+        assert_eq!(published(&empty).await, [vote, next]);
     }
 
     #[tokio::test]
