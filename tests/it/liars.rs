@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use skein_job::{Job, Manifest};
+use skein_job::{Job, Manifest, Members};
 use skein_peer::checkpoint::Checkpoint;
 use skein_peer::compute::Local;
 use skein_peer::driver::log::Log;
@@ -103,7 +103,7 @@ async fn job(train: &str) -> PreparedJob {
     let engine = EngineConfig::automatic();
     let status = Status::default();
     let tools = Tools { runtime: &runtime, engine: &engine, status: &status };
-    PreparedJob::new(&manifest, tools).await.unwrap()
+    PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await.unwrap()
 }
 
 /// A peer at a store of its own, and what it needs to run.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
-use skein_job::Manifest;
 use skein_job::manifest::{Application, Data, Function, Model, Train, VERSION};
+use skein_job::{Manifest, Members};
 use skein_peer::compute::tensors;
 use skein_peer::pool::ms;
 use skein_peer::prepare::{PreparedJob, Tools};
@@ -69,7 +69,8 @@ impl GradientBench {
         Box::pin(async move {
             let folder = tempfile::tempdir()?;
             let data = self.write_samples(folder.path())?;
-            let prepared = PreparedJob::new(&self.manifest(data), tools).await?;
+            let manifest = self.manifest(data);
+            let prepared = PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await?;
             let job = &prepared.job;
             let parameters = Parameters { layout: job.layout.clone(), values: job.initial.clone().into() };
             measure(&prepared, &parameters, (concurrency, WARM_UP_CALLS, self.batch)).await?;

@@ -11,16 +11,23 @@ use skein_types::{Digest, Layout, PeerId};
 
 use crate::component::{BuiltinRule, Component};
 use crate::data::SampleKind;
-use crate::identity;
+use crate::identity::{self, Identifier};
 use crate::manifest::{self, Manifest};
 use crate::model::{Graphs, Model};
 use crate::shares::{Part, Share, divide};
 
 /// Everything that peers of a job have in common.
 pub struct Job {
-    /// Identifies the job: whatever changes a bit of the result changes it. Its end depends on everything but who the
-    /// peers are: see [`identity::differs_in_peers_only`].
+    /// What the result depends on, but for who the peers are.
+    pub identifier: Identifier,
+    /// The job identity: the digest of `identifier`.
     pub digest: Digest,
+    /// The job, its members and the number of the run.
+    pub run: Identifier,
+    /// The run id, which records, database keys and checkpoints carry: the digest of `run`.
+    pub run_id: Digest,
+    /// The manifest as TOML.
+    pub manifest: String,
     /// The manifest's `[train]`.
     pub train: manifest::Train,
     /// Names and shapes of the parameters.
@@ -47,29 +54,32 @@ pub struct Job {
     pub test: Option<Part>,
 }
 
+/// Who trains in a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Members {
+    /// The peers' keys, in the order of the manifest: the first `data.local` of them have data of their own.
+    pub peers: Vec<PeerId>,
+    /// Number of the run. Runs of one job with the same peers have the same result, and nothing else in common.
+    pub run: u64,
+}
+
+impl Members {
+    /// Peers of one owner, whose keys are derived from the seed and keep no secret.
+    pub fn derived(train: &manifest::Train, run: u64) -> Members {
+        let peers = (0..train.peers).map(|index| Identity::derived(train.seed, index).id()).collect();
+        Members { peers, run }
+    }
+}
+
 impl Job {
     /// Reads the data and the functions, divides the samples and makes the model ready. A model of graphs asks which
     /// engine it is written for.
     ///
     /// # Errors
     /// Whatever does not fit, with the name of the file, key or function.
-    pub fn prepare(manifest: &Manifest, lowering: impl FnOnce() -> Result<Lowering>) -> Result<Job> {
-        let train = &manifest.train;
-        let peers: Vec<PeerId> = (0..train.peers).map(|index| Identity::derived(train.seed, index).id()).collect();
-        Job::prepare_for(manifest, &peers, lowering)
-    }
-
-    /// As [`Job::prepare`], for peers with keys of their own, in the order of the manifest.
-    ///
-    /// # Errors
-    /// As [`Job::prepare`].
-    pub fn prepare_for(
-        manifest: &Manifest,
-        peers: &[PeerId],
-        lowering: impl FnOnce() -> Result<Lowering>,
-    ) -> Result<Job> {
+    pub fn prepare(manifest: &Manifest, members: &Members, lowering: impl FnOnce() -> Result<Lowering>) -> Result<Job> {
         let Manifest { train, data, .. } = manifest;
-        let (shares, test) = divide(data, train, peers)?;
+        let (shares, test) = divide(data, train, &members.peers)?;
         let first = &shares.values().next().context("a job has at least one peer")?.dataset;
         let samples = first.kind();
         let model = Model::prepare(manifest, &samples, lowering)?;
@@ -77,8 +87,15 @@ impl Job {
         let gradient = Component::read(manifest, train.gradient.as_deref().unwrap_or(default))?;
         let aggregate = Component::read(manifest, &train.aggregate)?;
         let rule = BuiltinRule::of(&aggregate, train)?;
+        let identifier = identity::of_job(model.identifier, manifest, [&gradient, &aggregate], &shares);
+        let digest = identifier.digest();
+        let run = identity::of_run(digest, data, &shares, members.run);
         Ok(Job {
-            digest: identity::digest(&model.identity, train, [&gradient, &aggregate], &shares),
+            identifier,
+            digest,
+            run_id: run.digest(),
+            run,
+            manifest: toml::to_string(manifest).context("failed to write the manifest")?,
             train: train.clone(),
             layout: Arc::new(model.layout),
             initial: model.initial,

@@ -11,7 +11,7 @@
 //! | [`component`] | the functions, read and checked |
 //! | [`shares`] | who has which samples |
 //! | [`job`] | all of that made ready |
-//! | [`identity`] | the digest by which a job is known |
+//! | [`identity`] | what identifies a job and a run |
 
 pub mod component;
 pub mod data;
@@ -22,6 +22,6 @@ pub mod model;
 pub mod shares;
 
 pub use component::{BuiltinRule, Component};
-pub use job::Job;
+pub use job::{Job, Members};
 pub use manifest::Manifest;
 pub use shares::{Part, Share};

@@ -5,12 +5,12 @@ mod onnx;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde_json::{Value, json};
 use skein_graph::Lowering;
 use skein_protocol::random::Stream;
 use skein_types::{Layout, Parameter};
 
 use crate::data::SampleKind;
+use crate::identity::Identifier;
 use crate::manifest::model::{Init, Network};
 use crate::manifest::{self, Manifest};
 
@@ -26,8 +26,8 @@ pub struct Model {
     pub graphs: Option<Graphs>,
     /// The file that it was read from, and those that belong to it, by their names in its folder.
     pub files: Vec<PathBuf>,
-    /// What identifies the model: whatever changes a bit of what is trained changes it.
-    pub identity: Value,
+    /// What identifies the model: everything that changes a bit of the result.
+    pub identifier: Identifier,
     /// What it is, in a few words.
     pub description: String,
 }
@@ -78,12 +78,14 @@ fn image_shape(shape: &[u32]) -> Option<[i64; 3]> {
 /// A perceptron, or a model of a function of the job's own.
 fn described(model: &manifest::Model, samples: &SampleKind, seed: u64) -> Model {
     let parameters = describe(model, samples.features(), samples.classes);
+    let mut identifier = Identifier::default();
+    identifier.insert_all("model.parameters", &parameters);
     Model {
         layout: layout(&parameters),
         initial: initial(&parameters, seed),
         graphs: None,
         files: Vec::new(),
-        identity: json!(parameters),
+        identifier,
         description: if model.parameters.is_empty() { "a perceptron".into() } else { "a model".into() },
     }
 }

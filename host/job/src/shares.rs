@@ -59,10 +59,9 @@ pub(crate) fn divide(
             let (peers, samples, source) = (sharing.len(), train.len(), source.display());
             bail!("{peers} peers share the {samples} training samples of `{source}`: each needs at least one");
         }
-        let validation = shares(&validation, sharing);
-        let parts = sharing.iter().zip(shares(&train, sharing)).zip(validation).enumerate();
-        for (index, ((peer, train), validation)) in parts {
-            let index = (local.len() + index) as u32;
+        let members: Vec<u32> = (local.len() as u32..identities.len() as u32).collect();
+        let parts = shares(&train, &members).into_iter().zip(shares(&validation, &members));
+        for ((index, peer), (train, validation)) in members.iter().copied().zip(sharing).zip(parts) {
             peers.insert(*peer, Share { index, dataset: dataset.clone(), train, validation });
         }
         test = (!held_out.is_empty()).then_some(Part { dataset, samples: held_out });

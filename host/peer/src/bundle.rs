@@ -47,7 +47,7 @@ struct About {
 }
 
 impl JobBundle {
-    /// Of a job that is ready, and the manifest that it is of.
+    /// Of a job and its manifest.
     ///
     /// # Errors
     /// A file of the model can not be read any more.
@@ -63,7 +63,7 @@ impl JobBundle {
             model.push((file.clone(), digest.clone()));
             blobs.push((digest, bytes));
         }
-        let manifest = toml::to_string(manifest).context("failed to write the manifest")?;
+        let manifest = job.manifest.clone();
         let gradient = (name.clone(), digest.clone());
         Ok(JobBundle { about: About { manifest, samples: job.samples.clone(), gradient, model }, blobs })
     }

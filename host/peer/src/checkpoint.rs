@@ -3,31 +3,37 @@
 //! Parameters keep their names and shapes, so any tool that reads safetensors can use them. Optimizer state is
 //! `optimizer.<slot>`, flat. What is no tensor stands in the metadata.
 
+mod provenance;
+
 use std::collections::HashMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use skein_job::Job;
+use skein_job::identity::list;
 use skein_protocol::convergence::Progress;
 use skein_protocol::state::state_hash;
 use skein_store::{Head, State, StateStore, StoreError};
 use skein_types::Layout;
 use skein_types::{Digest, Values};
 
+pub use provenance::{Ancestor, Provenance, Relation};
+
 /// Name of the file in a run's folder.
 pub const FILE: &str = "checkpoint.safetensors";
 
-const FORMAT: &str = "skein-checkpoint-1";
+const FORMAT: &str = "skein-checkpoint-2";
 
 /// Everything that a run needs to go on as if it had never stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
-    /// Digest of the job.
-    pub job: Digest,
+    /// The run that it belongs to.
+    pub provenance: Arc<Provenance>,
     /// The state after the last applied round.
     pub state: State,
     /// What the convergence rules remember.
@@ -46,6 +52,18 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// It belongs to another run or another job.
+    #[error("`{}` is the checkpoint of another {of}: {differences}; {remedy}", path.display())]
+    OtherRun {
+        /// The file.
+        path: PathBuf,
+        /// `job`, or `run of this job`.
+        of: &'static str,
+        /// Each key that differs with both values.
+        differences: String,
+        /// What to do about it.
+        remedy: &'static str,
     },
     /// The content is not what was once written.
     #[error("the checkpoint `{}` {problem}", path.display())]
@@ -72,7 +90,53 @@ impl Checkpoint {
         let parameters = Values::from(job.initial.clone());
         let slots = vec![Values::from(vec![0.0; parameters.len()]); job.train.optimizer.kind().slots];
         let state = State::new(0, parameters, slots);
-        Checkpoint { job: job.digest, state, progress: Progress::new(job.train.learning_rate) }
+        Checkpoint {
+            provenance: Arc::new(Provenance::of(job)),
+            state,
+            progress: Progress::new(job.train.learning_rate),
+        }
+    }
+
+    /// The state as the start of a run of `job`, under settings that may have changed. The optimizer keeps what it
+    /// remembers if it is the same, and the learning rate stays where it was unless it was changed.
+    pub fn continued(self, job: &Job) -> Checkpoint {
+        let (Relation::OtherRun(changes) | Relation::OtherJob(changes)) = self.provenance.relation(job) else {
+            return self;
+        };
+        let has_changed = |key: &str| changes.iter().any(|change| change.key.starts_with(key));
+        let provenance = Arc::new(self.provenance.continued(job, self.state.round()));
+        let initial = Checkpoint::initial(job);
+        let optimizer = if has_changed("train.optimizer") { &initial } else { &self };
+        let rates = if has_changed("train.learning_rate") { &initial } else { &self };
+        let progress = Progress { learning_rate: rates.progress.learning_rate, ..self.progress };
+        let slots = optimizer.state.slots().to_vec();
+        let state = State::new(self.state.round(), self.state.parameters().clone(), slots);
+        Checkpoint { provenance, state, progress }
+    }
+
+    /// Checks that the checkpoint, which was read from `path`, belongs to the run of `job`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::OtherRun`], with each key that differs, both values and `remedy`.
+    pub fn check_run(&self, job: &Job, path: &Path, remedy: &'static str) -> Result<(), CheckpointError> {
+        let (of, differences) = match self.provenance.relation(job) {
+            Relation::SameRun => return Ok(()),
+            Relation::OtherRun(differences) => ("run of this job", differences),
+            Relation::OtherJob(differences) => ("job", differences),
+        };
+        let differences = list(&differences, "in the checkpoint");
+        Err(CheckpointError::OtherRun { path: path.to_owned(), of, differences, remedy })
+    }
+
+    /// Checks that the checkpoint, which was read from `path`, belongs to some run of `job`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::check_run`].
+    pub fn check_job(&self, job: &Job, path: &Path, remedy: &'static str) -> Result<(), CheckpointError> {
+        match self.provenance.relation(job) {
+            Relation::SameRun | Relation::OtherRun(_) => Ok(()),
+            Relation::OtherJob(_) => self.check_run(job, path, remedy),
+        }
     }
 
     /// Puts the state into a store, in the place of what is there.
@@ -129,13 +193,14 @@ impl Checkpoint {
 
     fn metadata(&self) -> HashMap<String, String> {
         let rules = String::from_utf8(encode_progress(&self.progress)).expect("JSON is text");
-        HashMap::from([
+        let mut metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
-            ("job".to_owned(), self.job.to_string()),
             ("round".to_owned(), self.state.round().to_string()),
             ("state_hash".to_owned(), self.state_hash().to_string()),
             ("convergence".to_owned(), rules),
-        ])
+        ]);
+        metadata.extend(self.provenance.metadata());
+        metadata
     }
 
     /// Reads a checkpoint of a model with this layout and checks that it is what was once written.
@@ -159,8 +224,9 @@ impl Checkpoint {
         if field("format")? != FORMAT {
             return Err(format!("is of format `{}`, this program knows `{FORMAT}`", field("format")?));
         }
-        let parse = |name: &str| field(name)?.parse().map_err(|_| format!("has no valid `{name}` in its metadata"));
-        let (job, hash): (Digest, Digest) = (parse("job")?, parse("state_hash")?);
+        let hash: Digest =
+            field("state_hash")?.parse().map_err(|_| "has no valid `state_hash` in its metadata".to_owned())?;
+        let provenance = Arc::new(Provenance::read(&metadata)?);
         let round = field("round")?.parse().map_err(|_| "has no valid `round` in its metadata".to_owned())?;
         let progress = decode_progress(field("convergence")?.as_bytes()).map_err(|error| error.to_string())?;
 
@@ -176,7 +242,7 @@ impl Checkpoint {
         if hash_of(&state.head()) != hash {
             return Err("does not hold the state that it names: it was altered".to_owned());
         }
-        Ok(Checkpoint { job, state, progress })
+        Ok(Checkpoint { provenance, state, progress })
     }
 }
 
@@ -218,6 +284,7 @@ fn values(tensors: &SafeTensors<'_>, name: &str, len: usize) -> Result<Vec<f32>,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skein_job::identity::Identifier;
     use skein_types::Parameter;
 
     fn layout() -> Layout {
@@ -230,7 +297,13 @@ mod tests {
         let parameters = Values::from((0..6).map(|i| i as f32 * 0.1).collect::<Vec<_>>());
         let slots = vec![vec![1.0; 6].into(), vec![2.0; 6].into()];
         let progress = Progress { stopping_best: Some(0.1 + 0.2), stopping_waited: 3, ..Progress::new(1e-3) };
-        Checkpoint { job: Digest([1; 32]), state: State::new(round, parameters, slots), progress }
+        let provenance = Provenance {
+            job: Identifier::default(),
+            run: Identifier::default(),
+            manifest: "[train]\n".into(),
+            lineage: vec![Ancestor { run: "1".into(), job: "2".into(), round: 3 }],
+        };
+        Checkpoint { provenance: provenance.into(), state: State::new(round, parameters, slots), progress }
     }
 
     #[test]

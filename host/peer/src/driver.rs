@@ -132,7 +132,8 @@ impl Peer {
         let job = prepared.job.clone();
         let me = identity.id();
         let head = store.state.head().await?;
-        let order = Order::new(job.train.seed, me, job.shares[&me].train.clone());
+        let share = &job.shares[&me];
+        let order = Order::new(job.train.seed, share.index, share.train.clone());
         let deadline = Deadline::new(job.train.wait);
         let mut peer = Peer {
             progress: Progress::new(job.train.learning_rate),
@@ -176,7 +177,7 @@ impl Peer {
         for (round, values) in self.log.contributions().await? {
             self.store.contributions.put_contribution(round, me, values).await?;
         }
-        self.log.settle(&*self.store.records, me, self.job.digest, head.round).await?;
+        self.log.settle(&*self.store.records, me, self.job.run_id, head.round).await?;
         if let Some(vote) = self.log.unchecked_vote(head.round) {
             let header = Header { kind: Kind::Check, previous: self.log.last(), ..vote };
             let check = self.log.say(&self.identity, header, hash_of(head).0.to_vec()).await?;
@@ -282,7 +283,7 @@ impl Peer {
         // What an earlier try of the round asked for may have been lost with the store.
         self.neighbours.stop_asking();
         let context = RoundContext {
-            job: self.job.digest,
+            job: self.job.run_id,
             round: number,
             state: hash_of(head),
             roster: self.neighbours.ids().chain([self.me()]).collect(),

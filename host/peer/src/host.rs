@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::BoxFuture;
-use skein_job::{Job, Manifest};
+use skein_job::{Job, Manifest, Members};
 use skein_protocol::identity::Identity;
 use skein_redis::Scope;
 use skein_redis::queue::{Consumer, Queue, Role};
@@ -36,15 +36,15 @@ use crate::worker::{self, QueueWorker};
 pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result<(PreparedJob, JobBundle)>> {
     Box::pin(async move {
         let manifest = Manifest::load(&config.job)?;
-        let roster: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
+        let peers: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
         ensure!(
-            roster.len() == manifest.train.peers as usize,
+            peers.len() == manifest.train.peers as usize,
             "the roster has {} peers where `{}` asks for {}",
-            roster.len(),
+            peers.len(),
             config.job.display(),
             manifest.train.peers
         );
-        let prepared = PreparedJob::for_peers(&manifest, &roster, tools).await?;
+        let prepared = PreparedJob::new(&manifest, &Members { peers, run: config.run }, tools).await?;
         let bundle = JobBundle::new(&manifest, &prepared.job)?;
         Ok((prepared, bundle))
     })
@@ -86,7 +86,7 @@ pub fn run<'a>(
             stop.send_replace(true);
             summary
         };
-        let span = tracing::debug_span!("worker", job = %job.digest, peer = ?me);
+        let span = tracing::debug_span!("worker", job = %job.run_id, peer = ?me);
         let work = async { worker.run(stopped).instrument(span).await.context("the host's own worker failed") };
         let (summary, _) = tokio::try_join!(run, work)?;
         Ok(summary)
@@ -118,8 +118,8 @@ async fn open(
         share.with_context(|| format!("the roster does not have this peer: add a member with the id `{me}`"))?;
     let saved = saved(config, job)?;
     // The folder is locked from here on.
-    let log = Log::open(&config.dir, me, job.digest, saved.as_ref().map_or(0, |saved| saved.state.round()))?;
-    let scope = |peer: PeerId| Scope { job: job.digest, peer, values: job.layout.len() };
+    let log = Log::open(&config.dir, me, job.run_id, saved.as_ref().map_or(0, |saved| saved.state.round()))?;
+    let scope = |peer: PeerId| Scope { job: job.run_id, peer, values: job.layout.len() };
     let others = others(config, &identity, scope)?;
     tracing::debug!(address = %config.store.url, "opens its database");
     let store = skein_redis::open(&config.store, scope(me)).await?;
@@ -159,13 +159,8 @@ fn others(
 fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
     let path = config.dir.join(checkpoint::FILE);
     let saved = if path.exists() { Some(Checkpoint::load(&job.layout, &path)?) } else { None };
-    if let Some(other) = saved.as_ref().filter(|saved| saved.job != job.digest) {
-        bail!(
-            "`{}` is the checkpoint of another job ({}, this one is {}): choose another `dir`",
-            path.display(),
-            other.job,
-            job.digest
-        );
+    if let Some(saved) = &saved {
+        saved.check_run(job, &path, "undo the change, or choose another `dir`")?;
     }
     Ok(saved)
 }
@@ -187,7 +182,7 @@ async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job)
     match metadata {
         Some(metadata) if is_whole(&head, &saved) => {
             let state = store.state().await?;
-            Ok(Checkpoint { job: job.digest, state, progress: decode_progress(&metadata)? })
+            Ok(Checkpoint { provenance: saved.provenance, state, progress: decode_progress(&metadata)? })
         }
         _ => {
             tracing::warn!(

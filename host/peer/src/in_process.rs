@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
 use skein_job::{Job, Share};
 use skein_protocol::identity::Identity;
@@ -26,8 +26,20 @@ use crate::run::Run;
 pub struct Options {
     /// Folder for the checkpoint and the metrics.
     pub out: Option<PathBuf>,
-    /// Go on from the checkpoint in `out`.
-    pub resume: bool,
+    /// Resume from the checkpoint in `out`.
+    pub resume: Resume,
+}
+
+/// Whether a run resumes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// It starts from the initial values, in a folder without a checkpoint.
+    #[default]
+    No,
+    /// It resumes its own checkpoint.
+    Run,
+    /// It continues whatever run the checkpoint belongs to, under other settings, as a new run.
+    WithChanges,
 }
 
 /// Runs a job to its end, all its peers in this process, or until `shutdown` is over.
@@ -70,7 +82,7 @@ fn peer(
 /// The state before the first round, or the checkpoint's.
 fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
     let path = options.out.as_ref().map(|dir| dir.join(checkpoint::FILE));
-    if !options.resume {
+    if options.resume == Resume::No {
         if let Some(path) = path.filter(|path| path.exists()) {
             bail!("`{}` is there already: go on with `--resume`, or choose another folder", path.display());
         }
@@ -78,14 +90,10 @@ fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
     }
     let path = path.context("`--resume` needs the folder of the run: set `--out`")?;
     let checkpoint = Checkpoint::load(&job.layout, &path)?;
-    ensure!(
-        checkpoint.job == job.digest,
-        "`{}` is the checkpoint of another job ({}, this one is {}): seed, peers, data, functions and settings have \
-         to be the same",
-        path.display(),
-        checkpoint.job,
-        job.digest
-    );
+    if options.resume == Resume::WithChanges {
+        return Ok(checkpoint.continued(job));
+    }
+    checkpoint.check_run(job, &path, "undo the change, or continue it as a new run with `--with-changes`")?;
     Ok(checkpoint)
 }
 

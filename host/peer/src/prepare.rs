@@ -7,12 +7,12 @@ use futures_util::future::BoxFuture;
 use skein_engine::{Engine, Kind, Pool, Tensor};
 use skein_graph::Lowering;
 use skein_job::model::{self, Model};
-use skein_job::{Component, Job, Manifest};
+use skein_job::{Component, Job, Manifest, Members};
 use skein_runtime::aggregate::AggregateFunction;
 use skein_runtime::gradient::GradientFunction;
 use skein_runtime::graphs::{Graph, GraphInput, Graphs};
 use skein_runtime::{Function, Limits, Runtime};
-use skein_types::{Layout, PeerId, Status};
+use skein_types::{Layout, Status};
 
 use crate::engines::EngineConfig;
 
@@ -45,26 +45,14 @@ impl PreparedJob {
     ///
     /// # Errors
     /// Whatever does not fit, with the name of the file, key or function.
-    pub fn new<'a>(manifest: &'a Manifest, tools: Tools<'a>) -> BoxFuture<'a, Result<PreparedJob>> {
-        Box::pin(async move {
-            let mut engine = None;
-            let job = Job::prepare(manifest, || lowering(tools.engine, &mut engine))?;
-            PreparedJob::load(manifest, job, engine, tools).await
-        })
-    }
-
-    /// As [`PreparedJob::new`], for peers with keys of their own, in the order of the manifest.
-    ///
-    /// # Errors
-    /// As [`PreparedJob::new`].
-    pub fn for_peers<'a>(
+    pub fn new<'a>(
         manifest: &'a Manifest,
-        peers: &'a [PeerId],
+        members: &'a Members,
         tools: Tools<'a>,
     ) -> BoxFuture<'a, Result<PreparedJob>> {
         Box::pin(async move {
             let mut engine = None;
-            let job = Job::prepare_for(manifest, peers, || lowering(tools.engine, &mut engine))?;
+            let job = Job::prepare(manifest, members, || lowering(tools.engine, &mut engine))?;
             PreparedJob::load(manifest, job, engine, tools).await
         })
     }

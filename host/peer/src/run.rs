@@ -55,7 +55,7 @@ impl Run {
     /// # Errors
     /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The last
     /// checkpoint stays.
-    #[tracing::instrument(level = "debug", name = "job", skip_all, fields(job = %self.prepared.job.digest))]
+    #[tracing::instrument(level = "debug", name = "job", skip_all, fields(job = %self.prepared.job.run_id))]
     pub async fn to_end(self, events: &mut Sink<'_>, mut shutdown: BoxFuture<'_, ()>) -> Result<Summary> {
         let (hint, last) = (self.hint.clone(), self.start.state.round());
         let started = tokio::select! {
@@ -172,7 +172,8 @@ async fn run_peer(
         };
         let is_last = match &end {
             RoundEnd::Applied(report) => {
-                last = Checkpoint { job: last.job, state: report.state.clone(), progress: report.progress };
+                last =
+                    Checkpoint { provenance: last.provenance, state: report.state.clone(), progress: report.progress };
                 false
             }
             RoundEnd::Stopped { .. } => true,
@@ -266,7 +267,8 @@ impl Session {
         if let Some(other) = reports.iter().find(|report| report.state_hash != first.state_hash) {
             bail!("peers {:?} and {:?} have different states after round {round}", first.peer, other.peer);
         }
-        self.last = Checkpoint { job: self.prepared.job.digest, state: first.state.clone(), progress: first.progress };
+        let provenance = self.last.provenance.clone();
+        self.last = Checkpoint { provenance, state: first.state.clone(), progress: first.progress };
         self.contribution = first.contribution.clone();
         let elapsed = self.started.elapsed();
         let summary =

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::path::Path;
 use std::sync::Arc;
 
-use skein_job::Manifest;
+use skein_job::{Manifest, Members};
 use skein_peer::engines::EngineConfig;
 use skein_peer::events::Event;
 use skein_peer::in_process::{Options, train};
@@ -37,7 +37,7 @@ impl Process {
         let manifest = Manifest::parse(&text, Path::new("skein.toml")).expect("a manifest");
         let engine = EngineConfig::automatic();
         let tools = Tools { runtime: &self.runtime, engine: &engine, status: &Status::default() };
-        PreparedJob::new(&manifest, tools).await.expect("a job")
+        PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await.expect("a job")
     }
 
     /// Runs a job; returns what came of it, and the rounds that it told of. `told` hears of each as well.

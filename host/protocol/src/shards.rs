@@ -6,8 +6,6 @@
 
 use std::ops::Range;
 
-use skein_types::PeerId;
-
 use crate::random::Stream;
 
 /// Most shards that samples are split into. Enough to be even over dozens of peers.
@@ -19,20 +17,22 @@ pub fn shard_ranges(samples: usize) -> Vec<Range<usize>> {
     (0..shards).map(|shard| shard * samples / shards..(shard + 1) * samples / shards).collect()
 }
 
-/// The peer that has each of `shards` shards, by the index of the peer in `peers`.
+/// The member that has each of `shards` shards, by its position in `members`. Members are known by their index in the
+/// roster, so the same roster with other keys divides the samples alike.
 ///
-/// Each peer gets `shards / peers` of them, rounded up or down. The order of `peers` changes nothing.
-pub fn assign(shards: usize, peers: &[PeerId]) -> Vec<usize> {
-    assert!(!peers.is_empty(), "a job has at least one peer");
-    let mut loads = vec![0; peers.len()];
-    let (floor, extra) = (shards / peers.len(), shards % peers.len());
+/// Each member gets `shards / members` of them, rounded up or down. The order of `members` changes nothing.
+pub fn assign(shards: usize, members: &[u32]) -> Vec<usize> {
+    assert!(!members.is_empty(), "a job has at least one peer");
+    let mut loads = vec![0; members.len()];
+    let floor = shards / members.len();
+    let extra = shards % members.len();
     (0..shards)
         .map(|shard| {
             // Once `extra` peers have one more than the others, nobody else may.
             let full = loads.iter().filter(|load| **load > floor).count() >= extra;
             let cap = if full { floor } else { floor + 1 };
-            let free = (0..peers.len()).filter(|peer| loads[*peer] < cap);
-            let chosen = free.max_by_key(|peer| (score(&peers[*peer], shard), peers[*peer]));
+            let free = (0..members.len()).filter(|member| loads[*member] < cap);
+            let chosen = free.max_by_key(|member| (score(members[*member], shard), members[*member]));
             let chosen = chosen.expect("the caps sum to the number of shards");
             loads[chosen] += 1;
             chosen
@@ -40,9 +40,9 @@ pub fn assign(shards: usize, peers: &[PeerId]) -> Vec<usize> {
         .collect()
 }
 
-fn score(peer: &PeerId, shard: usize) -> u64 {
-    let mut hasher = blake3::Hasher::new_derive_key("skein 2026-11 rendezvous of peers and shards");
-    hasher.update(&peer.0).update(&(shard as u64).to_le_bytes());
+fn score(member: u32, shard: usize) -> u64 {
+    let mut hasher = blake3::Hasher::new_derive_key("skein 2026-11 rendezvous of members and shards");
+    hasher.update(&member.to_le_bytes()).update(&(shard as u64).to_le_bytes());
     let bytes = hasher.finalize();
     u64::from_le_bytes(*bytes.as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
@@ -53,16 +53,16 @@ fn score(peer: &PeerId, shard: usize) -> u64 {
 #[derive(Debug, Clone)]
 pub struct Order {
     seed: u64,
-    peer: PeerId,
+    member: u32,
     samples: Vec<u32>,
     epoch: Option<(u64, Vec<u32>)>,
 }
 
 impl Order {
-    /// The order of `samples`, of which there is at least one.
-    pub fn new(seed: u64, peer: PeerId, samples: Vec<u32>) -> Order {
+    /// The order of `samples`, of which there is at least one, for the peer with the index `member` in the roster.
+    pub fn new(seed: u64, member: u32, samples: Vec<u32>) -> Order {
         assert!(!samples.is_empty(), "a peer has at least one sample");
-        Order { seed, peer, samples, epoch: None }
+        Order { seed, member, samples, epoch: None }
     }
 
     /// `count` samples from `position` on; behind the last sample of an epoch comes the first of the next.
@@ -75,7 +75,7 @@ impl Order {
         let epoch = position / len;
         if self.epoch.as_ref().is_none_or(|(current, _)| *current != epoch) {
             let mut order = self.samples.clone();
-            let parts = [&self.peer.0[..], &epoch.to_le_bytes()];
+            let parts = [&self.member.to_le_bytes()[..], &epoch.to_le_bytes()];
             Stream::new("skein 2026-11 order of samples", self.seed, &parts).shuffle(&mut order);
             self.epoch = Some((epoch, order));
         }
@@ -87,11 +87,10 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Identity;
     use proptest::prelude::*;
 
-    fn peers(count: u32) -> Vec<PeerId> {
-        (0..count).map(|index| Identity::derived(5, index).id()).collect()
+    fn members(count: u32) -> Vec<u32> {
+        (0..count).collect()
     }
 
     proptest! {
@@ -106,7 +105,7 @@ mod tests {
 
         #[test]
         fn loads_are_even(shards in 1usize..300, count in 1u32..12) {
-            let owners = assign(shards, &peers(count));
+            let owners = assign(shards, &members(count));
             let loads: Vec<_> = (0..count as usize).map(|peer| owners.iter().filter(|o| **o == peer).count()).collect();
             let (min, max) = (loads.iter().min().copied(), loads.iter().max().copied());
             prop_assert!(max.zip(min).is_some_and(|(max, min)| max - min <= 1), "{:?}", loads);
@@ -115,21 +114,21 @@ mod tests {
 
     #[test]
     fn the_order_of_peers_changes_nothing_and_a_lost_peer_moves_little() {
-        let peers = peers(4);
-        let owner = |peers: &[PeerId]| -> Vec<PeerId> { assign(1000, peers).iter().map(|o| peers[*o]).collect() };
-        let before = owner(&peers);
-        let mut reversed = peers.clone();
+        let members = members(4);
+        let owner = |members: &[u32]| -> Vec<u32> { assign(1000, members).iter().map(|o| members[*o]).collect() };
+        let before = owner(&members);
+        let mut reversed = members.clone();
         reversed.reverse();
         assert_eq!(owner(&reversed), before);
 
-        let after = owner(&peers[..3]);
-        let moved = before.iter().zip(&after).filter(|(a, b)| **a != peers[3] && a != b).count();
+        let after = owner(&members[..3]);
+        let moved = before.iter().zip(&after).filter(|(a, b)| **a != members[3] && a != b).count();
         assert!(moved < 150, "{moved} of the 750 shards that nobody lost moved");
     }
 
     #[test]
     fn an_epoch_visits_every_sample_once_and_the_next_in_another_order() {
-        let mut order = Order::new(1, peers(1)[0], (10..60).collect());
+        let mut order = Order::new(1, 0, (10..60).collect());
         let (first, second) = (order.take(0, 50), order.take(50, 50));
         let sorted = |values: &[u32]| {
             let mut values = values.to_vec();
@@ -139,7 +138,7 @@ mod tests {
         assert_eq!(sorted(&first), (10..60).collect::<Vec<_>>());
         assert_eq!(sorted(&second), sorted(&first));
         assert_ne!(first, second);
-        let mut resumed = Order::new(1, peers(1)[0], (10..60).collect());
+        let mut resumed = Order::new(1, 0, (10..60).collect());
         assert_eq!(resumed.take(45, 10), [&first[45..], &second[..5]].concat(), "a position is enough to resume");
     }
 }

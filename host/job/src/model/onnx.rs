@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use serde_json::json;
 use skein_graph::{Dim, ExternalData, Loss, Lowering, Shape, TensorKind};
-use skein_types::{Layout, Parameter};
+use skein_types::{Digest, Layout, Parameter};
 
 use super::{Model, draw, image_shape};
 use crate::data::SampleKind;
+use crate::identity::Identifier;
 use crate::manifest::Manifest;
 use crate::manifest::model::{Init, Start};
 
@@ -142,15 +142,14 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
     let layout = layout(&model, &options.frozen);
     let sizes = BatchSizes { batch_size: manifest.train.batch_size, classes: samples.classes };
     let graphs = derive(&model, &options, sizes).with_context(|| format!("`{name}` cannot be trained"))?;
-    let identity = json!({
-        "onnx": blake3::hash(&bytes).to_string(),
-        "loss": settings.loss.to_string(),
-        "dropout": settings.dropout,
-        "freeze": settings.freeze,
-        "init": start,
-    });
+    let mut identifier = Identifier::default();
+    identifier.insert_digest("model.onnx", Digest(*blake3::hash(&bytes).as_bytes()));
+    identifier.insert_all("model.loss", &settings.loss.to_string());
+    identifier.insert_all("model.dropout", &settings.dropout);
+    identifier.insert_all("model.freeze", &settings.freeze);
+    identifier.insert_all("model.init", &start);
     let initial = initial(&model, &layout, start, manifest.train.seed);
-    Ok(Model { layout, initial, graphs: Some(graphs), files, identity, description: name })
+    Ok(Model { layout, initial, graphs: Some(graphs), files, identifier, description: name })
 }
 
 /// The model with its sizes set by the samples, all but the batch's; its input has as many values as a sample.

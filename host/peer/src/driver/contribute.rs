@@ -54,10 +54,11 @@ impl Peer {
     /// Samples and noise of every batch of the round.
     fn plan(&mut self, number: u64) -> Vec<PlannedBatch> {
         let (leaves, size) = (self.job.train.batches_per_round, self.job.train.batch_size);
-        let (seed, me) = (self.job.train.seed, self.me());
+        let seed = self.job.train.seed;
+        let member = self.share().index;
         let planned = (0..leaves).map(|index| {
             let position = ((number - 1) * u64::from(leaves) + u64::from(index)) * u64::from(size);
-            let parts = [&me.0[..], &position.to_le_bytes()];
+            let parts = [&member.to_le_bytes()[..], &position.to_le_bytes()];
             let noise_seed = Stream::new("skein 2026-11 noise of a batch", seed, &parts).next_u64();
             PlannedBatch { samples: self.order.take(position, size as usize), noise_seed }
         });

@@ -21,6 +21,9 @@ pub struct Config {
     pub dir: PathBuf,
     /// Who this peer is.
     pub identity: Key,
+    /// Number of the run. To train once more with the same manifest and keys, all peers choose another number.
+    #[serde(default)]
+    pub run: u64,
     /// The peer's own database.
     pub store: Options,
     /// All peers of the job, this one included, in an order that is the same for all.

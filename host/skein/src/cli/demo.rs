@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use skein_job::Members;
 use skein_job::manifest::model::Network;
 use skein_job::manifest::{Application, Data, Manifest, Model, Train};
 use skein_peer::events::Event;
@@ -35,7 +36,8 @@ impl Demo {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.manifest();
         manifest.check().map_err(|(key, problem)| anyhow::anyhow!("`{key}` {problem}"))?;
-        let prepared = output.during(&host.status, PreparedJob::new(&manifest, host.tools())).await?;
+        let members = Members::derived(&manifest.train, 0);
+        let prepared = output.during(&host.status, PreparedJob::new(&manifest, &members, host.tools())).await?;
         output.note(&format!(
             "{} peers train {} of {} parameters on hand-written digits, functions in WebAssembly",
             self.peers,

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use skein_job::Members;
 use skein_job::manifest::model::Network;
 use skein_job::manifest::{Manifest, Model};
 use skein_peer::checkpoint;
 use skein_peer::events::Event;
-use skein_peer::in_process::{self, Options};
+use skein_peer::in_process::{self, Options, Resume};
 use skein_peer::prepare::PreparedJob;
 
 use super::{Host, Interrupts};
@@ -22,9 +23,15 @@ pub(super) struct Train {
     /// Folder for the checkpoint (safetensors) and the metrics (JSON lines)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on from the checkpoint in the folder of `--out`
+    /// Resume from the checkpoint in the folder of `--out`
     #[arg(long, requires = "out")]
     resume: bool,
+    /// With `--resume`: continue the checkpoint of another job or run as a new run, which remembers where it comes from
+    #[arg(long, requires = "resume")]
+    with_changes: bool,
+    /// Number of the run: another number trains the same job once more as a run of its own
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    run: u64,
     /// How a run of this command is kept, for those who did not ask for it.
     #[arg(skip = "`--out DIR`")]
     hint: &'static str,
@@ -113,13 +120,14 @@ impl JobArguments {
 
 impl Train {
     /// A run that keeps nothing, in the name of a command where `hint` would keep it.
-    pub(super) fn of(job: JobArguments, hint: &'static str) -> Train {
-        Train { job, out: None, resume: false, hint }
+    pub(super) fn of(job: JobArguments, run: u64, hint: &'static str) -> Train {
+        Train { job, out: None, resume: false, with_changes: false, run, hint }
     }
 
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let manifest = self.job.manifest()?;
-        let prepared = output.during(&host.status, PreparedJob::new(&manifest, host.tools())).await?;
+        let members = Members::derived(&manifest.train, self.run);
+        let prepared = output.during(&host.status, PreparedJob::new(&manifest, &members, host.tools())).await?;
         let job = &prepared.job;
         let samples: usize = job.shares.values().map(|share| share.train.len()).sum();
         output.note(&format!(
@@ -133,7 +141,12 @@ impl Train {
         if self.out.is_none() {
             output.note(&nothing_is_kept(self.hint));
         }
-        let options = Options { out: self.out.clone(), resume: self.resume };
+        let resume = match (self.resume, self.with_changes) {
+            (false, _) => Resume::No,
+            (true, false) => Resume::Run,
+            (true, true) => Resume::WithChanges,
+        };
+        let options = Options { out: self.out.clone(), resume };
         let mut interrupts = Interrupts::listen()?;
         let mut sink = |event: Event<'_>| output.event(event);
         let summary =

@@ -1,12 +1,10 @@
 //! What names a trained model on the command line: a job, and a checkpoint of it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use skein_job::Job;
-use skein_job::Manifest;
-use skein_job::identity::differs_in_peers_only;
-use skein_peer::checkpoint::{Checkpoint, FILE};
+use anyhow::{Context, Result};
+use skein_job::{Manifest, Members};
+use skein_peer::checkpoint::{Checkpoint, FILE, Relation};
 use skein_peer::host::{self, config::Config};
 use skein_peer::prepare::PreparedJob;
 
@@ -37,8 +35,8 @@ pub(super) struct Trained {
 impl TrainedArguments {
     /// Makes the job ready and reads the checkpoint.
     ///
-    /// The digest in a checkpoint covers the keys of the peers, which a manifest does not name. A model does not depend on
-    /// who trained it: with the manifest alone, everything but the keys has to be the same.
+    /// A manifest does not name the keys of peers on other machines, and a model can be used whoever trained it: with the
+    /// manifest alone the job must be the same, with a host's configuration the run.
     pub(super) async fn load(self, host: &Host, output: &mut Output) -> Result<Trained> {
         let (manifest, prepared) = match &self.config {
             Some(path) => {
@@ -48,7 +46,8 @@ impl TrainedArguments {
             }
             None => {
                 let manifest = self.job.manifest()?;
-                let prepared = output.during(&host.status, PreparedJob::new(&manifest, host.tools())).await;
+                let members = Members::derived(&manifest.train, 0);
+                let prepared = output.during(&host.status, PreparedJob::new(&manifest, &members, host.tools())).await;
                 (manifest, prepared?)
             }
         };
@@ -56,29 +55,18 @@ impl TrainedArguments {
         let path = if self.checkpoint.is_dir() { self.checkpoint.join(FILE) } else { self.checkpoint };
         let checkpoint = Checkpoint::load(&job.layout, &path);
         let checkpoint = checkpoint.with_context(|| format!("`{}` is not a checkpoint of this job", path.display()))?;
-        if self.config.is_none() && differs_in_peers_only(job.digest, checkpoint.job) {
-            output
-                .note("the peers of the checkpoint have keys of their own: everything but the keys is that of the job");
+        if self.config.is_some() {
+            checkpoint.check_run(
+                job,
+                &path,
+                "name the configuration of one of its hosts, or the manifest with `--from`",
+            )?;
         } else {
-            check(job, &checkpoint, &path)?;
+            checkpoint.check_job(job, &path, "name the manifest of its run with `--from`")?;
+            if let Relation::OtherRun(_) = checkpoint.provenance.relation(job) {
+                output.note("the checkpoint is of a run with other peers or another number: the job is the same");
+            }
         }
         Ok(Trained { manifest, prepared, checkpoint })
     }
-}
-
-fn check(job: &Job, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
-    let found = checkpoint.job;
-    let expected = job.digest;
-    let path = path.display();
-    ensure!(
-        !differs_in_peers_only(expected, found),
-        "`{path}` is the checkpoint of another roster ({found}, this one is {expected}): name the configuration of one \
-         of its hosts, or the manifest with `--from`"
-    );
-    ensure!(
-        found == expected,
-        "`{path}` is the checkpoint of another job ({found}, this one is {expected}): model, data, seed, number of \
-         peers, functions and settings have to be the same"
-    );
-    Ok(())
 }

@@ -44,12 +44,17 @@ pub(super) struct Up {
     /// Folder for databases, checkpoints and metrics; a run that is there goes on [default: one that is removed]
     #[arg(long, value_name = "DIR", requires = "redis")]
     dir: Option<PathBuf>,
+    /// Number of the run: another number trains the same job once more as a run of its own
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    run: u64,
 }
 
 impl Up {
     pub(super) fn run(self, global: &Global, output: &mut Output) -> Result<()> {
         if !self.redis {
-            return in_host(global, async |host| Train::of(self.job, HINT_IN_ONE_PROCESS).run(host, output).await);
+            return in_host(global, async |host| {
+                Train::of(self.job, self.run, HINT_IN_ONE_PROCESS).run(host, output).await
+            });
         }
         // Children end with the thread that started them, which is this one.
         on_this_thread(self.run_on_redis(global, output))
@@ -123,6 +128,7 @@ impl Up {
             job: dir.join("skein.toml"),
             dir: dir.join(format!("peer-{index}")),
             identity: Key::Index(index),
+            run: self.run,
             store: owner(&database(index))?,
             roster: (0..manifest.train.peers).map(member).collect::<Result<_>>()?,
         };

@@ -30,6 +30,7 @@ pub(crate) fn to_json(summary: &Summary, prepared: &PreparedJob, checkpoint: Opt
     };
     json!({
         "job": job.digest.to_string(),
+        "run": job.run_id.to_string(),
         "peers": summary.state_hashes.len(),
         "rounds": summary.rounds,
         "rounds_run": summary.rounds_run,
