@@ -1,8 +1,8 @@
 //! Who trains on which samples, and in which order.
 //!
 //! Samples are split into shards, and every peer computes by itself which peer has which shard: by rendezvous
-//! hashing (Thaler and Ravishankar, 1998) with bounded loads, so that no peer starves and a lost peer's shards
-//! spread over the others while theirs stay.
+//! hashing (Thaler and Ravishankar, 1998) with bounded loads, so that no peer starves, and a lost peer's shards
+//! spread over the others, which keep theirs.
 
 use std::ops::Range;
 
@@ -10,25 +10,26 @@ use skein_types::PeerId;
 
 use crate::random::Stream;
 
-/// Most shards that samples are split into. Enough to be even over dozens of peers.
+/// Most shards that samples are split into. Enough for even loads among dozens of peers.
 const SHARDS_MAX: usize = 1024;
 
-/// How `samples` samples are split: every shard has at least one sample, and shards differ by at most one.
+/// Splits `samples` samples into shards. Every shard has at least one sample, and sizes differ by at most one.
 pub fn shard_ranges(samples: usize) -> Vec<Range<usize>> {
     let shards = samples.min(SHARDS_MAX);
     (0..shards).map(|shard| shard * samples / shards..(shard + 1) * samples / shards).collect()
 }
 
-/// The peer that has each of `shards` shards, by the index of the peer in `peers`.
+/// Assigns each of `shards` shards to a peer, by the index of the peer in `peers`.
 ///
-/// Each peer gets `shards / peers` of them, rounded up or down. The order of `peers` changes nothing.
+/// Each peer gets `shards / peers` of them, rounded up or down. The order of `peers` does not matter.
 pub fn assign(shards: usize, peers: &[PeerId]) -> Vec<usize> {
     assert!(!peers.is_empty(), "a job has at least one peer");
     let mut loads = vec![0; peers.len()];
-    let (floor, extra) = (shards / peers.len(), shards % peers.len());
+    let floor = shards / peers.len();
+    let extra = shards % peers.len();
     (0..shards)
         .map(|shard| {
-            // Once `extra` peers have one more than the others, nobody else may.
+            // Once `extra` peers have one shard more than the others, no other peer may.
             let full = loads.iter().filter(|load| **load > floor).count() >= extra;
             let cap = if full { floor } else { floor + 1 };
             let free = (0..peers.len()).filter(|peer| loads[*peer] < cap);
@@ -47,9 +48,9 @@ fn score(peer: &PeerId, shard: usize) -> u64 {
     u64::from_le_bytes(*bytes.as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
 
-/// The order in which one peer goes through its own samples: shuffled anew in every epoch.
+/// The order in which a peer visits its samples: shuffled anew in every epoch.
 ///
-/// It is a function of the position alone, so a resumed run goes on where it was without having kept anything.
+/// It depends on the position alone, so a resumed run continues from its position without saved state.
 #[derive(Debug, Clone)]
 pub struct Order {
     seed: u64,
@@ -59,13 +60,13 @@ pub struct Order {
 }
 
 impl Order {
-    /// The order of `samples`, of which there is at least one.
+    /// The order of `samples`, which must not be empty.
     pub fn new(seed: u64, peer: PeerId, samples: Vec<u32>) -> Order {
         assert!(!samples.is_empty(), "a peer has at least one sample");
         Order { seed, peer, samples, epoch: None }
     }
 
-    /// `count` samples from `position` on; behind the last sample of an epoch comes the first of the next.
+    /// Returns `count` samples from `position` on. The last sample of an epoch is followed by the first of the next.
     pub fn take(&mut self, position: u64, count: usize) -> Vec<u32> {
         (position..position + count as u64).map(|position| self.at(position)).collect()
     }
@@ -79,7 +80,7 @@ impl Order {
             Stream::new("skein 2026-11 order of samples", self.seed, &parts).shuffle(&mut order);
             self.epoch = Some((epoch, order));
         }
-        let (_, order) = self.epoch.as_ref().expect("it was just made");
+        let (_, order) = self.epoch.as_ref().expect("the epoch was set above");
         order[(position % len) as usize]
     }
 }
@@ -108,7 +109,8 @@ mod tests {
         fn loads_are_even(shards in 1usize..300, count in 1u32..12) {
             let owners = assign(shards, &peers(count));
             let loads: Vec<_> = (0..count as usize).map(|peer| owners.iter().filter(|o| **o == peer).count()).collect();
-            let (min, max) = (loads.iter().min().copied(), loads.iter().max().copied());
+            let min = loads.iter().min().copied();
+            let max = loads.iter().max().copied();
             prop_assert!(max.zip(min).is_some_and(|(max, min)| max - min <= 1), "{:?}", loads);
         }
     }
@@ -124,13 +126,14 @@ mod tests {
 
         let after = owner(&peers[..3]);
         let moved = before.iter().zip(&after).filter(|(a, b)| **a != peers[3] && a != b).count();
-        assert!(moved < 150, "{moved} of the 750 shards that nobody lost moved");
+        assert!(moved < 150, "{moved} of the 750 shards of the other peers moved");
     }
 
     #[test]
     fn an_epoch_visits_every_sample_once_and_the_next_in_another_order() {
         let mut order = Order::new(1, peers(1)[0], (10..60).collect());
-        let (first, second) = (order.take(0, 50), order.take(50, 50));
+        let first = order.take(0, 50);
+        let second = order.take(50, 50);
         let sorted = |values: &[u32]| {
             let mut values = values.to_vec();
             values.sort();
