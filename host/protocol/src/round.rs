@@ -397,11 +397,7 @@ impl Round {
         let absent = absent.map(|peer| (*peer, self.absence(peer))).collect();
         let agreement = Agreement { peers, absent };
         assert!(agreement.peers.keys().all(|peer| self.held.contains(peer)), "every agreed contribution is held");
-        assert_eq!(
-            agreement.peers.len() + agreement.absent.len(),
-            self.context.roster.len(),
-            "every member is present or absent"
-        );
+        assert_eq!(agreement.peers.len() + agreement.absent.len(), self.context.roster.len(), "it lists every member");
         self.phase = Phase::Agreed(agreement.clone());
         Ok(Step::Aggregate(agreement))
     }
