@@ -20,8 +20,8 @@ pub trait Compute: Send + Sync {
     /// Publishes what others need to compute for the peer; called again after the database lost it.
     async fn open(&self) -> Result<()>;
 
-    /// Computes all batches of `round`, each at the parameters of the round before, and adds their gradients to the sum.
-    /// A round that was begun before resumes.
+    /// Computes all batches of `round`, each at the parameters of the round before, and adds their gradients to the
+    /// sum. A round that was begun before resumes.
     async fn compute(&self, round: u64, batches: Vec<PlannedBatch>) -> Result<()>;
 }
 

@@ -305,8 +305,8 @@ impl Peer {
         Ok(round)
     }
 
-    /// Whether the peer's contribution has the hash it announced, possibly before a restart: a gradient function that is
-    /// not reproducible then returns other values. In that case the contribution kept on disk is restored.
+    /// Whether the peer's contribution has the hash it announced, possibly before a restart: a gradient function that
+    /// is not reproducible then returns other values. In that case the contribution kept on disk is restored.
     async fn has_announced(&self, number: u64, record: &Record, computed: Digest) -> Result<bool> {
         let announced =
             Announcement::decode(record.payload()).context("this peer's own announcement is malformed")?.values;
@@ -421,8 +421,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Passes a record to the round, and keeps it if it matters should the round be started again, or for a later round.
-    /// A round accepts one of each kind from each peer.
+    /// Passes a record to the round, and keeps it if it matters should the round be started again, or for a later
+    /// round. A round accepts one of each kind from each peer.
     fn take_in(&mut self, round: &mut Round, record: Read) {
         let read = record.at.saturating_duration_since(self.clock);
         match round.receive(read, record.owner, &record.bytes) {

@@ -18,8 +18,8 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// The fastest engine of this machine, with one thread for each run: functions already run in parallel, and the bits
-    /// of a gradient depend on the number of threads, which other load on the machine must not decide.
+    /// The fastest engine of this machine, with one thread for each run: functions already run in parallel, and the
+    /// bits of a gradient depend on the number of threads, which other load on the machine must not decide.
     pub fn automatic() -> EngineConfig {
         EngineConfig { kind: None, library: None, options: Options { threads: 1, device: Device::Cpu } }
     }

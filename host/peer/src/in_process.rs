@@ -33,8 +33,8 @@ pub struct Options {
 /// Runs a job with all its peers in this process, to its end or until `shutdown` completes.
 ///
 /// # Errors
-/// A function failed, the peers are out of step, a file cannot be written, or the run was shut down. The last checkpoint
-/// stays.
+/// A function failed, the peers are out of step, a file cannot be written, or the run was shut down. The last
+/// checkpoint stays.
 pub fn train<'a>(
     prepared: PreparedJob,
     pool: Arc<FunctionPool>,

@@ -1,5 +1,5 @@
-//! Threads that run functions, and a ledger of what the calls used. The runtime bounds how many functions run at the same
-//! time.
+//! Threads that run functions, and a ledger of what the calls used. The runtime bounds how many functions run at the
+//! same time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -53,8 +53,8 @@ impl Run {
     /// counts, and the final state is evaluated.
     ///
     /// # Errors
-    /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The last
-    /// checkpoint stays.
+    /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The
+    /// last checkpoint stays.
     #[tracing::instrument(level = "debug", name = "job", skip_all, fields(job = %self.prepared.job.digest))]
     pub async fn to_end(self, events: &mut Sink<'_>, mut shutdown: BoxFuture<'_, ()>) -> Result<Summary> {
         let hint = self.hint.clone();
@@ -237,8 +237,8 @@ struct Session {
 }
 
 impl Session {
-    /// Writes a checkpoint of the state if the database holds it and the folder does not: the state is on disk before the
-    /// peer publishes that it has it.
+    /// Writes a checkpoint of the state if the database holds it and the folder does not: the state is on disk before
+    /// the peer publishes that it has it.
     async fn keep_start(&mut self, peers: &[PeerConfig]) -> Result<()> {
         let [peer] = peers else { return Ok(()) };
         if self.checkpointed.as_ref().is_none_or(|written| *written.borrow() >= self.first_round) {
@@ -283,7 +283,7 @@ impl Session {
         Ok(())
     }
 
-    /// Starts to write the last round's checkpoint once the previous one is written. The next round runs at the same time.
+    /// Starts to write the last round's checkpoint once the previous one is written. The next round runs meanwhile.
     async fn write_checkpoint(&mut self) -> Result<()> {
         let Some(path) = self.out.as_ref().map(|dir| dir.join(checkpoint::FILE)) else { return Ok(()) };
         self.finish_writing().await?;

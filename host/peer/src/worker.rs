@@ -25,7 +25,7 @@ use crate::bundle::{TaskPayload, decode_batch};
 use crate::compute::accumulate;
 use crate::pool::{FunctionPool, Purpose};
 
-/// How consumers wait. A released task rests long enough for a shortage to pass, and for less than peers wait for a peer.
+/// How consumers wait. A released task rests long enough for a shortage to pass, and for less than the wait for a peer.
 pub const PACE: Pace =
     Pace { beat: Duration::from_secs(2), rest_min: Duration::from_millis(250), rest_max: Duration::from_secs(5) };
 /// How long an idle worker waits before it looks for tasks of workers that went silent. It is also how long leaving may
@@ -98,8 +98,8 @@ impl QueueWorker {
             let width = Width::new(worker.pool.concurrency());
             let mut progress = Progress { width, pause: Pause::default(), done: Done::default() };
             let mut running = JoinSet::new();
-            // A separate task that is never cancelled takes deliveries: cancelled, it could lose some until another worker
-            // misses this one's beats.
+            // A separate task that is never cancelled takes deliveries: cancelled, it could lose some until another
+            // worker misses this one's beats.
             let mut asking = JoinSet::new();
             while !*stop.borrow() || !asking.is_empty() || !running.is_empty() {
                 let free = progress.width.get().saturating_sub(running.len());
@@ -148,7 +148,7 @@ impl QueueWorker {
                 let reason = format!("{error:#}");
                 tracing::warn!(round = task.round, index = task.index, reason, "released a task");
                 done.released += 1;
-                // If the database is to blame, the task is not: it is left to the worker that finds it without an owner.
+                // If the database is to blame, the task is not: it goes to another worker once its beats are missed.
                 let is_of_the_store = error.chain().any(|cause| cause.is::<StoreError>());
                 if is_of_the_store || self.consumer.release(&ended.delivery, &reason).await.is_err() {
                     self.consumer.abandon(&ended.delivery);
@@ -178,8 +178,8 @@ impl QueueWorker {
         Ended { delivery, result, usage }
     }
 
-    /// Computes the gradient of a task, adds it to the sum, and then completes the task. If a worker dies in between, the
-    /// next one finds the batch already accumulated.
+    /// Computes the gradient of a task, adds it to the sum, and then completes the task. If a worker dies in between,
+    /// the next one finds the batch already accumulated.
     async fn compute(&self, delivery: &Delivery, usage: &mut Option<Usage>) -> Result<Completion> {
         let task = &delivery.task;
         let payload: TaskPayload = serde_json::from_str(&task.note).context("malformed task payload")?;

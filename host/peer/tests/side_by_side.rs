@@ -40,18 +40,18 @@ impl Process {
         PreparedJob::new(&manifest, tools).await.expect("a job")
     }
 
-    /// Runs a job; returns its result and the rounds that it reported, which are also sent to `told`.
+    /// Runs a job; returns its result and the rounds that it reported, which are also sent to `reported`.
     async fn run(
         &self,
         job: PreparedJob,
-        told: watch::Sender<u64>,
+        reported: watch::Sender<u64>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> (anyhow::Result<Summary>, Vec<u64>) {
         let mut rounds = Vec::new();
         let mut sink = |event: Event<'_>| {
             if let Event::Round { summary, .. } = event {
                 rounds.push(summary.report.round);
-                told.send_replace(summary.report.round);
+                reported.send_replace(summary.report.round);
             }
         };
         let summary = train(job, self.pool.clone(), Options::default(), &mut sink, Box::pin(shutdown)).await;
@@ -68,8 +68,11 @@ async fn two_jobs_side_by_side_have_the_bits_of_each_alone() {
     let process = Process::new();
     let one = process.job("rounds = 12\npeers = 3\nfaults = 1\nseed = 1\n").await;
     let other = process.job("rounds = 7\npeers = 4\nseed = 2\noptimizer = { name = \"adam\" }\n").await;
-    let told = || watch::Sender::new(0);
-    let both = tokio::join!(process.run(one.clone(), told(), pending()), process.run(other.clone(), told(), pending()));
+    let reported = || watch::Sender::new(0);
+    let both = tokio::join!(
+        process.run(one.clone(), reported(), pending()),
+        process.run(other.clone(), reported(), pending())
+    );
     for ((summary, rounds), (job, expected)) in [(both.0, (one, 12)), (both.1, (other, 7))] {
         let summary = summary.expect("the job finishes");
         assert_eq!(rounds, (1..=expected).collect::<Vec<_>>(), "its own rounds, in their order");
@@ -82,12 +85,12 @@ async fn a_job_that_is_shut_down_leaves_the_other_alone() {
     let process = Process::new();
     let endless = process.job("rounds = 1000000\nseed = 1\n").await;
     let other = process.job("rounds = 9\nseed = 2\n").await;
-    let (told, mut heard) = watch::channel(0);
+    let (reported, mut heard) = watch::channel(0);
     let shutdown = async move {
         heard.wait_for(|round| *round >= 5).await.expect("it is in the middle of its run");
     };
     let ((ended, rounds), (summary, _)) = tokio::join!(
-        process.run(endless, told, shutdown),
+        process.run(endless, reported, shutdown),
         process.run(other.clone(), watch::Sender::new(0), pending())
     );
     let error = ended.err().expect("it was shut down").to_string();

@@ -402,8 +402,8 @@ impl Round {
         Ok(Step::Aggregate(agreement))
     }
 
-    /// Refuses if the others are ahead, because what is missing here then never comes: at once for values that no holder
-    /// has any more, after [`BEHIND_WAIT`] at most for records that were not read. Else returns `otherwise`.
+    /// Refuses if the others are ahead, because what is missing here then never comes: at once for values that no
+    /// holder has any more, after [`BEHIND_WAIT`] at most for records that were not read. Else returns `otherwise`.
     fn or_behind(&self, now: Duration, is_gone: bool, otherwise: Result<Step, Refusal>) -> Result<Step, Refusal> {
         let is_late = now >= self.waits.opened + self.waits.wait.min(BEHIND_WAIT);
         let needed = if is_gone { self.needed(1) } else { self.needed(2).filter(|_| is_late) };

@@ -14,8 +14,8 @@ use skein_protocol::record::{RECORD_BYTES_MAX, Record};
 
 /// Name of the file with the records.
 const LOG_FILE: &str = "records.log";
-/// Size above which the log is rewritten with the records that still matter: more than those of the largest roster need,
-/// and little enough for their signatures to be checked in a fraction of a second.
+/// Size above which the log is rewritten with the records that still matter: more than those of the largest roster
+/// need, and little enough for their signatures to be checked in a fraction of a second.
 const LOG_BYTES_MAX: u64 = 1 << 20;
 const LENGTH_BYTES: usize = 4;
 /// Prefixes of unfinished files' names; the last is that of checkpoints.
@@ -31,8 +31,8 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Opens the folder, which is created if it does not exist, and reads its records. A record that a crash cut short at
-    /// the end of the log was never published, and is dropped.
+    /// Opens the folder, which is created if it does not exist, and reads its records. A record that a crash cut short
+    /// at the end of the log was never published, and is dropped.
     ///
     /// # Errors
     /// Another process uses the folder, its files cannot be read or written, or the log is damaged.

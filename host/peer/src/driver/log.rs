@@ -72,8 +72,8 @@ impl Log {
         let _ = self.checkpointed.subscribe().wait_for(|written| *written >= round).await;
     }
 
-    /// Reconciles the log and the store of a peer that continues from the state of `round`: each gets the records it lacks
-    /// from the other. A database that came back empty gets those up to the next round that others may still have to read.
+    /// Reconciles the log and the store of a peer that continues from the state of `round`: each gets the records that
+    /// it lacks. A database that came back empty gets those that others may still read, up to the next round.
     ///
     /// # Errors
     /// The store or the folder fails.
@@ -99,8 +99,8 @@ impl Log {
                 self.keep(record.clone()).await?;
             }
         }
-        // Records of later rounds are published again in those rounds. Before that, the others would think that this peer
-        // is past this round, and that the values it has to compute again are no longer kept.
+        // Records of later rounds are published again in those rounds. Before that, the others would think that this
+        // peer is past this round, and that the values it has to compute again are no longer kept.
         let is_due = |record: &&Record| record.header().round <= round + 1 && !published.contains(record);
         for record in self.records.values().filter(is_due) {
             store.publish(record.encode()).await?;
@@ -114,15 +114,15 @@ impl Log {
     /// # Errors
     /// The folder cannot be written, in which case the record must not be published; or another state was signed.
     pub(super) async fn say(&mut self, identity: &Identity, header: Header, payload: Vec<u8>) -> Result<Record> {
-        if let Some(said) = self.records.get(&(header.round, header.kind)) {
-            // The state is not the one that was signed: a second record would prove equivocation, the first is wrong here.
+        if let Some(signed) = self.records.get(&(header.round, header.kind)) {
+            // The state has changed: a second record would prove equivocation, and the first one is wrong here.
             ensure!(
-                said.header().state == header.state && (header.kind != Kind::Check || said.payload() == payload),
+                signed.header().state == header.state && (header.kind != Kind::Check || signed.payload() == payload),
                 "this peer has signed another state for round {} than it has now: its database or its `dir` changed; \
                  restore both, or start it with the checkpoint of another peer and an empty database",
                 header.round
             );
-            return Ok(said.clone());
+            return Ok(signed.clone());
         }
         let record = Record::sign(identity, header, payload);
         self.keep(record.clone()).await?;

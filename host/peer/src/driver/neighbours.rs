@@ -135,8 +135,8 @@ struct Expected {
     len: usize,
 }
 
-/// Asks the holders until one provides the announced values, until `until` at most. If one is slow, the next is asked as
-/// well, so that no holder keeps the others from being asked.
+/// Asks the holders until one provides the announced values, until `until` at most. If one is slow, the next is asked
+/// as well, so that no holder keeps the others from being asked.
 async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, until: Instant) -> Fetched {
     let is_only = holders.len() == 1;
     let mut rest = holders.into_iter();

@@ -22,8 +22,8 @@ impl Pause {
         *self = Pause::default();
     }
 
-    /// A task failed; returns how long the worker pauses. A call that fails during a pause began before it, so it does not
-    /// extend the pause, and `None` is returned.
+    /// A task failed; returns how long the worker pauses. A call that fails during a pause began before it, so it does
+    /// not extend the pause, and `None` is returned.
     pub(super) fn failed(&mut self, now: Instant) -> Option<Duration> {
         if self.until(now).is_some() {
             return None;

@@ -116,7 +116,7 @@ pub enum Refusal {
     },
     /// Too few peers take part.
     #[error(
-        "{heard} of {roster} peers took part within {} s, at least {majority} have to: restart the others, then this one",
+        "{heard} of {roster} peers took part within {} s, {majority} are needed: restart the others, then this one",
         .waited.as_secs()
     )]
     Minority {
@@ -137,8 +137,8 @@ pub enum Refusal {
     Lacking(PeerId),
     /// The others are so far ahead that they no longer keep what this peer missed.
     #[error(
-        "this peer has the state of round {state} and needs the one of round {needed}, because the others no longer keep \
-         what it missed: stop all peers, copy the checkpoint of another to this one, and start them again"
+        "this peer has the state of round {state} and needs the one of round {needed}, because the others no longer \
+         keep what it missed: stop all peers, copy the checkpoint of another to this one, and start them again"
     )]
     Behind {
         /// Last round that this peer applied.

@@ -58,7 +58,7 @@ fn lies_are_charged_by_every_peer_and_never_aggregated() {
     type Lie = fn(&Peer, Header, Vec<u8>) -> Vec<Vec<u8>>;
     let cases: [(&str, Charge, Lie); 7] = [
         ("rubbish", Charge::Unsigned, |_, _, _| vec![vec![0; 500]]),
-        ("somebody else's record", Charge::Unsigned, |_, header, payload| {
+        ("another peer's record", Charge::Unsigned, |_, header, payload| {
             vec![Record::sign(&Identity::derived(3, 77), header, payload).encode()]
         }),
         ("a false signature", Charge::Unsigned, |peer, header, payload| {
