@@ -166,7 +166,7 @@ impl Peer {
         self.recall(&head).await
     }
 
-    /// Restores the metadata kept beside a state, and publishes the records that are due.
+    /// Restores the progress kept beside a state, and publishes the records that are due.
     async fn recall(&mut self, head: &Head) -> Result<()> {
         let note = self.store.state.round_metadata(head.round).await?;
         let note = note.with_context(|| format!("the store lost the metadata of round {}", head.round))?;

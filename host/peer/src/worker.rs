@@ -133,7 +133,7 @@ impl QueueWorker {
     async fn note(&self, ended: Ended, Progress { width, pause, done }: &mut Progress) {
         match ended.result {
             Ok(completion) => {
-                // Only of calls that succeed: those that fail early would raise the width, and more would fail.
+                // Only calls that succeed count: those that fail early would raise the width, and more would fail.
                 if let Some(usage) = &ended.usage {
                     width.observe(usage.memory_bytes_peak as u64, usage.duration);
                     pause.succeeded();
