@@ -127,7 +127,7 @@ fn a_host_that_waits_for_its_database_can_be_interrupted() {
         kill_process(Pid::from_child(&host), signal).unwrap();
         let output = host.wait_with_output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(error, "error: interrupted while it opened its database: start it again to go on\n");
+        assert_eq!(error, "error: interrupted while it opened its database: start it again to continue\n");
         assert_eq!(output.status.code(), Some(1), "it ended by itself");
     }
 }

@@ -353,7 +353,7 @@ async fn more_liars_than_tolerated_stop_the_round_with_the_reason() {
     for (reports, end) in run(&job, 2, Lie::to_all(|values| values[0] = f32::NAN, true), 1).await {
         assert!(reports.is_empty(), "nothing was applied");
         let reason = format!("{:#}", end.unwrap_err());
-        assert!(reason.contains("2 peers are charged where the job tolerates 1 faults"), "{reason}");
+        assert!(reason.contains("2 peers are charged, but the job tolerates at most 1"), "{reason}");
         assert!(reason.contains("a contribution that is not finite"), "{reason}");
     }
 }

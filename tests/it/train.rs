@@ -77,7 +77,7 @@ fn checkpoints_of_another_job_and_runs_that_are_there_are_left_alone() {
     place.json(&["train", "--out", "run"]);
     let before = std::fs::read(place.path("run/checkpoint.safetensors")).unwrap();
     for (arguments, expected) in [
-        (&["train", "--out", "run"][..], "go on with `--resume`"),
+        (&["train", "--out", "run"][..], "continue with `--resume`"),
         (&["train", "--out", "run", "--resume", "--seed", "2"], "checkpoint of another job"),
         (&["train", "--out", "run", "--resume", "--peers", "3"], "checkpoint of another job"),
         (&["eval", "--checkpoint", "run", "--seed", "2"], "checkpoint of another job"),

@@ -68,7 +68,7 @@ impl Worker {
 
     /// Waits until it has failed so often.
     fn fails(&mut self, times: usize) {
-        (0..times).for_each(|_| self.says("a task is given back"));
+        (0..times).for_each(|_| self.says("released a task"));
     }
 
     /// Lets it say whatever it likes from now on, so that it never waits for a reader.

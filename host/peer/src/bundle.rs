@@ -1,7 +1,7 @@
-//! What a host and its workers tell each other through the peer's database: what has to be known of the job, batches as
-//! bytes under names, and what a task says.
+//! The data that a host and its workers exchange through the peer's database: the bundle of the job, batches as bytes
+//! under names, and the payloads of tasks.
 //!
-//! Components and models are named by their SHA-256, and are used only if they have it.
+//! Components and models are named by their SHA-256, and are used only if it matches.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,14 +22,14 @@ use skein_types::Layout;
 
 use crate::prepare::{Tools, gradient_function};
 
-/// The name of the package itself.
+/// Name of the bundle in the database.
 const NAME: &str = "package";
 
 /// Everything that a worker needs beside parameters and batches.
 #[derive(Debug, Clone)]
 pub struct JobBundle {
     about: About,
-    /// Bytes by their digest.
+    /// Component and model files by their digest.
     blobs: Vec<(String, Vec<u8>)>,
 }
 
@@ -38,7 +38,7 @@ pub struct JobBundle {
 struct About {
     /// The job's manifest as TOML.
     manifest: String,
-    /// What its samples are like.
+    /// Kind of the job's samples.
     samples: SampleKind,
     /// Name and digest of the gradient function.
     gradient: (String, String),
@@ -47,10 +47,10 @@ struct About {
 }
 
 impl JobBundle {
-    /// Of a job and its manifest.
+    /// The bundle of a prepared job and its manifest.
     ///
     /// # Errors
-    /// A file of the model can not be read any more.
+    /// A file of the model cannot be read any more.
     pub fn new(manifest: &Manifest, job: &Job) -> Result<JobBundle> {
         let Component { name, bytes, digest, .. } = &job.gradient;
         let mut blobs = vec![(digest.clone(), bytes.clone())];
@@ -68,10 +68,10 @@ impl JobBundle {
         Ok(JobBundle { about: About { manifest, samples: job.samples.clone(), gradient, model }, blobs })
     }
 
-    /// Puts it where workers find it.
+    /// Writes the bundle to the database, where workers find it.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn publish(&self, queue: &Queue) -> Result<()> {
         for (digest, bytes) in &self.blobs {
             queue.put(None, digest, bytes).await?;
@@ -80,14 +80,15 @@ impl JobBundle {
     }
 }
 
-/// A gradient function that is ready to be called, and the parameters it takes.
+/// Loads the gradient function of the job in the database, and the layout of the parameters that it takes.
 ///
 /// # Errors
-/// There is no package, what it names is missing or has another digest, or it does not run here.
+/// The bundle is missing, a file that it names is missing or has another digest, or the function does not run here.
 pub fn unpack<'a>(queue: &'a Queue, tools: Tools<'a>) -> BoxFuture<'a, Result<(GradientFunction, Arc<Layout>)>> {
     Box::pin(async move {
-        let about = queue.get(NAME).await?.context("no host has said yet what is to be done: start it first")?;
-        let about: About = serde_json::from_slice(&about).context("the host is of another version of this program")?;
+        let about =
+            queue.get(NAME).await?.context("no host has published a job in this database: start the host first")?;
+        let about: About = serde_json::from_slice(&about).context("the host runs another version of this program")?;
         let mut manifest = Manifest::parse(&about.manifest, Path::new("skein.toml"))?;
         let folder = tempfile::tempdir()?;
         for (name, digest) in &about.model {
@@ -101,21 +102,22 @@ pub fn unpack<'a>(queue: &'a Queue, tools: Tools<'a>) -> BoxFuture<'a, Result<(G
             manifest.model.onnx = Some(folder.path().join(name));
         }
         let (name, digest) = &about.gradient;
-        let function = manifest.function(name).with_context(|| format!("there is no function `{name}`"))?;
+        let function = manifest.function(name).with_context(|| format!("the manifest has no function `{name}`"))?;
         let component = Component::new(name, function, fetch(queue, digest).await?);
         gradient_function(&manifest, &component, &about.samples, tools).await
     })
 }
 
-/// Bytes that have the digest by which they are named.
+/// Reads the bytes with this digest, and verifies that they have it.
 async fn fetch(queue: &Queue, digest: &str) -> Result<Vec<u8>> {
-    let bytes = queue.get(digest).await?.with_context(|| format!("the database has nothing of the digest {digest}"))?;
+    let bytes =
+        queue.get(digest).await?.with_context(|| format!("the database has nothing under the digest {digest}"))?;
     let actual = sha256(&bytes);
-    ensure!(actual == digest, "what the database has under the digest {digest} has the digest {actual}");
+    ensure!(actual == digest, "the value that the database has under the digest {digest} has the digest {actual}");
     Ok(bytes)
 }
 
-/// What a task says beside its round and number.
+/// Payload of a task, beside its round and index.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct TaskPayload {
     /// Name of the batch's bytes.
@@ -127,7 +129,7 @@ pub(crate) struct TaskPayload {
 /// A batch as a safetensors file.
 ///
 /// # Errors
-/// A tensor can not be written in that format.
+/// A tensor cannot be written in that format.
 pub(crate) fn encode_batch(batch: &Batch) -> Result<Vec<u8>> {
     let views = batch.tensors.iter().map(|(name, tensor)| {
         let dtype = match tensor.ty() {
@@ -146,21 +148,21 @@ pub(crate) fn encode_batch(batch: &Batch) -> Result<Vec<u8>> {
     let metadata = HashMap::from([
         ("samples".to_owned(), batch.samples.to_string()),
         ("noise_seed".to_owned(), batch.noise_seed.to_string()),
-        // The format sorts by alignment and name; a function may go by the order.
+        // The format sorts by alignment and name; a function may depend on the order.
         ("order".to_owned(), serde_json::to_string(&batch.tensors.iter().map(|(name, _)| name).collect::<Vec<_>>())?),
     ]);
     Ok(safetensors::serialize(views, Some(metadata))?)
 }
 
-/// What [`encode_batch`] wrote.
+/// Decodes what [`encode_batch`] wrote.
 ///
 /// # Errors
-/// It is something else.
+/// The bytes are anything else.
 pub(crate) fn decode_batch(bytes: &[u8]) -> Result<Batch> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).context("the batch is no safetensors file")?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).context("the batch is not a safetensors file")?;
     let metadata = metadata.metadata().clone().unwrap_or_default();
     let field = |name: &str| metadata.get(name).with_context(|| format!("the batch has no `{name}`"));
-    let tensors = SafeTensors::deserialize(bytes).context("the batch is no safetensors file")?;
+    let tensors = SafeTensors::deserialize(bytes).context("the batch is not a safetensors file")?;
     let order: Vec<String> = serde_json::from_str(field("order")?)?;
     let tensors = order.into_iter().map(|name| {
         let view = tensors.tensor(&name)?;

@@ -1,7 +1,7 @@
 //! The state of a job on disk: a safetensors file that appears whole or not at all.
 //!
 //! Parameters keep their names and shapes, so any tool that reads safetensors can use them. Optimizer state is
-//! `optimizer.<slot>`, flat. What is no tensor stands in the metadata.
+//! `optimizer.<slot>`, flat. Everything else is in the metadata.
 
 mod provenance;
 
@@ -29,28 +29,28 @@ pub const FILE: &str = "checkpoint.safetensors";
 
 const FORMAT: &str = "skein-checkpoint-2";
 
-/// Everything that a run needs to go on as if it had never stopped.
+/// Everything that a run needs to resume and reach the same result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     /// The run that it belongs to.
     pub provenance: Arc<Provenance>,
     /// The state after the last applied round.
     pub state: State,
-    /// What the convergence rules remember.
+    /// Memory of the convergence rules.
     pub progress: Progress,
 }
 
-/// A checkpoint that can not be read or written.
+/// A checkpoint that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The file system refuses.
+    /// The file cannot be read or written.
     #[error("failed to {action} the checkpoint `{}`", path.display())]
     File {
         /// `read` or `write`.
         action: &'static str,
-        /// The file.
+        /// Path of the checkpoint.
         path: PathBuf,
-        /// Why.
+        /// Error of the file system.
         source: std::io::Error,
     },
     /// It belongs to another run or another job.
@@ -68,9 +68,9 @@ pub enum CheckpointError {
     /// The content is not what was once written.
     #[error("the checkpoint `{}` {problem}", path.display())]
     Content {
-        /// The file.
+        /// Path of the checkpoint.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem, as the end of a sentence about the file.
         problem: String,
     },
 }
@@ -85,7 +85,7 @@ struct Rules {
 }
 
 impl Checkpoint {
-    /// Where a job begins.
+    /// The state before a job's first round.
     pub fn initial(job: &Job) -> Checkpoint {
         let parameters = Values::from(job.initial.clone());
         let slots = vec![Values::from(vec![0.0; parameters.len()]); job.train.optimizer.kind().slots];
@@ -139,21 +139,21 @@ impl Checkpoint {
         }
     }
 
-    /// Puts the state into a store, in the place of what is there.
+    /// Writes the state to a store, in place of the one it holds.
     ///
     /// # Errors
-    /// The store's own.
+    /// The store cannot be written.
     pub async fn restore(&self, store: &dyn StateStore) -> Result<(), StoreError> {
         store.set_state(self.state.clone()).await?;
         store.put_round_metadata(self.state.round(), encode_progress(&self.progress)).await
     }
 
-    /// Hash of the state.
+    /// Hash of the state, which peers compare.
     pub fn state_hash(&self) -> Digest {
         hash_of(&self.state.head())
     }
 
-    /// Writes the checkpoint next to `path` and moves it there. If anything fails, what was at `path` stays.
+    /// Writes the checkpoint next to `path` and moves it there. If anything fails, the file at `path` stays as it was.
     ///
     /// # Errors
     /// [`CheckpointError::File`]
@@ -162,13 +162,13 @@ impl Checkpoint {
         let bytes = self.encode(layout).map_err(|error| failed(std::io::Error::other(error)))?;
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let write = || {
-            // Readable as any file that a program writes, less what the user's mask takes away.
+            // The permissions of any new file, from which the user's mask is subtracted.
             let permissions = std::fs::Permissions::from_mode(0o666);
             let mut file = tempfile::Builder::new().prefix(".checkpoint").permissions(permissions).tempfile_in(dir)?;
             file.write_all(&bytes)?;
             file.as_file().sync_all()?;
             file.persist(path)?;
-            // The new name has to survive a power cut too.
+            // The new name has to survive a power failure too.
             std::fs::File::open(dir)?.sync_all()
         };
         write().map_err(failed)
@@ -203,7 +203,7 @@ impl Checkpoint {
         metadata
     }
 
-    /// Reads a checkpoint of a model with this layout and checks that it is what was once written.
+    /// Reads a checkpoint of a model with this layout, and verifies its state hash.
     ///
     /// # Errors
     /// [`CheckpointError`]
@@ -216,13 +216,13 @@ impl Checkpoint {
     }
 
     fn decode(layout: &Layout, bytes: &[u8]) -> Result<Checkpoint, String> {
-        let broken = |error: safetensors::SafeTensorError| format!("is no whole safetensors file: {error}");
+        let broken = |error: safetensors::SafeTensorError| format!("is not a complete safetensors file: {error}");
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(broken)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(broken)?;
         let metadata = metadata.metadata().clone().unwrap_or_default();
         let field = |name: &str| metadata.get(name).ok_or_else(|| format!("has no `{name}` in its metadata"));
         if field("format")? != FORMAT {
-            return Err(format!("is of format `{}`, this program knows `{FORMAT}`", field("format")?));
+            return Err(format!("has the format `{}`, but this program reads only `{FORMAT}`", field("format")?));
         }
         let hash: Digest =
             field("state_hash")?.parse().map_err(|_| "has no valid `state_hash` in its metadata".to_owned())?;
@@ -240,23 +240,23 @@ impl Checkpoint {
         }
         let state = State::new(round, parameters.into(), slots);
         if hash_of(&state.head()) != hash {
-            return Err("does not hold the state that it names: it was altered".to_owned());
+            return Err("does not match its state hash: it was altered".to_owned());
         }
         Ok(Checkpoint { provenance, state, progress })
     }
 }
 
-/// What the convergence rules remember, as it is kept beside a state.
+/// Encodes the memory of the convergence rules, to be kept beside a state.
 pub fn encode_progress(progress: &Progress) -> Vec<u8> {
     let Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = *progress;
     let rules = Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited };
-    serde_json::to_vec(&rules).expect("numbers and none can be written as JSON")
+    serde_json::to_vec(&rules).expect("numbers and options can be written as JSON")
 }
 
-/// What [`encode_progress`] wrote.
+/// Decodes what [`encode_progress`] wrote.
 ///
 /// # Errors
-/// It is something else.
+/// The bytes are anything else.
 pub fn decode_progress(bytes: &[u8]) -> serde_json::Result<Progress> {
     let rules: Rules = serde_json::from_slice(bytes)?;
     let Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = rules;
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_loaded_to_the_bit() {
+    fn a_saved_checkpoint_is_loaded_to_the_bit() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join(FILE);
         for round in [7, 8] {
@@ -319,14 +319,14 @@ mod tests {
     }
 
     #[test]
-    fn a_spoilt_file_is_refused_with_its_name() {
+    fn a_corrupt_file_is_refused_with_its_name() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join(FILE);
         checkpoint(7).save(&layout(), &path).expect("saved");
         let good = std::fs::read(&path).expect("the file");
         let refused = |bytes: &[u8], layout: &Layout| {
             std::fs::write(&path, bytes).expect("written");
-            let error = Checkpoint::load(layout, &path).expect_err("spoilt").to_string();
+            let error = Checkpoint::load(layout, &path).expect_err("corrupt").to_string();
             assert!(error.contains(FILE), "{error}");
             error
         };

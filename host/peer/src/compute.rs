@@ -1,5 +1,5 @@
-//! The batches of a round: how they are computed is a port with two implementations, in this process and through the
-//! queue of the peer's database.
+//! Computes the batches of a round, behind a port with two implementations: in this process, and through the queue of
+//! the peer's database.
 
 mod local;
 mod queued;
@@ -17,11 +17,11 @@ pub use queued::Queued;
 /// Computes the batches of a peer.
 #[async_trait]
 pub trait Compute: Send + Sync {
-    /// Makes ready whatever others need to compute for the peer, and again after the database lost it.
+    /// Publishes what others need to compute for the peer; called again after the database lost it.
     async fn open(&self) -> Result<()>;
 
-    /// Computes all batches of `round`, each at the parameters of the round before, and adds their gradients to the sum.
-    /// A round that was begun before goes on where it was.
+    /// Computes all batches of `round`, each at the parameters of the round before, and adds their gradients to the
+    /// sum. A round that was begun before resumes.
     async fn compute(&self, round: u64, batches: Vec<PlannedBatch>) -> Result<()>;
 }
 
@@ -30,7 +30,7 @@ pub trait Compute: Send + Sync {
 pub struct PlannedBatch {
     /// Indices into the peer's data set.
     pub samples: Vec<u32>,
-    /// What the noise of dropout is drawn from.
+    /// Seed of the dropout noise.
     pub noise_seed: u64,
 }
 
@@ -46,7 +46,7 @@ pub fn tensors(dataset: &Dataset, indices: &[u32]) -> Batch {
     let samples = u32::try_from(labels.len()).expect("a data set has fewer samples than 2^32");
     let dimensions = [&[samples], &shape[..]].concat();
     let len = inputs.len();
-    let input = Tensor::from_floats(dimensions, inputs.into(), 0..len).expect("as many values as the shape asks for");
+    let input = Tensor::from_floats(dimensions, inputs.into(), 0..len).expect("as many values as the shape has");
     let tensors = vec![("input".to_owned(), input), ("labels".to_owned(), Tensor::from_integers(labels))];
     Batch { samples, tensors, noise_seed: 0 }
 }
@@ -62,7 +62,7 @@ pub(crate) async fn accumulate(
     Ok(sums.accumulate(round, leaf, gradient.flat()?).await?)
 }
 
-/// The state that a round builds on; a database that came back empty or older than it was does not hold it.
+/// The state that a round builds on; a database that came back empty or with an older state does not hold it.
 pub(crate) async fn state_before(state: &dyn StateStore, round: u64) -> Result<Head, StoreError> {
     match state.head().await? {
         head if head.round + 1 == round => Ok(head),

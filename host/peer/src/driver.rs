@@ -1,4 +1,4 @@
-//! One peer's side of a round: does what the protocol decides, and tells it what came of it.
+//! One peer's side of a round: does what the protocol decides, and reports the results to it.
 
 mod contribute;
 mod folder;
@@ -50,9 +50,9 @@ pub struct Peer {
     deadline: Deadline,
     presence: Presence,
     log: Log,
-    /// Records of the others that this round has taken in, for the case that it is begun anew.
+    /// Records of the others that this round accepted, in case it is started again.
     taken: Vec<Read>,
-    /// Those of the next rounds, from peers that are ahead.
+    /// Records of the next rounds, from peers that are ahead.
     early: Vec<Read>,
     clock: Instant,
     awaited: watch::Sender<Option<Awaited>>,
@@ -61,35 +61,35 @@ pub struct Peer {
 /// Whom a peer waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Awaited {
-    /// The peers.
+    /// Peers that it waits for.
     pub peers: BTreeSet<PeerId>,
-    /// Since when: when it was ready itself.
+    /// When it was ready itself.
     pub since: Instant,
-    /// Until when it does at the longest.
+    /// When it stops waiting at the latest.
     pub until: Instant,
 }
 
-/// What is one peer's own.
+/// The parts that each peer has for itself.
 pub struct PeerConfig {
-    /// Who it is.
+    /// The peer's key pair.
     pub identity: Identity,
-    /// Where it keeps its state.
+    /// The store with its state.
     pub store: Ports,
     /// How its batches are computed.
     pub compute: Arc<dyn Compute>,
-    /// What the others publish.
+    /// The stores of the others, read only.
     pub others: BTreeMap<PeerId, Arc<dyn PeerStore>>,
-    /// What it has signed.
+    /// The records that it has signed.
     pub log: Log,
 }
 
 /// How a round ended for one peer.
 pub enum RoundEnd {
-    /// It was applied.
+    /// The round was applied.
     Applied(Box<RoundReport>),
-    /// The state before it is final: the convergence rules say so.
+    /// The convergence rules end training: the state before the round is final.
     Stopped {
-        /// What they decided on.
+        /// The evaluation that ended training.
         evaluation: Evaluation,
     },
 }
@@ -98,32 +98,32 @@ pub enum RoundEnd {
 pub struct RoundReport {
     /// Number of the round.
     pub round: u64,
-    /// Who reports.
+    /// The peer that reports.
     pub peer: PeerId,
-    /// The state after it.
+    /// The state after the round.
     pub state: State,
-    /// Its hash.
+    /// Hash of that state.
     pub state_hash: Digest,
-    /// What the peer contributed, if it has to be kept beside the checkpoint.
+    /// The peer's contribution, if it has to be kept beside the checkpoint.
     pub contribution: Option<OwnContribution>,
-    /// What the convergence rules remember after it.
+    /// Memory of the convergence rules after the round.
     pub progress: Progress,
     /// Learning rate of the update.
     pub learning_rate: f64,
     /// Mean training loss over the agreed contributions.
     pub loss: f64,
-    /// How the state before the round did, if that was due.
+    /// Evaluation of the state before the round, if it was due.
     pub evaluation: Option<Evaluation>,
-    /// Contributions that were aggregated.
+    /// Number of contributions that were aggregated.
     pub present: usize,
-    /// Who was missing, and why.
+    /// Peers whose contribution was not aggregated, and why.
     pub absent: BTreeMap<PeerId, Absence>,
-    /// Where the time went.
+    /// Time that each phase took.
     pub phases: Phases,
 }
 
 impl Peer {
-    /// A peer that goes on from the state of its store, wherever it was ended.
+    /// A peer that continues from the state of its store, wherever it was stopped.
     ///
     /// # Errors
     /// The store fails, or does not hold a state of the job.
@@ -157,7 +157,7 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Goes on from the state of the store, which had lost it and got it back, and says again what it has lost.
+    /// Continues from the state of the store, which lost it and had it restored, and publishes again what it lost.
     ///
     /// # Errors
     /// As [`Peer::start`].
@@ -167,13 +167,13 @@ impl Peer {
         self.recall(&head).await
     }
 
-    /// Takes up what was kept beside a state, and says what was left unsaid.
+    /// Restores the progress kept beside a state, and publishes the records that are due.
     async fn recall(&mut self, head: &Head) -> Result<()> {
         let note = self.store.state.round_metadata(head.round).await?;
-        let note = note.with_context(|| format!("the store lost what belongs to the state of round {}", head.round))?;
+        let note = note.with_context(|| format!("the store lost the metadata of round {}", head.round))?;
         self.progress = decode_progress(&note)?;
         let me = self.me();
-        // Values before the records that tell of them.
+        // Values before the records that announce them.
         for (round, values) in self.log.contributions().await? {
             self.store.contributions.put_contribution(round, me, values).await?;
         }
@@ -186,7 +186,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Whom it waits for at the moment.
+    /// The peers that it waits for at the moment; `None` while it does not wait.
     pub fn awaited(&self) -> watch::Receiver<Option<Awaited>> {
         self.awaited.subscribe()
     }
@@ -224,7 +224,7 @@ impl Peer {
                 }
                 Step::Vote(vote) => {
                     tracing::debug!(held = vote.held.len(), charged = vote.charged.len(), "votes");
-                    // What owners did not give until now is asked of others from here on.
+                    // From here on, other holders are asked for values that their owners did not provide.
                     self.neighbours.stop_asking();
                     let is_new = !self.log.has(number, Kind::Vote);
                     let bytes = self.publish(&round, Kind::Vote, vote.encode()).await?.encode();
@@ -238,11 +238,11 @@ impl Peer {
                     self.awaited.send_replace(None);
                     let Some(report) = self.apply(number, &agreement, &mut phases).await? else {
                         let evaluation = self.agreed_evaluation(number, &agreement);
-                        let evaluation = evaluation.context("training stops on an evaluation only")?;
+                        let evaluation = evaluation.context("training stops only after an evaluation")?;
                         return Ok(RoundEnd::Stopped { evaluation });
                     };
-                    // Peers that hear the check go on, and forget what this one would need to apply the round before once
-                    // more.
+                    // Peers that read the check continue, and drop what this one would need to apply the previous round
+                    // again.
                     tracing::debug!(state = %report.state_hash, absent = ?agreement.absent, "applied");
                     self.log.wait_for_checkpoint(number - 1).await;
                     self.publish(&round, Kind::Check, report.state_hash.0.to_vec()).await?;
@@ -272,7 +272,7 @@ impl Peer {
         Ok(RoundEnd::Applied(Box::new(RoundReport { phases, ..report })))
     }
 
-    /// Begins to gather: announces the own contribution and takes in what came early.
+    /// Begins to gather: announces the peer's contribution, and passes on records that came early.
     async fn open_round(
         &mut self,
         number: u64,
@@ -280,7 +280,7 @@ impl Peer {
         average: Average,
         evaluation: Option<Evaluation>,
     ) -> Result<Round> {
-        // What an earlier try of the round asked for may have been lost with the store.
+        // Values that an earlier attempt at the round fetched may have been lost with the store.
         self.neighbours.stop_asking();
         let context = RoundContext {
             job: self.job.run_id,
@@ -306,27 +306,28 @@ impl Peer {
         Ok(round)
     }
 
-    /// Whether the own contribution has the hash that was announced, which may have been before a restart: a gradient
-    /// function that is not reproducible gives another one then. What was kept of the first one takes its place.
+    /// Whether the peer's contribution has the hash it announced, possibly before a restart: a gradient function that
+    /// is not reproducible then returns other values. In that case the contribution kept on disk is restored.
     async fn has_announced(&self, number: u64, record: &Record, computed: Digest) -> Result<bool> {
-        let announced = Announcement::decode(record.payload()).context("an own announcement makes no sense")?.values;
+        let announced =
+            Announcement::decode(record.payload()).context("this peer's own announcement is malformed")?.values;
         if announced == computed {
             return Ok(true);
         }
         let kept = self.log.contributions().await?.into_iter().find(|(round, _)| *round == number);
         let Some((_, values)) = kept else {
-            tracing::warn!(round = number, "the gradients differ from those that were announced before a restart");
+            tracing::warn!(round = number, "the gradients differ from those announced before a restart");
             return Ok(false);
         };
         self.store.contributions.put_contribution(number, self.me(), values).await?;
         Ok(true)
     }
 
-    /// Aggregates what was agreed on and moves the state; none if training stops here.
+    /// Aggregates the agreed contributions and updates the state; `None` if training stops here.
     async fn apply(&mut self, number: u64, agreement: &Agreement, phases: &mut Phases) -> Result<Option<RoundReport>> {
         let evaluation = self.agreed_evaluation(number, agreement);
         let rules = self.job.train.convergence();
-        // The peer's own is changed with the end of the round, which may be begun anew until then.
+        // `self.progress` changes only at the end of the round, which may be started again until then.
         let mut progress = self.progress;
         if evaluation.is_some_and(|evaluation| progress.observe(&rules, evaluation.loss())) {
             return Ok(None);
@@ -344,7 +345,7 @@ impl Peer {
             optimizer: self.job.train.optimizer,
             step: OptimizerStep { number, learning_rate: learning_rate as f32 },
         };
-        // Before the state it belongs to: there is no state without its note.
+        // Before the state it belongs to: a state never lacks its metadata.
         self.store.state.put_round_metadata(number, encode_progress(&progress)).await?;
         let applied = self.store.state.apply(Update { round: number, aggregate, change }).await;
         let head = applied.with_context(|| refused(number, agreement))?;
@@ -367,8 +368,8 @@ impl Peer {
         }))
     }
 
-    /// What the agreed contributions come to: a rule for a store that aggregates by itself, or what the aggregation
-    /// function makes of them.
+    /// The aggregate of the agreed contributions: a rule for a store that aggregates by itself, or the values that the
+    /// aggregation function returns.
     async fn aggregate(&self, number: u64, agreement: &Agreement) -> Result<Aggregate> {
         if let Some(rule) = self.job.rule.as_ref().filter(|_| self.store.state.aggregates()) {
             let samples: Vec<u64> = agreement.peers.values().map(|announcement| announcement.samples).collect();
@@ -385,7 +386,8 @@ impl Peer {
                 values: values.buffer(),
             });
         }
-        let (function, faults) = (self.prepared.aggregate.clone(), self.job.train.faults);
+        let function = self.prepared.aggregate.clone();
+        let faults = self.job.train.faults;
         let account = self.pool.account(Purpose::Aggregate);
         let call = async move {
             let slot = function.slot().await;
@@ -395,15 +397,15 @@ impl Peer {
         Ok(Aggregate::Values(aggregated.with_context(|| refused(number, agreement))?.values.into()))
     }
 
-    /// Signs a record, or takes the one that says so already, and appends it to the own store.
+    /// Signs a record, or takes the one already signed for its round and kind, and appends it to the peer's store.
     async fn publish(&mut self, round: &Round, kind: Kind, payload: Vec<u8>) -> Result<Record> {
-        // Kept before it is known to others: whatever happens now, nothing else will be said.
+        // Kept before others can read it: whatever happens now, no other record is signed in its place.
         let record = self.log.say(&self.identity, round.header(kind, self.log.last()), payload).await?;
         self.store.records.publish(record.encode()).await?;
         Ok(record)
     }
 
-    /// Takes in what comes next, until then at the longest, and the records that have come meanwhile.
+    /// Waits for the next arrival, until `until` at most, and processes it and the records already in the inbox.
     async fn wait(&mut self, round: &mut Round, until: Duration) -> Result<()> {
         let since = self.clock + round.opened();
         self.awaited.send_replace(Some(Awaited { peers: round.awaited(), since, until: self.clock + until }));
@@ -412,7 +414,7 @@ impl Peer {
             Some(Arrival::Contribution(peer, fetched)) => self.keep(round, peer, fetched).await?,
             None => {}
         }
-        // As many as fit the inbox: one peer that publishes without end does not keep the round from going on.
+        // At most as many as fit the inbox: a peer that publishes without end does not hold up the round.
         for _ in 0..INBOX_RECORDS {
             let Some(record) = self.neighbours.waiting() else { break };
             self.take_in(round, record);
@@ -420,8 +422,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Keeps a record that matters for the case that the round is begun anew, or until the next one begins. A round takes
-    /// one of each kind from each peer.
+    /// Passes a record to the round, and keeps it if it matters should the round be started again, or for a later
+    /// round. A round accepts one of each kind from each peer.
     fn take_in(&mut self, round: &mut Round, record: Read) {
         let read = record.at.saturating_duration_since(self.clock);
         match round.receive(read, record.owner, &record.bytes) {
@@ -431,7 +433,7 @@ impl Peer {
         }
     }
 
-    /// Copies a contribution that was verified into the own store, and tells the round what became of it.
+    /// Copies a verified contribution into the peer's store, and reports the outcome to the round.
     async fn keep(&mut self, round: &mut Round, peer: PeerId, fetched: Fetched) -> Result<()> {
         match fetched {
             Fetched::Verified(values) => {
@@ -445,8 +447,8 @@ impl Peer {
         Ok(())
     }
 
-    /// How the state before the round did, if its evaluation was due: by the sums of the peers, each over no more samples
-    /// than are known to be its own. Nothing else that a peer announces counts.
+    /// Evaluation of the state before the round, if it was due: the total of the peers' sums. A sum over more samples
+    /// than the peer is known to have does not count.
     fn agreed_evaluation(&self, number: u64, agreement: &Agreement) -> Option<Evaluation> {
         if !self.is_evaluation_due(number) {
             return None;
@@ -455,22 +457,22 @@ impl Peer {
             let samples = self.job.shares.get(peer)?.validation.len() as u64;
             announcement.evaluation.filter(|evaluation| evaluation.samples <= samples)
         });
-        // Sums that are finite each may overflow together.
+        // Sums that are finite may overflow when added up.
         Evaluation::total(sound).filter(|total| total.loss_sum.is_finite())
     }
 }
 
-/// What goes before the reason why the agreed contributions did not become a state.
+/// Context of an error while the agreed contributions are aggregated or applied.
 fn refused(number: u64, agreement: &Agreement) -> String {
     format!("failed to aggregate round {number}{}", listed("absent", &agreement.absent))
 }
 
-/// What goes before the reason of a refused round.
+/// Context of the error of a refused round.
 fn refusal(number: u64, round: &Round) -> String {
     format!("round {number} cannot be finished{}", listed("charged", round.charges()))
 }
 
-/// Peers with what is said of each; nothing where there is none.
+/// Peers with a reason for each, in parentheses after `what`; empty without peers.
 fn listed(what: &str, peers: &BTreeMap<PeerId, impl std::fmt::Display>) -> String {
     let peers: Vec<_> = peers.iter().map(|(peer, why)| format!("{peer:?}: {why}")).collect();
     if peers.is_empty() { String::new() } else { format!(" ({what}: {})", peers.join(", ")) }

@@ -1,4 +1,4 @@
-//! Which engine computes graphs: the one asked for, or the fastest that this machine has.
+//! Which engine computes graphs: the requested one, or the fastest that this machine has.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use skein_engine::{Device, Engine, EngineError, Kind, Options};
 /// How graphs are to be computed.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// The engine; the first of [`Kind::ALL`] that is there where none is named.
+    /// The engine; if `None`, the first of [`Kind::ALL`] that this machine has.
     pub kind: Option<Kind>,
-    /// Its library, or the folder that it is in, where that is not the usual one.
+    /// Its library or the library's folder, if it is not in the usual place.
     pub library: Option<PathBuf>,
     /// Threads and device of each run.
     pub options: Options,
 }
 
 impl EngineConfig {
-    /// Whatever the machine has, one thread for each run: functions run in parallel already, and the bits of a
-    /// gradient depend on the number of threads, which what happens to run beside it must not decide.
+    /// The fastest engine of this machine, with one thread for each run: functions already run in parallel, and the
+    /// bits of a gradient depend on the number of threads, which other load on the machine must not decide.
     pub fn automatic() -> EngineConfig {
         EngineConfig { kind: None, library: None, options: Options { threads: 1, device: Device::Cpu } }
     }
@@ -27,7 +27,7 @@ impl EngineConfig {
     /// Opens the engine.
     ///
     /// # Errors
-    /// The one that was asked for is not there or can not be used.
+    /// The requested engine is missing or cannot be used, or the machine has none.
     pub fn open(&self) -> Result<Arc<dyn Engine>> {
         if let Some(kind) = self.kind {
             return Ok(skein_engine::open(kind, self.library.clone())?);
@@ -37,15 +37,15 @@ impl EngineConfig {
             match skein_engine::open(kind, None) {
                 Ok(engine) => return Ok(engine),
                 Err(error) => {
-                    // One that is installed and broken is another thing than one that is not there.
+                    // A broken engine is worth a warning, a missing one is not.
                     match error {
-                        EngineError::Missing { .. } => tracing::debug!(%error, "engine passed over"),
-                        _ => tracing::warn!(%error, "engine passed over"),
+                        EngineError::Missing { .. } => tracing::debug!(%error, "skipped an engine"),
+                        _ => tracing::warn!(%error, "skipped an engine"),
                     }
                     last = Some(error);
                 }
             }
         }
-        Err(last.map_or_else(|| anyhow::anyhow!("there is no engine"), Into::into))
+        Err(last.map_or_else(|| anyhow::anyhow!("no engine can be used"), Into::into))
     }
 }

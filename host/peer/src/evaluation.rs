@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use crate::compute::tensors;
 use crate::pool::{FunctionPool, Purpose};
 
-/// Samples of one call: enough to make the call's own cost vanish, few enough to bound its memory.
+/// Samples of one call: enough to make the call's overhead negligible, few enough to bound its memory.
 const BATCH_SIZE: usize = 256;
 
-/// Sums over all `samples`, added up in their order whatever the order of arrival; none without a sample.
+/// Sums over all `samples`, added up in their order whatever the order of arrival; `None` without samples.
 ///
 /// # Errors
 /// A call failed.
@@ -28,8 +28,10 @@ pub fn evaluate<'a>(
     Box::pin(async move {
         let mut tasks = JoinSet::new();
         for (index, chunk) in samples.chunks(BATCH_SIZE).enumerate() {
-            let (chunk, dataset) = (chunk.to_vec(), dataset.clone());
-            let (parameters, function) = (parameters.clone(), function.clone());
+            let chunk = chunk.to_vec();
+            let dataset = dataset.clone();
+            let parameters = parameters.clone();
+            let function = function.clone();
             let account = pool.account(Purpose::Evaluate);
             let task = async move {
                 let slot = function.slot().await;
@@ -52,7 +54,7 @@ pub fn evaluate<'a>(
     })
 }
 
-/// How parameters do on all peers' validation samples.
+/// Evaluates parameters on all peers' validation samples.
 ///
 /// # Errors
 /// A call failed.

@@ -1,4 +1,4 @@
-//! What a run tells while it goes on.
+//! Events that a run reports while it runs.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use crate::report::RoundSummary;
 
 /// Something that happened in a run.
 pub enum Event<'a> {
-    /// A peer with a database of its own found where it goes on.
+    /// A peer with its own database found where to continue.
     Started {
-        /// The peer.
+        /// The peer of this process.
         peer: PeerId,
         /// Peers of the job.
         peers: usize,
@@ -18,28 +18,28 @@ pub enum Event<'a> {
         round: u64,
         /// Values of the model.
         parameters: usize,
-        /// Whether its database computes.
+        /// Whether its database aggregates by itself.
         in_database: bool,
     },
     /// All peers of this process applied a round.
     Round {
-        /// What came of it.
+        /// The round as its peers reported it.
         summary: RoundSummary<'a>,
         /// Rounds of the job.
         rounds: u64,
-        /// Rounds that this run has applied each second until now.
+        /// Rounds per second since the run began.
         per_second: f64,
     },
-    /// Once a second: whom the peer of this process has been waiting for, if it has.
+    /// Once a second: the peers that the peer of this process has been waiting for, if it has.
     Waiting(Option<Waiting>),
-    /// The last round is over; what follows is the evaluation of the final state.
+    /// The last round ended; the evaluation of the final state follows.
     RoundsEnded,
 }
 
 /// Peers that a run waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// The peers.
+    /// Peers that it waits for.
     pub peers: Vec<PeerId>,
     /// Peers of the job.
     pub of: usize,
@@ -49,5 +49,5 @@ pub struct Waiting {
     pub until: Duration,
 }
 
-/// Where events go. It is called between two steps of the run, so it has to return at once.
+/// Receives events. It is called between two steps of the run, so it has to return at once.
 pub type Sink<'a> = dyn FnMut(Event<'_>) + Send + 'a;

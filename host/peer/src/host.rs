@@ -1,4 +1,4 @@
-//! One peer of a job as a process of its own, with its own database: `skein host`.
+//! One peer of a job in its own process, with its own database: `skein host`.
 
 pub mod config;
 
@@ -29,7 +29,7 @@ use crate::report::Summary;
 use crate::run::Run;
 use crate::worker::{self, QueueWorker};
 
-/// Makes the job ready that a configuration names, for the peers of its roster.
+/// Prepares the job that a configuration names, for the peers of its roster.
 ///
 /// # Errors
 /// The manifest, the data or the roster does not fit.
@@ -39,7 +39,7 @@ pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result
         let peers: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
         ensure!(
             peers.len() == manifest.train.peers as usize,
-            "the roster has {} peers where `{}` asks for {}",
+            "the roster has {} peers, but the job `{}` asks for {}",
             peers.len(),
             config.job.display(),
             manifest.train.peers
@@ -50,7 +50,7 @@ pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result
     })
 }
 
-/// Runs the peer to the end of the job, from wherever it was ended before, or until `shutdown` is over.
+/// Runs the peer from where it was stopped to the end of the job, or until `shutdown` completes.
 ///
 /// # Errors
 /// A database cannot be used, a function failed, the peers are out of step, or the run was shut down.
@@ -82,7 +82,7 @@ pub fn run<'a>(
             Run { prepared, pool, peers: vec![peer], start, out: Some(config.dir.clone()), hint: HINT.to_owned() };
         let run = async {
             let summary = run.to_end(events, shutdown).await;
-            // Its worker may be in the middle of a task that nobody waits for.
+            // Its worker may be in the middle of a task that the run no longer waits for.
             stop.send_replace(true);
             summary
         };
@@ -93,13 +93,13 @@ pub fn run<'a>(
     })
 }
 
-/// How a host goes on after it was shut down.
-const HINT: &str = ": start it again to go on";
+/// How to continue after a host was shut down.
+const HINT: &str = ": start it again to continue";
 
-/// What a host runs with once its database is open.
+/// The parts of a host once its database is open.
 struct Opened {
     peer: PeerConfig,
-    /// Where it goes on.
+    /// State from which the peer continues.
     start: Checkpoint,
     worker: QueueWorker,
 }
@@ -155,7 +155,7 @@ fn others(
         .collect()
 }
 
-/// The checkpoint in the peer's folder, if there is one.
+/// The checkpoint in the peer's folder, if one exists.
 fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
     let path = config.dir.join(checkpoint::FILE);
     let saved = if path.exists() { Some(Checkpoint::load(&job.layout, &path)?) } else { None };
@@ -165,7 +165,7 @@ fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
     Ok(saved)
 }
 
-/// Finds out where the peer goes on: from the state of its database, or from the checkpoint if that is ahead of it.
+/// Decides where the peer continues: from the state of its database, or from the checkpoint if that is ahead of it.
 async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job) -> Result<Checkpoint> {
     let saved = saved.unwrap_or_else(|| Checkpoint::initial(job));
     let (head, metadata) = match store.head().await {
@@ -196,7 +196,7 @@ async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job)
     }
 }
 
-/// Whether what the database holds is at least as far as the checkpoint, and no other state of the same round.
+/// Whether the database is ahead of the checkpoint, or holds the same state.
 fn is_whole(head: &Head, saved: &Checkpoint) -> bool {
     head.round > saved.state.round() || hash_of(head) == saved.state_hash()
 }

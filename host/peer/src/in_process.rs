@@ -21,7 +21,7 @@ use crate::prepare::PreparedJob;
 use crate::report::Summary;
 use crate::run::Run;
 
-/// How a run is carried out; nothing here changes its result.
+/// Options of a run; none of them changes its result.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Folder for the checkpoint and the metrics.
@@ -42,11 +42,11 @@ pub enum Resume {
     WithChanges,
 }
 
-/// Runs a job to its end, all its peers in this process, or until `shutdown` is over.
+/// Runs a job with all its peers in this process, to its end or until `shutdown` completes.
 ///
 /// # Errors
-/// A function failed, the peers are out of step, a file cannot be written, or the run was shut down. The last checkpoint
-/// stays.
+/// A function failed, the peers are out of step, a file cannot be written, or the run was shut down. The last
+/// checkpoint stays.
 pub fn train<'a>(
     prepared: PreparedJob,
     pool: Arc<FunctionPool>,
@@ -58,13 +58,13 @@ pub fn train<'a>(
         let start = starting_point(&prepared.job, &options)?;
         let stores = new_stores(&prepared.job, &start).await?;
         let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();
-        let hint = options.out.as_ref().map(|dir| format!(": go on with `--resume --out {}`", dir.display()));
+        let hint = options.out.as_ref().map(|dir| format!(": continue with `--resume --out {}`", dir.display()));
         let run = Run { prepared, pool, peers, start, out: options.out, hint: hint.unwrap_or_default() };
         run.to_end(events, shutdown).await
     })
 }
 
-/// The peer of a share, among those of all stores.
+/// The peer of `share`, which reads the stores of the others.
 fn peer(
     prepared: &PreparedJob,
     pool: &Arc<FunctionPool>,
@@ -84,7 +84,7 @@ fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
     let path = options.out.as_ref().map(|dir| dir.join(checkpoint::FILE));
     if options.resume == Resume::No {
         if let Some(path) = path.filter(|path| path.exists()) {
-            bail!("`{}` is there already: go on with `--resume`, or choose another folder", path.display());
+            bail!("`{}` already exists: continue with `--resume`, or choose another folder", path.display());
         }
         return Ok(Checkpoint::initial(job));
     }

@@ -1,7 +1,7 @@
 //! One peer of a job: computes, exchanges, aggregates and keeps its state, as the protocol decides.
 //!
-//! A library: it writes to no terminal and listens for no signal. A [`run::Run`] tells what happens by
-//! [`events::Event`]s and ends when its shutdown future does, so several jobs run in one process side by side.
+//! A library: it writes to no terminal and listens for no signal. A [`run::Run`] reports [`events::Event`]s and ends
+//! when its shutdown future does, so several jobs run in one process side by side.
 //!
 //! ```text
 //! host, in_process ─→ run ─→ driver (one for each peer) ─→ compute, protocol, store
@@ -12,17 +12,17 @@
 //! | module | what |
 //! |---|---|
 //! | [`prepare`] | a job made ready: its functions loaded, its graphs compiled |
-//! | [`engines`] | what computes graphs on this machine |
-//! | [`pool`] | threads for functions, and the account of what they use |
+//! | [`engines`] | the engine that computes graphs on this machine |
+//! | [`pool`] | threads for functions, and an account of their use |
 //! | [`compute`] | the batches of a round, computed in this process or through the queue |
-//! | [`bundle`] | what a host and its workers tell each other |
+//! | [`bundle`] | what a host and its workers exchange through the database |
 //! | [`worker`] | gradient calls for a peer, in any process |
 //! | [`driver`] | one peer's side of a round |
-//! | [`evaluation`] | how good parameters are |
+//! | [`evaluation`] | loss and accuracy of parameters |
 //! | [`run`] | a run of the peers of this process |
 //! | [`in_process`], [`host`] | all peers in one process, and one peer of many with its own database |
 //! | [`checkpoint`], [`export`] | the state on disk, and the trained model for other programs |
-//! | [`events`], [`report`], [`phases`] | what a run tells while it goes on and at its end |
+//! | [`events`], [`report`], [`phases`] | what a run reports while it runs and at its end |
 
 pub mod bundle;
 pub mod checkpoint;

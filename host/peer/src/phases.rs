@@ -1,4 +1,4 @@
-//! Where the time of a round goes.
+//! The time that each phase of a round takes.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use crate::pool::ms;
 /// Parts of a round, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Gradients, and the evaluation where it is due; gradients are summed as they arrive.
+    /// Gradients, and the evaluation if it is due; gradients are summed as they arrive.
     Compute,
     /// The peer's own average.
     Average,
     /// Announcements and contributions of the others.
     Gather,
-    /// Votes on what is aggregated.
+    /// Votes on the contributions to aggregate.
     Vote,
     /// The aggregation function.
     Aggregate,
     /// The optimizer and the hash of the state.
     Update,
-    /// Whether all peers have the same state.
+    /// The comparison of the peers' states.
     Check,
 }
 
@@ -64,7 +64,7 @@ impl Phases {
         Phase::ALL.map(|phase| (phase.name(), self.0.get(&phase).copied().unwrap_or_default())).to_vec()
     }
 
-    /// As a JSON object.
+    /// Milliseconds by phase, as a JSON object.
     pub fn to_json(&self) -> serde_json::Value {
         self.named()
             .into_iter()

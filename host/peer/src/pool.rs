@@ -1,5 +1,5 @@
-//! Where functions run: threads of their own, and a ledger of what they used. How many run at the same time is bounded by
-//! the runtime.
+//! Threads that run functions, and a ledger of what the calls used. The runtime bounds how many functions run at the
+//! same time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,19 +10,19 @@ use skein_runtime::{Call, CallError, Usage};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-/// Threads for guests, apart from those that serve peers: a busy guest holds up no record and no timer.
+/// Threads for guests, separate from those that serve peers, so that a busy guest delays no record and no timer.
 pub struct FunctionPool {
     threads: Option<tokio::runtime::Runtime>,
     ledger: Arc<Mutex<Ledger>>,
     concurrency: usize,
 }
 
-/// What all calls used together.
+/// Resources that all calls used together.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Ledger {
     /// Calls of the gradient function's `compute`.
     pub gradient_calls: u64,
-    /// Calls of its `evaluate`.
+    /// Calls of the gradient function's `evaluate`.
     pub evaluate_calls: u64,
     /// Calls of the aggregation function.
     pub aggregate_calls: u64,
@@ -40,14 +40,14 @@ pub struct Ledger {
     busy_since: Option<Instant>,
 }
 
-/// What a call is for.
+/// Purpose of a call, by which the ledger counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A gradient.
+    /// The gradient of a batch.
     Gradient,
-    /// An evaluation.
+    /// The evaluation of parameters.
     Evaluate,
-    /// An aggregation.
+    /// The aggregation of a round's contributions.
     Aggregate,
 }
 
@@ -55,7 +55,7 @@ impl FunctionPool {
     /// Starts `concurrency` threads.
     ///
     /// # Errors
-    /// The threads can not be started.
+    /// The threads cannot be started.
     pub fn start(concurrency: usize) -> std::io::Result<FunctionPool> {
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(concurrency)
@@ -66,33 +66,33 @@ impl FunctionPool {
         Ok(FunctionPool { threads: Some(threads), ledger: Arc::default(), concurrency })
     }
 
-    /// Functions that run at the same time.
+    /// Number of threads.
     pub fn concurrency(&self) -> usize {
         self.concurrency
     }
 
     /// Runs `task` on the pool's threads as part of `set`, in the span that is open here.
     pub fn spawn<T: Send + 'static>(&self, set: &mut JoinSet<T>, task: impl Future<Output = T> + Send + 'static) {
-        let threads = self.threads.as_ref().expect("it is taken in `drop` only");
+        let threads = self.threads.as_ref().expect("the threads are taken in `drop` only");
         set.spawn_on(task.in_current_span(), threads.handle());
     }
 
     /// Runs `task` on the pool's threads and waits for it.
     ///
     /// # Errors
-    /// It panicked.
+    /// The task panicked.
     pub async fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
         let mut set = JoinSet::new();
         self.spawn(&mut set, task);
         set.join_next().await.context("one task was spawned")?.context("a call was lost")
     }
 
-    /// What was used so far.
+    /// A copy of the ledger so far.
     pub fn ledger(&self) -> Ledger {
         lock(&self.ledger).clone()
     }
 
-    /// Something that keeps the account of one call.
+    /// An account for one call.
     pub fn account(&self, purpose: Purpose) -> Account {
         Account { ledger: self.ledger.clone(), purpose }
     }
@@ -101,23 +101,23 @@ impl FunctionPool {
 impl Drop for FunctionPool {
     fn drop(&mut self) {
         if let Some(threads) = self.threads.take() {
-            // Guests that still run are dropped at their next tick; nobody waits for them.
+            // Guests that still run are dropped at their next tick, without a wait for them.
             threads.shutdown_background();
         }
     }
 }
 
-/// Keeps the account of one call.
+/// Adds one call to the ledger.
 pub struct Account {
     ledger: Arc<Mutex<Ledger>>,
     purpose: Purpose,
 }
 
 impl Account {
-    /// Waits for the call, books it, and gives its result.
+    /// Waits for the call, books it, and returns its result.
     ///
     /// # Errors
-    /// The call's own.
+    /// The call failed.
     pub async fn book<T>(self, call: impl Future<Output = Call<T>>) -> Result<T, CallError> {
         let running = Running::start(&self.ledger);
         let Call { result, usage } = call.await;
@@ -164,7 +164,7 @@ impl Ledger {
     }
 }
 
-/// Counters are whole between two statements, so a panic elsewhere does not spoil them.
+/// Counters are consistent between two statements, so a panic elsewhere does not corrupt them.
 fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }

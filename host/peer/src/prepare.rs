@@ -16,27 +16,27 @@ use skein_types::{Layout, Status};
 
 use crate::engines::EngineConfig;
 
-/// What jobs are made ready with.
+/// Tools that make jobs ready to run.
 #[derive(Clone, Copy)]
 pub struct Tools<'a> {
     /// Loads functions.
     pub runtime: &'a Runtime,
     /// Computes graphs.
     pub engine: &'a EngineConfig,
-    /// Told which function is being compiled.
+    /// Shows which function is being compiled.
     pub status: &'a Status,
 }
 
 /// A job that can run here. Cloning shares it.
 #[derive(Clone)]
 pub struct PreparedJob {
-    /// The job.
+    /// The job as it was read and checked.
     pub job: Arc<Job>,
-    /// Its gradient function.
+    /// The job's gradient function.
     pub gradient: GradientFunction,
-    /// Its aggregation function.
+    /// The job's aggregation function.
     pub aggregate: AggregateFunction,
-    /// What computes its graphs, if it has any.
+    /// The engine that computes its graphs; `None` if it has none.
     pub engine: Option<Kind>,
 }
 
@@ -44,7 +44,7 @@ impl PreparedJob {
     /// Makes the job of a manifest ready.
     ///
     /// # Errors
-    /// Whatever does not fit, with the name of the file, key or function.
+    /// A file, key or function does not fit; the error names it.
     pub fn new<'a>(
         manifest: &'a Manifest,
         members: &'a Members,
@@ -71,7 +71,7 @@ impl PreparedJob {
         Ok(PreparedJob { job: Arc::new(job), gradient, aggregate, engine: engine.map(|engine| engine.kind()) })
     }
 
-    /// What is trained and on what, in a few words.
+    /// Describes the model and the engine in a few words.
     pub fn description(&self) -> String {
         let model = &self.job.model;
         self.engine.map_or_else(|| model.clone(), |engine| format!("{model} on {engine}"))
@@ -95,7 +95,7 @@ pub(crate) async fn gradient_function(
     Ok((function, Arc::new(model.layout)))
 }
 
-/// Opens the engine, and says what graphs are written for it.
+/// Opens the engine, and returns the lowering for its graphs.
 fn lowering(config: &EngineConfig, opened: &mut Option<Arc<dyn Engine>>) -> Result<Lowering> {
     let engine = opened.insert(config.open()?);
     Lowering::named(engine.kind().name()).context("the engine has no lowering")
@@ -127,7 +127,7 @@ fn input(input: &model::GraphInput) -> Result<GraphInput> {
     Ok(GraphInput { name: input.name.clone(), shape: input.shape.clone(), fixed: fixed.transpose()? })
 }
 
-/// Loads the gradient function of a model with so many values.
+/// Loads the gradient function of a model with `values` values.
 async fn load_gradient(
     manifest: &Manifest,
     component: &Component,
@@ -139,7 +139,7 @@ async fn load_gradient(
         function.graphs = graphs;
         function.settings.entry("loss".into()).or_insert_with(|| manifest.model.loss.to_string());
         if component.function.limits.memory_mib.is_none() {
-            // The gradients of one call, and as much again while they are made.
+            // The gradients of one call, and as much again while they are computed.
             let mib = u32::try_from((2 * 4 * values).div_ceil(1 << 20)).unwrap_or(u32::MAX);
             function.limits.memory_mib = function.limits.memory_mib.saturating_add(mib);
         }
@@ -151,12 +151,12 @@ async fn load_gradient(
     Ok(tools.runtime.gradient_function(function, &component.bytes).await?)
 }
 
-/// What is told while a function is loaded, which takes long only if it was never compiled here before.
+/// Status text while a function is loaded, which takes long only if it was never compiled here before.
 fn compiling(name: &str) -> String {
     format!("compiling `{name}`")
 }
 
-/// What the runtime has to know of a function.
+/// The function as the runtime takes it.
 fn function(component: &Component) -> Function {
     let default = Limits::default();
     let skein_job::manifest::function::Limits { memory_mib, cpu, wall, hostcall_mib, handles } =

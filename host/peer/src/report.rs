@@ -1,4 +1,4 @@
-//! What a run tells: a line of metrics for every round, and a summary at its end.
+//! The reports of a run: a line of metrics for every round, and a summary at its end.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,13 +21,13 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 
 /// One round as all peers saw it.
 pub struct RoundSummary<'a> {
-    /// Of one peer; the others report the same but for their times.
+    /// Report of one peer; those of the others differ only in their times.
     pub report: &'a RoundReport,
     /// Peers of the job.
     pub expected: usize,
-    /// Mean over the peers.
+    /// Mean times over the peers of this process.
     pub phases: &'a Phases,
-    /// Since the run began.
+    /// Time since the run began.
     pub elapsed: Duration,
 }
 
@@ -58,7 +58,7 @@ fn with_round(mut evaluation: Value, round: u64) -> Value {
     evaluation
 }
 
-/// An evaluation for programs.
+/// An evaluation as JSON, for programs.
 pub fn evaluation_json(evaluation: &Evaluation) -> Value {
     json!({ "loss": evaluation.loss(), "accuracy": evaluation.accuracy(), "samples": evaluation.samples })
 }
@@ -70,13 +70,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file in `dir`, which is made if it is not there. Lines of rounds behind `last_round` are dropped:
-    /// they were not part of the checkpoint that a run goes on from.
+    /// Opens the file in `dir`, which is created if it does not exist. Lines of rounds after `last_round` are dropped:
+    /// they are not part of the checkpoint that a run resumes from.
     ///
     /// # Errors
-    /// The folder or the file can not be written.
+    /// The folder or the file cannot be written.
     pub fn open(dir: &Path, last_round: u64) -> Result<Metrics> {
-        std::fs::create_dir_all(dir).with_context(|| format!("failed to make the folder `{}`", dir.display()))?;
+        std::fs::create_dir_all(dir).with_context(|| format!("failed to create the folder `{}`", dir.display()))?;
         let path = dir.join(METRICS_FILE);
         let kept = match File::open(&path) {
             Ok(file) => kept_lines(file, last_round).with_context(|| format!("failed to read `{}`", path.display()))?,
@@ -93,7 +93,7 @@ impl Metrics {
     /// Appends a line.
     ///
     /// # Errors
-    /// The file can not be written.
+    /// The file cannot be written.
     pub fn write(&mut self, line: &Value) -> Result<()> {
         writeln!(self.file, "{line}").with_context(|| format!("failed to write `{}`", self.path.display()))
     }
@@ -111,7 +111,7 @@ fn kept_lines(file: File, last_round: u64) -> std::io::Result<Vec<Value>> {
     Ok(kept)
 }
 
-/// A finished run.
+/// Figures of a finished run.
 pub struct Summary {
     /// Last applied round.
     pub rounds: u64,
@@ -119,17 +119,17 @@ pub struct Summary {
     pub rounds_run: u64,
     /// Whether the convergence rules ended it.
     pub stopped_early: bool,
-    /// How the final state does on the validation samples.
+    /// Evaluation of the final state on the validation samples.
     pub validation: Option<Evaluation>,
-    /// How it does on the samples held out.
+    /// Evaluation of the final state on the held-out samples.
     pub test: Option<Evaluation>,
     /// Hash of each peer's state.
     pub state_hashes: BTreeMap<PeerId, Digest>,
     /// Mean over the peers, summed over the rounds.
     pub phases: Phases,
-    /// Wall time.
+    /// Wall time of this run.
     pub wall_ms: f64,
-    /// What the functions used.
+    /// Resources that the functions used.
     pub ledger: Ledger,
     /// Learning rate at the end.
     pub learning_rate: f64,

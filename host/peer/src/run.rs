@@ -26,38 +26,39 @@ use crate::pool::{FunctionPool, ms};
 use crate::prepare::PreparedJob;
 use crate::report::{Metrics, RoundSummary, Summary};
 
-/// How often a peer puts its state back into a store that lost it before it gives up on a round.
+/// How often a peer restores its state to a store that lost it, before the round fails.
 const RECOVERIES_MAX: u32 = 5;
 
-/// How often it is looked whether a peer still waits, and how long it does before that is shown.
+/// Interval between reports of a wait, and how long a wait lasts before it is reported.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What peers of this process run with.
+/// The peers of this process, and what they need to run.
 pub struct Run {
-    /// The job.
+    /// The job, ready to run.
     pub prepared: PreparedJob,
-    /// Where functions run.
+    /// Threads that run functions.
     pub pool: Arc<FunctionPool>,
     /// The peers. Their stores hold the state of `start`.
     pub peers: Vec<PeerConfig>,
-    /// Where they begin.
+    /// State from which the peers start.
     pub start: Checkpoint,
     /// Folder for the checkpoint and the metrics.
     pub out: Option<PathBuf>,
-    /// What the error of a run that is shut down says at its end: how to go on.
+    /// End of the error of a run that is shut down: how to continue.
     pub hint: String,
 }
 
 impl Run {
-    /// Runs the peers to the end of the job, or until `shutdown` is over; once the last round is, it evaluates what came of
-    /// it all the same.
+    /// Runs the peers to the end of the job, or until `shutdown` completes. After the last round, `shutdown` no longer
+    /// counts, and the final state is evaluated.
     ///
     /// # Errors
     /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The last
     /// checkpoint stays.
     #[tracing::instrument(level = "debug", name = "job", skip_all, fields(job = %self.prepared.job.run_id))]
     pub async fn to_end(self, events: &mut Sink<'_>, mut shutdown: BoxFuture<'_, ()>) -> Result<Summary> {
-        let (hint, last) = (self.hint.clone(), self.start.state.round());
+        let hint = self.hint.clone();
+        let last = self.start.state.round();
         let started = tokio::select! {
             biased;
             () = &mut shutdown => bail!("interrupted before round {}{hint}", last + 1),
@@ -78,7 +79,7 @@ impl Run {
                 },
                 Some(ended) = peers.join_next() => ended.context("a peer ended abruptly")??,
                 _ = ticks.tick() => session.tell_waits(events),
-                // Peers may be waiting for it.
+                // Peers may be waiting for the checkpoint.
                 written = written(&mut session.writing), if session.writing.is_some() => {
                     session.writing = None;
                     written?;
@@ -97,7 +98,7 @@ impl Run {
     }
 }
 
-/// A run whose peers are at work.
+/// A run whose peers have been started.
 struct Started {
     session: Session,
     stores: Vec<(PeerId, Ports)>,
@@ -120,7 +121,7 @@ impl Run {
             contribution: None,
             awaited: Vec::new(),
             writing: None,
-            // Peers with logs are alone in their process.
+            // A peer with a log on disk is the only one of its process.
             checkpointed: configs.first().and_then(|peer| peer.log.checkpointed()),
             metrics,
             started: Instant::now(),
@@ -148,7 +149,7 @@ impl Run {
     }
 }
 
-/// One peer's whole run, from where `last` is to round `rounds`.
+/// Runs one peer from the round after `last` to round `rounds`.
 async fn run_peer(
     mut peer: Peer,
     store: Ports,
@@ -162,7 +163,7 @@ async fn run_peer(
             match peer.round(round).await {
                 Ok(end) => break end,
                 Err(error) if is_loss(&error) && recoveries < RECOVERIES_MAX => {
-                    tracing::warn!(round, error = format!("{error:#}"), "the store lost the state: putting it back");
+                    tracing::warn!(round, error = format!("{error:#}"), "the store lost the state: restoring it");
                     recoveries += 1;
                     last.restore(&*store.state).await?;
                     peer.recover().await?;
@@ -185,7 +186,7 @@ async fn run_peer(
     Ok(())
 }
 
-/// Whether the store no longer holds what was put there, as after a crash without a save or with an old backup.
+/// Whether the store lost what was written to it, as after a crash without a save or with an old backup.
 fn is_loss(error: &anyhow::Error) -> bool {
     let error = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
     matches!(
@@ -203,7 +204,7 @@ fn is_loss(error: &anyhow::Error) -> bool {
 /// A checkpoint that is being written.
 type Writing = Option<JoinHandle<Result<()>>>;
 
-/// Waits until the checkpoint is written, if one is.
+/// Waits until the checkpoint is written, if one is being written.
 async fn written(writing: &mut Writing) -> Result<()> {
     match writing {
         Some(writing) => writing.await.context("writing the checkpoint was cut short")?,
@@ -211,7 +212,7 @@ async fn written(writing: &mut Writing) -> Result<()> {
     }
 }
 
-/// A run while it goes on.
+/// A run in progress.
 struct Session {
     prepared: PreparedJob,
     pool: Arc<FunctionPool>,
@@ -220,16 +221,16 @@ struct Session {
     /// Folder for the checkpoint and the metrics.
     out: Option<PathBuf>,
     hint: String,
-    /// Rounds that some peers have not reported yet. Peers wait for each other, so there are two at most.
+    /// Rounds that some peers have not reported yet. Peers wait for each other, so there are at most two.
     pending: BTreeMap<u64, Vec<RoundReport>>,
     phases: Phases,
     last: Checkpoint,
-    /// What the peer of this process contributed to the last round, if it has to be kept.
+    /// Contribution of this process's peer to the last round, if it has to be kept.
     contribution: Option<OwnContribution>,
-    /// Whom the peers of this process wait for.
+    /// The peers that each peer of this process waits for.
     awaited: Vec<watch::Receiver<Option<Awaited>>>,
     writing: Writing,
-    /// Where to tell which round the checkpoint on disk is of, if a peer waits for it.
+    /// Sender for the round of the checkpoint on disk, if a peer waits for it.
     checkpointed: Option<Arc<watch::Sender<u64>>>,
     metrics: Option<Metrics>,
     started: Instant,
@@ -237,8 +238,8 @@ struct Session {
 }
 
 impl Session {
-    /// Writes a checkpoint of the state that a database holds and the folder does not: before the peer says that it has
-    /// the state, what it would go on from is on disk.
+    /// Writes a checkpoint of the state if the database holds it and the folder does not: the state is on disk before
+    /// the peer publishes that it has it.
     async fn keep_start(&mut self, peers: &[PeerConfig]) -> Result<()> {
         let [peer] = peers else { return Ok(()) };
         if self.checkpointed.as_ref().is_none_or(|written| *written.borrow() >= self.first_round) {
@@ -250,7 +251,7 @@ impl Session {
         self.finish_writing().await
     }
 
-    /// Takes in one peer's report; closes the round with the last.
+    /// Adds one peer's report, and closes the round with the last one.
     async fn collect(&mut self, report: RoundReport, events: &mut Sink<'_>) -> Result<()> {
         let round = report.round;
         let reports = self.pending.entry(round).or_default();
@@ -263,7 +264,7 @@ impl Session {
         reports.iter().for_each(|report| phases.merge(&report.phases, reports.len() as f64));
         self.phases.merge(&phases, 1.0);
         let first = &reports[0];
-        // The peers have compared their states among themselves; this is for those who did not confirm in time.
+        // The peers have compared their states among themselves; this is for those that did not confirm in time.
         if let Some(other) = reports.iter().find(|report| report.state_hash != first.state_hash) {
             bail!("peers {:?} and {:?} have different states after round {round}", first.peer, other.peer);
         }
@@ -276,7 +277,7 @@ impl Session {
         if let Some(metrics) = &mut self.metrics {
             metrics.write(&summary.to_json())?;
         }
-        // Behind the line of metrics: a run that is killed between the two drops the line and repeats the round.
+        // After the line of metrics: a run that is killed between the two drops the line and repeats the round.
         self.write_checkpoint().await?;
         let done = round - self.first_round;
         let per_second = done as f64 / elapsed.as_secs_f64();
@@ -284,8 +285,7 @@ impl Session {
         Ok(())
     }
 
-    /// Starts to write the last round's checkpoint, after the one before has been written. The next round goes on
-    /// meanwhile.
+    /// Starts to write the last round's checkpoint once the previous one is written. The next round runs meanwhile.
     async fn write_checkpoint(&mut self) -> Result<()> {
         let Some(path) = self.out.as_ref().map(|dir| dir.join(checkpoint::FILE)) else { return Ok(()) };
         self.finish_writing().await?;
@@ -294,7 +294,7 @@ impl Session {
         let contribution = self.contribution.take();
         let checkpointed = self.checkpointed.clone();
         self.writing = Some(tokio::task::spawn_blocking(move || {
-            // Before the checkpoint: a peer whose checkpoint is a round older needs what made this one.
+            // Before the checkpoint: a peer whose checkpoint is a round older needs the contribution.
             contribution.as_ref().map_or(Ok(()), OwnContribution::save)?;
             checkpoint.save(&layout, &path)?;
             if let Some(checkpointed) = checkpointed {
@@ -311,8 +311,8 @@ impl Session {
         finished
     }
 
-    /// Tells whom the peers of this process wait for, once that has lasted: peers of other processes only, since those of
-    /// this one wait for each other all the time.
+    /// Reports the peers that the peer of this process has waited for at least [`TICK`]. Several peers of one process
+    /// report nothing, since they wait for each other all the time.
     fn tell_waits(&self, events: &mut Sink<'_>) {
         let [awaited] = &self.awaited[..] else { return };
         let waiting =
@@ -325,13 +325,13 @@ impl Session {
         events(Event::Waiting(waiting));
     }
 
-    /// Leaves after the last round that all peers applied, which is written down first.
+    /// Ends the run after the last round that all peers applied, once its checkpoint is written.
     async fn interrupted(mut self) -> Result<Summary> {
         self.finish_writing().await?;
         bail!("interrupted after round {}{}", self.last.state.round(), self.hint);
     }
 
-    /// Evaluates the final state and puts the run's figures together.
+    /// Evaluates the final state and summarizes the run.
     async fn sum_up(
         self,
         stopped: Option<Evaluation>,

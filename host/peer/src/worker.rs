@@ -1,4 +1,4 @@
-//! Gradient calls for a peer, by whoever has time: the host itself, and any `skein worker` that reaches its database.
+//! Gradient calls for a peer, by its host and by any `skein worker` that reaches its database.
 
 mod pause;
 mod width;
@@ -25,62 +25,62 @@ use crate::bundle::{TaskPayload, decode_batch};
 use crate::compute::accumulate;
 use crate::pool::{FunctionPool, Purpose};
 
-/// How consumers wait. A task rests for long enough that a shortage may pass, and for less than a peer is waited for.
+/// How consumers wait. A released task rests long enough for a shortage to pass, and for less than the wait for a peer.
 pub const PACE: Pace =
     Pace { beat: Duration::from_secs(2), rest_min: Duration::from_millis(250), rest_max: Duration::from_secs(5) };
-/// How long a worker that has nothing to do waits before it looks for tasks of workers that went silent. It is also how
-/// long it may take to leave.
+/// How long an idle worker waits before it looks for tasks of workers that went silent. It is also how long leaving may
+/// take.
 const IDLE: Duration = Duration::from_millis(300);
 
-/// A place at a queue under a name that no process has had before.
+/// A place at a queue, under a new random name.
 ///
 /// # Errors
-/// The operating system gives no random bytes.
+/// The operating system provides no random bytes.
 pub fn place(role: Role) -> Result<Place> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).context("the operating system gave no random bytes")?;
+    getrandom::fill(&mut bytes).context("the operating system provided no random bytes")?;
     let name = format!("{}-{}", std::process::id(), hex::encode(bytes));
     Ok(Place { name, role, pace: PACE })
 }
 
 /// A worker at the queue of one peer.
 pub struct QueueWorker {
-    /// Where functions run.
+    /// Threads that run functions.
     pub pool: Arc<FunctionPool>,
-    /// The gradient function.
+    /// The job's gradient function.
     pub gradient: GradientFunction,
     /// Names and shapes of the parameters.
     pub layout: Arc<Layout>,
-    /// Where gradients go.
+    /// Store with the parameters, and with the sum that gradients are added to.
     pub store: Ports,
-    /// Its place at the queue.
+    /// The worker's place at the queue.
     pub consumer: Consumer,
 }
 
-/// What a worker did.
+/// Tasks and pauses of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Done {
-    /// Tasks that counted.
+    /// Tasks whose gradient counted.
     pub counted: u64,
-    /// Tasks that others had done already, or whose round was over.
+    /// Tasks that others had already completed, or whose round had ended.
     pub late: u64,
-    /// Tasks that were given back.
+    /// Tasks that failed, and were released for others.
     pub released: u64,
     /// How often it paused because tasks failed.
     pub pauses: u64,
-    /// Why the last task was given back.
+    /// Why the last task was released.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
 }
 
-/// What a worker has learned so far.
+/// State of a worker while it runs.
 struct Progress {
     width: Width,
     pause: Pause,
     done: Done,
 }
 
-/// How one task ended, and what its call used if it came to one.
+/// Result of one task, and the usage of its call if one was made.
 struct Ended {
     delivery: Delivery,
     result: Result<Completion>,
@@ -88,18 +88,18 @@ struct Ended {
 }
 
 impl QueueWorker {
-    /// Works until `stop` says so, then ends what is under way and leaves.
+    /// Works until `stop` is set, then finishes the tasks that it has and leaves.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub fn run(self, mut stop: watch::Receiver<bool>) -> BoxFuture<'static, Result<Done>> {
         Box::pin(async move {
             let worker = Arc::new(self);
             let width = Width::new(worker.pool.concurrency());
             let mut progress = Progress { width, pause: Pause::default(), done: Done::default() };
             let mut running = JoinSet::new();
-            // Asked for by a task of its own and never given up half way: tasks that came would be lost until somebody misses
-            // the worker's beats.
+            // A separate task that is never cancelled takes deliveries: cancelled, it could lose some until another
+            // worker misses this one's beats.
             let mut asking = JoinSet::new();
             while !*stop.borrow() || !asking.is_empty() || !running.is_empty() {
                 let free = progress.width.get().saturating_sub(running.len());
@@ -124,7 +124,7 @@ impl QueueWorker {
                     () = pause_ends => {}
                 }
             }
-            let worker = Arc::into_inner(worker).context("no task runs any more")?;
+            let worker = Arc::into_inner(worker).context("a task of the worker still runs")?;
             worker.consumer.leave().await?;
             Ok(progress.done)
         })
@@ -133,7 +133,7 @@ impl QueueWorker {
     async fn note(&self, ended: Ended, Progress { width, pause, done }: &mut Progress) {
         match ended.result {
             Ok(completion) => {
-                // Calls that fail early would make the worker take more tasks at a time, to fail at more.
+                // Only calls that succeed count: those that fail early would raise the width, and more would fail.
                 if let Some(usage) = &ended.usage {
                     width.observe(usage.memory_bytes_peak as u64, usage.duration);
                     pause.succeeded();
@@ -146,16 +146,20 @@ impl QueueWorker {
             Err(error) => {
                 let task = &ended.delivery.task;
                 let reason = format!("{error:#}");
-                tracing::warn!(round = task.round, index = task.index, reason, "a task is given back");
+                tracing::warn!(round = task.round, index = task.index, reason, "released a task");
                 done.released += 1;
-                // Where the database is to blame, the task is not: it goes to whoever notices that nobody has it.
+                // If the database is to blame, the task is not: it goes to another worker once its beats are missed.
                 let is_of_the_store = error.chain().any(|cause| cause.is::<StoreError>());
                 if is_of_the_store || self.consumer.release(&ended.delivery, &reason).await.is_err() {
                     self.consumer.abandon(&ended.delivery);
                 }
                 if let Some(pause_for) = pause.failed(Instant::now()) {
                     done.pauses += 1;
-                    tracing::warn!(failures = pause.failures(), ?pause_for, "this worker pauses, since its tasks fail");
+                    tracing::warn!(
+                        failures = pause.failures(),
+                        ?pause_for,
+                        "this worker pauses because its tasks fail"
+                    );
                 }
                 done.last_failure = Some(reason);
             }
@@ -174,8 +178,8 @@ impl QueueWorker {
         Ended { delivery, result, usage }
     }
 
-    /// Computes the gradient of a task, adds it to the sum, and then says that it is done: a worker that dies between the
-    /// two has another one find that the batch counts already.
+    /// Computes the gradient of a task, adds it to the sum, and then completes the task. If a worker dies in between,
+    /// the next one finds the batch already accumulated.
     async fn compute(&self, delivery: &Delivery, usage: &mut Option<Usage>) -> Result<Completion> {
         let task = &delivery.task;
         let payload: TaskPayload = serde_json::from_str(&task.note).context("malformed task payload")?;
@@ -199,7 +203,8 @@ impl QueueWorker {
 
     /// Calls the function on the pool's threads.
     async fn call(&self, parameters: Parameters, batch: Batch, usage: &mut Option<Usage>) -> Result<Gradient> {
-        let (function, account) = (self.gradient.clone(), self.pool.account(Purpose::Gradient));
+        let function = self.gradient.clone();
+        let account = self.pool.account(Purpose::Gradient);
         let call = async move {
             let mut used = None;
             let slot = function.slot().await;

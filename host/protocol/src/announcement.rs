@@ -1,9 +1,9 @@
-//! What the records of a round say, as bytes and as values.
+//! Payloads of a round's records, as bytes and as values.
 
 use skein_types::Digest;
 use skein_types::PeerId;
 
-/// A peer's contribution, and what the peer saw while making it.
+/// Describes a peer's contribution, and carries an evaluation if one was due.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Announcement {
     /// Hash of the contribution's values.
@@ -12,7 +12,7 @@ pub struct Announcement {
     pub samples: u64,
     /// Mean training loss over these samples.
     pub loss: f64,
-    /// How the state that the round builds on did on the peer's share of the validation set, if that was due.
+    /// Evaluation of the state that the round builds on, over the peer's share of the validation set, if it was due.
     pub evaluation: Option<Evaluation>,
 }
 
@@ -21,29 +21,29 @@ pub struct Announcement {
 pub struct Evaluation {
     /// Samples evaluated, at least 1.
     pub samples: u64,
-    /// Samples classified right; none where the task is no classification.
+    /// Samples classified correctly; `None` if the task is not a classification.
     pub correct: Option<u64>,
     /// Loss summed over the samples.
     pub loss_sum: f64,
 }
 
-/// Most samples that anybody may claim: sums over all peers stay far below what 64 bits hold.
+/// Most samples that a peer may claim: sums over all peers stay far below 2^64.
 const SAMPLES_MAX: u64 = 1 << 40;
 
-/// What stands for no count of right samples on the wire.
+/// Wire value for a missing count of correct samples.
 const NO_CORRECT: u64 = u64::MAX;
 
-/// What a peer holds at the end of gathering, and whom it caught.
+/// The contributions that a peer holds at the end of gathering, and the peers that it charges.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vote {
-    /// Peers whose contribution is here and sound, with the hash of their announcement, sorted by key.
+    /// Peers whose contribution is held and valid, with the hash of their announcement, sorted by key.
     pub held: Vec<(PeerId, Digest)>,
     /// Peers that sent something no honest peer sends, sorted by key.
     pub charged: Vec<PeerId>,
 }
 
 impl Evaluation {
-    /// The sums over all parts, in the order given; none without a part.
+    /// Adds up all parts, in the order given; `None` if there are none.
     pub fn total(parts: impl IntoIterator<Item = Evaluation>) -> Option<Evaluation> {
         parts.into_iter().reduce(|sum, part| Evaluation {
             samples: sum.samples + part.samples,
@@ -52,19 +52,19 @@ impl Evaluation {
         })
     }
 
-    /// Mean loss.
+    /// Mean loss over the samples.
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.samples as f64
     }
 
-    /// Share of samples classified right.
+    /// Share of samples classified correctly, from 0 to 1; `None` if the task is not a classification.
     pub fn accuracy(&self) -> Option<f64> {
         self.correct.map(|correct| correct as f64 / self.samples as f64)
     }
 }
 
 impl Announcement {
-    /// Bytes of the payload.
+    /// Encodes the payload, little endian.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = [&self.values.0[..], &self.samples.to_le_bytes(), &self.loss.to_le_bytes()].concat();
         if let Some(evaluation) = &self.evaluation {
@@ -75,7 +75,7 @@ impl Announcement {
         bytes
     }
 
-    /// Reads a payload; none if no honest peer would have written it.
+    /// Decodes a payload; `None` if no honest peer would write it.
     pub fn decode(bytes: &[u8]) -> Option<Announcement> {
         let (values, rest) = bytes.split_first_chunk()?;
         let (samples, rest) = take_u64(rest)?;
@@ -86,7 +86,8 @@ impl Announcement {
                 let (samples, rest) = take_u64(rest)?;
                 let (correct, rest) = take_u64(rest)?;
                 let (loss_sum, rest) = take_u64(rest)?;
-                let (loss_sum, correct) = (f64::from_bits(loss_sum), (correct != NO_CORRECT).then_some(correct));
+                let loss_sum = f64::from_bits(loss_sum);
+                let correct = (correct != NO_CORRECT).then_some(correct);
                 let counted = is_count(samples) && correct.is_none_or(|correct| correct <= samples);
                 let sound = rest.is_empty() && loss_sum.is_finite() && counted;
                 Some(sound.then_some(Evaluation { samples, correct, loss_sum })?)
@@ -103,7 +104,7 @@ impl Announcement {
 }
 
 impl Vote {
-    /// Bytes of the payload.
+    /// Encodes the payload, little endian.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = (self.held.len() as u32).to_le_bytes().to_vec();
         for (peer, announcement) in &self.held {
@@ -114,7 +115,7 @@ impl Vote {
         bytes
     }
 
-    /// Reads a payload; none if no honest peer would have written it.
+    /// Decodes a payload; `None` if no honest peer would write it.
     pub fn decode(bytes: &[u8]) -> Option<Vote> {
         let (count, rest) = bytes.split_first_chunk::<4>()?;
         let held_bytes = (u32::from_le_bytes(*count) as usize).checked_mul(64)?;
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_honest_peer_writes_is_refused() {
+    fn payloads_that_no_honest_peer_writes_are_refused() {
         let good = Announcement { values: Digest([1; 32]), samples: 1, loss: 0.5, evaluation: None };
         let evaluation = |correct, loss_sum| Some(Evaluation { samples: 3, correct: Some(correct), loss_sum });
         for bad in [
@@ -178,7 +179,8 @@ mod tests {
         ] {
             assert_eq!(Announcement::decode(&bad.encode()), None, "{bad:?}");
         }
-        let (a, b) = ((PeerId([1; 32]), Digest([0; 32])), (PeerId([2; 32]), Digest([0; 32])));
+        let a = (PeerId([1; 32]), Digest([0; 32]));
+        let b = (PeerId([2; 32]), Digest([0; 32]));
         for held in [vec![b, a], vec![a, a]] {
             assert_eq!(Vote::decode(&Vote { held, charged: vec![] }.encode()), None, "unsorted or twice");
         }

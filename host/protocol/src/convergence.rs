@@ -25,9 +25,9 @@ impl Default for EarlyStopping {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReduceOnPlateau {
-    /// What the learning rate is multiplied by.
+    /// Factor by which the learning rate is multiplied.
     pub factor: f64,
-    /// Evaluations without improvement that are borne.
+    /// Evaluations without improvement that are tolerated.
     pub patience: u32,
     /// A loss has to fall by more than this to count as an improvement.
     pub min_delta: f64,
@@ -50,36 +50,37 @@ pub struct Options {
     pub reduce_on_plateau: Option<ReduceOnPlateau>,
 }
 
-/// What the rules remember between evaluations; persisted with the state.
+/// Memory of the rules between evaluations; persisted with the state.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
     /// Learning rate of the next step.
     pub learning_rate: f64,
     /// Best loss as early stopping sees it.
     pub stopping_best: Option<f64>,
-    /// Evaluations since then.
+    /// Evaluations since that best loss.
     pub stopping_waited: u32,
     /// Best loss as the plateau rule sees it.
     pub plateau_best: Option<f64>,
-    /// Evaluations since then, or since the learning rate was last lowered.
+    /// Evaluations since that best loss, or since the learning rate was last lowered.
     pub plateau_waited: u32,
 }
 
 impl Progress {
-    /// Before the first evaluation.
+    /// The progress before the first evaluation.
     pub fn new(learning_rate: f64) -> Progress {
         Progress { learning_rate, stopping_best: None, stopping_waited: 0, plateau_best: None, plateau_waited: 0 }
     }
 
-    /// Takes in the loss of an evaluation; `true` when training shall stop.
+    /// Records the loss of an evaluation; returns `true` if training should stop.
     pub fn observe(&mut self, options: &Options, loss: f64) -> bool {
-        assert!(!loss.is_nan(), "a loss that is agreed on is a number");
+        assert!(!loss.is_nan(), "an agreed loss is not NaN");
         if let Some(rule) = &options.reduce_on_plateau {
             self.observe_plateau(rule, loss);
         }
         let Some(rule) = &options.early_stopping else { return false };
         if improves(loss, self.stopping_best, rule.min_delta) {
-            (self.stopping_best, self.stopping_waited) = (Some(loss), 0);
+            self.stopping_best = Some(loss);
+            self.stopping_waited = 0;
         } else {
             self.stopping_waited += 1;
         }
@@ -88,14 +89,16 @@ impl Progress {
 
     fn observe_plateau(&mut self, rule: &ReduceOnPlateau, loss: f64) {
         if improves(loss, self.plateau_best, rule.min_delta) {
-            (self.plateau_best, self.plateau_waited) = (Some(loss), 0);
+            self.plateau_best = Some(loss);
+            self.plateau_waited = 0;
             return;
         }
         self.plateau_waited += 1;
         if self.plateau_waited > rule.patience {
             let lowered = (self.learning_rate * rule.factor).max(rule.learning_rate_min);
-            // A rate that starts below the minimum stays what the job asked for.
-            (self.learning_rate, self.plateau_waited) = (lowered.min(self.learning_rate), 0);
+            // A rate that starts below the minimum is kept.
+            self.learning_rate = lowered.min(self.learning_rate);
+            self.plateau_waited = 0;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How long to wait for the other peers: learned from when they came before, within the job's bounds.
+//! How long to wait for the other peers: learned from earlier arrivals, within the job's bounds.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,15 +13,15 @@ const ROUNDS: usize = 16;
 /// comes later than six.
 const DEVIATIONS: u32 = 6;
 
-/// Bounds of a wait that is learned.
+/// Bounds of a learned wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WaitBounds {
-    /// Never wait shorter.
+    /// Shortest wait, however quick the peers are.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub min: Duration,
-    /// Never wait longer.
+    /// Longest wait, also used before anything is learned.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max: Duration,
@@ -41,14 +41,14 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Knows nothing yet, so it waits as long as the bounds allow.
+    /// Starts without arrivals, so it waits as long as the bounds allow.
     pub fn new(wait: WaitBounds) -> Deadline {
-        assert!(wait.min <= wait.max, "the bounds are in order");
+        assert!(wait.min <= wait.max, "`wait.min` is at most `wait.max`");
         Deadline { wait, arrivals: VecDeque::with_capacity(ROUNDS) }
     }
 
-    /// Notes when a peer came, counted from when this peer was ready itself: the last one of a round, or one that came
-    /// after its end. How long a peer was waited for in vain is not noted, or each wait would lengthen the next.
+    /// Records when a peer arrived, counted from when this peer was ready: the last one of a round, or one that came
+    /// after its end. A wait in vain is not recorded, or each wait would lengthen the next.
     pub fn observe(&mut self, last_arrival: Duration) {
         if self.arrivals.len() == ROUNDS {
             self.arrivals.pop_front();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_follows_what_was_seen() {
+    fn the_wait_follows_the_arrivals() {
         assert_eq!(after(&[]), BOUNDS.max, "nothing is known");
         assert_eq!(after(&[1; 20]), BOUNDS.min);
         assert_eq!(after(&[300; 20]), Duration::from_millis(600));

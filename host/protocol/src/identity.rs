@@ -5,18 +5,18 @@ use std::fmt;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use skein_types::PeerId;
 
-/// Whether `signature` is the peer's over `message`. Strict: no second signature of the same message verifies, and keys
-/// of small order never do.
+/// Whether `signature` is the peer's signature of `message`. Strict: signatures are not malleable, and keys of small
+/// order never verify.
 pub(crate) fn verifies(peer: PeerId, message: &[u8], signature: &[u8; 64]) -> bool {
     let Ok(key) = VerifyingKey::from_bytes(&peer.0) else { return false };
     key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
 }
 
-/// A peer's key pair.
+/// A peer's Ed25519 key pair.
 pub struct Identity(SigningKey);
 
 impl fmt::Debug for Identity {
-    /// Never the secret.
+    /// Shows the public key, never the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Identity").field(&self.id()).finish()
     }
@@ -30,15 +30,14 @@ impl Identity {
 
     /// Identity number `index` of a job that runs all its peers in one process.
     ///
-    /// Derived from the seed, so that the same job has the same peers; it keeps no secret from anybody who knows
-    /// the seed.
+    /// It is derived from the seed, so the same job has the same peers. Anyone who knows the seed knows the secret key.
     pub fn derived(seed: u64, index: u32) -> Identity {
         let mut hasher = blake3::Hasher::new_derive_key("skein 2026-11 identity of a peer in one process");
         hasher.update(&seed.to_le_bytes()).update(&index.to_le_bytes());
         Identity::from_secret(*hasher.finalize().as_bytes())
     }
 
-    /// The public key.
+    /// The public key, which names the peer.
     pub fn id(&self) -> PeerId {
         PeerId(self.0.verifying_key().to_bytes())
     }

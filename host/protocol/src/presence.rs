@@ -1,4 +1,4 @@
-//! What one round learned about the other peers that the next one has to know: who is a suspect, who is ahead.
+//! What a round learns about the other peers for the next one: which are suspects, and which are ahead.
 //!
 //! It decides how long a peer is waited for, never what is aggregated.
 
@@ -10,13 +10,13 @@ use skein_types::PeerId;
 /// The other peers as they were last seen.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Presence {
-    /// Peers that did not come to the end of the round before, and were not heard since.
+    /// Peers that did not finish the previous round, and were not heard since.
     suspects: BTreeSet<PeerId>,
     /// The latest round of which each peer signed a record.
     newest: BTreeMap<PeerId, u64>,
-    /// When the round before began to gather, and who missed it.
+    /// When the previous round began to gather, and the peers that missed it.
     before: Option<(Duration, BTreeSet<PeerId>)>,
-    /// How long those took that announced the round before when it was over.
+    /// How long peers took that announced the previous round after its end.
     late: Vec<Duration>,
 }
 
@@ -26,8 +26,8 @@ impl Presence {
         self.suspects.contains(peer)
     }
 
-    /// The peer signed a record of `round`. While `current` is the round here, older records than those of the one
-    /// before it do not tell that the peer is back.
+    /// The peer signed a record of `round`. A record older than the round before `current`, the round here, does not
+    /// show that the peer is back.
     pub(crate) fn hear(&mut self, peer: PeerId, round: u64, current: u64) {
         let newest = self.newest.entry(peer).or_insert(round);
         *newest = round.max(*newest);
@@ -36,7 +36,7 @@ impl Presence {
         }
     }
 
-    /// The peer announced the round before, which was over: from this is learned how long to wait for it.
+    /// The peer announced the previous round after its end, which shows how long to wait for it.
     pub(crate) fn arrive_late(&mut self, peer: PeerId, now: Duration) {
         if let Some((opened, missed)) = &mut self.before
             && missed.remove(&peer)
@@ -54,14 +54,14 @@ impl Presence {
         self.newest.get(peer).copied().unwrap_or_default()
     }
 
-    /// The latest round that so many peers have reached.
+    /// The latest round that `peers` peers have reached; `None` if fewer were heard.
     pub(crate) fn newest_of(&self, peers: usize) -> Option<u64> {
         let mut rounds: Vec<u64> = self.newest.values().copied().collect();
         rounds.sort_unstable_by(|a, b| b.cmp(a));
         rounds.get(peers.checked_sub(1)?).copied()
     }
 
-    /// What is known after a round that began to gather at `opened`, and that these peers `missed`.
+    /// The presence after a round that began to gather at `opened`, and that the peers in `missed` did not finish.
     pub(crate) fn after(&self, opened: Duration, missed: BTreeSet<PeerId>) -> Presence {
         Presence {
             suspects: missed.clone(),

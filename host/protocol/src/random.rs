@@ -2,12 +2,12 @@
 //!
 //! Only multiplications and comparisons are used, so the numbers have the same bits on every machine.
 
-/// A stream of random numbers.
+/// A stream of pseudorandom numbers.
 pub struct Stream(blake3::OutputReader);
 
 impl Stream {
-    /// The stream of a purpose (`context`, a constant of the program), the job's seed, and what distinguishes
-    /// this draw from others of that purpose.
+    /// The stream for a purpose (`context`, a constant of the program), the job's seed, and the `parts` that
+    /// distinguish this draw from others of that purpose.
     pub fn new(context: &'static str, seed: u64, parts: &[&[u8]]) -> Stream {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         hasher.update(&seed.to_le_bytes());

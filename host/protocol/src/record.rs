@@ -1,4 +1,4 @@
-//! What a peer signs: a header that ties the payload to the job, the round, the state and the peer's last record.
+//! Signed records: a header ties the payload to the job, the round, the state and the peer's previous record.
 //!
 //! Wire format, little endian: job (32 bytes), round (8), peer (32), kind (1), state (32), previous (32),
 //! payload hash (32), signature (64), payload (the rest). The signature covers a domain string and everything
@@ -18,14 +18,14 @@ const SIGNATURE_BYTES: usize = 64;
 /// Largest record, in bytes.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + SIGNATURE_BYTES + PAYLOAD_BYTES_MAX;
 
-/// What a record is about.
+/// Kind of a record; a peer signs at most one of each in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// The contribution that the peer has ready.
     Announcement,
-    /// The contributions that the peer holds, and whom it charges.
+    /// The contributions that the peer holds, and the peers that it charges.
     Vote,
-    /// The hash of the state that the peer has after the round.
+    /// The hash of the peer's state after the round.
     Check,
 }
 
@@ -50,13 +50,13 @@ pub struct Header {
     pub job: Digest,
     /// Number of the round, from 1.
     pub round: u64,
-    /// Who signs.
+    /// The peer that signs.
     pub peer: PeerId,
-    /// What the payload is.
+    /// Kind of the payload.
     pub kind: Kind,
     /// Hash of the state that the round builds on.
     pub state: Digest,
-    /// Hash of the peer's record before this one, zero for its first.
+    /// Hash of the peer's previous record, zero for its first.
     pub previous: Digest,
 }
 
@@ -68,35 +68,35 @@ pub struct Record {
     signature: [u8; SIGNATURE_BYTES],
 }
 
-/// Bytes that are no record of the peer they name.
+/// The bytes are not a record of the peer that they name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Too short, too long, or of an unknown kind.
     #[error("the record is malformed")]
     Malformed,
-    /// The signature or the payload's hash does not fit.
+    /// The signature or the payload's hash does not match.
     #[error("the record is not signed by the peer it names")]
     Signature,
 }
 
 impl Record {
-    /// Signs `payload`; the header's peer is whoever signs.
+    /// Signs `payload`; the header's peer is set to the signer.
     ///
     /// # Panics
-    /// When the payload is longer than [`PAYLOAD_BYTES_MAX`].
+    /// If the payload is longer than [`PAYLOAD_BYTES_MAX`].
     pub fn sign(identity: &Identity, header: Header, payload: Vec<u8>) -> Record {
-        assert!(payload.len() <= PAYLOAD_BYTES_MAX, "payload of {} bytes", payload.len());
+        assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a payload of {} bytes", payload.len());
         let header = Header { peer: identity.id(), ..header };
         let signature = identity.sign(&message(&header, &payload));
         Record { header, payload, signature }
     }
 
-    /// Where the record belongs.
+    /// The header that was signed.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// What it says; see [`crate::announcement`].
+    /// The encoded payload; see [`crate::announcement`].
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
@@ -106,7 +106,7 @@ impl Record {
         Digest(*blake3::hash(&message(&self.header, &self.payload)).as_bytes())
     }
 
-    /// The wire format.
+    /// Encodes the record in the wire format.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = encode_header(&self.header, &self.payload);
         bytes.extend_from_slice(&self.signature);
@@ -117,7 +117,7 @@ impl Record {
     /// Reads the wire format and checks the signature.
     ///
     /// # Errors
-    /// [`RecordError`]; whoever handed out the bytes is to blame, not necessarily the peer they name.
+    /// [`RecordError`]. The source of the bytes is to blame, not necessarily the peer that they name.
     pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
         let mut fields = Fields(bytes);
         let header = Header {

@@ -1,12 +1,12 @@
 //! One round as a state machine: records and time go in, the next step comes out.
 //!
 //! gather → vote → agree → (the driver aggregates and updates) → check. Nothing here waits, fetches or signs: the
-//! driver does, and tells what came of it.
+//! driver does, and reports the result.
 //!
-//! Peers aggregate what a majority of the roster voted for, not what happened to arrive here, so a part of the peers
-//! that is cut off from the majority applies nothing. A peer that is caught sending what no honest peer sends is
-//! charged: this peer does not vote for its contribution. A charge never changes what the rule tolerates, and never
-//! what this peer does with values that the majority verified.
+//! Peers aggregate the contributions that a majority of the roster voted for, not those that happened to arrive, so
+//! peers that are cut off from the majority apply nothing. A peer that sends what no honest peer sends is charged: this
+//! peer does not vote for its contribution. A charge changes neither how many faults the rule tolerates nor how this
+//! peer treats values that the majority verified.
 
 mod outcome;
 
@@ -22,16 +22,16 @@ use crate::record::{Header, Kind, Record};
 
 pub use outcome::{Absence, Agreement, Charge, Refusal, Step, Wanted};
 
-/// The shortest time that a suspect is waited for: enough for a peer that was restarted to be heard.
+/// Shortest wait for a suspect: enough to hear from a restarted peer.
 const SUSPECT_WAIT_MIN: Duration = Duration::from_secs(1);
 
-/// How far ahead of this peer others may be whose records are kept: it replays a round or two after a restart.
+/// Records of peers at most this many rounds ahead are kept: after a restart, this peer replays a round or two.
 const ROUNDS_AHEAD: u64 = 2;
 
-/// How long a peer that others have left behind waits for what it has not read yet: they may be about to start again.
+/// How long a peer that is behind waits for records it has not read yet: the others may be about to restart.
 const BEHIND_WAIT: Duration = Duration::from_secs(5);
 
-/// What all peers of a round have in common.
+/// The values that all peers of a round share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Context {
     /// Digest of the job.
@@ -42,7 +42,7 @@ pub struct Context {
     pub state: Digest,
     /// The peers that take part, this one included.
     pub roster: BTreeSet<PeerId>,
-    /// Peers of which nothing good is assumed.
+    /// Number of Byzantine peers tolerated (`f`).
     pub faults: u32,
 }
 
@@ -52,7 +52,7 @@ impl Context {
         self.roster.len() / 2 + 1
     }
 
-    /// So many peers that at least one of them is honest.
+    /// Number of peers of which at least one is honest.
     fn one_honest(&self) -> usize {
         self.faults as usize + 1
     }
@@ -65,17 +65,17 @@ pub struct Waits {
     pub opened: Duration,
     /// Bound of each of the three waits: for contributions, for votes, for checks.
     pub wait: Duration,
-    /// Bound of a wait without which the round cannot be finished: for a majority, for values that were agreed on.
+    /// Bound of the waits that the round cannot finish without: for a majority, and for values that were agreed on.
     pub wait_max: Duration,
 }
 
-/// What became of bytes that were handed to [`Round::receive`].
+/// Outcome of [`Round::receive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// They are part of this round.
+    /// The bytes are part of this round.
     Taken,
-    /// They are of one of the next two rounds, whose peer is ahead: hand them over again then. At most one record of each
-    /// kind for each round and peer is.
+    /// They belong to one of the next two rounds: pass them again in that round. Returned at most once for each peer,
+    /// round and kind.
     Early,
     /// They change nothing: late, known, of a later round, or refused.
     Ignored,
@@ -101,25 +101,25 @@ pub struct Round {
     early: BTreeSet<(u64, PeerId, Kind)>,
     announced: BTreeMap<PeerId, (Digest, Announcement)>,
     held: BTreeSet<PeerId>,
-    /// Peers whose contributions no holder had when it was asked.
+    /// Peers whose contribution no holder had when asked.
     missed: BTreeSet<PeerId>,
-    /// When the last peer that is no suspect was held or charged.
+    /// When a peer that is not a suspect was last charged, or its contribution held.
     arrived: Duration,
     charges: BTreeMap<PeerId, Charge>,
-    /// States that peers build on in this round, where it is not the one here.
+    /// States that other peers build on in this round, if they differ from the one here.
     elsewhere: BTreeMap<PeerId, Digest>,
     votes: BTreeMap<PeerId, Vote>,
     checks: BTreeMap<PeerId, Digest>,
 }
 
 impl Round {
-    /// Begins to gather. `presence` is what [`Round::presence`] gave at the end of the round before.
+    /// Begins to gather. `presence` comes from [`Round::presence`] at the end of the previous round.
     ///
     /// # Panics
-    /// When this peer is not in the roster.
+    /// If this peer is not in the roster, or `wait` is longer than `wait_max`.
     pub fn new(me: PeerId, context: Context, presence: Presence, waits: Waits) -> Round {
         assert!(context.roster.contains(&me), "this peer is in the roster");
-        assert!(waits.wait <= waits.wait_max, "the wait without which a round cannot be finished is the longest");
+        assert!(waits.wait <= waits.wait_max, "`wait` is at most `wait_max`");
         Round {
             me,
             context,
@@ -144,7 +144,7 @@ impl Round {
         self.context.round
     }
 
-    /// When it began to gather.
+    /// When the round began to gather, on the driver's clock.
     pub fn opened(&self) -> Duration {
         self.waits.opened
     }
@@ -155,7 +155,7 @@ impl Round {
         Header { job, round, peer: self.me, kind, state, previous }
     }
 
-    /// Takes in bytes that the store of `owner` holds; a charge falls on the owner, who published them.
+    /// Processes bytes from the store of `owner`, who published them and is charged if they are wrong.
     pub fn receive(&mut self, now: Duration, owner: PeerId, bytes: &[u8]) -> Received {
         if !self.context.roster.contains(&owner) {
             return Received::Ignored;
@@ -182,7 +182,7 @@ impl Round {
             if kind == Kind::Announcement && round + 1 == self.context.round {
                 self.presence.arrive_late(peer, now);
             }
-            // Late, or read again: not a lie, and no part of this round.
+            // Late, or read again: not a lie, but not part of this round.
             return Ok(Received::Ignored);
         }
         if round > self.context.round {
@@ -214,21 +214,21 @@ impl Round {
         Ok(Received::Taken)
     }
 
-    /// The contribution of `peer` is stored here; it has the announced hash, the right length and finite values.
+    /// The contribution of `peer` is stored here, and has the announced hash, the right length and finite values.
     pub fn hold(&mut self, now: Duration, peer: PeerId) {
-        assert!(self.context.roster.contains(&peer), "contributions are of members");
+        assert!(self.context.roster.contains(&peer), "only members contribute");
         self.held.insert(peer);
         self.settle(now, peer);
     }
 
-    /// All who should have the contribution of `peer` say that they do not: it is not there yet, or no longer.
+    /// No holder has the contribution of `peer`: not yet, or no longer.
     pub fn miss(&mut self, peer: PeerId) {
         self.missed.insert(peer);
     }
 
     /// `peer` did what no honest peer does. The first charge is kept.
     pub fn charge(&mut self, now: Duration, peer: PeerId, charge: Charge) {
-        assert!(self.context.roster.contains(&peer), "charges are against members");
+        assert!(self.context.roster.contains(&peer), "only members are charged");
         self.charges.entry(peer).or_insert(charge);
         self.settle(now, peer);
     }
@@ -239,13 +239,13 @@ impl Round {
         }
     }
 
-    /// Charges so far.
+    /// Peers charged so far, each with its first charge.
     pub fn charges(&self) -> &BTreeMap<PeerId, Charge> {
         &self.charges
     }
 
-    /// Whether so many peers have finished the round that at least one of them is honest. They decided it without a vote
-    /// that was not cast by then, so it is not to be counted here either.
+    /// Whether enough other peers have finished the round for at least one of them to be honest. They decided without
+    /// any vote cast later, so such a vote must not count here either.
     pub fn is_decided(&self) -> bool {
         self.checks.keys().filter(|peer| **peer != self.me).count() >= self.context.one_honest()
     }
@@ -261,25 +261,24 @@ impl Round {
         }
     }
 
-    /// What the next round has to know of the other peers: those that did not come to the end of this one are
-    /// suspects.
+    /// What this round learned about the other peers, for the next one. Peers that did not finish it are suspects.
     pub fn presence(&self) -> Presence {
-        // One that claims to be further ahead than any peer can be may as well be gone.
+        // A peer that claims to be further ahead than any peer can be counts as gone.
         let ahead = self.context.round + 1..=self.context.round + ROUNDS_AHEAD;
         let is_ahead = |peer: &PeerId| ahead.contains(&self.presence.newest(peer));
         let missed = self.without(&self.checks).into_iter().filter(|peer| !is_ahead(peer));
         self.presence.after(self.waits.opened, missed.collect())
     }
 
-    /// How long others took to be heard, as far as it was seen: a wait that ended at its deadline says nothing about
-    /// them. Counted from when this peer was ready itself.
+    /// How long other peers took to arrive, counted from when this peer was ready. A wait that ended at its deadline
+    /// says nothing about them and is left out.
     pub fn arrivals(&self) -> Vec<Duration> {
         let all_came = self.absent().iter().all(|peer| self.presence.is_suspect(peer));
         let in_time = (all_came && self.phase != Phase::Gathering).then(|| self.arrived - self.waits.opened);
         self.presence.late_arrivals().chain(in_time).collect()
     }
 
-    /// The agreement was aggregated and applied, which gave this state. Publish it as a [`Kind::Check`].
+    /// The agreement was aggregated and applied, which resulted in `state`. Publish it as a [`Kind::Check`].
     pub fn applied(&mut self, now: Duration, state: Digest) {
         let before = self.checks.insert(self.me, state);
         assert!(before.is_none_or(|before| before == state), "a round is applied once");
@@ -288,7 +287,7 @@ impl Round {
         }
     }
 
-    /// What to do now.
+    /// Decides what the driver does next.
     ///
     /// # Errors
     /// [`Refusal`]: the round cannot be finished.
@@ -305,7 +304,7 @@ impl Round {
     fn gather(&mut self, now: Duration) -> Result<Step, Refusal> {
         let absent = self.absent();
         let has_majority = self.held.len() >= self.context.majority();
-        // A vote cannot be taken back, so one that no majority can come of is not cast.
+        // A vote cannot be withdrawn, so none is cast while no majority is possible.
         let until = if has_majority { self.gather_until(&absent) } else { self.waits.opened + self.waits.wait_max };
         if !absent.is_empty() && now < until {
             let announced = self.announced.iter().filter(|(peer, _)| absent.contains(peer));
@@ -323,20 +322,20 @@ impl Round {
         let sound = self.held.iter().filter(|peer| !self.charges.contains_key(peer));
         let held = sound.filter_map(|peer| Some((*peer, self.announced.get(peer)?.0))).collect();
         let vote = Vote { held, charged: self.charges.keys().copied().collect() };
-        assert!(vote.held.is_sorted_by(|a, b| a.0 < b.0), "one entry for each peer, in their order");
+        assert!(vote.held.is_sorted_by(|a, b| a.0 < b.0), "entries are sorted by peer, one for each");
         assert!(vote.held.iter().all(|(peer, _)| self.context.roster.contains(peer)), "votes are for members");
         Ok(Step::Vote(vote))
     }
 
-    /// How long the peers that are absent are waited for.
+    /// When to stop waiting for the absent peers.
     fn gather_until(&self, absent: &BTreeSet<PeerId>) -> Duration {
         let Waits { opened, wait, .. } = self.waits;
-        // A vote that holds its contribution was cast before its store lost it: the peer may be about to start again.
+        // If a vote holds its contribution, its store lost it after that vote: the peer may be about to restart.
         let is_gone = |peer: &PeerId| {
             let is_here = self.announced.contains_key(peer) && !self.missed.contains(peer);
             !is_here && self.count(|vote| knows(vote, peer)) == 0
         };
-        // With the own vote, those that are here decide: a peer that nobody heard is no part of it.
+        // Together with this peer's vote they decide, without a peer that none of them heard.
         let has_majority = self.votes.len() + 1 >= self.context.majority();
         if (has_majority || self.needed(2).is_some()) && absent.iter().all(is_gone) {
             return opened;
@@ -366,7 +365,7 @@ impl Round {
         }
         let entries: BTreeSet<(PeerId, Digest)> = self.votes.values().flat_map(|vote| &vote.held).copied().collect();
         let count = |entry: &(PeerId, Digest)| self.count(|vote| holds(vote, entry));
-        // Others may hear of a vote that is missing here, and count it.
+        // Others may receive a vote that is missing here, and count it.
         let missing = self.without(&self.votes).len();
         let is_open = |entry| count(entry) < majority && count(entry) + missing >= majority;
         if now < until && entries.iter().any(is_open) {
@@ -381,7 +380,7 @@ impl Round {
                 return or_refuse(false, Step::Wait { until: limit }, Refusal::Lacking(entry.0));
             };
             peers.insert(entry.0, *announcement);
-            // Whether it is charged or not: what the majority verified is what counts.
+            // Even if it is charged: the majority verified its values.
             if !self.held.contains(&entry.0) {
                 wanted.insert(entry.0, Wanted { announcement: *announcement, holders: self.holders(&entry) });
             }
@@ -397,14 +396,14 @@ impl Round {
         let absent = self.context.roster.iter().filter(|peer| !peers.contains_key(peer));
         let absent = absent.map(|peer| (*peer, self.absence(peer))).collect();
         let agreement = Agreement { peers, absent };
-        assert!(agreement.peers.keys().all(|peer| self.held.contains(peer)), "what is agreed on is here");
-        assert_eq!(agreement.peers.len() + agreement.absent.len(), self.context.roster.len(), "every member is in it");
+        assert!(agreement.peers.keys().all(|peer| self.held.contains(peer)), "every agreed contribution is held");
+        assert_eq!(agreement.peers.len() + agreement.absent.len(), self.context.roster.len(), "it lists every member");
         self.phase = Phase::Agreed(agreement.clone());
         Ok(Step::Aggregate(agreement))
     }
 
-    /// What is not there yet never comes if the others have gone on: values that nobody has any more, and after a while
-    /// whatever was not read.
+    /// Refuses if the others are ahead, because what is missing here then never comes: at once for values that no
+    /// holder has any more, after [`BEHIND_WAIT`] at most for records that were not read. Else returns `otherwise`.
     fn or_behind(&self, now: Duration, is_gone: bool, otherwise: Result<Step, Refusal>) -> Result<Step, Refusal> {
         let is_late = now >= self.waits.opened + self.waits.wait.min(BEHIND_WAIT);
         let needed = if is_gone { self.needed(1) } else { self.needed(2).filter(|_| is_late) };
@@ -422,7 +421,7 @@ impl Round {
         Ok(Step::Finish { unconfirmed, differing })
     }
 
-    /// Refuses if so many peers have one other state that at least one of them is honest.
+    /// Refuses if enough peers have one other state for at least one of them to be honest.
     fn compare(&self, mine: Digest, states: &BTreeMap<PeerId, Digest>) -> Result<(), Refusal> {
         for other in states.values().filter(|state| **state != mine) {
             let peers = states.values().filter(|state| *state == other).count();
@@ -433,8 +432,8 @@ impl Round {
         Ok(())
     }
 
-    /// The state that this peer lacks, if at least one honest peer is so many rounds ahead. One that is two rounds ahead
-    /// has finished this round and the next, and keeps this one by accident only.
+    /// The round whose state this peer needs, if at least one honest peer is `ahead` rounds ahead. A peer that is two
+    /// rounds ahead has finished this round and the next, and keeps this one only by chance.
     fn needed(&self, ahead: u64) -> Option<u64> {
         let newest = self.presence.newest_of(self.context.one_honest())?;
         (newest >= self.context.round + ahead).then(|| newest - 1)
@@ -453,20 +452,20 @@ impl Round {
         self.votes.values().filter(|vote| says(vote)).count()
     }
 
-    /// The peers that voted for the contribution, then its owner, who did not give it while this peer gathered.
+    /// The peers that voted for the contribution, then its owner, who did not provide it while this peer gathered.
     fn holders(&self, entry: &(PeerId, Digest)) -> Vec<PeerId> {
         let voters = self.votes.iter().filter(|(peer, vote)| **peer != entry.0 && holds(vote, entry));
         let holders = voters.map(|(peer, _)| *peer).chain([entry.0]);
         holders.filter(|peer| *peer != self.me).collect()
     }
 
-    /// Peers whose contributions are neither here nor known to be wrong.
+    /// Peers whose contribution is not held, and that are not charged.
     fn absent(&self) -> BTreeSet<PeerId> {
         let settled = |peer: &PeerId| self.held.contains(peer) || self.charges.contains_key(peer);
         self.context.roster.iter().filter(|peer| !settled(peer)).copied().collect()
     }
 
-    /// Peers that are in the round and did not vote. Who missed the gathering is not waited for a second time.
+    /// Peers that take part and did not vote. A peer that missed the gathering is not waited for again.
     fn unvoted(&self) -> BTreeSet<PeerId> {
         let silent = |peer: &PeerId| !self.announced.contains_key(peer) || self.is_past(peer);
         self.without(&self.votes).into_iter().filter(|peer| !silent(peer)).collect()
@@ -478,12 +477,12 @@ impl Round {
         self.without(&self.checks).into_iter().filter(waits).collect()
     }
 
-    /// Whether a peer was seen in a later round. Its records come in order, so nothing more of this one will come.
+    /// Whether a peer was seen in a later round. Its records come in order, so none of this round will follow.
     fn is_past(&self, peer: &PeerId) -> bool {
         self.presence.newest(peer) > self.context.round
     }
 
-    /// The other peers that are not among these.
+    /// The other members of the roster, without `peers`.
     fn without<T>(&self, peers: &BTreeMap<PeerId, T>) -> BTreeSet<PeerId> {
         let others = self.context.roster.iter().filter(|peer| **peer != self.me && !peers.contains_key(peer));
         others.copied().collect()

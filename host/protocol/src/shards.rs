@@ -1,17 +1,17 @@
 //! Who trains on which samples, and in which order.
 //!
 //! Samples are split into shards, and every peer computes by itself which peer has which shard: by rendezvous
-//! hashing (Thaler and Ravishankar, 1998) with bounded loads, so that no peer starves and a lost peer's shards
-//! spread over the others while theirs stay.
+//! hashing (Thaler and Ravishankar, 1998) with bounded loads, so that no peer starves, and a lost peer's shards
+//! spread over the others, which keep theirs.
 
 use std::ops::Range;
 
 use crate::random::Stream;
 
-/// Most shards that samples are split into. Enough to be even over dozens of peers.
+/// Most shards that samples are split into. Enough for even loads among dozens of peers.
 const SHARDS_MAX: usize = 1024;
 
-/// How `samples` samples are split: every shard has at least one sample, and shards differ by at most one.
+/// Splits `samples` samples into shards. Every shard has at least one sample, and sizes differ by at most one.
 pub fn shard_ranges(samples: usize) -> Vec<Range<usize>> {
     let shards = samples.min(SHARDS_MAX);
     (0..shards).map(|shard| shard * samples / shards..(shard + 1) * samples / shards).collect()
@@ -28,7 +28,7 @@ pub fn assign(shards: usize, members: &[u32]) -> Vec<usize> {
     let extra = shards % members.len();
     (0..shards)
         .map(|shard| {
-            // Once `extra` peers have one more than the others, nobody else may.
+            // Once `extra` peers have one shard more than the others, no other peer may.
             let full = loads.iter().filter(|load| **load > floor).count() >= extra;
             let cap = if full { floor } else { floor + 1 };
             let free = (0..members.len()).filter(|member| loads[*member] < cap);
@@ -47,9 +47,9 @@ fn score(member: u32, shard: usize) -> u64 {
     u64::from_le_bytes(*bytes.as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
 
-/// The order in which one peer goes through its own samples: shuffled anew in every epoch.
+/// The order in which a peer visits its samples: shuffled anew in every epoch.
 ///
-/// It is a function of the position alone, so a resumed run goes on where it was without having kept anything.
+/// It depends on the position alone, so a resumed run continues from its position without saved state.
 #[derive(Debug, Clone)]
 pub struct Order {
     seed: u64,
@@ -65,7 +65,7 @@ impl Order {
         Order { seed, member, samples, epoch: None }
     }
 
-    /// `count` samples from `position` on; behind the last sample of an epoch comes the first of the next.
+    /// Returns `count` samples from `position` on. The last sample of an epoch is followed by the first of the next.
     pub fn take(&mut self, position: u64, count: usize) -> Vec<u32> {
         (position..position + count as u64).map(|position| self.at(position)).collect()
     }
@@ -79,7 +79,7 @@ impl Order {
             Stream::new("skein 2026-11 order of samples", self.seed, &parts).shuffle(&mut order);
             self.epoch = Some((epoch, order));
         }
-        let (_, order) = self.epoch.as_ref().expect("it was just made");
+        let (_, order) = self.epoch.as_ref().expect("the epoch was set above");
         order[(position % len) as usize]
     }
 }
@@ -107,7 +107,8 @@ mod tests {
         fn loads_are_even(shards in 1usize..300, count in 1u32..12) {
             let owners = assign(shards, &members(count));
             let loads: Vec<_> = (0..count as usize).map(|peer| owners.iter().filter(|o| **o == peer).count()).collect();
-            let (min, max) = (loads.iter().min().copied(), loads.iter().max().copied());
+            let min = loads.iter().min().copied();
+            let max = loads.iter().max().copied();
             prop_assert!(max.zip(min).is_some_and(|(max, min)| max - min <= 1), "{:?}", loads);
         }
     }
@@ -123,13 +124,14 @@ mod tests {
 
         let after = owner(&members[..3]);
         let moved = before.iter().zip(&after).filter(|(a, b)| **a != members[3] && a != b).count();
-        assert!(moved < 150, "{moved} of the 750 shards that nobody lost moved");
+        assert!(moved < 150, "{moved} of the 750 shards of the other peers moved");
     }
 
     #[test]
     fn an_epoch_visits_every_sample_once_and_the_next_in_another_order() {
         let mut order = Order::new(1, 0, (10..60).collect());
-        let (first, second) = (order.take(0, 50), order.take(50, 50));
+        let first = order.take(0, 50);
+        let second = order.take(50, 50);
         let sorted = |values: &[u32]| {
             let mut values = values.to_vec();
             values.sort();

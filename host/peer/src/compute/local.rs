@@ -1,4 +1,4 @@
-//! Batches computed in this process, as many at the same time as there are places for functions.
+//! Batches computed in this process, as many at the same time as functions may run.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::{Compute, PlannedBatch, accumulate};
 use crate::pool::{FunctionPool, Purpose};
 use crate::prepare::PreparedJob;
 
-/// Computes here.
+/// Computes batches in this process.
 pub struct Local {
     pool: Arc<FunctionPool>,
     gradient: GradientFunction,
@@ -27,7 +27,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// For the peer of a share, with its store.
+    /// Computes for the peer of `share`, with its store.
     pub fn new(prepared: &PreparedJob, pool: &Arc<FunctionPool>, store: &Ports, share: &Share) -> Local {
         Local {
             pool: pool.clone(),
@@ -58,7 +58,7 @@ impl Compute for Local {
             let function = self.gradient.clone();
             let account = self.pool.account(Purpose::Gradient);
             let batch = async move {
-                // Held until the gradient is in the sum: there are as many batches and gradients as calls run.
+                // Held until the gradient is in the sum: no more batches and gradients are in memory than calls run.
                 let slot = function.slot().await;
                 let gradient = account.book(function.compute(&slot, parameters, planned.read(&dataset))).await?;
                 accumulate(&*sums, round, (index, count), &gradient).await

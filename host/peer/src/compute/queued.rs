@@ -13,18 +13,18 @@ use skein_store::StateStore;
 use super::{Compute, PlannedBatch, state_before};
 use crate::bundle::{JobBundle, TaskPayload, encode_batch};
 
-/// How long nothing may happen before the host looks whether its database still is what it was.
+/// How long the host waits for an outcome before it checks that its database still has the state.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Lets workers compute.
+/// Computes batches by the workers at the peer's queue.
 pub struct Queued {
-    /// The queue.
+    /// Queue in the peer's database.
     pub queue: Queue,
-    /// Whose batches they are.
+    /// Job and peer of the batches.
     pub scope: Scope,
-    /// What workers have to know of the job.
+    /// The job as workers receive it.
     pub bundle: JobBundle,
-    /// The peer's data.
+    /// The peer's data set.
     pub dataset: Dataset,
     /// The state that batches are computed at.
     pub state: Arc<dyn StateStore>,
@@ -58,12 +58,12 @@ impl Queued {
             if outcome == Some(Outcome::Done) {
                 return Ok(());
             }
-            // Workers can do nothing with a database that came back without the state, and do not say so.
+            // Workers cannot use a database that came back without the state, and do not report it.
             state_before(&*self.state, round).await?;
             if let Some(Outcome::Dead { index, reason }) = outcome {
                 bail!(
-                    "batch {index} of round {round} can be computed neither by a worker nor by this host: {reason}; \
-                     remove the cause, post the batch again with `skein queue redrive`, and start the host again"
+                    "neither a worker nor this host can compute batch {index} of round {round}: {reason}; fix the \
+                     cause, post the batch again with `skein queue redrive`, and restart the host"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! The peer's own part of a round: gradients of its batches, in parallel, and the evaluation where it is due.
+//! The peer's own part of a round: gradients of its batches, in parallel, and the evaluation if it is due.
 
 use anyhow::{Result, ensure};
 use skein_protocol::announcement::Evaluation;
@@ -26,21 +26,21 @@ impl Peer {
         let begun = Instant::now();
         let average = self.store.sums.average(number, self.me()).await?;
         phases.add(Phase::Average, begun);
-        // The others would take it for the work of a liar.
+        // The others would charge this peer for it.
         ensure!(
             average.finite,
-            "the gradients of round {number} are finite, and weighted by their samples they add up to values that are \
-             not: lower `train.learning_rate`, or scale the data"
+            "the gradients of round {number} are finite, but their sum, weighted by samples, is not: lower \
+             `train.learning_rate`, or scale the data"
         );
         Ok((average, evaluation))
     }
 
-    /// Whether the state before the round is evaluated beside its gradients.
+    /// Whether the state before the round is evaluated along with its gradients.
     pub(super) fn is_evaluation_due(&self, number: u64) -> bool {
         number > 1 && (number - 1).is_multiple_of(u64::from(self.job.train.evaluate_every))
     }
 
-    /// How the state before the round does on the peer's validation samples, if that is due.
+    /// Evaluates the state before the round on the peer's validation samples, if that is due.
     async fn evaluate(&self, number: u64) -> Result<Option<Evaluation>> {
         if !self.is_evaluation_due(number) {
             return Ok(None);
@@ -51,9 +51,10 @@ impl Peer {
         evaluate(&self.pool, &self.prepared.gradient, parameters, &share.dataset, &share.validation).await
     }
 
-    /// Samples and noise of every batch of the round.
+    /// Samples and noise seed of every batch of the round.
     fn plan(&mut self, number: u64) -> Vec<PlannedBatch> {
-        let (leaves, size) = (self.job.train.batches_per_round, self.job.train.batch_size);
+        let leaves = self.job.train.batches_per_round;
+        let size = self.job.train.batch_size;
         let seed = self.job.train.seed;
         let member = self.share().index;
         let planned = (0..leaves).map(|index| {

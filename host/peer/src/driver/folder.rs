@@ -1,8 +1,8 @@
-//! What a peer keeps on disk beside its checkpoint: every record that it signed, and its last contributions.
+//! The files that a peer keeps beside its checkpoint: the records that it signed, and its last contributions.
 //!
-//! `records.log` is a sequence of records, each behind its length (4 bytes, little endian), written to disk before
-//! anybody can read the record elsewhere. `contribution-<round>.f32` holds values as little-endian floats. A folder is
-//! locked while it is open: two hosts with one key would sign different records for one slot.
+//! `records.log` is a sequence of records, each after its length (4 bytes, little endian), written to disk before
+//! anyone can read the record elsewhere. `contribution-<round>.f32` holds values as little-endian floats. A folder is
+//! locked while it is open: two hosts with one key would sign different records for the same round and kind.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
@@ -14,11 +14,11 @@ use skein_protocol::record::{RECORD_BYTES_MAX, Record};
 
 /// Name of the file with the records.
 const LOG_FILE: &str = "records.log";
-/// Size from which the log is written anew with the records that still matter: above those of the largest roster, and
-/// few enough for their signatures to be checked in a fraction of a second.
+/// Size above which the log is rewritten with the records that still matter: more than those of the largest roster
+/// need, and little enough for their signatures to be checked in a fraction of a second.
 const LOG_BYTES_MAX: u64 = 1 << 20;
 const LENGTH_BYTES: usize = 4;
-/// What the names of files begin with that are not finished; the last is that of checkpoints.
+/// Prefixes of unfinished files' names; the last is that of checkpoints.
 const TEMPORARY: [&str; 3] = [".records", ".contribution", ".checkpoint"];
 
 /// The folder of one peer.
@@ -31,24 +31,24 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Opens the folder, which is made if it is not there, and reads its records. A record that a crash cut short at the
-    /// end of the log was never published, and is dropped.
+    /// Opens the folder, which is created if it does not exist, and reads its records. A record that a crash cut short
+    /// at the end of the log was never published, and is dropped.
     ///
     /// # Errors
     /// Another process uses the folder, its files cannot be read or written, or the log is damaged.
     pub(super) fn open(dir: &Path) -> Result<(Folder, Vec<Record>)> {
-        std::fs::create_dir_all(dir).with_context(|| format!("failed to make the folder `{}`", dir.display()))?;
+        std::fs::create_dir_all(dir).with_context(|| format!("failed to create the folder `{}`", dir.display()))?;
         let path = dir.join(LOG_FILE);
         let failed = || format!("failed to open the records in `{}`", path.display());
         let lock = File::open(dir).with_context(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                bail!("another host runs in `{}`: end it, or choose another `dir`", dir.display())
+                bail!("another host runs in `{}`: stop it, or choose another `dir`", dir.display())
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
         }
-        // What a process left half written that was killed: nobody else writes here.
+        // Files that a killed process left half written: no other process writes here.
         for file in std::fs::read_dir(dir).with_context(failed)? {
             let file = file.with_context(failed)?;
             let name = file.file_name();
@@ -61,14 +61,14 @@ impl Folder {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(failed)?;
         let bytes = std::fs::read(&path).with_context(failed)?;
         let (records, whole) = parse(&bytes).with_context(|| {
-            format!("`{}` is damaged: restore it, or train on with another key and another `dir`", path.display())
+            format!("`{}` is damaged: restore it, or continue with another key and another `dir`", path.display())
         })?;
         if whole < bytes.len() {
             tracing::warn!(path = %path.display(), bytes = bytes.len() - whole, "dropped a record that was cut short");
             log.set_len(whole as u64).with_context(failed)?;
         }
         log.seek(SeekFrom::End(0)).with_context(failed)?;
-        // The file's name has to survive a power cut as well as what is in it.
+        // The file's name has to survive a power failure as well as its content.
         log.sync_all().and_then(|()| lock.sync_all()).with_context(failed)?;
         Ok((Folder { dir: dir.to_owned(), log: Mutex::new(log), _lock: lock }, records))
     }
@@ -87,7 +87,7 @@ impl Folder {
         let end = log.stream_position().with_context(failed)?;
         let written = log.write_all(&entry(record)).and_then(|()| log.sync_data());
         if written.is_err() {
-            // What is half written would stand before the next record.
+            // Half a record must not precede the next one.
             log.set_len(end).and_then(|()| log.seek(SeekFrom::Start(end))).with_context(failed)?;
         }
         written.with_context(failed)
@@ -102,7 +102,7 @@ impl Folder {
         Ok(file)
     }
 
-    /// Keeps the own contribution to a round, on disk when this returns, and drops those before `oldest`.
+    /// Keeps the peer's contribution to a round and deletes those before `oldest`; on disk when this returns.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -123,7 +123,7 @@ impl Folder {
         write().with_context(|| format!("failed to keep a contribution in `{}`", path.display()))
     }
 
-    /// The contribution to a round, if it is kept.
+    /// Reads the contribution to a round; `None` if it is not kept or cannot be read.
     pub(super) fn kept_contribution(&self, round: u64) -> Option<Vec<f32>> {
         let bytes = std::fs::read(self.contribution(round)).ok()?;
         Some(bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / 4 * 4]))
@@ -152,7 +152,7 @@ fn entry(record: &Record) -> Vec<u8> {
     [&(bytes.len() as u32).to_le_bytes(), &bytes[..]].concat()
 }
 
-/// The records of a log, and the bytes up to the end of the last whole one.
+/// The records of a log, and the number of bytes up to the end of the last whole one.
 fn parse(log: &[u8]) -> Result<(Vec<Record>, usize)> {
     let mut records = Vec::new();
     let mut rest = log;
@@ -163,7 +163,7 @@ fn parse(log: &[u8]) -> Result<(Vec<Record>, usize)> {
             Some(Ok(record)) => records.push(record),
             // Each record was on disk before the next was written, so only the last can have been cut short.
             _ if rest.len() <= LENGTH_BYTES + RECORD_BYTES_MAX && !holds_record(behind) => break,
-            _ => bail!("record {} of it cannot be read, and others follow", records.len()),
+            _ => bail!("record {} cannot be read, and others follow", records.len()),
         }
         rest = &behind[length..];
     }
@@ -222,12 +222,12 @@ mod tests {
             write(dir.path(), 5..6);
             assert_eq!(read(dir.path()), [record(0), record(1), record(5)]);
         }
-        // A file system may have made room that was not filled.
+        // A file system may have allocated space that was not filled.
         std::fs::write(&path, [&whole[..entry], &[0; 300]].concat()).expect("written");
         assert_eq!(read(dir.path()), [record(0)]);
     }
 
-    /// To go on without what was signed would be to sign something else.
+    /// A peer that continued without its signed records would sign different ones.
     #[test]
     fn a_log_that_is_damaged_before_its_end_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -244,11 +244,11 @@ mod tests {
     }
 
     #[test]
-    fn a_log_does_not_grow_for_ever() {
+    fn a_log_does_not_grow_forever() {
         let dir = tempfile::tempdir().expect("a folder");
         write(dir.path(), 0..2);
         let path = dir.path().join(LOG_FILE);
-        // As long as one that has grown: the same records again and again.
+        // A log at its bound, made of the same records repeated.
         let entry = std::fs::read(&path).expect("the log");
         std::fs::write(&path, entry.repeat(LOG_BYTES_MAX as usize / entry.len() + 1)).expect("written");
         let (folder, _) = Folder::open(dir.path()).expect("a folder");
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_has_one_host() {
+    fn a_folder_has_only_one_host() {
         let dir = tempfile::tempdir().expect("a folder");
         let (folder, _) = Folder::open(dir.path()).expect("a folder");
         let error = Folder::open(dir.path()).expect_err("in use").to_string();

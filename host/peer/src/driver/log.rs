@@ -1,5 +1,5 @@
-//! What the peer has signed: kept before anybody reads it, so that after a restart it says the same again, and never
-//! something else.
+//! The records that the peer has signed: kept before anyone reads them, so that after a restart it publishes the same
+//! records, never different ones.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,24 +16,24 @@ use tokio::sync::watch;
 
 use super::folder::Folder;
 
-/// Rounds before the last one whose records and contributions are kept. Of peers that died together with their databases
-/// none goes on from an older state: each published its check only when the checkpoint of the round before was on disk.
+/// Rounds before the last one whose records and contributions are kept. Peers that died together with their databases
+/// continue from no older state: each published its check only when the checkpoint of the previous round was on disk.
 const ROUNDS_KEPT: u64 = 1;
-/// Most records that are read of the own store. It keeps some thousands, and others can write to it without end.
+/// Most records read from the peer's own store. It keeps some thousands, and others may write to it without end.
 const RECORDS_READ_MAX: usize = 10_000;
 
 /// The peer's own records of its last rounds.
 #[derive(Debug)]
 pub struct Log {
     records: BTreeMap<(u64, Kind), Record>,
-    /// Hash of the last record before them.
+    /// Hash of the last record that was dropped.
     last: Digest,
     folder: Option<Arc<Folder>>,
     checkpointed: Arc<watch::Sender<u64>>,
 }
 
 impl Log {
-    /// A log that ends with the process, for peers whose stores do so too.
+    /// A log in memory, for peers whose stores are in memory too.
     pub fn volatile() -> Log {
         Log {
             records: BTreeMap::new(),
@@ -47,7 +47,7 @@ impl Log {
     /// `checkpointed`.
     ///
     /// # Errors
-    /// Another host uses the folder, or its files cannot be used.
+    /// Another host uses the folder, or its files cannot be read or written.
     pub fn open(dir: &Path, me: PeerId, job: Digest, checkpointed: u64) -> Result<Log> {
         let (folder, records) = Folder::open(dir)?;
         let mut log = Log::volatile();
@@ -61,20 +61,19 @@ impl Log {
         Ok(log)
     }
 
-    /// Where to tell which round the checkpoint on disk is of; none if nothing waits for it.
+    /// Sender for the round of the checkpoint on disk; `None` if nothing waits for it.
     pub(crate) fn checkpointed(&self) -> Option<Arc<watch::Sender<u64>>> {
         self.folder.is_some().then(|| self.checkpointed.clone())
     }
 
-    /// Waits until the checkpoint on disk is of `round` or a later one.
+    /// Waits until the checkpoint on disk is of `round` or later.
     pub(super) async fn wait_for_checkpoint(&self, round: u64) {
-        // The sender is this log's own, so it is never gone.
+        // This log holds the sender, so it is never dropped.
         let _ = self.checkpointed.subscribe().wait_for(|written| *written >= round).await;
     }
 
-    /// Brings the log and the store together once the state of `round` is what the peer goes on from: what either of them
-    /// lacks is taken from the other. A database that came back empty gets what others may still have to read of the rounds
-    /// up to the next.
+    /// Reconciles the log and the store of a peer that continues from the state of `round`: each gets the records that
+    /// it lacks. A database that came back empty gets those that others may still read, up to the next round.
     ///
     /// # Errors
     /// The store or the folder fails.
@@ -86,7 +85,7 @@ impl Log {
             let records = store.records(number, Duration::ZERO).await?;
             let Some((last, _)) = records.last() else { break };
             number = *last;
-            // Others that can write to the peer's own store can leave anything there.
+            // Anyone who can write to the peer's own store can leave anything there.
             published.extend(records.into_iter().filter_map(|(_, bytes)| Record::decode(&bytes).ok()));
             if published.len() > RECORDS_READ_MAX {
                 break;
@@ -100,8 +99,8 @@ impl Log {
                 self.keep(record.clone()).await?;
             }
         }
-        // What it said of rounds further on it says again there. Until then the others would take it for one that has left
-        // this round behind, and what it has to compute again for values that nobody keeps any more.
+        // Records of later rounds are published again in those rounds. Before that, the others would think that this
+        // peer is past this round, and that the values it has to compute again are no longer kept.
         let is_due = |record: &&Record| record.header().round <= round + 1 && !published.contains(record);
         for record in self.records.values().filter(is_due) {
             store.publish(record.encode()).await?;
@@ -109,21 +108,21 @@ impl Log {
         Ok(())
     }
 
-    /// The record with that header: the one that was signed before, whatever it says, or a new one. It is kept when this
-    /// returns.
+    /// The record for the round and kind of `header`: the one signed before, whatever its payload, or a new one. It is
+    /// kept when this returns.
     ///
     /// # Errors
-    /// The folder cannot be written; the record must not be published then.
+    /// The folder cannot be written, in which case the record must not be published; or another state was signed.
     pub(super) async fn say(&mut self, identity: &Identity, header: Header, payload: Vec<u8>) -> Result<Record> {
-        if let Some(said) = self.records.get(&(header.round, header.kind)) {
-            // Both would be proof against this peer, or lead it astray: the state is not what it was.
+        if let Some(signed) = self.records.get(&(header.round, header.kind)) {
+            // The state has changed: a second record would prove equivocation, and the first one is wrong here.
             ensure!(
-                said.header().state == header.state && (header.kind != Kind::Check || said.payload() == payload),
-                "this peer has signed another state for round {} than it has now: its database or its `dir` holds \
-                 something else than before; restore both, or give it the checkpoint of another peer and an empty database",
+                signed.header().state == header.state && (header.kind != Kind::Check || signed.payload() == payload),
+                "this peer has signed another state for round {} than it has now: its database or its `dir` changed; \
+                 restore both, or start it with the checkpoint of another peer and an empty database",
                 header.round
             );
-            return Ok(said.clone());
+            return Ok(signed.clone());
         }
         let record = Record::sign(identity, header, payload);
         self.keep(record.clone()).await?;
@@ -135,12 +134,12 @@ impl Log {
         let Some(folder) = self.folder.clone() else { return Ok(()) };
         let kept: Vec<Record> = self.records.values().cloned().collect();
         let written = tokio::task::spawn_blocking(move || folder.append(&record, &kept)).await;
-        written.context("keeping a record was cut short")?
+        written.context("writing a record was cut short")?
     }
 
     fn insert(&mut self, record: Record) {
         let Header { round, kind, .. } = *record.header();
-        // The first one counts: it is the one that others may have read.
+        // The first record counts: others may have read it.
         self.records.entry((round, kind)).or_insert(record);
     }
 
@@ -149,7 +148,7 @@ impl Log {
         self.records.last_key_value().map_or(self.last, |(_, record)| record.hash())
     }
 
-    /// Drops records of rounds that no peer has to hear of again once `round` is finished.
+    /// Drops records of rounds that no peer needs once `round` is finished.
     pub(super) fn forget(&mut self, round: u64) {
         let kept = self.records.split_off(&(round.saturating_sub(ROUNDS_KEPT), Kind::Announcement));
         let dropped = std::mem::replace(&mut self.records, kept);
@@ -158,7 +157,7 @@ impl Log {
         }
     }
 
-    /// The header of the vote for `round`, if the peer was ended after it and before it said what state came of it.
+    /// The header of the vote for `round`, if the peer was stopped after the vote and before its check.
     pub(super) fn unchecked_vote(&self, round: u64) -> Option<Header> {
         let vote = self.records.get(&(round, Kind::Vote))?;
         (!self.records.contains_key(&(round, Kind::Check))).then(|| *vote.header())
@@ -169,11 +168,11 @@ impl Log {
         self.records.contains_key(&(round, kind))
     }
 
-    /// The own contribution to `round` as the store has it, to be kept beside the checkpoint of the round: it cannot be
-    /// computed again from a later state, and a peer with an earlier one needs it. None if the log ends with the process.
+    /// The peer's contribution to `round` from its store, to be kept beside the checkpoint of the round: it cannot be
+    /// computed again from a later state, and a peer with an earlier one needs it. `None` if the log is volatile.
     ///
     /// # Errors
-    /// The store's own.
+    /// The store cannot be read.
     pub(crate) async fn own_contribution(
         &self,
         store: &dyn PeerStore,
@@ -185,7 +184,7 @@ impl Log {
         Ok(values.map(|values| OwnContribution { folder, round, values }))
     }
 
-    /// The own contributions that are kept, by round, as they were announced.
+    /// The peer's kept contributions by round, if they match their announcements.
     ///
     /// # Errors
     /// Reading them was cut short.
@@ -198,7 +197,7 @@ impl Log {
         let read = move || {
             let kept = announced.into_iter().filter_map(|(round, hash)| {
                 let values = Values::from(folder.kept_contribution(round)?);
-                // A file that is not what others were told is of no use to them.
+                // A file that does not match the announcement is of no use to others.
                 (values.statistics().hash == hash).then_some((round, values))
             });
             kept.collect()
@@ -207,7 +206,7 @@ impl Log {
     }
 }
 
-/// The own contribution to a round, to be kept on disk beside the checkpoint of that round.
+/// The peer's contribution to a round, to be kept on disk beside the checkpoint of that round.
 #[derive(Debug, Clone)]
 pub struct OwnContribution {
     folder: Arc<Folder>,
@@ -216,7 +215,7 @@ pub struct OwnContribution {
 }
 
 impl OwnContribution {
-    /// Writes it to disk, and drops those that no peer needs any more.
+    /// Writes it to disk, and deletes those that no peer needs any more.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -247,9 +246,9 @@ mod tests {
         records.iter().map(|(_, bytes)| Record::decode(bytes).expect("a record")).collect()
     }
 
-    /// After host and database were killed together, an honest peer signed something else, and counted as a liar.
+    /// After host and database were killed together, an honest peer signed other records, and counted as a liar.
     #[tokio::test]
-    async fn what_was_signed_is_said_again_although_the_database_lost_it() {
+    async fn signed_records_are_published_again_although_the_database_lost_them() {
         let me = Identity::derived(1, 0);
         let dir = tempfile::tempdir().expect("a folder");
         let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");
@@ -269,17 +268,17 @@ mod tests {
         let elsewhere = Header { state: Digest([7; 32]), ..header(&me, 7, Kind::Vote) };
         let error = log.say(&me, elsewhere, vec![1]).await.expect_err("of another state").to_string();
         assert!(error.contains("another state for round 7"), "{error}");
-        assert!(log.say(&me, header(&me, 6, Kind::Check), vec![8; 32]).await.is_err(), "which came of it");
+        assert!(log.say(&me, header(&me, 6, Kind::Check), vec![8; 32]).await.is_err(), "of another check");
         drop(log);
         let mut elsewhere = Log::open(dir.path(), me.id(), Digest([8; 32]), 0).expect("a log");
         let other = elsewhere.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
         assert_ne!(other, vote, "of another job");
     }
 
-    /// A peer whose checkpoint is a round behind its records seemed to be ahead of all who were killed with it, and to have
-    /// lost what they needed.
+    /// A peer whose checkpoint is a round behind its records seemed to be ahead of all that were killed with it, and to
+    /// have lost the values that they needed.
     #[tokio::test]
-    async fn what_was_signed_further_on_is_not_said_before_the_peer_is_there() {
+    async fn records_of_later_rounds_are_not_published_before_the_peer_is_there() {
         let me = Identity::derived(1, 0);
         let dir = tempfile::tempdir().expect("a folder");
         let mut log = Log::open(dir.path(), me.id(), JOB, 6).expect("a log");
@@ -289,13 +288,13 @@ mod tests {
         log.settle(&empty, me.id(), JOB, 6).await.expect("settled");
         assert_eq!(published(&empty).await, [vote.clone()]);
         let again = log.say(&me, header(&me, 8, Kind::Announcement), vec![3]).await.expect("kept");
-        assert_eq!(again, next, "it is said in its round, as it was");
+        assert_eq!(again, next, "it is published in its round, unchanged");
         log.settle(&empty, me.id(), JOB, 7).await.expect("settled");
         assert_eq!(published(&empty).await, [vote, next]);
     }
 
     #[tokio::test]
-    async fn what_only_the_database_has_is_said_again_too() {
+    async fn records_that_only_the_database_has_are_published_again_too() {
         let me = Identity::derived(1, 0);
         let other = Identity::derived(1, 1);
         let store = Embedded::default();
@@ -310,27 +309,27 @@ mod tests {
         log.settle(&store, me.id(), JOB, 6).await.expect("settled");
         assert_eq!(log.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("said"), vote);
         let own = log.say(&me, header(&me, 7, Kind::Announcement), vec![4]).await.expect("said");
-        assert_eq!(own.payload(), [4], "nobody else's");
-        assert_eq!(log.records.len(), 2, "nothing that no longer matters");
+        assert_eq!(own.payload(), [4], "not another peer's");
+        assert_eq!(log.records.len(), 2, "none that no longer matters");
     }
 
     #[tokio::test]
-    async fn a_check_that_was_left_unsaid_is_owed() {
+    async fn a_check_that_was_not_published_is_due() {
         let me = Identity::derived(1, 0);
         let mut log = Log::volatile();
         assert_eq!(log.unchecked_vote(7), None, "it did not even vote");
         let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("said");
-        assert_eq!(log.unchecked_vote(7), Some(*vote.header()), "it voted and was ended");
+        assert_eq!(log.unchecked_vote(7), Some(*vote.header()), "it voted and was stopped");
         log.say(&me, header(&me, 7, Kind::Check), vec![4; 32]).await.expect("said");
         assert_eq!(log.unchecked_vote(7), None);
         let last = log.last();
         log.forget(9);
         assert!(log.records.is_empty());
-        assert_eq!(log.last(), last, "the next one follows it all the same");
+        assert_eq!(log.last(), last, "the next one still follows it");
     }
 
     #[tokio::test]
-    async fn contributions_are_those_that_were_announced() {
+    async fn contributions_match_their_announcements() {
         let me = Identity::derived(1, 0);
         let dir = tempfile::tempdir().expect("a folder");
         let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");

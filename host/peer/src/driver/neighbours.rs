@@ -1,4 +1,4 @@
-//! The other peers, as their stores show them: records as they appear, contributions when they are wanted.
+//! Reads the other peers' stores: records as they appear, contributions on request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-/// Records that wait to be taken in, and that are taken in at once. Readers of stores wait when it is full.
+/// Most records that wait in the inbox, and that are processed in one go. Readers of stores wait when it is full.
 pub(super) const INBOX_RECORDS: usize = 1024;
-/// Longest single wait for a record in a store: how soon a reader notices that it is no longer needed.
+/// Longest single wait for a record in a store, after which a reader notices that it is no longer needed.
 const READ_WAIT: Duration = Duration::from_secs(5);
-/// How soon a store is read again after it failed: it belongs to somebody else, and nothing can be done from here.
+/// Pause before a store that failed is read again: it belongs to another peer, and cannot be repaired from here.
 const READ_AGAIN: Duration = Duration::from_secs(1);
-/// How long one holder of a contribution is asked alone.
+/// How long the last holder asked has to answer before the next one is asked too.
 const ASK_NEXT: Duration = Duration::from_secs(2);
-/// How soon contributions that could not be had are asked for again.
+/// Pause before a contribution that could not be read is requested again.
 const FETCH_AGAIN: Duration = Duration::from_millis(50);
 
 /// The other peers of a job.
@@ -32,36 +32,36 @@ pub(super) struct Neighbours {
     /// Tasks that read the stores; they end with the peer.
     _readers: JoinSet<()>,
     fetching: JoinSet<(PeerId, Fetched)>,
-    /// Peers whose contributions are under way.
+    /// Peers whose contributions are being fetched.
     fetched: BTreeSet<PeerId>,
 }
 
 /// A record as it was read.
 pub(super) struct Read {
-    /// Whose store it is in.
+    /// The peer whose store it was read from.
     pub(super) owner: PeerId,
     pub(super) bytes: Vec<u8>,
     /// When it was read.
     pub(super) at: Instant,
 }
 
-/// What came from the other peers.
+/// Something that arrived from the other peers.
 pub(super) enum Arrival {
-    /// A record.
+    /// A record that appeared in a peer's store.
     Record(Read),
-    /// The contribution of this peer, or why it is not here.
+    /// The contribution of this peer, or why it was not fetched.
     Contribution(PeerId, Fetched),
 }
 
-/// What became of a contribution that was asked for.
+/// Outcome of a request for a contribution.
 pub(super) enum Fetched {
-    /// It is what was announced.
+    /// The values match the announcement.
     Verified(Values),
-    /// Its owner gives something else than it announced.
+    /// Its owner provides other values than it announced.
     Wrong(Charge),
-    /// All who should have it say that they do not.
+    /// No holder has it.
     Missing,
-    /// Some who may have it could not be read.
+    /// Some holder could not be read, and may have it.
     Unreachable,
 }
 
@@ -80,10 +80,10 @@ impl Neighbours {
         self.stores.keys().copied()
     }
 
-    /// Waits for what comes next, until then at the longest; none if nothing came.
+    /// Waits for the next arrival, until `until` at most; `None` if nothing arrived.
     ///
     /// # Errors
-    /// Nothing is read any more.
+    /// The tasks that read the stores have ended, or one that fetches panicked.
     pub(super) async fn next(&mut self, until: Instant) -> Result<Option<Arrival>> {
         let next = async {
             tokio::select! {
@@ -100,13 +100,13 @@ impl Neighbours {
         tokio::time::timeout_at(until, next).await.ok().transpose()
     }
 
-    /// A record that is here already.
+    /// A record that is already in the inbox.
     pub(super) fn waiting(&mut self) -> Option<Read> {
         self.inbox.try_recv().ok()
     }
 
-    /// Asks for contributions to `round` that are not under way yet, each on its own, until then at the longest. They have
-    /// `len` values.
+    /// Requests contributions to `round` that are not being fetched yet, in parallel, until `until` at most. They have
+    /// `len` values each.
     pub(super) fn ask(&mut self, round: u64, wanted: BTreeMap<PeerId, Wanted>, len: usize, until: Instant) {
         for (peer, Wanted { announcement, holders }) in wanted {
             if !self.fetched.insert(peer) {
@@ -119,14 +119,14 @@ impl Neighbours {
         }
     }
 
-    /// Asks for nothing any more.
+    /// Drops all requests for contributions.
     pub(super) fn stop_asking(&mut self) {
         self.fetching = JoinSet::new();
         self.fetched.clear();
     }
 }
 
-/// A contribution by what is known of it.
+/// A contribution as it was announced.
 #[derive(Clone, Copy)]
 struct Expected {
     round: u64,
@@ -135,8 +135,8 @@ struct Expected {
     len: usize,
 }
 
-/// Asks the holders until one gives what was announced, until then at the longest. While one takes its time, the next is
-/// asked as well, so that none keeps the others from being asked.
+/// Asks the holders until one provides the announced values, until `until` at most. If one is slow, the next is asked
+/// as well, so that no holder keeps the others from being asked.
 async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, until: Instant) -> Fetched {
     let is_only = holders.len() == 1;
     let mut rest = holders.into_iter();
@@ -149,7 +149,7 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
         }
         let patience = if rest.len() == 0 { until } else { until.min(Instant::now() + ASK_NEXT) };
         let answer = match tokio::time::timeout_at(patience, asked.join_next()).await {
-            Ok(Some(answer)) => answer.expect("asking does not panic"),
+            Ok(Some(answer)) => answer.expect("a request does not panic"),
             Ok(None) => break,
             Err(_) if Instant::now() < until => continue,
             Err(_) => {
@@ -159,13 +159,13 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
         };
         match answer {
             Fetched::Verified(values) => return Fetched::Verified(values),
-            // What others have of it may still be right.
+            // Another holder may still have the right values.
             Fetched::Wrong(charge) => wrong = Some(charge),
             Fetched::Missing => {}
             Fetched::Unreachable => is_missing = false,
         }
     }
-    // Nobody tells when there is something new to get: there is nothing to wait for but time.
+    // Nothing signals new values, so wait a while before the next attempt.
     tokio::time::sleep(FETCH_AGAIN).await;
     match wrong {
         Some(charge) if is_only => Fetched::Wrong(charge),
@@ -174,13 +174,13 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
     }
 }
 
-/// Asks one holder. Only an owner is to blame for what it has.
+/// Asks one holder. Only the owner is charged for wrong values.
 async fn ask(expected: Expected, holder: PeerId, store: Arc<dyn PeerStore>) -> Fetched {
     let Expected { round, peer, .. } = expected;
     let found = match store.contribution(round, peer).await {
         Ok(None) => return Fetched::Missing,
         Ok(Some(values)) => verify(expected, values).await,
-        // It has more values than the model, and was not read any further.
+        // It has more values than the model, and was not read further.
         Err(StoreError::Length { .. }) => Err(Charge::Shape),
         Err(error) => {
             tracing::warn!(?peer, ?holder, error = &error as &dyn std::error::Error, "failed to read a contribution");
@@ -191,29 +191,29 @@ async fn ask(expected: Expected, holder: PeerId, store: Arc<dyn PeerStore>) -> F
         Ok(values) => Fetched::Verified(values),
         Err(charge) if holder == peer => Fetched::Wrong(charge),
         Err(charge) => {
-            tracing::warn!(?peer, ?holder, %charge, "a contribution is not what was announced");
+            tracing::warn!(?peer, ?holder, %charge, "a contribution does not match its announcement");
             Fetched::Missing
         }
     }
 }
 
-/// Looks at values before they are stored, where blocking is allowed.
+/// Checks values before they are stored, on a thread that may block.
 async fn verify(expected: Expected, values: Values) -> Result<Values, Charge> {
     if values.len() != expected.len {
         return Err(Charge::Shape);
     }
-    let looked = tokio::task::spawn_blocking(move || {
+    let checked = tokio::task::spawn_blocking(move || {
         let statistics = values.statistics();
         (values, statistics)
     });
-    let (values, statistics) = looked.await.expect("hashing does not panic");
+    let (values, statistics) = checked.await.expect("hashing does not panic");
     if statistics.hash != expected.hash {
         return Err(Charge::Hash);
     }
     if statistics.finite { Ok(values) } else { Err(Charge::NonFinite) }
 }
 
-/// Reads one peer's store for as long as anybody listens.
+/// Reads one peer's records until the inbox is closed.
 async fn read_records(owner: PeerId, store: Arc<dyn PeerStore>, sender: mpsc::Sender<Read>) {
     let mut last = 0;
     while !sender.is_closed() {
@@ -221,14 +221,14 @@ async fn read_records(owner: PeerId, store: Arc<dyn PeerStore>, sender: mpsc::Se
             Ok(records) => records,
             Err(error) => {
                 tracing::warn!(?owner, error = &error as &dyn std::error::Error, "failed to read a peer's records");
-                // What is wrong there cannot be waited for from here, but there may be nobody left to read for.
+                // The cause cannot be waited for from here, but the end of the peer can.
                 let _ = tokio::time::timeout(READ_AGAIN, sender.closed()).await;
                 continue;
             }
         };
         for (number, mut bytes) in records {
             last = number;
-            // What is longer is no record. The first bytes of it are enough to find that out.
+            // Longer bytes are not a record, and their first ones are enough to find that out.
             bytes.truncate(RECORD_BYTES_MAX + 1);
             bytes.shrink_to_fit();
             if sender.send(Read { owner, bytes, at: Instant::now() }).await.is_err() {

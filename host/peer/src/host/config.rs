@@ -1,4 +1,4 @@
-//! The configuration of `skein host`: which job, which peer, which database, and who the others are.
+//! The configuration of `skein host`: its job, its key, its database, and the other peers.
 
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -19,7 +19,7 @@ pub struct Config {
     pub job: PathBuf,
     /// Folder for the checkpoint and the metrics.
     pub dir: PathBuf,
-    /// Who this peer is.
+    /// Key of this peer.
     pub identity: Key,
     /// Number of the run. To train once more with the same manifest and keys, all peers choose another number.
     #[serde(default)]
@@ -34,9 +34,9 @@ pub struct Config {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Key {
-    /// A file with the 64 hexadecimal digits of an Ed25519 secret key, which nobody else may read.
+    /// A file with the 64 hexadecimal digits of an Ed25519 secret key, which no other user may read.
     KeyFile(PathBuf),
-    /// Number of the peer among those of one owner: the key is derived from the job's seed and keeps no secret.
+    /// Number of the peer among those of one owner: the key is derived from the job's seed and is not secret.
     Index(u32),
 }
 
@@ -47,21 +47,21 @@ pub struct Member {
     /// Its public key, as 64 hexadecimal digits.
     #[serde(with = "hexadecimal")]
     pub id: PeerId,
-    /// Its database, as a user who may only read what is published; not needed for this peer itself.
+    /// Its database, with a user who may only read what it publishes; not needed for this peer itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<Options>,
 }
 
 impl Config {
-    /// Reads and checks a configuration. Relative paths in it count from its folder.
+    /// Reads and checks a configuration. Paths in it are relative to its folder.
     ///
     /// # Errors
-    /// The file can not be read, or a key or value is wrong.
+    /// The file cannot be read, or a key or value is wrong.
     pub fn load(path: &Path) -> Result<Config> {
         let text = std::fs::read_to_string(path);
         let text = text.with_context(|| format!("failed to read the configuration `{}`", path.display()))?;
         let mut config: Config =
-            toml::from_str(&text).with_context(|| format!("`{}` is no valid configuration", path.display()))?;
+            toml::from_str(&text).with_context(|| format!("`{}` is not a valid configuration", path.display()))?;
         let dir = path.parent().unwrap_or(Path::new(""));
         config.resolve(dir);
         let mut ids: Vec<_> = config.roster.iter().map(|member| member.id).collect();
@@ -94,7 +94,7 @@ impl Key {
     /// The identity of the key.
     ///
     /// # Errors
-    /// The file can not be read, holds no key, or may be read by others.
+    /// The file cannot be read, holds no key, or may be read by others.
     pub fn load(&self, seed: u64) -> Result<Identity> {
         let path = match self {
             Key::Index(index) => return Ok(Identity::derived(seed, *index)),
@@ -102,19 +102,19 @@ impl Key {
         };
         let failed = || format!("failed to read the key `{}`", path.display());
         let mode = std::fs::metadata(path).with_context(failed)?.permissions().mode();
-        ensure!(mode & 0o077 == 0, "others may read the key `{0}`: `chmod 600 {0}`", path.display());
+        ensure!(mode & 0o077 == 0, "others may read the key `{0}`: run `chmod 600 {0}`", path.display());
         let text = std::fs::read_to_string(path).with_context(failed)?;
         let secret: Digest = text.trim().parse().with_context(|| format!("`{}` holds no key", path.display()))?;
         Ok(Identity::from_secret(secret.0))
     }
 
-    /// Writes a fresh key to a file that is not there yet.
+    /// Writes a new key to a file that must not exist yet.
     ///
     /// # Errors
-    /// The file is there, or can not be written.
+    /// The file exists, or cannot be written.
     pub fn create(path: &Path) -> Result<Identity> {
         let mut secret = [0; 32];
-        getrandom::fill(&mut secret).context("the operating system gave no random bytes")?;
+        getrandom::fill(&mut secret).context("the operating system provided no random bytes")?;
         let mut file = std::fs::OpenOptions::new();
         let file = file.write(true).create_new(true).mode(0o600).open(path);
         let mut file = file.with_context(|| format!("failed to write the key `{}`", path.display()))?;

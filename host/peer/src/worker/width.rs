@@ -1,18 +1,18 @@
-//! How many calls a worker runs at the same time: as many as the machine bears and profits from.
+//! How many calls a worker runs at the same time: as many as fit into memory and raise the throughput.
 //!
-//! Memory bounds it: what is free has to hold a call's peak, times the calls. Time decides below that bound: more calls
-//! are kept if they do more per second, so a machine whose cores are busy elsewhere takes a smaller share.
+//! Memory is the bound: the free memory has to hold a call's peak, times the calls. Below it, throughput decides: more
+//! calls are kept if more are done per second, so a machine whose cores are busy elsewhere takes a smaller share.
 
 use std::time::Duration;
 
 /// Share of the free memory that calls may take.
 const MEMORY_SHARE: f64 = 0.75;
-/// What more calls have to gain in calls per second to be kept.
+/// Factor by which more calls at a time have to raise the calls per second to be kept.
 const GAIN: f64 = 1.1;
-/// Calls after which a width that was settled on tries to grow: the machine may have become free.
+/// Calls after which a settled width tries to grow: the machine may have become free.
 const TRY_AGAIN: usize = 128;
 
-/// The number of calls at the same time, learned from how they go.
+/// The number of calls at the same time, learned from their memory and duration.
 #[derive(Debug)]
 pub(super) struct Width {
     max: usize,
@@ -26,7 +26,7 @@ pub(super) struct Width {
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// It has just grown; at `from` calls there were so many per second.
+    /// It has just grown from `from` calls at a time, which did `rate` calls per second.
     Trying {
         from: usize,
         rate: f64,
@@ -35,7 +35,7 @@ enum Phase {
 }
 
 impl Width {
-    /// At most `max`. It begins with one call, whose memory tells how many may follow.
+    /// A width of at most `max`. It begins with one call, whose memory shows how many may follow.
     pub(super) fn new(max: usize) -> Width {
         let phase = Phase::Trying { from: 1, rate: 0.0 };
         Width { max, width: 1, phase, calls: 0, time: Duration::ZERO, memory_peak: 1 }
@@ -45,7 +45,7 @@ impl Width {
         self.width
     }
 
-    /// Takes in how a call went.
+    /// Records the peak memory and the duration of a call.
     pub(super) fn observe(&mut self, memory_bytes_peak: u64, duration: Duration) {
         self.decide(memory_bytes_peak, duration, free_memory().unwrap_or(u64::MAX));
     }
@@ -54,7 +54,7 @@ impl Width {
         self.memory_peak = self.memory_peak.max(memory_bytes_peak);
         self.calls += 1;
         self.time += duration;
-        // What the calls of now have taken would be free without them.
+        // Without the current calls, their memory would be free.
         let free = free.saturating_add(self.memory_peak.saturating_mul(self.width as u64));
         let fits = (free as f64 * MEMORY_SHARE / self.memory_peak as f64) as usize;
         let max = self.max.min(fits).max(1);
@@ -75,11 +75,14 @@ impl Width {
     }
 
     fn change(&mut self, width: usize, phase: Phase) {
-        (self.width, self.phase, self.calls, self.time) = (width, phase, 0, Duration::ZERO);
+        self.width = width;
+        self.phase = phase;
+        self.calls = 0;
+        self.time = Duration::ZERO;
     }
 }
 
-/// Memory that this machine, or the group that this process is in, still has.
+/// Free memory of this machine, or of this process's control group if that is less.
 fn free_memory() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = machine.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -103,7 +106,7 @@ mod tests {
         let mut width = Width::new(max);
         for _ in 0..calls {
             let slowdown = (width.get() as f64 / cores).max(1.0);
-            // What runs has its memory already.
+            // Running calls already have their memory.
             let left = free.saturating_sub(peak * width.get() as u64);
             width.decide(peak * MIB, Duration::from_secs_f64(0.1 * slowdown), left * MIB);
             assert!((1..=max).contains(&width.get()));
@@ -112,11 +115,11 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_grows_to_what_the_machine_gives() {
+    fn a_worker_grows_to_what_the_machine_allows() {
         assert_eq!(after(0, 8, 8.0, 10_000, 100), 1, "nothing is known yet");
         assert_eq!(after(50, 8, 8.0, 10_000, 100), 8);
         assert_eq!(after(50, 6, 6.0, 10_000, 100), 6, "not only powers of two");
-        assert_eq!(after(50, 8, 2.0, 10_000, 100), 2, "more calls do no more");
+        assert_eq!(after(50, 8, 2.0, 10_000, 100), 2, "more calls at a time do not raise the throughput");
         assert_eq!(after(50, 8, 1.0, 10_000, 100), 1);
         assert_eq!(after(50, 1, 1.0, 10_000, 100), 1);
     }
@@ -124,7 +127,7 @@ mod tests {
     #[test]
     fn memory_bounds_the_calls() {
         assert_eq!(after(50, 8, 8.0, 400, 100), 3, "three quarters of it");
-        assert_eq!(after(50, 8, 8.0, 100, 100), 1, "one call runs whatever there is");
+        assert_eq!(after(50, 8, 8.0, 100, 100), 1, "one call always runs");
         let mut width = Width::new(4);
         for _ in 0..20 {
             width.decide(100 * MIB, Duration::from_millis(100 * width.get() as u64 / 4 + 1), 10_000 * MIB);

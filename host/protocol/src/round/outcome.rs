@@ -1,4 +1,4 @@
-//! What comes of a round: the next step, what was agreed on, and why it cannot be finished.
+//! Results of a round: the next step, the agreement, and the reason why it cannot be finished.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::announcement::{Announcement, Vote};
 /// Why a peer is charged: no honest peer does this, whatever the network does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Charge {
-    /// Its store holds bytes that are no record it signed.
+    /// Its store holds bytes that are not a record it signed.
     #[error("a record that it did not sign")]
     Unsigned,
     /// The record is of another job.
@@ -20,14 +20,14 @@ pub enum Charge {
     /// The record builds on another state than this round.
     #[error("a record that builds on another state")]
     WrongState,
-    /// The payload is malformed or senseless.
+    /// The payload is not one that an honest peer writes.
     #[error("a malformed payload")]
     Payload,
     /// It signed two different records of a kind for this round.
     #[error("two different records of one kind")]
     Equivocation,
     /// The values do not have the announced hash.
-    #[error("values of another hash than announced")]
+    #[error("values that do not have the announced hash")]
     Hash,
     /// The contribution has another length than the model.
     #[error("a contribution of the wrong length")]
@@ -37,16 +37,16 @@ pub enum Charge {
     NonFinite,
 }
 
-/// Why a peer is not part of what is aggregated.
+/// Why a peer's contribution is not aggregated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Absence {
     /// No announcement came before the deadline.
     #[error("no announcement before the deadline")]
     Silent,
-    /// The announced values could not be had before the deadline.
+    /// The announced values could not be read before the deadline.
     #[error("values out of reach")]
     Unreachable,
-    /// It was caught.
+    /// The peer is charged, and its contribution not agreed on.
     #[error("charged: {0}")]
     Charged(Charge),
     /// This peer held its contribution, but most others did not.
@@ -59,46 +59,46 @@ pub enum Absence {
 pub struct Agreement {
     /// Contributions in the order of their peers' keys.
     pub peers: BTreeMap<PeerId, Announcement>,
-    /// Who is missing, and why.
+    /// Peers whose contribution is not aggregated, and why.
     pub absent: BTreeMap<PeerId, Absence>,
 }
 
-/// A contribution to get.
+/// A contribution to fetch, and the peers to ask.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
-    /// What was announced of it.
+    /// The owner's announcement, which the values have to match.
     pub announcement: Announcement,
-    /// Who has it, in the order in which to ask.
+    /// Peers that should have it, in the order in which to ask.
     pub holders: Vec<PeerId>,
 }
 
 /// What the driver does next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Read records, until then at the longest.
+    /// Read records, until `until` at most.
     Wait {
-        /// On the driver's clock.
+        /// Deadline, on the driver's clock.
         until: Duration,
     },
-    /// Get these contributions, until then at the longest. Tell [`hold`](super::Round::hold) of each that was verified
-    /// and stored, [`charge`](super::Round::charge) of an owner whose values are not what it announced, and
-    /// [`miss`](super::Round::miss) of one that nobody has.
+    /// Fetch these contributions, until `until` at most. Call [`hold`](super::Round::hold) for each that was verified
+    /// and stored, [`charge`](super::Round::charge) for an owner whose values do not match its announcement, and
+    /// [`miss`](super::Round::miss) for one that no holder has.
     Fetch {
-        /// By owner.
+        /// Contributions to fetch, by owner.
         wanted: BTreeMap<PeerId, Wanted>,
-        /// On the driver's clock.
+        /// Deadline, on the driver's clock.
         until: Duration,
     },
-    /// Sign and publish this vote, and take it in by [`receive`](super::Round::receive); but not if it is new and the round
+    /// Sign and publish this vote. Then pass it to [`receive`](super::Round::receive), unless it is new and the round
     /// [is decided](super::Round::is_decided).
     Vote(Vote),
-    /// Aggregate and update, then publish the state's hash and tell [`applied`](super::Round::applied).
+    /// Aggregate and update, then publish the state hash and call [`applied`](super::Round::applied).
     Aggregate(Agreement),
-    /// The round is over.
+    /// The round is finished.
     Finish {
         /// Peers that voted and did not confirm their state in time.
         unconfirmed: BTreeSet<PeerId>,
-        /// Peers whose state differs, fewer than it takes to doubt the own one.
+        /// Peers whose state differs, too few to doubt this peer's state.
         differing: BTreeSet<PeerId>,
     },
 }
@@ -107,53 +107,53 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// More peers are charged than the job tolerates.
-    #[error("{charged} peers are charged where the job tolerates {faults} faults")]
+    #[error("{charged} peers are charged, but the job tolerates at most {faults}")]
     Charged {
         /// Peers that a majority charges.
         charged: usize,
-        /// What the job tolerates.
+        /// Byzantine peers that the job tolerates.
         faults: u32,
     },
     /// Too few peers take part.
     #[error(
-        "{heard} of {roster} peers took part within {} s, and it takes {majority}: start the others again, then this one",
+        "{heard} of {roster} peers took part within {} s, {majority} are needed: restart the others, then this one",
         .waited.as_secs()
     )]
     Minority {
-        /// Peers whose contributions or votes are here, the own included.
+        /// Peers whose contributions or votes are here, this peer included.
         heard: usize,
-        /// All peers.
+        /// Peers of the job.
         roster: usize,
-        /// Peers that it takes.
+        /// Peers that have to take part.
         majority: usize,
-        /// How long they were waited for.
+        /// How long this peer waited for them.
         waited: Duration,
     },
     /// No contribution is held by a majority.
     #[error("no contribution is held by a majority of the peers")]
     Nothing,
-    /// Others agreed on a contribution that cannot be had here.
-    #[error("the contribution of peer {0:?} is agreed on, and no peer gave it within `train.wait.max`")]
+    /// The others agreed on a contribution that this peer cannot fetch.
+    #[error("no peer provided the contribution of peer {0:?} within `train.wait.max`, although it is agreed on")]
     Lacking(PeerId),
-    /// The others went on without this peer for longer than they keep what it missed.
+    /// The others are so far ahead that they no longer keep what this peer missed.
     #[error(
-        "this peer has the state of round {state} and needs the one of round {needed} to go on with the others, who no \
-         longer keep what it missed: end all peers, give this one the checkpoint of another, and start them again"
+        "this peer has the state of round {state} and needs the one of round {needed}, because the others no longer \
+         keep what it missed: stop all peers, copy the checkpoint of another to this one, and start them again"
     )]
     Behind {
-        /// The last round that was applied here.
+        /// Last round that this peer applied.
         state: u64,
-        /// The last round that was applied by enough others for at least one of them to be honest.
+        /// Last round that at least one honest peer applied.
         needed: u64,
     },
-    /// So many peers have one other state that at least one of them is honest.
+    /// Enough peers have one other state for at least one of them to be honest.
     #[error("the state is {mine} here and {other} at {peers} other peers: this peer is out of step")]
     Diverged {
-        /// State hash here.
+        /// State hash of this peer.
         mine: Digest,
-        /// How many peers have the other one.
+        /// Peers that have the other state.
         peers: usize,
-        /// Their state hash.
+        /// State hash of those peers.
         other: Digest,
     },
 }

@@ -1,9 +1,9 @@
-//! What is agreed on, and what no lie and no crash changes about it.
+//! What the peers agree on, and that neither lies nor crashes change it.
 
 use super::*;
 
 #[test]
-fn honest_peers_agree_on_everybody_and_finish() {
+fn honest_peers_agree_on_every_contribution_and_finish() {
     let mut peers = Peers::start(4, 1);
     (0..4).for_each(|peer| peers.announce(peer));
     assert_eq!(peers.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT_MAX }), "nothing was read yet");
@@ -25,7 +25,7 @@ fn honest_peers_agree_on_everybody_and_finish() {
     }
 }
 
-/// Peers that counted different votes went on with different sets.
+/// Peers that counted different votes continued with different sets.
 #[test]
 fn a_vote_that_may_decide_is_waited_for() {
     let mut peers = Peers::start(4, 1);
@@ -48,17 +48,17 @@ fn a_vote_that_may_decide_is_waited_for() {
     peers.read(3, WAIT);
     assert_eq!(peers.vote(3, WAIT).held.len(), 4);
     peers.read(0, WAIT);
-    let Ok(Step::Fetch { wanted, .. }) = peers.step(0, WAIT) else { panic!("it is agreed on") };
+    let Ok(Step::Fetch { wanted, .. }) = peers.step(0, WAIT) else { panic!("the contribution is agreed on") };
     assert_eq!(wanted.keys().collect::<Vec<_>>(), [&peers.id(3)]);
 }
 
-/// Every way to be caught: what `lie` makes of the last peer's honest announcement.
+/// Every way to be charged: `lie` turns the last peer's honest announcement into what it publishes.
 #[test]
-fn what_no_honest_peer_sends_is_charged_by_everybody_and_never_aggregated() {
+fn lies_are_charged_by_every_peer_and_never_aggregated() {
     type Lie = fn(&Peer, Header, Vec<u8>) -> Vec<Vec<u8>>;
     let cases: [(&str, Charge, Lie); 7] = [
         ("rubbish", Charge::Unsigned, |_, _, _| vec![vec![0; 500]]),
-        ("somebody else's record", Charge::Unsigned, |_, header, payload| {
+        ("another peer's record", Charge::Unsigned, |_, header, payload| {
             vec![Record::sign(&Identity::derived(3, 77), header, payload).encode()]
         }),
         ("a false signature", Charge::Unsigned, |peer, header, payload| {
@@ -92,7 +92,7 @@ fn what_no_honest_peer_sends_is_charged_by_everybody_and_never_aggregated() {
         peers.0[3].store.clear();
         peers.exchange();
         for peer in 0..3 {
-            // One that announced is waited for until the deadline.
+            // A peer that announced is waited for until the deadline.
             let agreement = peers.agreement(peer, WAIT);
             assert_eq!(agreement.absent, BTreeMap::from([(liar, Absence::Charged(charge))]), "{what}");
             assert_eq!(agreement.peers.len(), 3, "{what}");
@@ -101,7 +101,7 @@ fn what_no_honest_peer_sends_is_charged_by_everybody_and_never_aggregated() {
 }
 
 #[test]
-fn a_replayed_record_of_an_earlier_round_is_no_part_of_this_one() {
+fn a_replayed_record_of_an_earlier_round_is_not_part_of_this_one() {
     let mut peers = Peers::start(2, 0);
     let header = Header { round: 3, ..peers.0[1].header(Kind::Announcement) };
     let old = peers.0[1].sign(header, announcement(1).encode());
@@ -145,9 +145,9 @@ fn a_contribution_that_few_hold_is_outvoted_everywhere() {
     assert_eq!(agreements[2].absent[&late], Absence::Outvoted);
 }
 
-/// A liar that served its values to some peers and others to one of them had that one aggregate what nobody verified.
+/// A liar served one peer other values than the rest, and that peer aggregated values that no peer had verified.
 #[test]
-fn values_that_were_agreed_on_are_got_from_any_holder_even_of_a_charged_peer() {
+fn agreed_values_are_fetched_from_any_holder_even_those_of_a_charged_peer() {
     let mut peers = Peers::start(4, 1);
     (0..4).for_each(|peer| peers.announce(peer));
     peers.exchange();
@@ -155,9 +155,11 @@ fn values_that_were_agreed_on_are_got_from_any_holder_even_of_a_charged_peer() {
     peers.0[0].round.charge(Duration::ZERO, liar, Charge::Hash);
     (0..4).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
     peers.exchange();
-    let Ok(Step::Fetch { wanted, until }) = peers.step(0, Duration::ZERO) else { panic!("it is not held here") };
+    let Ok(Step::Fetch { wanted, until }) = peers.step(0, Duration::ZERO) else {
+        panic!("the contribution is not held here")
+    };
     assert_eq!(wanted.keys().collect::<Vec<_>>(), [&liar]);
-    assert_eq!(wanted[&liar].holders, [peers.id(1), peers.id(2), liar], "the owner last, who did not give it");
+    assert_eq!(wanted[&liar].holders, [peers.id(1), peers.id(2), liar], "the owner last, who did not provide it");
     assert_eq!(until, WAIT_MAX, "without them the round cannot be finished");
     peers.hold(0, 3, Duration::ZERO);
     let agreements: Vec<_> = (0..4).map(|peer| peers.agreement(peer, Duration::ZERO)).collect();
@@ -165,11 +167,11 @@ fn values_that_were_agreed_on_are_got_from_any_holder_even_of_a_charged_peer() {
     assert_eq!(
         peers.0[0].round.step(WAIT_MAX * 3),
         Ok(Step::Aggregate(agreements[0].clone())),
-        "what was agreed on stays so"
+        "an agreement is final"
     );
 }
 
-/// A peer that was restarted counted a vote that the others did not have when they decided, and went on with another set.
+/// A restarted peer counted a vote that the others did not have when they decided, and continued with another set.
 #[test]
 fn a_vote_after_the_decision_does_not_count() {
     let mut peers = Peers::start(4, 1);
@@ -196,15 +198,15 @@ fn a_vote_after_the_decision_does_not_count() {
         peers.publish(peer, Kind::Check, vec![9; 32]);
         peers.0[peer].round.applied(WAIT * 2, Digest([9; 32]));
     }
-    // It comes back, and finds all of this.
+    // The first peer comes back, and reads all of this.
     peers.read(0, WAIT * 3);
     (1..4).for_each(|other| peers.hold(0, other, WAIT * 3));
     assert!(matches!(peers.step(0, WAIT * 3), Ok(Step::Vote(_))));
-    assert!(peers.0[0].round.is_decided(), "so its vote is not taken in");
+    assert!(peers.0[0].round.is_decided(), "so its vote does not count");
     assert!(!peers.agreement(0, WAIT * 3).peers.contains_key(&first));
 }
 
-/// Two halves of a cut network went on for themselves, each with a majority of the votes that it got.
+/// Two halves of a split network continued separately, each with a majority of the votes that it had.
 #[test]
 fn a_part_without_a_majority_of_the_roster_applies_nothing() {
     let mut peers = Peers::start(4, 1);
@@ -215,7 +217,7 @@ fn a_part_without_a_majority_of_the_roster_applies_nothing() {
     let refused = Refusal::Minority { heard: 2, roster: 4, majority: 3, waited: WAIT_MAX };
     assert_eq!(peers.step(0, WAIT_MAX), Err(refused));
 
-    // The same where the others are lost after they announced.
+    // The same if the others are lost after they announced.
     let mut peers = Peers::start(4, 1);
     (0..4).for_each(|peer| peers.announce(peer));
     peers.exchange();
@@ -243,13 +245,13 @@ fn one_liar_cannot_make_the_others_doubt_their_state() {
         peers.exchange();
         let differing = (0..liars).map(|liar| peers.id(liar)).collect();
         assert_eq!(peers.step(4, Duration::ZERO), Ok(Step::Finish { unconfirmed: BTreeSet::new(), differing }));
-        // So many others that one of them is honest have another state than the first peer.
+        // Enough others for one to be honest have another state than the first peer.
         let diverged = Refusal::Diverged { mine: Digest([8; 32]), peers: 5 - liars, other: Digest([9; 32]) };
         assert_eq!(peers.step(0, Duration::ZERO), Err(diverged));
     }
 }
 
-/// A peer whose state differs before the round has no part in it, and knows that it is the one.
+/// A peer whose state differs before the round takes no part in it, and learns that its own state is the wrong one.
 #[test]
 fn a_peer_out_of_step_is_noticed_before_it_computes_on() {
     let mut peers = Peers::start(4, 1);

@@ -1,4 +1,4 @@
-//! Rounds of several peers whose records travel from one to the other by hand.
+//! Rounds of several peers; the tests carry records from one to the other by hand.
 
 mod agreement;
 mod presence;
@@ -16,10 +16,10 @@ use skein_types::PeerId;
 
 const WAIT: Duration = Duration::from_secs(10);
 const WAIT_MAX: Duration = Duration::from_secs(100);
-/// How long a suspect is waited for if the others are quick.
+/// Wait for a suspect if the others are quick.
 const SUSPECT_WAIT: Duration = Duration::from_secs(1);
 
-/// The round of one peer, and the records of its store.
+/// The round of one peer, and the records in its store.
 struct Peer {
     identity: Identity,
     round: Round,
@@ -31,7 +31,7 @@ impl Peer {
         self.identity.id()
     }
 
-    /// Another record than an honest peer would sign.
+    /// Signs any record, also one that an honest peer would not sign.
     fn sign(&self, header: Header, payload: Vec<u8>) -> Vec<u8> {
         Record::sign(&self.identity, header, payload).encode()
     }
@@ -41,7 +41,7 @@ impl Peer {
     }
 }
 
-/// Peers of one round; records travel when told to.
+/// Peers of one round; records travel only by `exchange` and `read`.
 struct Peers(Vec<Peer>);
 
 fn state() -> Digest {
@@ -98,7 +98,7 @@ impl Peers {
         self.0[index].round.hold(now, owner);
     }
 
-    /// Everybody reads every store.
+    /// Every peer reads every store.
     fn exchange(&mut self) {
         (0..self.0.len()).for_each(|reader| self.read(reader, Duration::ZERO));
     }
@@ -116,7 +116,7 @@ impl Peers {
         self.0[index].round.step(now)
     }
 
-    /// Holds whatever the round asks to fetch and publishes the vote that follows.
+    /// Holds whatever the round wants to fetch, and publishes the vote that follows.
     fn vote(&mut self, index: usize, now: Duration) -> Vote {
         loop {
             match self.step(index, now).expect("gathering refuses nothing") {

@@ -32,10 +32,10 @@ fn a_peer_that_missed_a_round_costs_the_next_ones_a_second() {
     peers.exchange();
     (0..3).for_each(|other| peers.hold(0, other, later));
     assert_eq!(peers.step(0, later), Ok(Step::Wait { until: later + SUSPECT_WAIT }));
-    // Where the others take longer than a second, the suspect may as well.
+    // If the others take longer than a second, the suspect may too.
     (0..3).for_each(|other| peers.hold(1, other, later + SUSPECT_WAIT * 3));
     assert_eq!(peers.step(1, later), Ok(Step::Wait { until: later + SUSPECT_WAIT * 3 }));
-    // It is heard, and waited for as any other.
+    // Once heard, it is waited for like any other.
     peers.announce(3);
     peers.read(0, later);
     let Ok(Step::Fetch { wanted, until }) = peers.step(0, later) else { panic!("it announced") };
@@ -43,7 +43,7 @@ fn a_peer_that_missed_a_round_costs_the_next_ones_a_second() {
 }
 
 #[test]
-fn how_late_a_peer_was_is_learned_when_it_comes() {
+fn the_delay_of_a_late_peer_is_learned_when_it_arrives() {
     let mut peers = Peers::start(4, 1);
     peers.finish_without_the_others(3, WAIT);
     let late = peers.0[3].sign(peers.0[3].header(Kind::Announcement), announcement(3).encode());
@@ -57,7 +57,7 @@ fn how_late_a_peer_was_is_learned_when_it_comes() {
 
 /// The others have voted without the silent peer, so waiting longer for it changes nothing.
 #[test]
-fn nobody_waits_for_the_silent_once_a_majority_has_voted() {
+fn silent_peers_are_not_waited_for_once_a_majority_has_voted() {
     let mut peers = Peers::start(4, 1);
     (0..3).for_each(|peer| peers.announce(peer));
     peers.exchange();
@@ -67,7 +67,7 @@ fn nobody_waits_for_the_silent_once_a_majority_has_voted() {
     peers.exchange();
     assert!(matches!(peers.step(0, Duration::ZERO), Ok(Step::Vote(_))));
 
-    // One that they have heard is only late here.
+    // A peer that they have heard is only late here.
     let mut peers = Peers::start(4, 1);
     (0..4).for_each(|peer| peers.announce(peer));
     peers.exchange();
@@ -80,7 +80,7 @@ fn nobody_waits_for_the_silent_once_a_majority_has_voted() {
     assert_eq!(reader.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT }));
 }
 
-/// After all were killed at once, two that had not voted yet left out a third which was about to start again.
+/// After all peers were killed at once, two that had not voted left out a third that was about to restart.
 #[test]
 fn a_contribution_that_others_voted_for_is_waited_for_although_its_store_lost_it() {
     let mut peers = Peers::start(4, 1);
@@ -92,12 +92,14 @@ fn a_contribution_that_others_voted_for_is_waited_for_although_its_store_lost_it
         (0..3).for_each(|other| peers.hold(peer, other, Duration::ZERO));
         peers.0[peer].round.miss(owner);
         peers.read(peer, Duration::ZERO);
-        let Ok(Step::Fetch { wanted, until }) = peers.step(peer, Duration::ZERO) else { panic!("it is asked for") };
+        let Ok(Step::Fetch { wanted, until }) = peers.step(peer, Duration::ZERO) else {
+            panic!("the contribution is wanted")
+        };
         assert_eq!((wanted.keys().next(), until), (Some(&owner), WAIT));
     }
 }
 
-/// One peer could fill the memory of another, or have the records of others dropped, by the same record again and again.
+/// By repeating one record, a peer could fill another's memory, or have the records of others dropped.
 #[test]
 fn a_peer_that_is_a_round_ahead_is_kept_for_later_once() {
     let mut peers = Peers::start(2, 0);
@@ -115,7 +117,7 @@ fn a_peer_that_is_a_round_ahead_is_kept_for_later_once() {
 
 /// A peer that once claimed to be far ahead was waited for in every round, however long it had been gone.
 #[test]
-fn a_peer_that_claims_to_be_far_ahead_is_a_suspect_all_the_same() {
+fn a_peer_that_claims_to_be_far_ahead_is_still_a_suspect() {
     let mut peers = Peers::start(4, 1);
     let far = Header { round: u64::MAX, ..peers.0[3].header(Kind::Check) };
     let record = peers.0[3].sign(far, vec![1; 32]);
@@ -127,9 +129,9 @@ fn a_peer_that_claims_to_be_far_ahead_is_a_suspect_all_the_same() {
     assert!(peers.0[0].round.presence().is_suspect(&owner));
 }
 
-/// A restart or a record that was not read made an honest peer a liar for good.
+/// After a restart, or if a record was not read, an honest peer counted as a liar for good.
 #[test]
-fn a_gap_before_a_record_is_no_offence() {
+fn a_gap_before_a_record_is_not_charged() {
     let mut peers = Peers::start(2, 0);
     peers.announce(1);
     let unknown = Header { previous: Digest([9; 32]), ..peers.0[1].header(Kind::Vote) };
@@ -141,7 +143,7 @@ fn a_gap_before_a_record_is_no_offence() {
 
 /// A peer that was stopped for some rounds charged all the others, and died with a message that blamed them.
 #[test]
-fn a_peer_that_others_left_behind_says_so_and_blames_nobody() {
+fn a_peer_that_is_behind_reports_it_and_charges_no_peer() {
     let ahead = |peers: &mut Peers, index: usize, round: u64| {
         let header = Header { round, state: Digest([5; 32]), ..peers.0[index].header(Kind::Check) };
         let record = peers.0[index].sign(header, vec![5; 32]);
@@ -154,12 +156,12 @@ fn a_peer_that_others_left_behind_says_so_and_blames_nobody() {
     ahead(&mut peers, 1, 90);
     assert_eq!(peers.step(0, WAIT), Ok(Step::Wait { until: WAIT_MAX }), "one peer may lie");
     ahead(&mut peers, 2, 9);
-    assert_eq!(peers.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT_MAX }), "others may be about to start again");
+    assert_eq!(peers.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT_MAX }), "others may be about to restart");
     let behind = Refusal::Behind { state: 3, needed: 8 };
     assert!(behind.to_string().contains("round 3") && behind.to_string().contains("round 8"), "{behind}");
     assert_eq!(peers.step(0, WAIT / 2), Err(behind));
 
-    // The same where it read what the others said of its round, and they no longer have the values.
+    // The same if it read the others' records of its round, and they no longer have the values.
     let mut peers = Peers::start(4, 1);
     (0..4).for_each(|peer| peers.announce(peer));
     peers.exchange();
@@ -167,13 +169,13 @@ fn a_peer_that_others_left_behind_says_so_and_blames_nobody() {
     peers.read(0, Duration::ZERO);
     (1..4).for_each(|peer| ahead(&mut peers, peer, 5));
     for missed in 1..4 {
-        assert!(matches!(peers.step(0, Duration::ZERO), Ok(Step::Fetch { .. })), "they may have them still");
+        assert!(matches!(peers.step(0, Duration::ZERO), Ok(Step::Fetch { .. })), "they may still have them");
         let owner = peers.id(missed);
         peers.0[0].round.miss(owner);
     }
     assert_eq!(peers.step(0, Duration::ZERO), Err(Refusal::Behind { state: 3, needed: 4 }));
 
-    // One that has all it needs goes on all the same.
+    // A peer that has all it needs still agrees.
     let mut peers = Peers::start(4, 1);
     (0..4).for_each(|peer| peers.announce(peer));
     peers.exchange();
@@ -184,7 +186,7 @@ fn a_peer_that_others_left_behind_says_so_and_blames_nobody() {
 }
 
 #[test]
-fn a_peer_that_dies_before_its_check_holds_nobody_up() {
+fn a_peer_that_dies_before_its_check_does_not_block_the_others() {
     let mut peers = Peers::start(3, 0);
     (0..3).for_each(|peer| peers.announce(peer));
     peers.exchange();
