@@ -1,4 +1,4 @@
-//! What names a trained model on the command line: a job, and a checkpoint of it.
+//! A trained model on the command line: a job, and a checkpoint of it.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use crate::output::Output;
 pub(super) struct TrainedArguments {
     #[command(flatten)]
     job: JobArguments,
-    /// A host's configuration, instead of the manifest: the checkpoint has to be of the same peers as well
+    /// A host's configuration, instead of the manifest: the checkpoint must be of the same peers as well
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "peers", "seed", "rounds", "model"])]
     config: Option<PathBuf>,
     /// A checkpoint of the job, or the folder of its run
@@ -27,7 +27,7 @@ pub(super) struct TrainedArguments {
     checkpoint: PathBuf,
 }
 
-/// A job that is ready, and a state of it.
+/// A prepared job and one of its checkpoints.
 pub(super) struct Trained {
     pub(super) manifest: Manifest,
     pub(super) prepared: PreparedJob,
@@ -35,10 +35,10 @@ pub(super) struct Trained {
 }
 
 impl TrainedArguments {
-    /// Makes the job ready and reads the checkpoint.
+    /// Prepares the job and reads the checkpoint.
     ///
     /// The digest in a checkpoint covers the keys of the peers, which a manifest does not name. A model does not depend on
-    /// who trained it: with the manifest alone, everything but the keys has to be the same.
+    /// who trained it: with the manifest alone, everything but the keys must be the same.
     pub(super) async fn load(self, host: &Host, output: &mut Output) -> Result<Trained> {
         let (manifest, prepared) = match &self.config {
             Some(path) => {
@@ -57,8 +57,7 @@ impl TrainedArguments {
         let checkpoint = Checkpoint::load(&job.layout, &path);
         let checkpoint = checkpoint.with_context(|| format!("`{}` is not a checkpoint of this job", path.display()))?;
         if self.config.is_none() && differs_in_peers_only(job.digest, checkpoint.job) {
-            output
-                .note("the peers of the checkpoint have keys of their own: everything but the keys is that of the job");
+            output.note("the peers of the checkpoint have their own keys; everything else is the same as in the job");
         } else {
             check(job, &checkpoint, &path)?;
         }
@@ -72,13 +71,13 @@ fn check(job: &Job, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
     let path = path.display();
     ensure!(
         !differs_in_peers_only(expected, found),
-        "`{path}` is the checkpoint of another roster ({found}, this one is {expected}): name the configuration of one \
+        "`{path}` is the checkpoint of another roster ({found}, this one is {expected}): pass the configuration of one \
          of its hosts, or the manifest with `--from`"
     );
     ensure!(
         found == expected,
         "`{path}` is the checkpoint of another job ({found}, this one is {expected}): model, data, seed, number of \
-         peers, functions and settings have to be the same"
+         peers, functions and settings must be the same"
     );
     Ok(())
 }
