@@ -137,7 +137,7 @@ impl Place {
 /// A database run by the program; it ends when this is dropped.
 pub(crate) struct Database {
     runner: Child,
-    /// The JSON object that the program printed when the database was up; only a line of text for [`Database::running`].
+    /// The JSON object that the program printed when the database was up; a line of text for [`Database::running`].
     pub(crate) told: Value,
 }
 
