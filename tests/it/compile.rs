@@ -31,7 +31,7 @@ async fn load(compiler: Compiler, name: &str) -> Result<(), LoadError> {
 /// A password for the database may be among the variables, as `SKEIN_REDIS_PASSWORD`.
 #[tokio::test]
 async fn the_compiling_child_inherits_no_environment() {
-    assert!(std::env::vars_os().next().is_some(), "there is something to inherit");
+    assert!(std::env::vars_os().next().is_some(), "the environment is not empty");
     let place = Place::new();
     load(noting(&place), "gradient-mlp").await.unwrap();
     let environment = fs::read(place.path("environment")).unwrap();

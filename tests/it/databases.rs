@@ -113,8 +113,8 @@ fn a_database_reports_its_address_with_and_without_the_options() {
     let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().to_string();
     for options in [&["--listen", &address, "--without-module"][..], &[]] {
         let database = Database::start(&place, "db", options);
-        assert_eq!(database.told["users"]["worker"]["url"], format!("redis://worker@{address}"), "{options:?}");
-        assert_eq!(database.told["module"], false);
+        assert_eq!(database.printed["users"]["worker"]["url"], format!("redis://worker@{address}"), "{options:?}");
+        assert_eq!(database.printed["module"], false);
     }
 }
 
@@ -169,7 +169,7 @@ fn uploads_of_most_of_the_memory_at_once_are_not_cut() {
         let mut upload = Connection::open(&place.path("db"), "owner");
         let whole = command(&[b"SET", key.as_bytes(), &vec![7; BYTES]]);
         upload.write(&whole[..whole.len() - 1]).unwrap();
-        // When the server has answered a later command, it has read this one: its socket cannot hold that much.
+        // When the server answers a later command, it has read this one from its socket.
         assert_eq!(watch.ask(&["PING"]), "PONG");
         uploads.push(upload);
     }

@@ -138,7 +138,7 @@ impl Place {
 pub(crate) struct Database {
     runner: Child,
     /// The JSON object that the program printed when the database was up; a line of text for [`Database::running`].
-    pub(crate) told: Value,
+    pub(crate) printed: Value,
 }
 
 impl Database {
@@ -147,13 +147,13 @@ impl Database {
         let arguments = [&["redis", "run", "--dir", dir, "-o", "json"], options].concat();
         let mut runner = place.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let line = first_line(&mut runner);
-        Database { told: serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")), runner }
+        Database { printed: serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")), runner }
     }
 
     /// Wraps a database started by the caller, and waits until it is up.
     pub(crate) fn running(mut runner: Child) -> Database {
         let line = first_line(&mut runner);
-        Database { runner, told: Value::String(line) }
+        Database { runner, printed: Value::String(line) }
     }
 }
 

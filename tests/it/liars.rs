@@ -293,7 +293,7 @@ fn in_step(ends: &[End], rounds: usize) {
 
 /// One peer that signed a wrong check once stopped all others, again after each restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_check_of_one_peer_stops_nobody() {
+async fn a_wrong_check_of_one_peer_stops_no_other() {
     let script = Script { check: Some([7; 32]), ..Script::default() };
     let ends = run_beside(&job("").await, script, 3).await;
     in_step(&ends, 3);

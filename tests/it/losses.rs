@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::harness::{Place, state_hash};
 use crate::peers::{Cluster, PEERS, finish};
 
-/// Longest extra time of the round in which a peer is lost, with 3 s for a busy machine, and of each later round.
+/// Longest duration of the round in which a peer is lost, with 3 s for a busy machine, and of each later round.
 const LOST_ROUND_MS: f64 = 2_000.0 + 3_000.0;
 const LATER_ROUND_MS: f64 = 3_000.0;
 

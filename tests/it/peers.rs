@@ -71,9 +71,9 @@ impl Cluster {
         let mut child = self.place.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
-        let told: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(told["module"], !self.is_plain);
-        let server = Pid::from_raw(told["process"].as_i64().unwrap().try_into().unwrap()).unwrap();
+        let printed: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(printed["module"], !self.is_plain);
+        let server = Pid::from_raw(printed["process"].as_i64().unwrap().try_into().unwrap()).unwrap();
         Database { runner: child, server }
     }
 

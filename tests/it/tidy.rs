@@ -254,7 +254,7 @@ fn check_code(code: &str) -> Option<String> {
                 [" {", ",", "("]
                     .iter()
                     .all(|end| !chores.contains(&format!("    {variant}{end}")))
-                    .then(|| format!("there is no chore `{chore}`"))
+                    .then(|| format!("`cargo xtask` has no chore `{chore}`"))
             }
             _ => None,
         },

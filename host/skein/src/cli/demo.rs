@@ -61,7 +61,7 @@ impl Demo {
             data: Data::default(),
             train: Train {
                 peers: self.peers,
-                // A trimmed mean tolerates more, but the demo is to show one.
+                // One fault is enough for the demo, even if the rule tolerates more.
                 faults: u32::from(self.peers > 2),
                 seed: self.seed,
                 rounds: self.rounds.unwrap_or(if self.model == Network::Mlp { 400 } else { 100 }),

@@ -77,7 +77,7 @@ impl WorkerArguments {
         let worker = QueueWorker { pool: host.pool, gradient, layout: layout.clone(), store, consumer };
         anyhow::ensure!(
             layout.len() == scope.values,
-            "the model has {} values here where the host has {}: use the same version of this program",
+            "the model has {} values here and {} on the host: use the same version of this program",
             layout.len(),
             scope.values
         );
