@@ -113,8 +113,8 @@ fn a_batch_that_fails_everywhere_ends_the_host_with_its_own_reason() {
     assert_eq!(leave(worker)["counted"], 0);
 }
 
-/// A limit was too low, so the host ended; it was raised, and all hosts were started again. One worker still has the old
-/// limit and fails at every task.
+/// A limit was too low, so the host ended; it was raised, and all hosts were started again. One worker still has the
+/// old limit and fails at every task.
 #[test]
 fn a_worker_that_fails_at_everything_changes_no_bit_and_ends_no_host() {
     let cluster = Cluster::start(&job(LITTLE_MIB), false);

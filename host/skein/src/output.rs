@@ -1,7 +1,7 @@
 //! Output of a command: a bar on a terminal, plain lines elsewhere, one object as JSON.
 //!
-//! A reader may close its pipe at any time. If results are no longer read, the command ends quietly and with success. If
-//! progress is no longer read, training continues.
+//! A reader may close its pipe at any time. If results are no longer read, the command ends quietly and with success.
+//! If progress is no longer read, training continues.
 
 mod line;
 pub(crate) mod summary;
@@ -156,7 +156,7 @@ impl Output {
 
     /// Shows which peers the run waits for, in place of the last round; `None` ends the wait.
     ///
-    /// Call it repeatedly to update the times. A terminal shows every call; plain lines are limited like those of rounds.
+    /// Call it repeatedly to update the times. A terminal shows every call; plain lines are as rare as those of rounds.
     fn waiting(&mut self, waiting: Option<&Waiting>) {
         match (&mut self.progress, waiting) {
             (Progress::Terminal(terminal), Some(waiting)) => {
