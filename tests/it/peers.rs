@@ -266,7 +266,7 @@ fn lose_data(is_plain: bool) {
     let mut cluster = Cluster::start(JOB, is_plain);
     let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
     let host = cluster.host_in_the_middle(0, 30);
-    // After SIGKILL it comes back empty. On SIGTERM it saves its data; after another SIGKILL it comes back with these.
+    // After SIGKILL it comes back empty. On SIGTERM it saves its data; after another SIGKILL it comes back with that.
     for signal in [Signal::KILL, Signal::TERM, Signal::KILL, Signal::KILL] {
         cluster.restart_database(0, signal);
     }
