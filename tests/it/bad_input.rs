@@ -1,4 +1,4 @@
-//! Bad functions and bad data: a clear error that names the thing, and nothing lost.
+//! Bad functions and bad data: an error that names the cause, and no lost data.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::harness::{Place, dist};
 
 const ROUNDS: &str = "[train]\nrounds = 3\n";
 
-/// A job whose gradient function `mine` is the probe with that behaviour.
+/// Writes a job whose gradient function `mine` is the probe with this behaviour.
 fn probe(place: &Place, behaviour: &str, limits: &str) {
     fs::copy(dist("gradient-probe"), place.path("mine.wasm")).unwrap();
     place.job(&format!(
@@ -41,7 +41,7 @@ fn a_guest_that_misbehaves_ends_the_run_with_its_name_and_the_reason() {
     }
 }
 
-/// Data that nobody scaled: every gradient is finite, and their sum is not. The peer was taken for a liar.
+/// Unscaled data: every gradient is finite, and their sum is not. The peer was once treated as a liar.
 #[test]
 fn a_sum_that_overflows_is_refused_before_it_is_announced() {
     let place = Place::new();
@@ -53,7 +53,7 @@ fn a_sum_that_overflows_is_refused_before_it_is_announced() {
     assert!(!error.contains("charged"), "{error}");
 }
 
-/// Nothing lost: a run whose function turns bad keeps the checkpoint that it had.
+/// A run whose function turns bad keeps its last checkpoint.
 #[test]
 fn a_failed_run_keeps_its_checkpoint() {
     let place = Place::new();
@@ -66,7 +66,7 @@ fn a_failed_run_keeps_its_checkpoint() {
 }
 
 #[test]
-fn what_is_no_function_is_refused_before_training_starts() {
+fn files_that_are_not_functions_are_refused_before_training_starts() {
     let mlp = fs::read(dist("gradient-mlp")).unwrap();
     for (what, bytes, expected) in [
         (
@@ -89,7 +89,7 @@ fn what_is_no_function_is_refused_before_training_starts() {
 }
 
 #[test]
-fn a_function_that_is_not_there_is_named_with_the_way_to_it() {
+fn a_missing_function_is_named_with_the_fix() {
     let place = Place::new();
     let function = "[train]\ngradient = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n";
     place.job(&format!("{function}[function.mine.build]\ncommand = \"cargo build\"\n"));
@@ -107,7 +107,7 @@ fn a_function_that_is_not_there_is_named_with_the_way_to_it() {
 }
 
 #[test]
-fn bad_data_is_named_with_the_place_in_it() {
+fn bad_data_is_named_with_its_position() {
     let gzip = |bytes: &[u8]| {
         use std::io::Write;
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -156,7 +156,7 @@ fn bad_data_is_named_with_the_place_in_it() {
 }
 
 #[test]
-fn labels_and_samples_have_to_suffice() {
+fn too_few_samples_and_wrong_labels_are_refused() {
     let place = Place::new();
     place.write("a.csv", "1,2,0\n2,1,3\n1,1,1\n".repeat(10));
     place.job_on("source = \"a.csv\"\nclasses = 3\n", ROUNDS);
@@ -186,7 +186,7 @@ fn json_is_one_object_even_when_the_command_fails() {
 }
 
 #[test]
-fn a_manifest_that_is_not_there_is_named() {
+fn a_missing_manifest_is_named() {
     let error = Place::new().fails(&["train", "-f", "nowhere.toml"]);
     assert!(error.contains("failed to read the manifest `nowhere.toml`"), "{error}");
 }

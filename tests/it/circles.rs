@@ -1,4 +1,4 @@
-//! A rule of the house: the modules of a crate import each other in one direction.
+//! Checks that the modules of a crate import each other in one direction only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use syn::visit::{self, Visit};
 
 use crate::harness::root;
 
-/// Who imports whom among the modules right below the root of a crate.
+/// The imports of each top-level module of a crate: its name to the names of the modules it imports.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
@@ -28,7 +28,7 @@ fn modules_of_a_crate_import_each_other_in_one_direction() {
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 
-/// The checker itself finds what it is there for.
+/// The checker itself finds a circle.
 #[test]
 fn a_circle_is_found() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ fn imports(source: &Path) -> Imports {
             continue;
         }
         let parsed = syn::parse_file(&fs::read_to_string(file).unwrap()).unwrap();
-        // Below the root of the crate, `super` is the root.
+        // In a top-level module, `super` is the root of the crate.
         let is_top = file.parent() == Some(source);
         let mut named = Named { is_top, names: BTreeSet::new() };
         named.visit_file(&parsed);
@@ -86,7 +86,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The shortest way from a module back to itself.
+/// The shortest path from a module back to itself.
 fn circle(imports: &Imports, from: &str) -> Option<Vec<String>> {
     let mut ways = vec![vec![from.to_owned()]];
     let mut seen = BTreeSet::new();
@@ -108,7 +108,7 @@ fn circle(imports: &Imports, from: &str) -> Option<Vec<String>> {
     None
 }
 
-/// Modules below the root that a file names.
+/// Names that a file uses right after the root of its crate.
 struct Named {
     is_top: bool,
     names: BTreeSet<String>,
@@ -119,7 +119,7 @@ impl Named {
         name == "crate" || (self.is_top && name == "super")
     }
 
-    /// A tree that may begin at the root.
+    /// Visits a `use` tree that may begin at the root.
     fn root(&mut self, tree: &syn::UseTree) {
         match tree {
             syn::UseTree::Path(path) if self.is_root(&path.ident) => self.tree(&path.tree),
@@ -128,7 +128,7 @@ impl Named {
         }
     }
 
-    /// What stands behind the root.
+    /// Collects the first names below the root.
     fn tree(&mut self, tree: &syn::UseTree) {
         match tree {
             syn::UseTree::Path(path) => drop(self.names.insert(path.ident.to_string())),

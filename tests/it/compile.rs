@@ -1,4 +1,4 @@
-//! Components are compiled by one child at a time, which inherits nothing of the environment.
+//! Components are compiled by one child process at a time, which does not inherit the environment.
 
 use std::fs;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use skein_runtime::{Compiler, Function, LoadError, Options, Runtime};
 
 use crate::harness::{Place, dist};
 
-/// The program as the compiling child, run by a shell that notes its own environment, and any other child beside it.
+/// A compiler child run by a shell that records its environment, and whether another child runs at the same time.
 fn noting(place: &Place) -> Compiler {
     let folder = place.path("");
     let program = env!("CARGO_BIN_EXE_skein");
@@ -31,14 +31,14 @@ async fn load(compiler: Compiler, name: &str) -> Result<(), LoadError> {
 /// A password for the database may be among the variables, as `SKEIN_REDIS_PASSWORD`.
 #[tokio::test]
 async fn the_compiling_child_inherits_no_environment() {
-    assert!(std::env::vars_os().next().is_some(), "there is something to inherit");
+    assert!(std::env::vars_os().next().is_some(), "the environment is not empty");
     let place = Place::new();
     load(noting(&place), "gradient-mlp").await.unwrap();
     let environment = fs::read(place.path("environment")).unwrap();
     assert_eq!(String::from_utf8_lossy(&environment), "");
 }
 
-/// A child takes all cores and up to 2 GiB: ten at a time were once ten times as much.
+/// A child uses all cores and up to 2 GiB: ten at a time once used ten times as much.
 #[tokio::test]
 async fn functions_that_are_loaded_together_are_compiled_one_after_the_other() {
     let place = Place::new();
@@ -48,5 +48,5 @@ async fn functions_that_are_loaded_together_are_compiled_one_after_the_other() {
         result.unwrap();
     }
     assert!(!place.path("overlap").exists(), "two children at once");
-    assert!(!place.path("child").exists(), "the last has ended");
+    assert!(!place.path("child").exists(), "the last child has ended");
 }

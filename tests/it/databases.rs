@@ -1,5 +1,4 @@
-//! Databases that the program configures and runs: what their folders were made for, how they come up, what their users
-//! may hold.
+//! Databases that the program configures and runs: options of their folders, startup, and memory limits of their users.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpListener;
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use crate::harness::{Database, Place};
 
-/// A connection that may do by halves what a client does at once.
+/// A raw connection, which can send part of a command.
 struct Connection(BufReader<UnixStream>);
 
 impl Connection {
@@ -46,7 +45,7 @@ impl Connection {
         Ok(String::from_utf8(text).unwrap())
     }
 
-    /// What the server says of itself under a name.
+    /// A number from the server's `INFO`.
     fn info(&mut self, name: &str) -> u64 {
         let info = self.ask(&["INFO", "everything"]);
         let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -64,7 +63,7 @@ fn command(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// An option that only counts where the folder is made must not be passed over later.
+/// An option that counts only when the folder is created must not be ignored later.
 #[test]
 fn a_folder_that_was_made_for_something_else_is_refused_with_both_named() {
     let place = Place::new();
@@ -80,7 +79,7 @@ fn a_folder_that_was_made_for_something_else_is_refused_with_both_named() {
     ];
     for (dir, options) in made {
         place.json(&[&["redis", "config", "--dir", dir], &options[..]].concat());
-        // `/bin/false` is not a server, which is found out after the options were compared with the folder.
+        // `/bin/false` is not a server, which is noticed after the options were compared with the folder.
         let run = ["redis", "run", "--dir", dir, "--server", "/bin/false"];
         for fitting in [&[][..], options] {
             let error = place.fails(&[&run[..], fitting].concat());
@@ -108,19 +107,19 @@ fn a_folder_that_was_made_for_something_else_is_refused_with_both_named() {
 }
 
 #[test]
-fn a_database_says_how_it_is_reached_whether_or_not_it_is_told_again() {
+fn a_database_reports_its_address_with_and_without_the_options() {
     let place = Place::new();
     // A port that was free a moment ago.
     let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().to_string();
     for options in [&["--listen", &address, "--without-module"][..], &[]] {
         let database = Database::start(&place, "db", options);
-        assert_eq!(database.told["users"]["worker"]["url"], format!("redis://worker@{address}"), "{options:?}");
-        assert_eq!(database.told["module"], false);
+        assert_eq!(database.printed["users"]["worker"]["url"], format!("redis://worker@{address}"), "{options:?}");
+        assert_eq!(database.printed["module"], false);
     }
 }
 
 #[test]
-fn a_command_that_runs_all_peers_keeps_to_the_folders_that_are_there() {
+fn a_command_that_runs_all_peers_refuses_other_options_for_existing_folders() {
     let place = Place::new();
     place.job("[train]\npeers = 1\nfaults = 0\nrounds = 1\n");
     place.json(&["up", "--redis", "--dir", "run", "--memory", "256"]);
@@ -129,9 +128,9 @@ fn a_command_that_runs_all_peers_keeps_to_the_folders_that_are_there() {
     place.json(&["up", "--redis", "--dir", "run"]);
 }
 
-/// A database that reads its data for a while is not one that hangs.
+/// A database that reads its data for a while does not look as if it hangs.
 #[test]
-fn a_database_that_reads_its_data_says_how_far_it_is() {
+fn a_database_that_reads_its_data_reports_its_progress() {
     let place = Place::new();
     let database = Database::start(&place, "db", &["--without-module"]);
     let mut owner = Connection::open(&place.path("db"), "owner");
@@ -139,7 +138,7 @@ fn a_database_that_reads_its_data_says_how_far_it_is() {
         assert_eq!(owner.ask(&["SET", &format!("key:{key}"), &"x".repeat(2000)]), "OK");
     }
     drop(database);
-    // 50 ms for every key, and an ear for clients after each.
+    // 50 ms for every key, and clients are served after each.
     let config = std::fs::read_to_string(place.path("db/redis.conf")).unwrap();
     place.write("db/redis.conf", config + "key-load-delay 50000\nloading-process-events-interval-bytes 1024\n");
     let mut command = place.command(&["redis", "run", "--dir", "db"]);
@@ -155,11 +154,11 @@ fn a_database_that_reads_its_data_says_how_far_it_is() {
     assert!(said.lines().any(is_progress), "{said}");
 }
 
-/// Gradients on their way in are held twice by their connections. They were cut where they held two fifths of the memory.
+/// Connections hold gradients twice while they arrive. They were once closed at two fifths of the memory.
 #[test]
 fn uploads_of_most_of_the_memory_at_once_are_not_cut() {
     const UPLOADS: usize = 14;
-    // With what the server needs beside them, 8 MiB each in the sizes that its allocator has.
+    // With the server's overhead, 8 MiB each in the size classes of its allocator.
     const BYTES: usize = (8 << 20) - 4096;
     let place = Place::new();
     let _database = Database::start(&place, "db", &["--without-module", "--memory", "256"]);
@@ -170,7 +169,7 @@ fn uploads_of_most_of_the_memory_at_once_are_not_cut() {
         let mut upload = Connection::open(&place.path("db"), "owner");
         let whole = command(&[b"SET", key.as_bytes(), &vec![7; BYTES]]);
         upload.write(&whole[..whole.len() - 1]).unwrap();
-        // The server has read it when it has answered somebody who came later, and has room for nothing in its socket.
+        // When the server answers a later command, it has read this one from its socket.
         assert_eq!(watch.ask(&["PING"]), "PONG");
         uploads.push(upload);
     }
@@ -186,9 +185,9 @@ fn uploads_of_most_of_the_memory_at_once_are_not_cut() {
     }
 }
 
-/// What a reader has asked for and does not take is memory of the database's owner.
+/// Replies that a reader requested and does not read use memory of the database's owner.
 #[test]
-fn a_reader_that_takes_nothing_is_let_go() {
+fn a_reader_that_reads_nothing_is_disconnected() {
     const BYTES: usize = 4 << 20;
     const MEMORY: u64 = 128 << 20;
     let place = Place::new();
@@ -198,19 +197,19 @@ fn a_reader_that_takes_nothing_is_let_go() {
     let tensor = command(&[b"SET", key.as_bytes(), &vec![7; BYTES]]);
     owner.write(&tensor).unwrap();
     assert_eq!(owner.answer().unwrap(), "OK");
-    // One that reads as it should gets all of it.
+    // A well-behaved reader gets all of it.
     let mut honest = Connection::open(&place.path("db"), "peer");
     assert_eq!(honest.ask(&["GET", key]).len(), BYTES + 2);
 
     let mut reader = Connection::open(&place.path("db"), "peer");
     let asked = 100;
     for _ in 0..asked {
-        // It may be let go before it has asked for all.
+        // It may be disconnected before it has sent all requests.
         if reader.write(&command(&[b"GET", key.as_bytes()])).is_err() {
             break;
         }
     }
-    // Served one after the other: this one is answered after all that the reader has asked for.
+    // Commands are served in turn: this one is answered after all requests of the reader.
     assert_eq!(owner.ask(&["PING"]), "PONG");
     let used = owner.info("used_memory_peak");
     assert!(used < MEMORY, "{used} bytes were used of {MEMORY}");
@@ -219,7 +218,7 @@ fn a_reader_that_takes_nothing_is_let_go() {
     while let Ok(bytes @ 1..) = reader.0.read(&mut buffer) {
         taken += bytes;
     }
-    assert!(taken < asked * BYTES, "it is let go");
+    assert!(taken < asked * BYTES, "it is disconnected");
     assert_eq!(honest.ask(&["GET", key]).len(), BYTES + 2, "others are not");
     owner.write(&tensor).unwrap();
     assert_eq!(owner.answer().unwrap(), "OK");

@@ -1,4 +1,4 @@
-//! `skein demo`: the promise of the first five minutes.
+//! `skein demo`: peers learn the digits and end with the same bits.
 
 use crate::harness::{Place, state_hash};
 
@@ -52,9 +52,9 @@ fn people_get_progress_and_a_table() {
     assert_eq!(quiet.stderr, "");
 }
 
-/// `/dev/null` is no folder, for whoever runs the test.
+/// `/dev/null` is not a folder, whichever user runs the test.
 #[test]
-fn a_home_that_can_not_be_written_is_no_obstacle_but_a_folder_that_was_asked_for_is() {
+fn a_home_that_cannot_be_written_is_ignored_but_a_requested_folder_is_an_error() {
     let place = Place::new();
     let setup = "unset SKEIN_CACHE_DIR; XDG_CACHE_HOME=/dev/null; export XDG_CACHE_HOME";
     assert!(place.run_after(setup, &["demo", "--rounds", "2"]).success);

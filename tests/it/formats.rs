@@ -1,4 +1,4 @@
-//! Every data format, written here and read back.
+//! Every data format: files are written here and read back.
 
 use std::io::Write;
 use std::path::Path;
@@ -74,7 +74,7 @@ fn csv_is_read_with_and_without_heading() {
     assert!(error.contains("has no column `knid`; did you mean `kind`?"), "{error}");
 }
 
-/// The bytes of one array.
+/// One array in NumPy's `.npy` format.
 fn npy<T: npyz::AutoSerialize + Copy>(shape: &[u64], values: &[T]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut bytes).begin_nd().unwrap();
@@ -95,7 +95,7 @@ fn npz(method: zip::CompressionMethod, arrays: [(&str, Vec<u8>); 2]) -> Vec<u8> 
 }
 
 #[test]
-fn npz_archives_are_read_by_the_names_that_people_use() {
+fn npz_archives_are_read_by_the_usual_array_names() {
     use zip::CompressionMethod::{Deflated, Stored};
     let place = Place::new();
     let floats = [("x", npy(&[2, 2], &[0.5f32, 1.0, -1.0, 2.0])), ("y", npy(&[2], &[1i64, 0]))];

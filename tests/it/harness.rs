@@ -1,4 +1,4 @@
-//! The program under test, run in a folder of its own.
+//! Runs the program under test in a temporary folder.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -19,20 +19,20 @@ pub(crate) fn dist(name: &str) -> PathBuf {
     root().join("guest-functions/dist").join(format!("{name}.wasm"))
 }
 
-/// A file of the project's shared data, or none with the reason printed.
+/// A file of the project's shared data; if it is missing, prints the reason and returns `None`.
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let path = root().join("../shared").join(path);
     if path.exists() {
         return Some(path);
     }
-    println!("skipped: `{}` is not there", path.display());
+    println!("skipped: `{}` does not exist", path.display());
     None
 }
 
 /// A folder to run the program in.
 pub(crate) struct Place(TempDir);
 
-/// What a finished command left.
+/// Output and result of a finished command.
 pub(crate) struct Finished {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -56,12 +56,12 @@ impl Place {
         self
     }
 
-    /// Writes `skein.toml`: the digits, and `rest` behind them.
+    /// Writes `skein.toml` for the digits, with `rest` at the end.
     pub(crate) fn job(&self, rest: &str) -> &Place {
         self.job_on("source = \"builtin:digits\"\n", rest)
     }
 
-    /// Writes `skein.toml` with other data.
+    /// Writes `skein.toml` with the `[data]` section `data`, and `rest` at the end.
     pub(crate) fn job_on(&self, data: &str, rest: &str) -> &Place {
         let head = "skein_manifest_version = 1\n[application]\nname = \"test\"\n[data]\n";
         self.write("skein.toml", format!("{head}{data}{rest}"))
@@ -81,7 +81,7 @@ impl Place {
         finished(self.command(arguments).output().unwrap())
     }
 
-    /// Runs the program from a shell that first does `setup`.
+    /// Runs the program from a shell that first runs `setup`.
     pub(crate) fn run_after(&self, setup: &str, arguments: &[&str]) -> Finished {
         let program = self.command(arguments);
         let mut shell = Command::new("sh");
@@ -91,14 +91,14 @@ impl Place {
         finished(shell.output().unwrap())
     }
 
-    /// Runs a command that writes JSON, which has to succeed and to write exactly one object.
+    /// Runs a command with JSON output, which must succeed and write exactly one object.
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let finished = self.run(&[arguments, &["-o", "json"]].concat());
         assert!(finished.success, "{arguments:?}: {}{}", finished.stdout, finished.stderr);
         serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {}", finished.stdout))
     }
 
-    /// Runs a command that has to fail, and gives what it says.
+    /// Runs a command that must fail, and returns its standard error.
     pub(crate) fn fails(&self, arguments: &[&str]) -> String {
         let finished = self.run(arguments);
         assert!(!finished.success, "{arguments:?}: {}", finished.stdout);
@@ -106,13 +106,13 @@ impl Place {
         finished.stderr
     }
 
-    /// Starts the program and waits until `lines` calls of functions were logged: it is in the middle of its run.
+    /// Starts the program and waits until it has logged `lines` calls of functions, so that it is in mid-run.
     pub(crate) fn start(&self, arguments: &[&str], lines: usize) -> Child {
         self.start_watched(arguments, lines).0
     }
 
-    /// As [`Place::start`]; the receiver is told when the last process that writes to its standard error has ended, and
-    /// those are all that it has started.
+    /// As [`Place::start`]; the receiver gets a message when the program and all processes that it started have ended,
+    /// since they share its standard error.
     pub(crate) fn start_watched(&self, arguments: &[&str], lines: usize) -> (Child, Receiver<()>) {
         let mut command = self.command(arguments);
         command.env("SKEIN_LOG", "skein_runtime=debug").stdout(Stdio::null()).stderr(Stdio::piped());
@@ -123,7 +123,7 @@ impl Place {
             let line = stderr.next().unwrap_or_else(|| panic!("the program has ended: {last}"));
             last = line.unwrap();
         }
-        // Somebody has to go on reading, or the program would wait for room in the pipe.
+        // Keep reading, or the program would block on a full pipe.
         let (ended, receiver) = channel();
         std::thread::spawn(move || {
             stderr.map_while(Result::ok).for_each(drop);
@@ -134,11 +134,11 @@ impl Place {
     }
 }
 
-/// A database that the program runs, which ends with this.
+/// A database run by the program; it ends when this is dropped.
 pub(crate) struct Database {
     runner: Child,
-    /// How it is reached, as it said when it was up.
-    pub(crate) told: Value,
+    /// The JSON object that the program printed when the database was up; a line of text for [`Database::running`].
+    pub(crate) printed: Value,
 }
 
 impl Database {
@@ -147,13 +147,13 @@ impl Database {
         let arguments = [&["redis", "run", "--dir", dir, "-o", "json"], options].concat();
         let mut runner = place.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let line = first_line(&mut runner);
-        Database { told: serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")), runner }
+        Database { printed: serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")), runner }
     }
 
-    /// One that was started otherwise, once it says that it is up.
+    /// Wraps a database started by the caller, and waits until it is up.
     pub(crate) fn running(mut runner: Child) -> Database {
         let line = first_line(&mut runner);
-        Database { runner, told: Value::String(line) }
+        Database { runner, printed: Value::String(line) }
     }
 }
 
@@ -165,7 +165,7 @@ fn first_line(child: &mut Child) -> String {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // It may have ended; if not, its server has to go with it.
+        // It may have ended already; if not, its server must end with it.
         let _ = kill_process(Pid::from_child(&self.runner), Signal::TERM);
         let _ = self.runner.wait();
     }

@@ -1,4 +1,4 @@
-//! Configurations of hosts, databases and workers: what is written, and what is refused.
+//! Configurations of hosts, databases and workers: valid ones are written, invalid ones refused.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::Place;
 
-/// A configuration that is right but for what `change` does to it.
+/// Checks that a host refuses a valid configuration after `change` was applied to it.
 fn refuses(change: impl Fn(String) -> String, expected: &str) {
     let place = Place::new();
     place.job("[train]\npeers = 2\nfaults = 0\n");
@@ -27,7 +27,7 @@ fn refuses(change: impl Fn(String) -> String, expected: &str) {
 }
 
 #[test]
-fn a_host_that_can_not_run_says_why() {
+fn a_host_that_cannot_run_reports_why() {
     refuses(|text| text, "the database `unix:///nowhere/own.sock` is out of reach");
     refuses(|text| text.replace(&"7".repeat(64), "seven"), "64 hexadecimal digits");
     refuses(|text| text.replace("dir =", "folder ="), "unknown field `folder`");
@@ -47,7 +47,7 @@ fn a_host_that_can_not_run_says_why() {
 }
 
 #[test]
-fn keys_are_made_once_and_for_their_owner_alone() {
+fn keys_are_created_once_and_only_their_owner_can_read_them() {
     let place = Place::new();
     let first = place.json(&["identity", "--key-file", "a.key"]);
     assert_eq!(place.json(&["identity", "--key-file", "a.key"]), first, "the same key is shown again");
@@ -97,7 +97,7 @@ fn configurations_of_databases_are_hardened_and_their_secrets_fresh() {
 }
 
 #[test]
-fn a_worker_without_work_says_so() {
+fn a_worker_without_a_database_reports_it() {
     let place = Place::new();
     let error = place.fails(&["worker", "--redis", "unix:///nowhere/redis.sock"]);
     assert!(error.contains("out of reach"), "{error}");
@@ -105,14 +105,14 @@ fn a_worker_without_work_says_so() {
     assert!(usage.contains("a password stands in a file"), "{usage}");
 }
 
-/// A host that was interrupted while its database did not answer went on waiting for it.
+/// A host that was interrupted while its database did not answer once kept waiting.
 #[test]
 fn a_host_that_waits_for_its_database_can_be_interrupted() {
     let place = Place::new();
     place.job("[train]\npeers = 1\nfaults = 0\n");
     let id = place.json(&["identity", "--key-file", "own.key"])["id"].as_str().unwrap().to_owned();
     let socket = place.path("own.sock");
-    // It takes connections, and never says a word.
+    // It accepts connections and never answers.
     let hung = UnixListener::bind(&socket).unwrap();
     let text = format!(
         "job = \"skein.toml\"\ndir = \".\"\nidentity = {{ key_file = \"own.key\" }}\n\

@@ -1,4 +1,4 @@
-//! Invariant 4 with real peers: what a liar sends is never aggregated, and the liar is charged for it.
+//! Invariant 4 with real peers: contributions of a liar are never aggregated, and the liar is charged.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,10 +25,10 @@ use skein_store::{
 use skein_types::{PeerId, Status, Values};
 use tokio::task::JoinSet;
 
-/// What a liar makes of its contribution.
+/// Alters the contribution of a liar.
 type Spoil = fn(&mut Vec<f32>);
 
-/// What a peer reported, and how its run ended.
+/// The reports of a peer, and the result of its run.
 type End = (Vec<RoundReport>, anyhow::Result<()>);
 
 /// How a peer lies about its contribution.
@@ -37,7 +37,7 @@ struct Lie {
     spoil: Spoil,
     /// Whether the announcement has the hash of the altered values, or still that of the honest ones.
     announces_lie: bool,
-    /// Index of the one peer that is lied to; without it all are.
+    /// Index of the only peer that is lied to; `None` if all are.
     victim: Option<usize>,
 }
 
@@ -47,7 +47,7 @@ impl Lie {
     }
 }
 
-/// Sums whose owner makes something else of their average.
+/// Sums whose owner alters their average.
 struct LyingSums {
     inner: Embedded,
     lie: Lie,
@@ -68,7 +68,7 @@ impl GradientSums for LyingSums {
     }
 }
 
-/// A store that shows something else than the contribution of its owner.
+/// A store that shows an altered contribution of its owner.
 struct LyingStore {
     inner: Embedded,
     owner: PeerId,
@@ -92,7 +92,7 @@ impl PeerStore for LyingStore {
     }
 }
 
-/// A job of five peers on the digits, of which one may lie.
+/// A job of five peers on the digits that tolerates one liar.
 async fn job(train: &str) -> PreparedJob {
     let text = format!(
         "skein_manifest_version = 1\n[application]\nname = \"liars\"\n[data]\nsource = \"builtin:digits\"\n\
@@ -106,7 +106,7 @@ async fn job(train: &str) -> PreparedJob {
     PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await.unwrap()
 }
 
-/// A peer at a store of its own, and what it needs to run.
+/// Starts a peer with its own store.
 async fn start(
     prepared: &PreparedJob,
     pool: &Arc<FunctionPool>,
@@ -120,7 +120,7 @@ async fn start(
     Peer::start(prepared.clone(), pool.clone(), config).await.unwrap()
 }
 
-/// A store with the state of a job's first round for each of its peers.
+/// A store for each peer of a job, with the initial state.
 async fn stores(job: &Job) -> BTreeMap<PeerId, Embedded> {
     let mut stores = BTreeMap::new();
     for peer in job.shares.keys() {
@@ -131,8 +131,8 @@ async fn stores(job: &Job) -> BTreeMap<PeerId, Embedded> {
     stores
 }
 
-/// Runs `rounds` rounds in which the last `liars` peers of the roster lie; returns what each honest peer reports, and how
-/// its run ended.
+/// Runs `rounds` rounds in which the last `liars` peers of the roster lie; returns the reports of each honest peer, and
+/// the result of its run.
 async fn run(prepared: &PreparedJob, liars: usize, lie: Lie, rounds: u64) -> Vec<End> {
     let pool = Arc::new(FunctionPool::start(2).unwrap());
     let stores = stores(&prepared.job).await;
@@ -149,7 +149,7 @@ async fn run(prepared: &PreparedJob, liars: usize, lie: Lie, rounds: u64) -> Vec
         }
         others.remove(peer);
         let mut own = Ports::of(store.clone());
-        // Who lies to one peer only has to stay in step with the others.
+        // A liar with one victim must stay in step with the others.
         if index >= honest && lie.victim.is_none() {
             own.sums = Arc::new(LyingSums { inner: store.clone(), lie });
         }
@@ -157,14 +157,14 @@ async fn run(prepared: &PreparedJob, liars: usize, lie: Lie, rounds: u64) -> Vec
         if index < honest {
             tasks.spawn(run_peer(index, peer, rounds));
         } else {
-            // Nobody waits for liars: left out by the others, they may wait for votes that never come.
+            // Liars are not awaited: left out by the others, they may wait forever for votes.
             liars_tasks.spawn(run_peer(index, peer, rounds));
         }
     }
     ends_of(tasks).await
 }
 
-/// One peer's rounds, and how they ended.
+/// Runs the rounds of one peer; returns its index, reports and result.
 async fn run_peer(index: usize, mut peer: Peer, rounds: u64) -> (usize, End) {
     let mut reports = Vec::new();
     for round in 1..=rounds {
@@ -183,15 +183,15 @@ async fn ends_of(tasks: JoinSet<(usize, End)>) -> Vec<End> {
     ends.into_iter().map(|(_, end)| end).collect()
 }
 
-/// What a peer says that computes nothing.
+/// The announcements and checks of a peer that computes nothing.
 #[derive(Clone, Copy, Default)]
 struct Script {
     evaluation: Option<Evaluation>,
-    /// The state that it claims to have; without it that of the others.
+    /// The state hash that it claims; `None` to claim that of the others.
     check: Option<[u8; 32]>,
 }
 
-/// Runs `rounds` rounds beside a last peer that follows a script.
+/// Runs `rounds` rounds in which the last peer follows a script.
 async fn run_beside(prepared: &PreparedJob, script: Script, rounds: u64) -> Vec<End> {
     let pool = Arc::new(FunctionPool::start(2).unwrap());
     let job = &prepared.job;
@@ -213,7 +213,7 @@ async fn run_beside(prepared: &PreparedJob, script: Script, rounds: u64) -> Vec<
     ends_of(tasks).await
 }
 
-/// Takes part in round after round by what the others say, until nobody listens.
+/// Takes part in every round by copying the records of the others, until the test ends.
 async fn follow(job: Arc<Job>, me: Identity, store: Embedded, others: BTreeMap<PeerId, Embedded>, script: Script) {
     for round in 1.. {
         let announced = said(&others, round, Kind::Announcement).await;
@@ -234,7 +234,7 @@ async fn follow(job: Arc<Job>, me: Identity, store: Embedded, others: BTreeMap<P
     }
 }
 
-/// What all of these peers say of a round.
+/// The record of this kind that each of these peers published for a round.
 async fn said(peers: &BTreeMap<PeerId, Embedded>, round: u64, kind: Kind) -> Vec<Record> {
     let mut all = Vec::new();
     for store in peers.values() {
@@ -254,7 +254,7 @@ async fn said(peers: &BTreeMap<PeerId, Embedded>, round: u64, kind: Kind) -> Vec
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_finite_of_the_wrong_shape_or_of_another_hash_is_charged() {
+async fn non_finite_values_wrong_shapes_and_wrong_hashes_are_charged() {
     let job = job("").await;
     let liar = *job.job.shares.keys().last().unwrap();
     let nan: Spoil = |values| values[7] = f32::NAN;
@@ -281,7 +281,7 @@ async fn what_is_not_finite_of_the_wrong_shape_or_of_another_hash_is_charged() {
     }
 }
 
-/// All honest peers came to the end with the same state.
+/// Checks that all honest peers finished with the same state.
 #[track_caller]
 fn in_step(ends: &[End], rounds: usize) {
     for (reports, end) in ends {
@@ -291,16 +291,16 @@ fn in_step(ends: &[End], rounds: usize) {
     }
 }
 
-/// One peer that signed a wrong check stopped all the others, again after each restart.
+/// One peer that signed a wrong check once stopped all others, again after each restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_check_of_one_peer_stops_nobody() {
+async fn a_wrong_check_of_one_peer_stops_no_other() {
     let script = Script { check: Some([7; 32]), ..Script::default() };
     let ends = run_beside(&job("").await, script, 3).await;
     in_step(&ends, 3);
     assert!(ends.iter().flat_map(|(reports, _)| reports).all(|report| report.present == 5));
 }
 
-/// One that was given other values than the rest aggregated them without having looked at them, and stopped all.
+/// A peer that got other values than the rest once aggregated them unchecked, and stopped all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_that_are_wrong_for_one_peer_are_fetched_from_another() {
     let job = job("").await;
@@ -313,9 +313,9 @@ async fn values_that_are_wrong_for_one_peer_are_fetched_from_another() {
     }
 }
 
-/// Evaluations that nobody asked for ended a job, or drove its learning rate down.
+/// Evaluations that were not due once ended a job, or lowered its learning rate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn evaluations_count_only_when_they_are_due_and_for_what_a_peer_has() {
+async fn evaluations_count_only_when_they_are_due_and_for_the_samples_of_a_peer() {
     let evaluation = |samples, loss_sum| Script {
         evaluation: Some(Evaluation { samples, correct: None, loss_sum }),
         ..Script::default()
@@ -330,20 +330,21 @@ async fn evaluations_count_only_when_they_are_due_and_for_what_a_peer_has() {
     let ends = run_beside(&always, evaluation(1 << 30, f64::MAX), 3).await;
     in_step(&ends, 3);
     let shares = always.job.shares.values().take(4).map(|share| share.validation.len() as u64);
-    assert_eq!(ends[0].0[2].evaluation.unwrap().samples, shares.sum::<u64>(), "what the honest ones have");
+    assert_eq!(ends[0].0[2].evaluation.unwrap().samples, shares.sum::<u64>(), "the samples of the honest peers");
     let ends = run_beside(&always, evaluation(1, f64::MAX), 3).await;
     in_step(&ends, 3);
 }
 
-/// A lie in the right form is no offence, but the rule bears it: the honest peers stay in step and learn.
+/// A well-formed lie is not charged, but the rule tolerates it: the honest peers stay in step and learn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_well_formed_lie_is_borne_by_the_rule() {
+async fn a_well_formed_lie_is_tolerated_by_the_rule() {
     let job = job("").await;
     let lie = Lie::to_all(|values| values.iter_mut().for_each(|value| *value *= -1e6), true);
     let ends = run(&job, 1, lie, 30).await;
     in_step(&ends, 30);
     let norm = |report: &RoundReport| skein_kernels::norm::l2_norm(report.state.parameters());
-    let (first, last) = (norm(&ends[0].0[0]), norm(&ends[0].0[29]));
+    let first = norm(&ends[0].0[0]);
+    let last = norm(&ends[0].0[29]);
     assert!(last < 10.0 * first, "the lie moved the parameters from {first} to {last}");
 }
 

@@ -1,4 +1,4 @@
-//! What a log tells: the story of a round, by spans with fields.
+//! The log describes each round, in spans with fields.
 
 use std::process::{Child, Stdio};
 
@@ -7,14 +7,14 @@ use crate::peers::{Cluster, PEERS, finish};
 
 const JOB: &str = "[model]\nhidden = [4]\n[train]\nseed = 5\nrounds = 3\n";
 
-/// Every line of the second round: by it a reader finds what happened, where, and in which call or command.
+/// The lines of the second round name each event, its peer, and its call or command.
 #[test]
-fn a_log_tells_the_story_of_a_round() {
+fn a_log_describes_a_round() {
     let cluster = Cluster::start(JOB, false);
     let mut first = cluster.place.command(&["host", "--config", "peer-0/host.toml", "-o", "json", "--quiet"]);
     first.env("SKEIN_LOG", "skein=debug").stdout(Stdio::null()).stderr(Stdio::piped());
     let first = first.spawn().unwrap();
-    // Somebody has to read, or it would wait for room in the pipe.
+    // Keep reading, or it would block on a full pipe.
     let first = std::thread::spawn(move || first.wait_with_output().unwrap());
     let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
     finish(others);
@@ -31,13 +31,13 @@ fn a_log_tells_the_story_of_a_round() {
         ("the state", &["job{job=", "peer{peer=", "round{round=2}", "applied", "state="]),
     ] {
         let is_there = round.iter().any(|line| words.iter().all(|word| line.contains(word)));
-        assert!(is_there, "no line tells of {what} ({words:?}):\n{}", round.join("\n"));
+        assert!(is_there, "no line is about {what} ({words:?}):\n{}", round.join("\n"));
     }
     assert!(!log.contains(&std::fs::read_to_string(cluster.path(0, "redis/owner.password")).unwrap()), "no secrets");
 }
 
 #[test]
-fn rust_log_counts_where_skein_log_is_not_set_and_a_wrong_filter_is_named() {
+fn rust_log_counts_if_skein_log_is_not_set_and_an_invalid_filter_is_named() {
     let place = Place::new();
     place.job(JOB);
     let log = |variables: &[(&str, &str)]| {

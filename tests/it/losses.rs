@@ -1,5 +1,5 @@
-//! Peers that are lost while the others train on: killed for good, with their databases, stopped for a while, all at
-//! once.
+//! Peers that are lost while the others continue: killed for good, killed with their databases, stopped for a while, or
+//! all killed at once.
 
 use std::process::Child;
 
@@ -9,11 +9,11 @@ use serde_json::Value;
 use crate::harness::{Place, state_hash};
 use crate::peers::{Cluster, PEERS, finish};
 
-/// How long the round lasts in which a peer is lost, with what a busy machine takes on top, and each one after it.
+/// Longest duration of the round in which a peer is lost, with 3 s for a busy machine, and of each later round.
 const LOST_ROUND_MS: f64 = 2_000.0 + 3_000.0;
 const LATER_ROUND_MS: f64 = 3_000.0;
 
-/// A job of so many rounds, in which a peer is waited for as long as `wait` says.
+/// A job with `rounds` rounds, in which a peer is waited for at least `wait`.
 fn job(rounds: u32, wait: &str) -> String {
     format!(
         "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = {rounds}\nevaluate_every = 3\noptimizer = {{ name = \"adam\" }}\n\
@@ -30,7 +30,7 @@ fn kill(child: &mut Child) {
     assert!(!child.wait().unwrap().success());
 }
 
-/// All have the same hash after so many rounds.
+/// Checks that all have the same hash after `rounds` rounds, and returns it.
 #[track_caller]
 fn in_step(summaries: &[Value], rounds: u32) -> String {
     let hashes: Vec<String> = summaries.iter().map(state_hash).collect();
@@ -39,14 +39,14 @@ fn in_step(summaries: &[Value], rounds: u32) -> String {
     hashes[0].clone()
 }
 
-/// The rounds as a peer saw them.
+/// The rounds in a peer's metrics.
 fn rounds_of(cluster: &Cluster, peer: u32) -> Vec<Value> {
     let text = std::fs::read_to_string(cluster.path(peer, "metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What the loss of one peer cost another: one round in which it was waited for, and little in each later one. Nobody was
-/// blamed.
+/// Checks that the loss of one peer cost another one round of waiting, little in each later round, and that no peer was
+/// charged.
 #[track_caller]
 fn little_was_lost(cluster: &Cluster, peer: u32) {
     let rounds = rounds_of(cluster, peer);
@@ -62,10 +62,10 @@ fn little_was_lost(cluster: &Cluster, peer: u32) {
         assert!(after - before <= bound, "{} took {} ms", pair[1]["round"], after - before);
         losses += u32::from(has_missed(&pair[1]));
     }
-    assert!(losses > 1, "the others went on without it");
+    assert!(losses > 1, "the others continued without it");
 }
 
-/// Measured before: 60 s in every round after one of four hosts was killed.
+/// Before the fix: 60 s in every round after one of four hosts was killed.
 #[test]
 fn a_host_that_is_killed_for_good_costs_the_others_little() {
     let rounds = 20;
@@ -76,9 +76,9 @@ fn a_host_that_is_killed_for_good_costs_the_others_little() {
     (1..PEERS).for_each(|peer| little_was_lost(&cluster, peer));
 }
 
-/// The killed peer signed other records than before, and counted as a liar for as long as the job ran.
+/// The killed peer once signed different records after its restart, and counted as a liar for the rest of the job.
 #[test]
-fn a_peer_whose_host_and_database_were_killed_is_no_liar() {
+fn a_peer_whose_host_and_database_were_killed_is_not_a_liar() {
     let rounds = 20;
     for is_plain in [false, true] {
         let mut cluster = Cluster::start(&job(rounds, "2s"), is_plain);
@@ -88,10 +88,10 @@ fn a_peer_whose_host_and_database_were_killed_is_no_liar() {
         let returned = cluster.host(0).wait_with_output().unwrap();
         let summaries = finish(others);
         let hash = in_step(&summaries, rounds);
-        let told: Value = serde_json::from_slice(&returned.stdout).unwrap();
-        // In time it goes on with the others; late it cannot, and says why.
-        match told["error"].as_str() {
-            None => assert_eq!(state_hash(&told), hash),
+        let summary: Value = serde_json::from_slice(&returned.stdout).unwrap();
+        // In time, it continues with the others; too late, it cannot, and reports why.
+        match summary["error"].as_str() {
+            None => assert_eq!(state_hash(&summary), hash),
             Some(error) => fell_behind(error),
         }
         for peer in 1..PEERS {
@@ -101,9 +101,9 @@ fn a_peer_whose_host_and_database_were_killed_is_no_liar() {
     }
 }
 
-/// Before, it charged all the others and died with a message that blamed them.
+/// It once charged all others and ended with a message that blamed them.
 #[test]
-fn a_host_that_was_stopped_says_that_it_fell_behind_and_blames_nobody() {
+fn a_host_that_was_stopped_reports_that_it_fell_behind_and_blames_no_peer() {
     let rounds = 20;
     let cluster = Cluster::start(&job(rounds, "2s"), false);
     let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
@@ -115,10 +115,10 @@ fn a_host_that_was_stopped_says_that_it_fell_behind_and_blames_nobody() {
     let mut stopped = stopped;
     assert!(!stopped.wait().unwrap().success());
     ended.recv().unwrap();
-    // Started again it is still behind, and says the same.
+    // Started again, it is still behind and reports the same.
     let error = cluster.place.fails(&["host", "--config", "peer-0/host.toml"]);
     fell_behind(&error);
-    // What it says to do helps.
+    // The suggested fix helps.
     let checkpoint = |peer| cluster.path(peer, "checkpoint.safetensors");
     std::fs::copy(checkpoint(1), checkpoint(0)).unwrap();
     let summaries = finish((0..PEERS).map(|peer| cluster.host(peer)).collect());
@@ -132,11 +132,11 @@ fn fell_behind(error: &str) {
     assert!(!error.contains("charged"), "{error}");
 }
 
-/// Without power, hosts and databases go together, each in another round.
+/// A power failure ends hosts and databases together, each in another round.
 #[test]
-fn all_that_were_killed_at_once_go_on_where_they_were() {
+fn peers_that_were_killed_at_once_resume_where_they_were() {
     let rounds = 60;
-    // Nobody is lost, so nobody is left out, however busy the machine is.
+    // No peer is lost, so none may be left out, however busy the machine is.
     let job = job(rounds, "1m");
     let place = Place::new();
     place.job(&job);

@@ -14,9 +14,10 @@ fn every_configuration_in_runtime_config_is_valid() {
     for entry in fs::read_dir(root().join("runtime-config")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            match path.file_stem().unwrap() == "host" {
-                true => assert_eq!(Config::load(&path).unwrap().roster.len(), 4),
-                false => drop(Manifest::load(&path).unwrap_or_else(|error| panic!("{error}"))),
+            if path.file_stem().unwrap() == "host" {
+                assert_eq!(Config::load(&path).unwrap().roster.len(), 4);
+            } else {
+                drop(Manifest::load(&path).unwrap_or_else(|error| panic!("{error}")));
             }
             names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
         }
@@ -25,7 +26,7 @@ fn every_configuration_in_runtime_config_is_valid() {
     assert_eq!(names, ["cifar10.toml", "digits.toml", "host.toml", "mnist.toml"]);
 }
 
-/// The manifest of the demo is the demo.
+/// The checked-in manifest describes the same job as `skein demo`.
 #[test]
 fn the_digits_manifest_trains_as_the_demo_does() {
     let place = Place::new();
@@ -49,7 +50,7 @@ fn the_schema_is_current() {
 }
 
 #[test]
-fn relative_paths_count_from_the_manifest() {
+fn paths_are_relative_to_the_manifest() {
     let place = Place::new();
     place.write("jobs/data/a.csv", "1,2,0\n2,1,1\n".repeat(20));
     place.write(
@@ -60,7 +61,7 @@ fn relative_paths_count_from_the_manifest() {
 }
 
 #[test]
-fn the_small_commands_answer() {
+fn the_small_commands_work() {
     let place = Place::new();
     let version = place.run(&["--version"]).stdout;
     assert_eq!(version.trim(), format!("skein {}", env!("CARGO_PKG_VERSION")));

@@ -14,16 +14,16 @@ use crate::build::{Build, with_normalizing_function};
 use crate::harness::Place;
 use crate::onnx::engines;
 
-/// How a file has the statistics of its two normalizations.
+/// How a file stores the statistics of its two normalizations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Statistics {
-    /// Each as a tensor of its own.
+    /// Each as a separate tensor.
     Separate,
-    /// All as the tensors of the first normalization's scale and bias, which are as equal.
+    /// All as the scale and bias tensors of the first normalization, which have equal values.
     Shared,
-    /// As copies of those by `Identity` nodes.
+    /// As copies of these by `Identity` nodes.
     Copied,
-    /// As `Shared`, by calls of a function that normalizes in training mode.
+    /// As `Shared`, through calls of a function that normalizes in training mode.
     Called,
 }
 
@@ -47,7 +47,7 @@ impl Statistics {
     }
 }
 
-/// Numbers between −1 and 1 that look random.
+/// Pseudorandom numbers between −1 and 1.
 fn numbers(count: i64, seed: i64) -> Vec<f64> {
     (0..count).map(|i| (((i + 1) * 7919 * seed) % 2003) as f64 / 1001.5 - 1.0).collect()
 }
@@ -117,7 +117,7 @@ fn floats(dimensions: &[u32], values: Vec<f32>) -> Tensor {
     Tensor::from_floats(dimensions.to_vec(), Arc::new(values), range).unwrap()
 }
 
-/// Everything that a model's file gives values for.
+/// All tensors with values in a model's file.
 fn initial(model: &Model) -> BTreeMap<String, Tensor> {
     let tensors = model.parameters().iter().chain(model.buffers());
     let convert = |tensor: &skein_graph::Tensor| {
@@ -146,7 +146,7 @@ fn assert_close(actual: &[f32], expected: &[f32], what: &str) {
     assert!(actual.iter().zip(expected).all(is_close), "{what}: {actual:?} where {expected:?} is expected");
 }
 
-/// The training graph had two inputs of one name, which engines refuse, or one new statistic for both nodes.
+/// The training graph once had two inputs of one name, which engines refuse, or one new statistic for both nodes.
 #[test]
 fn every_engine_follows_the_statistics_of_each_node() {
     let place = Place::new();
@@ -180,8 +180,8 @@ fn every_engine_follows_the_statistics_of_each_node() {
     }
 }
 
-/// A model is trained, exported, and gives elsewhere what its evaluation graph gives here: for a batch, and for each
-/// sample by itself. One that was exported in training mode once stayed in it.
+/// Trains and exports a model, and checks that the exported file computes the same as the evaluation graph, for a batch
+/// and for single samples. A model in training mode was once exported in it.
 fn check_export(statistics: Statistics, mode: i64) {
     const HELD_OUT: u32 = 40;
     let what = format!("{statistics:?} in mode {mode}");
@@ -202,7 +202,7 @@ fn check_export(statistics: Statistics, mode: i64) {
         assert_eq!(tensor.initial.to_floats().unwrap(), values(&tensor.name), "{what}: {}", tensor.name);
     }
     let [mean1, variance1, mean2, variance2] = statistics.names().map(values);
-    assert!(mean1 != mean2 && variance1 != variance2, "{what}: each node has followed its own batches");
+    assert!(mean1 != mean2 && variance1 != variance2, "{what}: each node has its own statistics");
     let file = rten_onnx::onnx::ModelProto::parse_buf(&exported).unwrap();
     for node in file.graph.unwrap().node {
         let trains = node.attribute.iter().any(|a| a.name.as_deref() == Some("training_mode") && a.i == Some(1));
@@ -258,7 +258,7 @@ fn a_model_in_training_mode_is_exported_as_it_evaluates() {
     check_export(Statistics::Called, 1);
 }
 
-/// Dropout stays in the file, so that it can be trained further, and drops nothing.
+/// Dropout stays in the file, so that the model can be trained further, but drops nothing.
 #[test]
 fn an_exported_model_drops_nothing() {
     let place = Place::new();
@@ -283,7 +283,7 @@ fn an_exported_model_drops_nothing() {
         BTreeMap::from([("x".to_owned(), floats(&[2, 64], numbers(128, 7).into_iter().map(|v| v as f32).collect()))]);
     let mut inputs = initial(&model);
     inputs.extend(x.clone());
-    // rten as it is built in here has no Dropout.
+    // rten, as built here, has no Dropout.
     for engine in engines().into_iter().filter(|engine| engine != "rten") {
         let engine = opened(&engine);
         let expected = run(&*engine, &graph, &inputs, &["logits"]).remove(0);
@@ -292,7 +292,7 @@ fn an_exported_model_drops_nothing() {
     }
 }
 
-/// The file of a network trains as that of the same one with statistics of its own for each node.
+/// A network with merged statistics trains as the same network with separate statistics.
 #[test]
 fn a_model_with_merged_statistics_trains_node_by_node() {
     let expected = step(&*opened("rten"), Statistics::Separate);

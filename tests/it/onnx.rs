@@ -1,24 +1,24 @@
-//! Models as ONNX files: trained through an engine, exported again, refused with a reason.
+//! ONNX models: trained through an engine, exported again, refused with a reason.
 
 use std::fs;
 use std::sync::Arc;
 
 use crate::harness::{Place, state_hash};
 
-/// Engines of this machine, as the program itself tells.
+/// Engines that are ready on this machine, from `skein engine list`.
 pub(crate) fn engines() -> Vec<String> {
     let listed = Place::new().json(&["engine", "list"]);
     let rows = listed.as_array().unwrap().iter();
     let ready = rows.filter(|row| row["state"] == "ready").map(|row| row["engine"].as_str().unwrap().to_owned());
     let ready: Vec<String> = ready.collect();
     for kind in ["onnxruntime", "openvino"].into_iter().filter(|kind| !ready.iter().any(|ready| ready == kind)) {
-        assert!(std::env::var_os("SKEIN_ENGINES_REQUIRED").is_none(), "`{kind}` has to be installed");
+        assert!(std::env::var_os("SKEIN_ENGINES_REQUIRED").is_none(), "`{kind}` must be installed");
         println!("skipped: `{kind}` is not installed");
     }
     ready
 }
 
-/// The network that comes with the program, written by it, as a file of the user's.
+/// Exports the built-in network to `small.onnx`.
 fn small_network(place: &Place) {
     place.job("[train]\nrounds = 1\npeers = 1\nfaults = 0\n");
     place.json(&["train", "--out", "start"]);
@@ -37,7 +37,7 @@ fn every_engine_trains_and_all_peers_keep_in_step() {
     }
 }
 
-/// Any engine gives the exported file's loss on the samples held out, as the run told it.
+/// Every engine computes the loss of the exported file on the test samples that the run reported.
 #[test]
 fn an_exported_model_gives_the_same_loss_elsewhere() {
     const HELD_OUT: u32 = 200;
@@ -49,7 +49,8 @@ fn an_exported_model_gives_the_same_loss_elsewhere() {
         skein_job::data::Dataset::load("builtin:digits".as_ref(), &skein_job::manifest::Data::default()).unwrap();
     let last = data.len() as u32 - HELD_OUT..data.len() as u32;
     let batch = data.batch(&last.collect::<Vec<_>>());
-    let (input, labels) = (Arc::new(batch.inputs), batch.labels);
+    let input = Arc::new(batch.inputs);
+    let labels = batch.labels;
     let len = input.len();
     let input = skein_engine::Tensor::from_floats(vec![HELD_OUT, 1, 8, 8], input, 0..len).unwrap();
     let options = skein_engine::Options { threads: 1, device: skein_engine::Device::Cpu };
@@ -67,7 +68,7 @@ fn an_exported_model_gives_the_same_loss_elsewhere() {
     }
 }
 
-/// What was trained, read back from the exported file, evaluates the same; so does the checkpoint it came from.
+/// The exported file evaluates like the trained model; so does the checkpoint.
 #[test]
 fn an_exported_model_evaluates_as_the_trained_one_did() {
     let place = Place::new();
@@ -77,7 +78,7 @@ fn an_exported_model_evaluates_as_the_trained_one_did() {
     place.json(&["export", "--checkpoint", "run", "--to", "trained.safetensors"]);
     let evaluated = place.json(&["eval", "--checkpoint", "run"]);
     assert_eq!(evaluated["validation"]["accuracy"], trained["validation_accuracy"]);
-    // A round with learning rate 0 moves no parameter: what is told is how the file did.
+    // A round with a learning rate near 0 moves no parameter, so the summary evaluates the file.
     let still = "[train]\nrounds = 1\nlearning_rate = 1e-30\nevaluate_every = 1\n[model]\nonnx = \"trained.onnx\"\n";
     place.job(still);
     let summary = place.json(&["train", "--out", "still"]);
@@ -92,7 +93,7 @@ fn an_exported_model_evaluates_as_the_trained_one_did() {
 }
 
 #[test]
-fn a_training_graph_is_a_file_of_its_own() {
+fn a_training_graph_is_written_to_a_separate_file() {
     let place = Place::new();
     small_network(&place);
     let added = place.json(&["model", "add", "small.onnx", "--freeze", "blocks.0.*"]);
@@ -105,7 +106,7 @@ fn a_training_graph_is_a_file_of_its_own() {
     assert!(
         place.fails(&["model", "inspect", "train.onnx", "-o", "x.onnx"]).contains("`-o` takes `text` or `json` here")
     );
-    // It is a graph without parameters of its own, but as good an ONNX file as any.
+    // Its parameters are inputs, but it is a valid ONNX file.
     let inspected = place.json(&["model", "inspect", "train.onnx"]);
     let inputs: Vec<&str> =
         inspected["inputs"].as_array().unwrap().iter().map(|i| i["name"].as_str().unwrap()).collect();
@@ -117,7 +118,7 @@ fn a_training_graph_is_a_file_of_its_own() {
 }
 
 #[test]
-fn a_model_that_can_not_be_used_is_refused_by_name() {
+fn a_model_that_cannot_be_used_is_refused_by_name() {
     let place = Place::new();
     small_network(&place);
     let file = fs::read(place.path("small.onnx")).unwrap();
@@ -152,9 +153,9 @@ fn a_model_that_can_not_be_used_is_refused_by_name() {
     assert!(place.fails(&["train"]).contains("exclude each other"));
 }
 
-/// A library that is not one of the engine's, and one that is not there.
+/// A file that is not a library of the engine, and a missing one.
 #[test]
-fn a_wrong_library_is_refused_with_the_way_to_the_right_one() {
+fn a_wrong_library_is_refused_with_the_fix() {
     let place = Place::new();
     place.write("engines/onnxruntime/onnxruntime/capi/libonnxruntime.so.1.0", "no library");
     place.job("[train]\nrounds = 1\n");
@@ -174,7 +175,7 @@ fn values(place: &Place, file: &str, name: &str) -> Vec<f32> {
     tensor.initial.to_floats().unwrap()
 }
 
-/// What is frozen stays as the file has it, in the run and in the exported file.
+/// Frozen parameters keep the values of the file, in the run and in the exported file.
 #[test]
 fn frozen_parameters_stay_as_they_are() {
     let place = Place::new();
@@ -188,7 +189,7 @@ fn frozen_parameters_stay_as_they_are() {
     assert!(!is_same("linear.weight"));
 }
 
-/// A rate of learning so small that nothing moves shows what a run starts from.
+/// A learning rate near 0 moves nothing, which shows the initial values of a run.
 #[test]
 fn a_model_starts_from_its_file_or_from_the_seed() {
     let place = Place::new();

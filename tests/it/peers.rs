@@ -1,4 +1,4 @@
-//! Peers as processes, each with a real Redis: the same bits as in one process, whoever is killed on the way.
+//! Peers as processes, each with a real Redis: the same bits as in one process, even if processes are killed.
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -10,14 +10,14 @@ use skein_protocol::identity::Identity;
 
 use crate::harness::{Place, state_hash};
 
-/// A small job with everything that has to survive a restart.
+/// A small job with all state that must survive a restart.
 const JOB: &str = "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = 60\nevaluate_every = 3\noptimizer = { name = \"adam\" }\n\
     learning_rate = 0.01\nreduce_on_plateau = { patience = 0, factor = 0.5, min_delta = 0.1 }\n";
 pub(crate) const PEERS: u32 = 4;
-/// The seed of the job, by which its peers are known.
+/// The seed of the job, from which the peers' keys are derived.
 const SEED: u64 = 5;
 
-/// Hosts and their databases, in one folder.
+/// The databases of all peers and the configurations of their hosts, in one folder.
 pub(crate) struct Cluster {
     pub(crate) place: Place,
     databases: Vec<Database>,
@@ -27,7 +27,7 @@ pub(crate) struct Cluster {
 /// A database, run by the program.
 struct Database {
     runner: Child,
-    /// The server itself.
+    /// The server process that the program started.
     server: Pid,
 }
 
@@ -63,7 +63,7 @@ impl Cluster {
         self.place.path(&format!("peer-{peer}/{name}"))
     }
 
-    /// Starts a database and waits until it says how it is reached.
+    /// Starts a database and waits until it prints its addresses.
     fn database(&self, peer: u32) -> Database {
         let dir = format!("peer-{peer}/redis");
         let plain = ["--without-module"];
@@ -71,17 +71,17 @@ impl Cluster {
         let mut child = self.place.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
-        let told: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(told["module"], !self.is_plain);
-        let server = Pid::from_raw(told["process"].as_i64().unwrap().try_into().unwrap()).unwrap();
+        let printed: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(printed["module"], !self.is_plain);
+        let server = Pid::from_raw(printed["process"].as_i64().unwrap().try_into().unwrap()).unwrap();
         Database { runner: child, server }
     }
 
-    /// Ends a database by a signal to the server, and starts it again with whatever it saved.
+    /// Sends a signal to a server, waits until it ends, and starts it again with the data it saved.
     pub(crate) fn restart_database(&mut self, peer: u32, signal: Signal) {
         let database = &mut self.databases[peer as usize];
         kill_process(database.server, signal).unwrap();
-        assert!(!database.runner.wait().unwrap().success(), "it was not asked to end");
+        assert!(!database.runner.wait().unwrap().success(), "the program was not asked to end");
         self.databases[peer as usize] = self.database(peer);
     }
 
@@ -91,7 +91,7 @@ impl Cluster {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Starts a host that logs, and waits until it has called so many functions: it is in the middle of its run.
+    /// Starts a host and waits until it has logged `calls` calls of functions, so that it is in mid-run.
     pub(crate) fn host_in_the_middle(&self, peer: u32, calls: usize) -> Child {
         self.place.start(&["host", "--config", &format!("peer-{peer}/host.toml")], calls)
     }
@@ -100,17 +100,17 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         for Database { runner, .. } in &mut self.databases {
-            // It may have ended; if not, its server has to go with it.
+            // It may have ended already; if not, its server must end with it.
             let _ = kill_process(Pid::from_child(runner), Signal::TERM);
             let _ = runner.wait();
         }
     }
 }
 
-/// The summaries of hosts that have to come to their end.
+/// Waits for hosts, which must succeed, and returns their summaries.
 pub(crate) fn finish(hosts: Vec<Child>) -> Vec<Value> {
     let ended: Vec<_> = hosts.into_iter().map(|host| host.wait_with_output().unwrap()).collect();
-    // One that fails takes others with it, so all are told.
+    // A host that fails makes others fail, so all are printed.
     let failed: Vec<_> = ended.iter().filter(|output| !output.status.success()).collect();
     assert!(failed.is_empty(), "{failed:?}");
     ended.iter().map(|output| serde_json::from_slice(&output.stdout).unwrap()).collect()
@@ -131,7 +131,7 @@ fn same_hash(summaries: &[Value], expected: &str) {
     }
 }
 
-/// Invariant 2.
+/// Invariant 2: one process and many end with the same bits.
 #[test]
 fn one_process_and_four_have_the_same_bits_on_every_store() {
     let expected = in_one_process();
@@ -142,7 +142,7 @@ fn one_process_and_four_have_the_same_bits_on_every_store() {
     }
 }
 
-/// Invariant 8: a host that is killed anywhere goes on where it was, and the others wait for it.
+/// Invariant 8: a host that is killed anywhere resumes where it was, and the others wait for it.
 #[test]
 fn a_host_that_is_killed_and_started_again_changes_no_bit() {
     let expected = in_one_process();
@@ -157,7 +157,7 @@ fn a_host_that_is_killed_and_started_again_changes_no_bit() {
     same_hash(&finish(others), &expected);
 }
 
-/// `skein up` in one command: as processes with databases or all in one process, the same bits, and nothing is left.
+/// `skein up` yields the same bits with processes and databases or in one process, and leaves no process behind.
 #[test]
 fn one_command_runs_all_peers_and_leaves_nothing_behind() {
     let place = Place::new();
@@ -169,14 +169,14 @@ fn one_command_runs_all_peers_and_leaves_nothing_behind() {
         assert_eq!(state_hash(&summary), expected, "{arguments:?}");
         assert_eq!((summary["peers"].as_u64(), summary["hosts"].as_array().unwrap().len()), (Some(4), 4));
     }
-    // What is in the folder goes on, here with nothing left to do.
+    // The run in the folder is resumed, here with nothing left to do.
     assert_eq!(state_hash(&place.json(&["up", "--redis", "--dir", "run"])), expected);
     assert!(processes_of(&place).is_empty(), "{:?}", processes_of(&place));
 }
 
-/// However the command ends, its hosts and databases end too.
+/// However the command ends, its hosts and databases end with it.
 #[test]
-fn what_the_command_started_ends_with_it() {
+fn hosts_and_databases_end_with_the_command() {
     for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
         let place = Place::new();
         place.job(&JOB.replace("rounds = 60", "rounds = 100000"));
@@ -202,7 +202,7 @@ fn processes_of(place: &Place) -> Vec<u32> {
     all.filter(names).collect()
 }
 
-/// Workers come, are killed in the middle of tasks, and leave; every batch counts once.
+/// Workers join, are killed in the middle of tasks, and leave; every batch counts once.
 #[test]
 fn workers_that_are_killed_change_no_bit() {
     let cluster = Cluster::start(JOB, false);
@@ -226,7 +226,7 @@ fn workers_that_are_killed_change_no_bit() {
     same_hash(&finish(vec![cluster.host(0)]), &expected);
 }
 
-/// What a worker fetches has the digest by which it is named, or is not used.
+/// A worker checks the digest of everything it fetches before it uses it.
 #[test]
 fn a_worker_refuses_a_component_that_was_replaced() {
     let cluster = Cluster::start(JOB, false);
@@ -249,13 +249,13 @@ fn a_worker_refuses_a_component_that_was_replaced() {
     assert!(error.contains("under the digest") && error.contains("has the digest"), "{error}");
 }
 
-/// A database that comes back without anything, or as it was some time ago, gets its state from its host.
+/// A database that comes back empty or old gets its state from its host.
 #[test]
 fn a_database_that_lost_its_data_changes_no_bit() {
     lose_data(true);
 }
 
-/// The same where the database computes.
+/// The same if the database computes.
 #[test]
 fn a_database_with_the_module_that_lost_its_data_changes_no_bit() {
     lose_data(false);
@@ -266,7 +266,7 @@ fn lose_data(is_plain: bool) {
     let mut cluster = Cluster::start(JOB, is_plain);
     let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
     let host = cluster.host_in_the_middle(0, 30);
-    // Killed, it comes back empty. Ended, it saves what it has; killed again, it comes back as it was then.
+    // After SIGKILL it comes back empty. On SIGTERM it saves its data; after another SIGKILL it comes back with that.
     for signal in [Signal::KILL, Signal::TERM, Signal::KILL, Signal::KILL] {
         cluster.restart_database(0, signal);
     }

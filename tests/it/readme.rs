@@ -1,4 +1,4 @@
-//! Commands of README that need certificates and machines, run as they stand there.
+//! Commands of README that need certificates and several machines, run as they are written there.
 
 use std::net::TcpListener;
 
@@ -7,10 +7,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Database, Place, root};
 
-/// Where README's database listens.
+/// Address of the database in README.
 const README_ADDRESS: &str = "10.0.0.1:6380";
 
-/// The one command line of README that begins like this, without the program's name and with another address.
+/// The only command line of README that begins with `begin`, without the program's name and with `address`.
 fn command_line(begin: &str, address: &str) -> Vec<String> {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let lines: Vec<&str> = readme.lines().filter(|line| line.starts_with(begin)).collect();
@@ -23,10 +23,10 @@ fn words(line: &[String]) -> Vec<&str> {
     line.iter().map(String::as_str).collect()
 }
 
-/// Writes an authority, and certificates for this machine that it signed, under the names that README has for them.
+/// Writes an authority, and certificates for this machine that it signed, under the file names in README.
 fn certify(place: &Place, addresses: &[&str]) {
     let mut params = CertificateParams::default();
-    // Told apart by name from what it signs, which would look signed by itself otherwise.
+    // With the same name, its certificates would look self-signed.
     params.distinguished_name.push(DnType::CommonName, "authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -42,7 +42,7 @@ fn certify(place: &Place, addresses: &[&str]) {
     }
 }
 
-/// Runs README's database, its host and its worker, which has to take tasks. `more` goes to the worker.
+/// Runs README's database, host and worker, which must take tasks. `more` are further arguments of the worker.
 fn run_at(host: &str, more: &[&str]) {
     let place = Place::new();
     place.job("[model]\nhidden = [16]\n[train]\npeers = 1\nfaults = 0\nrounds = 1000000\n");
@@ -66,10 +66,10 @@ fn run_at(host: &str, more: &[&str]) {
         ),
     );
     let mut host = place.start(&words(&command_line("skein host", &address)), 4);
-    // The password goes to the worker's machine by hand.
+    // The user copies the password to the worker's machine.
     std::fs::copy(place.path("redis/worker.password"), place.path("worker.password")).unwrap();
     let worker = command_line("skein worker", &address);
-    // A line says where it is; the others that it has been called.
+    // The first line names its queue; each other one is a call.
     let worker = place.start(&[&words(&worker), more].concat(), 4);
     kill_process(Pid::from_child(&worker), Signal::TERM).unwrap();
     assert!(worker.wait_with_output().unwrap().status.success(), "it leaves when it is asked to");
@@ -82,9 +82,9 @@ fn the_worker_of_readme_works_for_the_database_of_readme() {
     run_at("127.0.0.1", &[]);
 }
 
-/// A worker cannot see from another machine whether a distribution has closed the holes of its server.
+/// From another machine, a worker cannot see whether a distribution has fixed the vulnerabilities of its server.
 #[test]
-fn a_worker_on_another_machine_can_be_told_that_the_server_was_mended() {
-    // Of this machine too, but not by its usual name.
+fn a_worker_on_another_machine_can_be_told_that_the_server_was_fixed() {
+    // An address of this machine, but not its usual one.
     run_at("127.0.0.2", &["--allow-vulnerable"]);
 }

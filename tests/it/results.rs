@@ -1,4 +1,4 @@
-//! What a run leaves: where it lies, and what can be done with it.
+//! The results of a run: where they are stored, and how they are used.
 
 use std::process::{Child, Stdio};
 
@@ -9,7 +9,7 @@ use crate::harness::{Database, Place, state_hash};
 const PEERS: u32 = 2;
 const JOB: &str = "[model]\nhidden = [16]\n[train]\nseed = 5\npeers = 2\nfaults = 0\nrounds = 6\nlearning_rate = 0.1\n";
 
-/// Hosts with keys of their own, which have come to the end of their job.
+/// Hosts with their own keys that have finished their job.
 struct Finished {
     place: Place,
     summaries: Vec<Value>,
@@ -59,10 +59,9 @@ fn host(place: &Place, peer: u32) -> Child {
     command.stdout(Stdio::piped()).spawn().unwrap()
 }
 
-/// Hosts of different owners have keys that a manifest does not name. The manifest is enough to use
-/// what they trained.
+/// Hosts of different owners have keys that a manifest does not name. The manifest is enough to use their model.
 #[test]
-fn what_peers_with_keys_of_their_own_trained_is_evaluated_and_exported() {
+fn a_model_of_peers_with_their_own_keys_is_evaluated_and_exported() {
     let Finished { place, summaries } = Finished::new();
     let hash = state_hash(&summaries[0]);
     let by_manifest = ["--from", "skein.toml", "--checkpoint", "peer-0"];
@@ -79,15 +78,15 @@ fn what_peers_with_keys_of_their_own_trained_is_evaluated_and_exported() {
         std::fs::remove_file(place.path("values.safetensors")).unwrap();
     }
     let said = place.run(&[&["eval"], &by_manifest[..]].concat()).stderr;
-    assert!(said.contains("keys of their own"), "{said}");
+    assert!(said.contains("their own keys"), "{said}");
     let said = place.run(&[&["eval"], &by_config[..]].concat()).stderr;
-    assert!(!said.contains("keys of their own"), "nothing is left unproven: {said}");
+    assert!(!said.contains("their own keys"), "the configuration names the keys: {said}");
     // The configuration names the peers, so their shares are evaluated one by one as the hosts did, to the last bit.
     assert_eq!(place.json(&[&["eval"], &by_config[..]].concat())["validation"], summaries[0]["validation"]);
 }
 
 #[test]
-fn a_checkpoint_of_another_model_job_or_roster_is_refused_by_all_who_ask() {
+fn a_checkpoint_of_another_model_job_or_roster_is_refused_by_every_command() {
     let Finished { place, .. } = Finished::new();
     let eval = ["eval", "--checkpoint", "peer-0"];
     for (changed, expected) in [
@@ -104,7 +103,7 @@ fn a_checkpoint_of_another_model_job_or_roster_is_refused_by_all_who_ask() {
             assert!(error.contains(expected), "{command}, {changed}: {error}");
         }
     }
-    // Other data of the same shape, and as many samples held back.
+    // Other data of the same shape, then another validation share.
     let line = |sample: u32| format!("{}{}\n", "1,".repeat(64), sample % 10);
     place.write("other.csv", (0..1797).map(line).collect::<String>());
     place.job_on("source = \"other.csv\"\nclasses = 10\n", JOB);
@@ -114,7 +113,7 @@ fn a_checkpoint_of_another_model_job_or_roster_is_refused_by_all_who_ask() {
     place.job(JOB);
     assert!(place.run(&eval).success);
 
-    // With its configuration, a host says who the peers are.
+    // A host's configuration names the peers.
     let config = std::fs::read_to_string(place.path("peer-0/host.toml")).unwrap();
     let own = id(&place, "peer-1/own.key");
     place.write("peer-0/other.toml", config.replace(&own, &id(&place, "another.key")));
@@ -122,13 +121,13 @@ fn a_checkpoint_of_another_model_job_or_roster_is_refused_by_all_who_ask() {
     assert!(error.contains("checkpoint of another roster"), "{error}");
     let error = place.fails(&[&eval[..], &["--config", "peer-0/host.toml", "--seed", "5"]].concat());
     assert!(error.contains("cannot be used with"), "{error}");
-    // Who goes on with a run has to be who began it.
+    // Only the same peers can resume a run.
     let error = place.fails(&["train", "--out", "peer-0", "--resume"]);
     assert!(error.contains("checkpoint of another job"), "{error}");
 }
 
 #[test]
-fn a_run_that_keeps_nothing_says_so_at_the_start_and_what_would_keep_it() {
+fn a_run_that_keeps_nothing_names_the_option_that_would_before_it_starts() {
     let place = Place::new();
     place.job(JOB);
     for (arguments, expected) in [
@@ -139,17 +138,17 @@ fn a_run_that_keeps_nothing_says_so_at_the_start_and_what_would_keep_it() {
         let finished = place.run(&[arguments, &["-o", "json"]].concat());
         assert!(finished.success, "{}", finished.stderr);
         let said = finished.stderr.find(expected).unwrap_or_else(|| panic!("{arguments:?}: {}", finished.stderr));
-        assert!(said < finished.stderr.find("round ").unwrap(), "it is said before the first round");
+        assert!(said < finished.stderr.find("round ").unwrap(), "it is printed before the first round");
         let summary: Value = serde_json::from_str(&finished.stdout).unwrap();
         let hosts = summary["hosts"].as_array().into_iter().flatten();
-        for told in [&summary].into_iter().chain(hosts) {
-            assert_eq!(told.get("checkpoint"), Some(&Value::Null), "{arguments:?}: {told}");
+        for summary in [&summary].into_iter().chain(hosts) {
+            assert_eq!(summary.get("checkpoint"), Some(&Value::Null), "{arguments:?}: {summary}");
         }
     }
 }
 
 #[test]
-fn a_run_that_is_kept_says_where_its_checkpoint_lies() {
+fn a_run_that_is_kept_reports_the_path_of_its_checkpoint() {
     let place = Place::new();
     place.job(JOB);
     for (arguments, folder) in [

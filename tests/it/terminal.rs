@@ -1,4 +1,4 @@
-//! What is shown where, and to whom: terminals, pipes, and readers that have gone.
+//! Output to terminals, to pipes, and to readers that are gone.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::{Place, dist};
 
-/// Standard output or standard error whose reader has gone.
+/// Standard output or standard error whose reader is gone.
 fn closed() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -18,7 +18,7 @@ fn closed() -> Stdio {
 
 /// `skein … | head`: a reader may stop early.
 #[test]
-fn results_that_nobody_reads_end_a_command_quietly() {
+fn unread_results_end_a_command_quietly() {
     let place = Place::new();
     place.job("[train]\nrounds = 3\n");
     for arguments in [
@@ -36,13 +36,13 @@ fn results_that_nobody_reads_end_a_command_quietly() {
     }
     let failing = ["train", "-f", "nowhere.toml", "-o", "json"];
     let output = place.command(&failing).stdout(closed()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "it fails as it does before a reader: {}", output.status);
+    assert_eq!(output.status.code(), Some(1), "it fails as it does with a reader: {}", output.status);
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 }
 
-/// A host whose log went to a pipe goes on when the other end of the pipe is gone.
+/// A host that logs to a pipe continues when the reader of the pipe is gone.
 #[test]
-fn training_goes_on_when_nobody_reads_its_log() {
+fn training_continues_when_its_log_is_not_read() {
     let place = Place::new();
     place.job("[train]\nrounds = 3\n");
     for log in ["warn", "debug"] {
@@ -56,7 +56,7 @@ fn training_goes_on_when_nobody_reads_its_log() {
     assert_eq!(output.status.code(), Some(1), "{}", output.status);
 }
 
-/// A terminal sends Ctrl-C to all of them at once, and the command stops reading what its hosts say.
+/// A terminal sends Ctrl-C to all processes at once, and the command stops reading the output of its hosts.
 #[test]
 fn an_interrupted_command_ends_without_a_panic() {
     let place = Place::new();
@@ -76,7 +76,7 @@ fn an_interrupted_command_ends_without_a_panic() {
     assert!(rest.contains("interrupted") && !rest.contains("panicked"), "{rest}");
 }
 
-/// Runs the program on a terminal of its own and returns all that was written there.
+/// Runs the program on a new terminal and returns everything written there.
 fn on_a_terminal(place: &Place, setup: &str, arguments: &[&str]) -> String {
     let program = place.command(arguments);
     let words = [&[program.get_program().to_str().unwrap()], arguments].concat();
@@ -89,13 +89,13 @@ fn on_a_terminal(place: &Place, setup: &str, arguments: &[&str]) -> String {
             None => script.env_remove(name),
         };
     }
-    // A terminal that knows how to move its cursor, whatever the tests themselves run on.
+    // A terminal that can move its cursor, wherever the tests themselves run.
     script.env("TERM", "xterm").env_remove("NO_COLOR");
     let output = script.output().expect("`script` comes with util-linux");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What a terminal shows line by line, without what moves its cursor.
+/// The lines that a terminal shows, without control sequences.
 fn shown(text: &str) -> Vec<String> {
     let mut plain = String::new();
     let mut rest = text.chars();
@@ -111,7 +111,7 @@ fn shown(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn logs_have_colours_on_a_terminal_alone() {
+fn logs_have_colours_only_on_a_terminal() {
     let place = Place::new();
     place.job("[train]\nrounds = 1\n");
     let arguments = ["train", "--quiet"];
@@ -138,13 +138,13 @@ fn the_bar_of_a_run_stays_within_its_terminal() {
     }
 }
 
-/// A component that compiles for seconds: one module with many long functions. It is of no world, so it is refused in the
-/// end.
+/// A component that takes seconds to compile: one module with many long functions. It implements no world, so it is
+/// refused in the end.
 fn slow_to_compile() -> Vec<u8> {
     const FUNCTIONS: u32 = 2100;
     const STEPS: u32 = 1500;
     let body = |function: u32| {
-        // One local of 32 bits, and its square added to a number again and again.
+        // One local of 32 bits; each step sets it to its square plus a number.
         let mut code = vec![1, 1, 0x7f];
         for step in 0..STEPS {
             code.extend([0x20, 0, 0x20, 0, 0x6c, 0x41]);
@@ -179,9 +179,9 @@ fn leb128(mut number: u32) -> Vec<u8> {
     bytes
 }
 
-/// A program that compiles for seconds without a word looks as if it hangs.
+/// A program that compiles for seconds without output seems to hang.
 #[test]
-fn a_function_that_compiles_for_long_is_named_meanwhile() {
+fn a_function_is_named_while_it_compiles_for_long() {
     let place = Place::new();
     place.write("mine.wasm", slow_to_compile());
     place.job("[train]\ngradient = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n");
@@ -194,7 +194,7 @@ fn a_function_that_compiles_for_long_is_named_meanwhile() {
     let spinner = |line: &&String| line.strip_prefix(['|', '/', '-', '\\']) == Some(" compiling `mine`");
     assert!(lines.iter().filter(spinner).count() > 2, "it turns: {text}");
     assert!(lines.last().unwrap().starts_with("error: "), "{text}");
-    assert!(!lines.iter().any(|line| line.contains("aggregate")), "what takes no time is not named: {text}");
+    assert!(!lines.iter().any(|line| line.contains("aggregate")), "quick steps are not named: {text}");
 
     std::fs::copy(dist("gradient-mlp"), place.path("mine.wasm")).unwrap();
     let finished = place.run(&["train", "--rounds", "1"]);

@@ -1,4 +1,4 @@
-//! Rules of the house as tests: sizes, headers, layers, and prose that names only what is there.
+//! Rules of the repository as tests: sizes, headers, layers, and documents that name only existing things.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,10 +14,10 @@ use crate::harness::root;
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// Files of the repository with one of the extensions, in folders that are ours.
+/// Files of the repository with one of the extensions, without those that git ignores.
 fn files(extensions: &[&str]) -> Vec<PathBuf> {
     let output = Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).current_dir(root()).output();
-    let listed = String::from_utf8(output.expect("git is there").stdout).unwrap();
+    let listed = String::from_utf8(output.expect("git is installed").stdout).unwrap();
     let named = |path: &Path| path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted));
     let files: Vec<_> =
         listed.lines().map(|line| root().join(line)).filter(|path| named(path) && path.exists()).collect();
@@ -30,7 +30,7 @@ fn fails(problems: Vec<String>) {
 }
 
 #[test]
-fn files_say_what_they_are_for_and_stay_small() {
+fn files_begin_with_a_header_and_stay_small() {
     let mut problems = Vec::new();
     for path in files(&["rs"]) {
         let text = fs::read_to_string(&path).unwrap();
@@ -41,13 +41,13 @@ fn files_say_what_they_are_for_and_stay_small() {
             problems.push(format!("{} has more than {FILE_LINES_MAX} lines", path.display()));
         }
         if path.ends_with("mod.rs") || path.ends_with("utils.rs") {
-            problems.push(format!("{} has a name that says nothing", path.display()));
+            problems.push(format!("{} has a meaningless name", path.display()));
         }
     }
     fails(problems);
 }
 
-/// Collects functions that are too long.
+/// Collects functions longer than [`FUNCTION_LINES_MAX`].
 struct Functions<'a> {
     path: &'a Path,
     problems: &'a mut Vec<String>,
@@ -84,7 +84,7 @@ fn functions_stay_small() {
     fails(problems);
 }
 
-/// The crates of the host from the bottom up, with the crates of the host that each may use.
+/// The crates of the host from the bottom up, and the crates of the host that each may use.
 const LAYERS: [(&str, &[&str]); 15] = [
     ("skein-kernels", &[]),
     ("skein-engine", &[]),
@@ -143,7 +143,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("xtask", &["skein-engine", "skein-graph", "skein-job", "skein-redis", "skein-types"]),
 ];
 
-/// What only these crates may know (invariant 9).
+/// External crates, and the only crates that may depend on them (invariant 9).
 const KNOWN_BY: [(&str, &[&str]); 10] = [
     ("axum", &["skein"]),
     ("clap", &["skein", "xtask"]),
@@ -156,8 +156,8 @@ const KNOWN_BY: [(&str, &[&str]); 10] = [
     ("wasmtime", &["skein-runtime"]),
     ("wasmtime-wasi", &["skein-runtime"]),
 ];
-/// What the protocol may use beside std: nothing that waits, reads a clock or touches a store. Its options are read from
-/// manifests as they are.
+/// Crates that the protocol may use beside std: none that waits, reads a clock or touches a store. serde and its
+/// companions are for its options, which manifests contain.
 const PROTOCOL_MAY_USE: [&str; 7] =
     ["skein-types", "blake3", "ed25519-dalek", "humantime-serde", "schemars", "serde", "thiserror"];
 
@@ -176,7 +176,7 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn layers_run_one_way_and_each_outside_thing_is_known_by_one_crate() {
+fn layers_run_one_way_and_each_external_crate_is_confined() {
     let dependencies = dependencies();
     let mut problems = Vec::new();
     for (layer, allowed) in LAYERS {
@@ -188,25 +188,25 @@ fn layers_run_one_way_and_each_outside_thing_is_known_by_one_crate() {
     }
     for (layer, used) in &dependencies {
         if layer.starts_with("skein") && !LAYERS.iter().any(|(known, _)| known == layer) {
-            problems.push(format!("`{layer}` has no entry in `LAYERS`: say what it may use"));
+            problems.push(format!("`{layer}` has no entry in `LAYERS`: add one with the crates it may use"));
         }
         for (thing, owners) in KNOWN_BY {
             if used.contains(thing) && !owners.contains(&layer.as_str()) {
-                problems.push(format!("`{layer}` uses `{thing}`, which only {owners:?} may know"));
+                problems.push(format!("`{layer}` uses `{thing}`, which only {owners:?} may use"));
             }
         }
     }
     for used in &dependencies["skein-protocol"] {
         if !PROTOCOL_MAY_USE.contains(&used.as_str()) {
-            problems.push(format!("`skein-protocol` decides and does nothing else, but uses `{used}`"));
+            problems.push(format!("`skein-protocol` must only decide, but uses `{used}`"));
         }
     }
     fails(problems);
 }
 
-/// Words in backticks of README and ARCHITECTURE that look like paths have to be there, as do the commands.
+/// Paths and commands in backticks in README and ARCHITECTURE must exist.
 #[test]
-fn prose_names_only_what_is_there() {
+fn documents_name_only_existing_paths_and_commands() {
     let mut problems = Vec::new();
     for document in ["README.md", "ARCHITECTURE.md", "host/job/data/README.md"] {
         let text = fs::read_to_string(root().join(document)).unwrap();
@@ -235,7 +235,7 @@ fn inline_code(text: &str) -> impl Iterator<Item = String> {
     spans.into_iter()
 }
 
-/// What is wrong with a path or a command.
+/// The problem with a path or a command; `None` if it exists.
 fn check_code(code: &str) -> Option<String> {
     let mut words = code.split_whitespace().skip_while(|word| word.contains('=')).peekable();
     let program = words.peek().copied().unwrap_or_default().trim_start_matches("./target/release/");
@@ -254,7 +254,7 @@ fn check_code(code: &str) -> Option<String> {
                 [" {", ",", "("]
                     .iter()
                     .all(|end| !chores.contains(&format!("    {variant}{end}")))
-                    .then(|| format!("there is no chore `{chore}`"))
+                    .then(|| format!("`cargo xtask` has no chore `{chore}`"))
             }
             _ => None,
         },
@@ -262,14 +262,14 @@ fn check_code(code: &str) -> Option<String> {
             let path = word.split(&['*', '<', '('][..]).next().unwrap_or_default().trim_end_matches(',');
             let is_path = path.contains('/') && !path.contains("://") && !path.contains(':') && rest.is_empty();
             let is_path = is_path && !path.starts_with('$') && !path.starts_with('~') && !path.starts_with("..");
-            (is_path && !root().join(path).exists()).then(|| format!("`{path}` is not there"))
+            (is_path && !root().join(path).exists()).then(|| format!("`{path}` does not exist"))
         }
     }
 }
 
-/// Whether the program knows the subcommand and every long option.
+/// The problem with a subcommand or a long option; `None` if the program has them.
 fn check_arguments(name: &str, program: &str, arguments: &[&str]) -> Option<String> {
-    // Subcommands, perhaps one in another, and operands that `--help` passes over.
+    // Subcommands, perhaps nested, and operands, which `--help` ignores.
     let subcommands: Vec<&str> = arguments.iter().copied().take_while(|word| !word.starts_with('-')).collect();
     let subcommand = subcommands.first();
     let help = Command::new(program).args(&subcommands).arg("--help").output().unwrap();
@@ -281,7 +281,7 @@ fn check_arguments(name: &str, program: &str, arguments: &[&str]) -> Option<Stri
     unknown.map(|option| format!("`{name} {}` has no option `{option}`", subcommand.unwrap_or(&"")))
 }
 
-/// A component that nothing runs is dead weight: every one is used by a test or shipped.
+/// Every component is used by a test, or is the function of a built-in rule.
 #[test]
 fn every_guest_is_used() {
     let tests = files(&["rs"]).into_iter().filter(|path| path.to_str().unwrap().contains("/tests/"));
@@ -296,9 +296,9 @@ fn every_guest_is_used() {
     }
 }
 
-/// The product's own words speak of the product.
+/// No file contains a path of the machine on which it was written.
 #[test]
-fn nothing_names_a_place_of_its_makers() {
+fn no_file_names_a_path_of_this_machine() {
     let home = root();
     let mut problems = Vec::new();
     for path in files(&["rs", "toml", "md", "wit", "lock", "json"]) {

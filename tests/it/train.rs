@@ -9,7 +9,7 @@ use skein_kernels::rules::RULES;
 
 use crate::harness::{Place, dist, shared, state_hash};
 
-/// A job with everything that a checkpoint has to remember.
+/// A job with all state that a checkpoint must store.
 const MEMORABLE: &str = "[model]\nhidden = [16]\n[train]\nrounds = 40\nevaluate_every = 3\nclip_norm = 1.0\n\
     optimizer = { name = \"adam\" }\nlearning_rate = 0.01\nreduce_on_plateau = { patience = 0, factor = 0.5, min_delta = 0.1 }\n";
 
@@ -19,7 +19,7 @@ fn metrics(place: &Place, dir: &str) -> Vec<Value> {
     text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// The lines without what depends on time.
+/// The lines without the fields that depend on time.
 fn timeless(lines: Vec<Value>) -> Vec<Value> {
     let strip = |mut line: Value| {
         line.as_object_mut().unwrap().retain(|key, _| key != "phase_ms" && key != "elapsed_ms");
@@ -29,11 +29,11 @@ fn timeless(lines: Vec<Value>) -> Vec<Value> {
 }
 
 #[test]
-fn a_resumed_run_has_the_bits_of_an_unbroken_one() {
+fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     let place = Place::new();
     place.job(MEMORABLE);
     let unbroken = place.json(&["train", "--out", "unbroken"]);
-    // The last stop lies behind the first fall of the learning rate.
+    // The last stop is after the first drop of the learning rate.
     for stop in ["1", "17", "38"] {
         place.json(&["train", "--out", stop, "--rounds", stop]);
         let resumed = place.json(&["train", "--out", stop, "--resume"]);
@@ -44,12 +44,12 @@ fn a_resumed_run_has_the_bits_of_an_unbroken_one() {
     }
     let rates: Vec<_> =
         metrics(&place, "unbroken").iter().map(|line| line["learning_rate"].as_f64().unwrap()).collect();
-    assert!(rates.is_sorted_by(|a, b| a >= b) && rates[39] < rates[0], "the rate fell on a plateau: {rates:?}");
+    assert!(rates.is_sorted_by(|a, b| a >= b) && rates[39] < rates[0], "the rate dropped on a plateau: {rates:?}");
 }
 
 /// Invariant 8: a real signal in the middle of a run, twice, and no applied round is lost.
 #[test]
-fn a_killed_run_goes_on_from_its_last_round() {
+fn a_killed_run_resumes_from_its_last_round() {
     for signal in [Signal::KILL, Signal::INT, Signal::TERM] {
         let place = Place::new();
         place.job("[model]\nhidden = [16]\n");
@@ -71,7 +71,7 @@ fn a_killed_run_goes_on_from_its_last_round() {
 }
 
 #[test]
-fn checkpoints_of_another_job_and_runs_that_are_there_are_left_alone() {
+fn checkpoints_of_another_job_and_existing_runs_are_left_alone() {
     let place = Place::new();
     place.job("[train]\nrounds = 3\n");
     place.json(&["train", "--out", "run"]);
@@ -89,15 +89,15 @@ fn checkpoints_of_another_job_and_runs_that_are_there_are_left_alone() {
     }
 }
 
-/// A file system that takes no more: here a limit on the size of files, which fails writes as a full disk does.
+/// A limit on the size of files makes writes fail, as a full disk does.
 #[test]
-fn a_checkpoint_that_can_not_be_written_leaves_the_old_one_whole() {
+fn a_checkpoint_that_cannot_be_written_leaves_the_old_one_intact() {
     let place = Place::new();
     place.job("[model]\nhidden = [4096]\n[train]\nrounds = 4\n");
     place.json(&["train", "--out", "run", "--rounds", "2"]);
     let before = std::fs::read(place.path("run/checkpoint.safetensors")).unwrap();
-    // 512-byte blocks: less than the 2.4 MB of the checkpoint, more than the images of the guests' memory. The signal
-    // that goes with the limit is ignored.
+    // 512-byte blocks: less than the 2.4 MB of the checkpoint, more than the images of the guests' memory. The limit's
+    // signal is ignored.
     let finished = place.run_after("trap '' XFSZ; ulimit -f 4000", &["train", "--out", "run", "--resume"]);
     assert!(!finished.success);
     assert!(
@@ -107,7 +107,7 @@ fn a_checkpoint_that_can_not_be_written_leaves_the_old_one_whole() {
     );
     assert_eq!(std::fs::read(place.path("run/checkpoint.safetensors")).unwrap(), before);
     let files: Vec<_> = std::fs::read_dir(place.path("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(files.len(), 2, "no half-written file stays: {files:?}");
+    assert_eq!(files.len(), 2, "no partial file remains: {files:?}");
     assert_eq!(place.json(&["train", "--out", "run", "--resume"])["rounds"], 4);
 }
 
@@ -136,7 +136,7 @@ fn every_rule_and_optimizer_trains() {
             "sgd" => 0.5,
             "momentum" | "nesterov" => 0.1,
             "adam" | "adamw" => 0.01,
-            other => panic!("say with which learning rate `{other}` trains"),
+            other => panic!("add a learning rate with which `{other}` trains"),
         };
         let place = Place::new();
         let train =
@@ -148,7 +148,7 @@ fn every_rule_and_optimizer_trains() {
 }
 
 #[test]
-fn a_function_of_the_users_own_runs_as_a_built_in_one() {
+fn a_users_function_runs_like_a_built_in_one() {
     let place = Place::new();
     std::fs::copy(dist("aggregate-mean"), place.path("mine.wasm")).unwrap();
     let function = "[train]\nrounds = 20\naggregate = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n";
@@ -178,12 +178,12 @@ fn evaluation_agrees_with_the_summary_of_training() {
     assert!(text.contains("test        accuracy"), "{text}");
 }
 
-/// Two peers bring folders, two share the digits; and again with all four on folders.
+/// All four peers have folders; then too few folders, or folders of another shape than the shared data, are refused.
 #[test]
 fn peers_may_own_folders() {
     let place = Place::new();
     for peer in 0..4u32 {
-        // Digit `label` has only its own pixel bright, in each peer's own brightness.
+        // In an image of digit `label`, only that pixel is bright, with a brightness per peer.
         let line = |sample: u32| {
             let label = sample % 10;
             let pixels = (0..64).map(|pixel| if pixel == label { (8 + peer).to_string() } else { "0".into() });

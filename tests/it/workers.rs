@@ -1,4 +1,4 @@
-//! Workers that cannot do what they are asked for: they cost time, never a batch, a bit or a host.
+//! Workers that fail at their tasks: they cost time, never a batch, a bit or a host.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -10,12 +10,12 @@ use serde_json::Value;
 use crate::harness::{Finished, state_hash};
 use crate::peers::{Cluster, PEERS, finish};
 
-/// A memory limit of the gradient function that no call keeps, and one that every call keeps.
+/// Memory limits of the gradient function: every call exceeds the first, none the second.
 const LITTLE_MIB: u32 = 1;
 const ENOUGH_MIB: u32 = 64;
 
-/// A small job whose gradient function may take so much memory. Limits are no part of what a job is, so hosts whose
-/// manifests differ in them work on the same one.
+/// A small job whose gradient function has this memory limit. Limits are not part of a job's identity, so hosts whose
+/// manifests differ in them work on the same job.
 fn job(memory_mib: u32) -> String {
     format!(
         "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = 40\nbatches_per_round = 4\ngradient = \"mine\"\n\
@@ -23,7 +23,7 @@ fn job(memory_mib: u32) -> String {
     )
 }
 
-/// How the first peer's database is reached from the command line.
+/// Command-line arguments for the first peer's database.
 fn database(cluster: &Cluster, user: &str) -> [String; 4] {
     let redis = cluster.path(0, "redis");
     let url = format!("unix://{user}@{}/redis.sock", redis.display());
@@ -36,14 +36,14 @@ fn queue(cluster: &Cluster, command: &str) -> Vec<Value> {
     cluster.place.json(&arguments)["letters"].as_array().unwrap().clone()
 }
 
-/// Runs the first peer's host, which has to end because of a batch.
+/// Runs the first peer's host, which must fail because of a batch, and returns its standard error.
 fn host_that_gives_up(cluster: &Cluster) -> String {
     let Finished { stderr, success, .. } = cluster.place.run(&["host", "--config", "peer-0/host.toml"]);
     assert!(!success, "{stderr}");
     stderr
 }
 
-/// A worker of the first peer, and what it says.
+/// A worker of the first peer, and the lines of its standard error.
 struct Worker {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
@@ -60,25 +60,25 @@ impl Worker {
         Worker { child, lines }
     }
 
-    /// Reads what it says until it says that.
+    /// Reads its lines until one contains `words`.
     fn says(&mut self, words: &str) {
         let said = self.lines.by_ref().map(Result::unwrap).find(|line| line.contains(words));
         assert!(said.is_some(), "the worker ended without `{words}`");
     }
 
-    /// Waits until it has failed so often.
+    /// Waits until it has failed `times` times.
     fn fails(&mut self, times: usize) {
         (0..times).for_each(|_| self.says("released a task"));
     }
 
-    /// Lets it say whatever it likes from now on, so that it never waits for a reader.
+    /// Reads and drops all further lines, so that it never blocks on a full pipe.
     fn ignore(self) -> (Child, JoinHandle<()>) {
         let Worker { child, lines } = self;
         (child, std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop)))
     }
 }
 
-/// Asks a worker to leave; gives its summary.
+/// Asks a worker to leave; returns its summary.
 fn leave((child, reader): (Child, JoinHandle<()>)) -> Value {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -87,9 +87,9 @@ fn leave((child, reader): (Child, JoinHandle<()>)) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// A batch that fails everywhere ends the host, which says what it has seen itself and what there is to do.
+/// A batch that fails everywhere ends the host, which reports its own failure and the fix.
 #[test]
-fn a_batch_that_nobody_can_compute_ends_the_host_with_its_own_reason() {
+fn a_batch_that_fails_everywhere_ends_the_host_with_its_own_reason() {
     let cluster = Cluster::start(&job(LITTLE_MIB), true);
     let check = |error: &str| {
         for words in ["batch ", " of round 1 ", "function `mine` hit its limit `memory_mib`", "skein queue redrive"] {
@@ -104,17 +104,17 @@ fn a_batch_that_nobody_can_compute_ends_the_host_with_its_own_reason() {
     check(&host_that_gives_up(&cluster));
     assert_eq!(queue(&cluster, "redrive"), letters);
     assert!(queue(&cluster, "dead").is_empty());
-    // Nor can a worker, which tries before the host does.
+    // A worker, which tries before the host does, fails too.
     let mut worker = Worker::start(&cluster);
     worker.fails(3);
     let worker = worker.ignore();
-    assert!(queue(&cluster, "dead").is_empty(), "no worker buries a task");
+    assert!(queue(&cluster, "dead").is_empty(), "a worker never gives a task up");
     check(&host_that_gives_up(&cluster));
     assert_eq!(leave(worker)["counted"], 0);
 }
 
-/// A limit was too low, so the host ended; it was raised, and all hosts were started again. One worker has run since
-/// before: it goes by the old limit and fails at everything it is given.
+/// A limit was too low, so the host ended; it was raised, and all hosts were started again. One worker still has the
+/// old limit and fails at every task.
 #[test]
 fn a_worker_that_fails_at_everything_changes_no_bit_and_ends_no_host() {
     let cluster = Cluster::start(&job(LITTLE_MIB), false);

@@ -37,7 +37,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::output::{Format, Output, complain};
 
-/// What a host process calls itself with to compile a component.
+/// Subcommand with which a host starts this program to compile a component.
 const COMPILE: &str = "compile-component";
 
 /// Train models across peers with no coordinator, in sandboxed WebAssembly functions.
@@ -53,7 +53,7 @@ pub struct Arguments {
 /// Options of all commands.
 #[derive(clap::Args)]
 struct Global {
-    /// How results are written to standard output, `text` or `json`; of `model train-graph`, the file to write
+    /// Format of results on standard output, `text` or `json`; for `model train-graph`, the file to write
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text")]
     output: Destination,
     /// Show no progress
@@ -62,28 +62,28 @@ struct Global {
     /// Functions that run at the same time; 1 computes one batch after the other [default: number of cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: Option<u16>,
-    /// What computes graphs: `onnxruntime`, `openvino` or `rten` [default: the first that is installed]
+    /// Engine that computes graphs: `onnxruntime`, `openvino` or `rten` [default: the first one installed]
     #[arg(long, global = true, value_name = "NAME", env = "SKEIN_ENGINE")]
     engine: Option<Kind>,
     /// The engine's library, or the folder that it is in [default: where `skein engine install` puts it]
     #[arg(long, global = true, value_name = "PATH", requires = "engine")]
     engine_library: Option<PathBuf>,
-    /// Threads that the engine uses for one batch; the bits of a gradient may depend on it [default: 1]
+    /// Threads of the engine for one batch; the bits of a gradient may depend on it [default: 1]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     engine_threads: Option<u16>,
-    /// Where graphs are computed: `cpu` or `cuda`
+    /// Device that computes graphs: `cpu` or `cuda`
     #[arg(long, global = true, value_name = "NAME", value_enum, default_value = "cpu")]
     device: Device,
-    /// Where compiled functions are kept [default: `skein` in the user's cache folder]
+    /// Folder for compiled functions [default: `skein` in the user's cache folder]
     #[arg(long, global = true, value_name = "DIR", env = "SKEIN_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
 }
 
-/// What `-o` says.
+/// Value of `-o`: a format, or a file for the one command that writes a graph.
 #[derive(Debug, Clone)]
 enum Destination {
     Format(Format),
-    /// The one file that a command writes.
+    /// The `.onnx` file to write; results are then printed as text.
     File(PathBuf),
 }
 
@@ -94,7 +94,7 @@ impl FromStr for Destination {
         match Format::from_str(text, false) {
             Ok(format) => Ok(Destination::Format(format)),
             Err(_) if text.ends_with(".onnx") => Ok(Destination::File(text.into())),
-            Err(_) => Err("it takes `text` or `json`, or a file that ends in `.onnx`".into()),
+            Err(_) => Err("expected `text`, `json` or a file that ends in `.onnx`".into()),
         }
     }
 }
@@ -105,18 +105,18 @@ enum Command {
     Demo(demo::Demo),
     /// Train the job of a manifest, all its peers in this process
     Train(train::Train),
-    /// Run the peers of a job on this machine, each as a process with a database of its own or all in one
+    /// Run the peers of a job on this machine, each as a process with its own database or all in one process
     Up(up::Up),
     /// Run one peer of a job, with its own database
     Host(host::HostArguments),
-    /// Compute gradients for a peer whose database is within reach, until interrupted
+    /// Compute gradients for a peer whose database can be reached, until interrupted
     Worker(worker::WorkerArguments),
-    /// List and redrive tasks that neither a worker nor the host could carry out
+    /// List and redrive tasks that neither a worker nor the host could complete
     Queue {
         #[command(subcommand)]
         command: worker::QueueCommand,
     },
-    /// Show a peer's public key; make the key if it is not there
+    /// Show a peer's public key; create the key if it does not exist
     Identity(host::IdentityArguments),
     /// Configure and run the database of a peer
     Redis {
@@ -132,7 +132,7 @@ enum Command {
         #[command(subcommand)]
         command: model::Model,
     },
-    /// Install and list what computes graphs
+    /// Install and list the engines that compute graphs
     Engine {
         #[command(subcommand)]
         command: engine::Engine,
@@ -146,7 +146,7 @@ enum Command {
     Schema,
     /// Print the completion script of a shell
     Completions {
-        /// The shell
+        /// Shell to write the script for
         shell: Shell,
     },
     /// Compile a component from standard input to standard output
@@ -162,7 +162,7 @@ enum Command {
     },
 }
 
-/// Runs a command; gives the process's exit status: 0 on success, 1 on failure (2 is clap's, for usage).
+/// Runs a command and returns the exit status: 0 on success, 1 on failure (clap uses 2 for usage errors).
 pub fn run(arguments: Arguments) -> ExitCode {
     let Arguments { command, global } = arguments;
     if let Command::Compile = command {
@@ -174,7 +174,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
     let (filter, problem) = log_filter();
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(has_colours());
-    // A log that nobody reads any more ends nothing, and an error about it would go to the same place.
+    // A log whose reader is gone must not end the run, and an error about it would go to the same place.
     tracing_subscriber::registry().with(log.log_internal_errors(false)).with(filter).init();
     problem.iter().for_each(|problem| complain(problem));
     let (format, file) = match &global.output {
@@ -191,7 +191,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// What is logged, as `SKEIN_LOG` says, or `RUST_LOG` if that is not set; and what is wrong with it.
+/// The log filter of `SKEIN_LOG`, or of `RUST_LOG` if that is not set, and a message if it is invalid.
 fn log_filter() -> (Targets, Option<String>) {
     let default = Targets::new().with_default(LevelFilter::WARN);
     let set = ["SKEIN_LOG", "RUST_LOG"]
@@ -207,12 +207,12 @@ fn log_filter() -> (Targets, Option<String>) {
     }
 }
 
-/// Whether the log has colours: only where a terminal shows it, and nobody has asked for none (<https://no-color.org>).
+/// Whether the log has colours: only on a terminal, and unless `NO_COLOR` is set (<https://no-color.org>).
 fn has_colours() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Lets the command that writes a file know which; others write none.
+/// Passes the file of `-o` to the command that writes one; other commands refuse it.
 fn give_file(mut command: Command, file: Option<PathBuf>) -> Result<Command> {
     match (&mut command, file) {
         (Command::Model { command: model::Model::TrainGraph { to, .. } }, Some(file)) => *to = Some(file),
@@ -251,12 +251,12 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
     }
 }
 
-/// What every command that runs functions needs.
+/// Runtime, threads and engine for commands that run functions.
 struct Host {
     runtime: Runtime,
     pool: Arc<FunctionPool>,
     engine: EngineConfig,
-    /// What the command is busy with before it runs any.
+    /// What the command is doing before its first function runs.
     status: Status,
 }
 
@@ -266,12 +266,12 @@ impl Host {
     }
 }
 
-/// Where graphs are computed.
+/// Device that computes graphs.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Device {
     /// The processor.
     Cpu,
-    /// The first graphics processor of NVIDIA, by ONNX Runtime.
+    /// The first NVIDIA GPU, through ONNX Runtime.
     Cuda,
 }
 
@@ -280,7 +280,7 @@ impl Global {
         self.concurrency.map_or_else(|| Options::default().concurrency, usize::from)
     }
 
-    /// The same options for a child.
+    /// The same options as arguments for a child process.
     fn passed_on(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         let mut pass = |name: &str, value: Option<OsString>| {
@@ -311,20 +311,20 @@ impl Global {
     }
 }
 
-/// The signals that ask this program to end.
+/// The signals that end this program: SIGINT and SIGTERM.
 struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Interrupts {
-    /// From here on they end nothing by themselves.
+    /// From here on, the signals no longer end the process by themselves.
     fn listen() -> Result<Interrupts> {
         let listen = |kind| signal(kind).context("failed to listen for signals");
         Ok(Interrupts { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -345,7 +345,7 @@ fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Re
         ..default
     };
     let runtime = match Runtime::start(options.clone()) {
-        // A home that can not be written costs compiling at every start; a folder that was asked for is another thing.
+        // Without a writable home, functions are compiled at every start; a requested folder must work.
         Err(error @ StartError::Cache { .. }) if global.cache_dir.is_none() => {
             tracing::warn!(%error, "compiled functions are not kept");
             Runtime::start(Options { cache_dir: None, ..options })?
@@ -358,13 +358,13 @@ fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Re
     peers.block_on(command(Host { runtime, pool, engine: global.engine(), status: Status::default() }))
 }
 
-/// Runs what needs no function, on the thread that lives as long as the program: children end with it.
+/// Runs a command without functions on the main thread: child processes end with the thread that started them.
 fn on_this_thread(command: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("failed to start")?.block_on(command)
 }
 
-/// `$XDG_CACHE_HOME/skein`, or `~/.cache/skein`; without a home nothing is kept.
+/// `$XDG_CACHE_HOME/skein`, or `~/.cache/skein`; `None` without a home folder.
 fn user_cache_dir() -> Option<PathBuf> {
     let absolute = |path: PathBuf| path.is_absolute().then_some(path);
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).and_then(absolute);

@@ -1,11 +1,11 @@
-//! The `skein` program: the command line, what it shows, the signals it obeys, and what is wired to what.
+//! The `skein` program: command line, output, signals and composition.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`cli`] | commands and their arguments |
-//! | [`output`] | what a command shows: results, progress, errors |
+//! | [`output`] | output of a command: results, progress, errors |
 
-#![warn(clippy::print_stdout, clippy::print_stderr)] // A reader that has gone ends nothing: see `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)] // A closed pipe must not panic: see `output`.
 
 pub mod cli;
 pub mod output;

@@ -1,7 +1,7 @@
-//! What a command shows: bars on a terminal, plain lines where there is none, one object as JSON.
+//! Output of a command: a bar on a terminal, plain lines elsewhere, one object as JSON.
 //!
-//! A reader may stop at any time. A command whose results nobody reads any more ends quietly and with success. Progress
-//! that nobody reads ends nothing, since training goes on without it.
+//! A reader may close its pipe at any time. If results are no longer read, the command ends quietly and with success.
+//! If progress is no longer read, training continues.
 
 mod line;
 pub(crate) mod summary;
@@ -18,24 +18,24 @@ use skein_types::Status;
 
 use self::line::{COLUMNS, Round};
 
-/// Longest silence of a run that writes plain lines, and the shortest time between two of them.
+/// Shortest time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(2);
-/// Columns of a plain line that names peers, which nothing cuts.
+/// Columns of a plain line that names peers.
 const LINE_COLUMNS: usize = 200;
-/// How often a spinner turns.
+/// Time between two frames of a spinner.
 const TURN_EVERY: Duration = Duration::from_millis(100);
 const SPINNER: [char; 4] = ['|', '/', '-', '\\'];
 
-/// How results are written to standard output.
+/// Format of results on standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Tables and sentences for people.
     Text,
     /// Exactly one JSON object.
     Json,
 }
 
-/// Where a command writes. Progress goes to standard error, results to standard output.
+/// The output of a command. Progress goes to standard error, results to standard output.
 pub struct Output {
     format: Format,
     progress: Progress,
@@ -49,24 +49,24 @@ enum Progress {
     Silent,
 }
 
-/// One line of a terminal, written again and again.
+/// One line of a terminal, overwritten with each update.
 struct Terminal {
     target: Box<dyn Fn() -> ProgressDrawTarget + Send>,
     bar: Option<ProgressBar>,
     turns: usize,
 }
 
-/// Lines of a file or a pipe.
+/// Lines written to a file or a pipe.
 struct Lines {
     writer: Box<dyn Write + Send>,
-    /// When the next line may follow.
+    /// Earliest time of the next line.
     next: Instant,
-    /// What was told last of what the command is busy with.
+    /// The last status that was written.
     status: Option<String>,
 }
 
 impl Output {
-    /// An output whose progress fits the terminal, or its absence.
+    /// An output with a bar if standard error is a terminal, and with plain lines otherwise.
     pub fn new(format: Format, quiet: bool) -> Output {
         let progress = if quiet {
             Progress::Silent
@@ -78,7 +78,7 @@ impl Output {
         Output { format, progress, round: None }
     }
 
-    /// Says what is about to happen, before the first round.
+    /// Prints a note, such as what is about to happen before the first round.
     pub fn note(&mut self, text: &str) {
         match &mut self.progress {
             Progress::Terminal(terminal) => {
@@ -90,7 +90,7 @@ impl Output {
         }
     }
 
-    /// Shows what `work` is busy with until it is done: a spinner on a terminal, a line without one.
+    /// Shows the status of `work` until it is done: a spinner on a terminal, a line elsewhere.
     pub async fn during<T>(&mut self, status: &Status, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let mut turns = tokio::time::interval(TURN_EVERY);
@@ -114,7 +114,7 @@ impl Output {
         }
     }
 
-    /// Shows what happens in a run.
+    /// Shows an event of a run.
     pub fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Started { peer, peers, round, parameters, in_database } => {
@@ -154,9 +154,9 @@ impl Output {
         }
     }
 
-    /// Shows whom the run waits for, in the place of what the last round came to; with none, that the wait is over.
-    /// It may be called as often as there is something new, and has to be if the times are to move: a terminal shows
-    /// each, and lines follow each other at the pace of those of rounds.
+    /// Shows which peers the run waits for, in place of the last round; `None` ends the wait.
+    ///
+    /// Call it repeatedly to update the times. A terminal shows every call; plain lines are as rare as those of rounds.
     fn waiting(&mut self, waiting: Option<&Waiting>) {
         match (&mut self.progress, waiting) {
             (Progress::Terminal(terminal), Some(waiting)) => {
@@ -173,14 +173,14 @@ impl Output {
         }
     }
 
-    /// Takes the bar away.
+    /// Clears the bar.
     pub fn finish(&mut self) {
         if let Progress::Terminal(terminal) = &mut self.progress {
             terminal.clear();
         }
     }
 
-    /// Writes the result: as text for people, or the object.
+    /// Writes the result, as text or as a JSON object.
     ///
     /// # Errors
     /// As [`Output::print`].
@@ -192,10 +192,10 @@ impl Output {
         self.print(result.as_bytes())
     }
 
-    /// Writes what is the same in every format.
+    /// Writes bytes that are the same in every format.
     ///
     /// # Errors
-    /// Standard output cannot be written. A reader that stops early, as `head` does, is no error.
+    /// Standard output cannot be written. A reader that stops early, as `head` does, is not an error.
     pub fn print(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.finish();
         let mut stdout = std::io::stdout().lock();
@@ -205,20 +205,20 @@ impl Output {
         }
     }
 
-    /// Writes why the command failed, with every cause.
+    /// Writes the error with all its causes.
     pub fn error(&mut self, error: &anyhow::Error) {
         self.finish();
         match self.format {
             Format::Text => complain(&format!("error: {error:#}")),
             Format::Json => {
-                // The exit status says as much to a reader that has gone.
+                // If the reader is gone, the exit status still reports the failure.
                 let _ = self.print(format!("{}\n", json!({ "error": format!("{error:#}") })).as_bytes());
             }
         }
     }
 }
 
-/// Writes a line to standard error, or to nobody where that is closed.
+/// Writes a line to standard error, and ignores an error if it is closed.
 pub(crate) fn complain(text: &str) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
@@ -228,7 +228,7 @@ impl Terminal {
         Terminal { target, bar: None, turns: 0 }
     }
 
-    /// Puts a text in the place of what was shown; what is wider than the terminal is cut.
+    /// Replaces the line; text wider than the terminal is cut.
     fn show(&mut self, text: String) {
         let bar = self.bar.get_or_insert_with(|| {
             let style = ProgressStyle::with_template("{wide_msg}");
@@ -281,7 +281,7 @@ impl Lines {
         self.write(text);
     }
 
-    /// Nobody may be left to read it, and the run goes on all the same.
+    /// Ignores errors: the run continues if the reader is gone.
     fn write(&mut self, text: &str) {
         let _ = self.writer.write_all(format!("{text}\n").as_bytes());
     }
@@ -296,7 +296,7 @@ mod tests {
 
     use super::*;
 
-    /// What was written, in pieces.
+    /// Everything written, one entry per write.
     #[derive(Debug, Clone, Default)]
     struct Written(Arc<Mutex<Vec<String>>>);
 
@@ -324,7 +324,7 @@ mod tests {
         }
     }
 
-    /// A terminal of so many columns.
+    /// A terminal with this many columns, and everything written to it.
     #[derive(Debug)]
     struct Screen(u16, Written);
 
@@ -369,7 +369,7 @@ mod tests {
     fn on_a_terminal(columns: u16) -> (Output, Written) {
         let written = Written::default();
         let screen = written.clone();
-        // A rate so high that nothing is left out.
+        // The highest refresh rate, so that no update is dropped.
         let target = move || ProgressDrawTarget::term_like_with_hz(Box::new(Screen(columns, screen.clone())), u8::MAX);
         let progress = Progress::Terminal(Terminal::new(Box::new(target)));
         (Output { format: Format::Text, progress, round: None }, written)
@@ -391,12 +391,13 @@ mod tests {
     }
 
     fn waiting() -> Waiting {
-        let (since, until) = (Duration::from_secs(12), Duration::from_secs(48));
+        let since = Duration::from_secs(12);
+        let until = Duration::from_secs(48);
         Waiting { peers: vec![peer()], of: 4, since, until }
     }
 
     #[test]
-    fn a_line_of_a_terminal_is_cut_where_the_terminal_ends_and_never_wrapped() {
+    fn a_line_wider_than_the_terminal_is_cut_and_never_wrapped() {
         let whole = "█░░░░░░░░░ 12/100  loss 0.2500  accuracy 0.500  8.0/s  11 s left";
         for columns in [10, 40, 64, 80, 200] {
             let (mut output, written) = on_a_terminal(columns);
@@ -442,7 +443,7 @@ mod tests {
         }
         assert_eq!(written.take(), [ROUND.plain() + "\n"]);
         output.show_round(Round { round: 100, ..ROUND });
-        assert_eq!(written.take().len(), 1, "the last round is always told");
+        assert_eq!(written.take().len(), 1, "the last round is always shown");
         let Progress::Lines(lines) = &mut output.progress else { panic!("it writes lines") };
         let later = Instant::now() + LINE_EVERY;
         lines.waiting(&waiting(), later);
@@ -451,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_command_is_busy_with_is_a_spinner_or_one_line() {
+    fn the_status_of_a_command_is_a_spinner_or_one_line() {
         let status = Status::default();
         let busy = status.begin("compiling `mine`");
         let now = Instant::now();
@@ -478,7 +479,7 @@ mod tests {
         assert_eq!(lines.take(), ["compiling `mine`\n", "compiling `mine`: 43 %\n"]);
     }
 
-    /// A log whose reader is gone, as a pipe to `head` is.
+    /// A writer whose reader is gone, like a pipe to `head`.
     struct Closed;
 
     impl Write for Closed {
@@ -492,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_that_nobody_reads_is_no_failure() {
+    fn unread_progress_is_not_a_failure() {
         let progress = Progress::Lines(Lines::new(Box::new(Closed)));
         let mut output = Output { format: Format::Text, progress, round: None };
         output.note("a note");

@@ -1,4 +1,4 @@
-//! `skein bench`: what this machine does, measured through the way that training goes.
+//! `skein bench`: speed of this machine, measured on the code paths of training.
 
 use std::path::PathBuf;
 
@@ -15,14 +15,14 @@ use crate::output::Output;
 pub(super) enum Bench {
     /// Time one gradient call: batch, WebAssembly function, engine, checked gradients
     Gradient(Gradient),
-    /// Time averaging and updating in a database with Skein's module, against clients and scripts that do it
+    /// Time averaging and updating in a database with Skein's module, against clients and scripts
     Store(Store),
 }
 
 /// Arguments of `skein bench gradient`.
 #[derive(clap::Args)]
 pub(super) struct Gradient {
-    /// The forward model
+    /// The forward model, an ONNX file
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
     /// Samples of a batch
@@ -31,7 +31,7 @@ pub(super) struct Gradient {
     /// Shape of a sample
     #[arg(long, value_name = "CxHxW", default_value = "3x32x32", value_parser = shape)]
     input: Shape,
-    /// Calls that are measured, for each function that runs at the same time
+    /// Calls to measure, for each function that runs at the same time
     #[arg(long, default_value_t = 10)]
     calls: u32,
 }
@@ -41,7 +41,7 @@ type Shape = [u32; 3];
 
 fn shape(text: &str) -> Result<Shape, String> {
     let sizes: Option<Vec<u32>> = text.split('x').map(|size| size.parse().ok().filter(|size| *size > 0)).collect();
-    sizes.and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| "it takes three sizes, such as `3x32x32`".to_owned())
+    sizes.and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| "expected three sizes, such as `3x32x32`".to_owned())
 }
 
 /// Arguments of `skein bench store`.
@@ -50,10 +50,10 @@ pub(super) struct Store {
     /// Parameters of the model
     #[arg(long, default_value_t = 2_500_000, value_parser = clap::value_parser!(u32).range(1..=500_000_000))]
     parameters: u32,
-    /// Gradients that are averaged
+    /// Gradients to average
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=250))]
     gradients: u16,
-    /// Times that every path is measured; the median counts
+    /// Measurements of each path; the median counts
     #[arg(long, default_value_t = 5)]
     repetitions: u32,
 }

@@ -21,13 +21,13 @@ pub(super) struct Demo {
     /// Peers that train together
     #[arg(long, default_value_t = 4)]
     peers: u32,
-    /// What everything random is drawn from
+    /// Seed of all random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Rounds [default: 100, or 400 with `--model mlp`]
     #[arg(long)]
     rounds: Option<u64>,
-    /// What is trained
+    /// Network to train
     #[arg(long, value_parser = networks(), default_value = "convnet")]
     model: Network,
 }
@@ -63,7 +63,7 @@ impl Demo {
             data: Data::default(),
             train: Train {
                 peers: self.peers,
-                // As many as a trimmed mean bears, but one is what the demo is to show.
+                // One fault is enough for the demo, even if the rule tolerates more.
                 faults: u32::from(self.peers > 2),
                 seed: self.seed,
                 rounds: self.rounds.unwrap_or(if self.model == Network::Mlp { 400 } else { 100 }),
@@ -75,8 +75,7 @@ impl Demo {
     }
 }
 
-/// A network by its name.
+/// Parses the name of a network.
 fn networks() -> impl TypedValueParser<Value = Network> {
-    PossibleValuesParser::new(["convnet", "mlp"])
-        .try_map(|name| Network::named(&name).ok_or("there is no such network"))
+    PossibleValuesParser::new(["convnet", "mlp"]).try_map(|name| Network::named(&name).ok_or("unknown network"))
 }

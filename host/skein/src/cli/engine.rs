@@ -13,13 +13,13 @@ use crate::output::Output;
 pub(super) enum Engine {
     /// Install an engine's library for this user: `onnxruntime` or `openvino`
     Install {
-        /// The engine
+        /// Engine to install
         engine: Kind,
-        /// The variant for NVIDIA's graphics processors, of ONNX Runtime only
+        /// Install the variant for NVIDIA GPUs, of ONNX Runtime only
         #[arg(long)]
         gpu: bool,
     },
-    /// List engines: which are there, and which one is used
+    /// List the engines, which are installed, and which one is used
     List,
 }
 
@@ -54,8 +54,8 @@ fn list(choice: &EngineConfig, output: &mut Output) -> Result<()> {
             Err(error) => error.to_string(),
         };
         let reason = match &used {
-            Ok(used) if *used == kind && asked => "used: it was asked for",
-            Ok(used) if *used == kind => "used: the first of this list that is ready",
+            Ok(used) if *used == kind && asked => "used: requested",
+            Ok(used) if *used == kind => "used: the first in this list that is ready",
             _ => "",
         };
         rows.push((kind, place, state, reason));

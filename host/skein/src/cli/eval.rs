@@ -1,4 +1,4 @@
-//! `skein eval`: how a checkpoint does on the job's validation samples and on those held out.
+//! `skein eval`: accuracy and loss of a checkpoint on the job's validation samples and on its test samples.
 
 use anyhow::Result;
 use serde_json::json;

@@ -31,7 +31,8 @@ impl Export {
             _ => bail!("`{}` ends in neither `.onnx` nor `.safetensors`", self.to.display()),
         };
         std::fs::write(&self.to, &bytes).with_context(|| format!("failed to write `{}`", self.to.display()))?;
-        let (round, to) = (checkpoint.state.round(), self.to.display().to_string());
+        let round = checkpoint.state.round();
+        let to = self.to.display().to_string();
         Ok(output.result(
             || format!("`{to}` holds the model after round {round}\n"),
             || json!({ "file": to, "round": round, "bytes": bytes.len() }),

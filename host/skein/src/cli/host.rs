@@ -1,4 +1,4 @@
-//! `skein host` and `skein identity`: one peer as a process of its own.
+//! `skein host` and `skein identity`: one peer as a separate process.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::output::summary::{to_json, to_table};
 /// Arguments of `skein host`.
 #[derive(clap::Args)]
 pub(super) struct HostArguments {
-    /// The peer's configuration
+    /// The peer's configuration, a TOML file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
@@ -38,17 +38,15 @@ impl HostArguments {
 /// Arguments of `skein identity`.
 #[derive(clap::Args)]
 pub(super) struct IdentityArguments {
-    /// File with the secret key; a fresh one is written if it is not there
+    /// File with the secret key; a new key is written if it does not exist
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
 }
 
 impl IdentityArguments {
     pub(super) fn run(self, output: &mut Output) -> Result<()> {
-        let identity = match self.key_file.exists() {
-            true => Key::KeyFile(self.key_file).load(0)?,
-            false => Key::create(&self.key_file)?,
-        };
+        let identity =
+            if self.key_file.exists() { Key::KeyFile(self.key_file).load(0)? } else { Key::create(&self.key_file)? };
         let id = identity.id();
         Ok(output.result(|| format!("{id}\n"), || json!({ "id": id.to_string() }))?)
     }

@@ -1,4 +1,4 @@
-//! `skein model`: what can be trained, and the graphs that train it.
+//! `skein model`: checks and inspects ONNX models, and derives the graphs that train them.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::output::Output;
 /// Arguments of `skein model`.
 #[derive(clap::Subcommand)]
 pub(super) enum Model {
-    /// Say whether a model can be trained, and what is missing where it can not
+    /// Check whether a model can be trained, and name what is missing if it cannot
     Add(Derivation),
     /// Write the graph that trains a model, for any ONNX engine
     TrainGraph {
@@ -25,39 +25,39 @@ pub(super) enum Model {
     },
     /// Print a model's inputs, operators and parameters
     Inspect {
-        /// The model
+        /// The model, an ONNX file
         file: PathBuf,
     },
 }
 
-/// A model and how its training graph is to be.
+/// A model and the options of its training graph.
 #[derive(clap::Args)]
 pub(super) struct Derivation {
-    /// The forward model
+    /// The forward model, an ONNX file
     file: PathBuf,
     /// `cross-entropy`, `mean-squared-error` or `binary-cross-entropy`
     #[arg(long, default_value = "cross-entropy")]
     loss: String,
-    /// Label of samples that count for nothing, with cross-entropy
+    /// Label of samples to ignore, with cross-entropy
     #[arg(long, value_name = "LABEL", allow_negative_numbers = true)]
     ignore_index: Option<i64>,
-    /// What the graph is written for: `portable`, `onnxruntime`, `openvino` or `rten` [default: the engine in use]
+    /// Target of the graph: `portable`, `onnxruntime`, `openvino` or `rten` [default: portable]
     #[arg(long, value_name = "NAME")]
     lowering: Option<String>,
-    /// Parameters that are not trained; `*` stands for any characters
+    /// Parameters to keep unchanged; `*` matches any characters
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
     /// Leave dropout out
     #[arg(long)]
     no_dropout: bool,
-    /// A size that the model knows by name only, such as `batch=64`
+    /// Value of a named size of the model, such as `batch=64`
     #[arg(long, value_name = "NAME=SIZE", value_parser = size)]
     size: Vec<(String, i64)>,
 }
 
 fn size(text: &str) -> Result<(String, i64), String> {
     let parsed = text.split_once('=').and_then(|(name, size)| Some((name.to_owned(), size.parse().ok()?)));
-    parsed.filter(|(_, size)| *size > 0).ok_or_else(|| "it takes a name and a size, such as `batch=64`".to_owned())
+    parsed.filter(|(_, size)| *size > 0).ok_or_else(|| "expected a name and a size, such as `batch=64`".to_owned())
 }
 
 impl Derivation {
@@ -71,7 +71,8 @@ impl Derivation {
         let name = self.lowering.as_deref().unwrap_or(default);
         let lowering = Lowering::named(name)
             .with_context(|| format!("there is no lowering `{name}`: choose `portable` or the name of an engine"))?;
-        let (mut loss, dropout) = (self.loss.parse()?, !self.no_dropout);
+        let mut loss = self.loss.parse()?;
+        let dropout = !self.no_dropout;
         if let Some(label) = self.ignore_index {
             let Loss::CrossEntropy { ignore_index } = &mut loss else {
                 bail!("`--ignore-index` goes with `cross-entropy`, not with `{}`", self.loss);
@@ -82,7 +83,8 @@ impl Derivation {
     }
 
     fn derive(&self, default: &str) -> Result<(skein_graph::Model, TrainingGraph)> {
-        let (model, options) = (self.model()?, self.options(default)?);
+        let model = self.model()?;
+        let options = self.options(default)?;
         let graph = model.training_graph(&options).with_context(|| self.place())?;
         Ok((model, graph))
     }
@@ -97,7 +99,7 @@ impl Model {
         match self {
             Model::Add(derivation) => add(&derivation, output),
             Model::TrainGraph { derivation, to } => {
-                let to = to.context("say where the graph goes: `-o FILE.onnx`")?;
+                let to = to.context("no file to write the graph to: add `-o FILE.onnx`")?;
                 train_graph(&derivation, &to, output)
             }
             Model::Inspect { file } => inspect(&file, output),
@@ -113,11 +115,13 @@ fn add(derivation: &Derivation, output: &mut Output) -> Result<()> {
     let file = derivation.file.display();
     Ok(output.result(
         || {
-            let (trained, statistics, nodes) = (graph.trained.len(), graph.statistics.len(), graph.nodes);
+            let trained = graph.trained.len();
+            let statistics = graph.statistics.len();
+            let nodes = graph.nodes;
             format!(
                 "`{file}` can be trained: {parameters} parameters in {trained} tensors, {statistics} running \
                  statistics, {nodes} nodes in the training graph, derived in {derive_ms:.0} ms\n\
-                 set `model.onnx = \"{file}\"` in `skein.toml`, or `skein train --model {file}`\n"
+                 set `model.onnx = \"{file}\"` in `skein.toml`, or run `skein train --model {file}`\n"
             )
         },
         || {
@@ -137,9 +141,10 @@ fn add(derivation: &Derivation, output: &mut Output) -> Result<()> {
 fn train_graph(derivation: &Derivation, to: &Path, output: &mut Output) -> Result<()> {
     let (_, graph) = derivation.derive("portable")?;
     std::fs::write(to, &graph.onnx).with_context(|| format!("failed to write `{}`", to.display()))?;
-    let (to, nodes) = (to.display().to_string(), graph.nodes);
+    let to = to.display().to_string();
+    let nodes = graph.nodes;
     Ok(output.result(
-        || format!("`{to}` gives the loss and {} gradients, by {nodes} nodes\n", graph.trained.len()),
+        || format!("`{to}` computes the loss and {} gradients with {nodes} nodes\n", graph.trained.len()),
         || json!({ "file": to, "nodes": nodes, "trained": graph.trained, "statistics": graph.statistics }),
     )?)
 }

@@ -22,18 +22,18 @@ const MEMORY_MIB: u64 = 4096;
 pub(super) enum Redis {
     /// Write a hardened configuration with fresh secrets
     Config(ConfigArguments),
-    /// Run the database of a folder until this program ends; the configuration is written if it is not there, and has to
-    /// be what the options say if it is
+    /// Run the database of a folder until this program ends; writes the configuration if there is none, otherwise the
+    /// options must match it
     Run {
         #[command(flatten)]
         config: ConfigArguments,
-        /// The server's program [default: `redis-server` or `valkey-server` on the path]
+        /// Program of the server [default: `redis-server` or `valkey-server` on the path]
         #[arg(long, value_name = "FILE")]
         server: Option<PathBuf>,
     },
 }
 
-/// What a configuration is made of.
+/// Options of a configuration.
 #[derive(clap::Args)]
 pub(super) struct ConfigArguments {
     /// Folder for the configuration, the secrets and the data
@@ -48,10 +48,10 @@ pub(super) struct ConfigArguments {
     /// The authority that signed the certificates of all peers
     #[arg(long, value_name = "FILE", requires_all = ["tls_certificate", "tls_key"])]
     tls_ca: Option<PathBuf>,
-    /// The server's certificate
+    /// Certificate of the server
     #[arg(long, value_name = "FILE", requires = "tls_ca")]
     tls_certificate: Option<PathBuf>,
-    /// Its key
+    /// Key of the server's certificate
     #[arg(long, value_name = "FILE", requires = "tls_ca")]
     tls_key: Option<PathBuf>,
     /// Skein's module [default: the one beside this program]
@@ -107,7 +107,7 @@ async fn run_server(settings: &Settings, program: Option<&Path>, output: &mut Ou
     output.during(&status, server.stop(&status)).await
 }
 
-/// How the database is reached, by its host, by workers and by other peers.
+/// Prints the addresses of the database for its host, for workers and for other peers.
 fn tell(settings: &Settings, process: Option<u32>, output: &mut Output) -> Result<()> {
     let Settings { dir, listen, tls, .. } = settings;
     let users = [("own host", "owner", owner(dir)?), ("workers", "worker", worker(dir, *listen, tls.clone())?)];

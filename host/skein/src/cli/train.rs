@@ -32,21 +32,21 @@ pub(super) struct Train {
     /// Number of the run: another number trains the same job once more as a run of its own
     #[arg(long, value_name = "N", default_value_t = 0)]
     run: u64,
-    /// How a run of this command is kept, for those who did not ask for it.
+    /// The option that would keep the trained model, named in a note if it is not set.
     #[arg(skip = "`--out DIR`")]
     hint: &'static str,
 }
 
-/// What names a job: a manifest, and what is to be different from it.
+/// A job: a manifest, and options that override it.
 #[derive(clap::Args)]
 pub(super) struct JobArguments {
-    /// The manifest
+    /// The job's manifest, a TOML file
     #[arg(short, long = "from", value_name = "FILE", default_value = "skein.toml")]
     from: PathBuf,
     /// Peers that train together, instead of `train.peers`
     #[arg(long)]
     peers: Option<u32>,
-    /// What everything random is drawn from, instead of `train.seed`
+    /// Seed of all random numbers, instead of `train.seed`
     #[arg(long)]
     seed: Option<u64>,
     /// Rounds, instead of `train.rounds`
@@ -71,15 +71,16 @@ impl std::str::FromStr for ModelArgument {
         if let Some(network) = Network::named(text) {
             return Ok(ModelArgument::Network(network));
         }
-        match text.ends_with(".onnx") {
-            true => Ok(ModelArgument::File(text.into())),
-            false => Err("it takes `convnet`, `mlp` or a file that ends in `.onnx`".into()),
+        if text.ends_with(".onnx") {
+            Ok(ModelArgument::File(text.into()))
+        } else {
+            Err("expected `convnet`, `mlp` or a file that ends in `.onnx`".into())
         }
     }
 }
 
 impl ModelArgument {
-    /// Puts the model in the place of the manifest's, whose loss and units it keeps where they apply.
+    /// Replaces the manifest's model, but keeps its loss, dropout and hidden units if they apply.
     pub(super) fn apply(&self, model: &mut Model) {
         let kept = Model { loss: model.loss, dropout: model.dropout, ..Model::default() };
         let hidden = std::mem::take(&mut model.hidden);
@@ -92,7 +93,7 @@ impl ModelArgument {
 }
 
 impl JobArguments {
-    /// The manifest with paths that count from anywhere.
+    /// The manifest with absolute paths.
     pub(super) fn manifest_in_place(&self) -> Result<Manifest> {
         let from = std::path::absolute(&self.from)?;
         self.load(&from)
@@ -119,7 +120,7 @@ impl JobArguments {
 }
 
 impl Train {
-    /// A run that keeps nothing, in the name of a command where `hint` would keep it.
+    /// A run that keeps nothing, for a command with which `hint` would keep the model.
     pub(super) fn of(job: JobArguments, run: u64, hint: &'static str) -> Train {
         Train { job, out: None, resume: false, with_changes: false, run, hint }
     }
@@ -157,12 +158,12 @@ impl Train {
     }
 }
 
-/// What is said before a run whose result nobody has asked to keep.
+/// The note before a run that does not keep the trained model.
 pub(super) fn nothing_is_kept(hint: &str) -> String {
     format!("the trained model is not kept: {hint} keeps it")
 }
 
-/// The checkpoint that a run has left in its folder; a run without a round leaves none.
+/// The checkpoint that a run wrote to its folder; `None` if it applied no round.
 pub(super) fn kept(dir: Option<&Path>) -> Option<PathBuf> {
     dir.map(|dir| dir.join(checkpoint::FILE)).filter(|path| path.exists())
 }

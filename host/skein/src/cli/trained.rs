@@ -1,4 +1,4 @@
-//! What names a trained model on the command line: a job, and a checkpoint of it.
+//! A trained model on the command line: a job, and a checkpoint of it.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use crate::output::Output;
 pub(super) struct TrainedArguments {
     #[command(flatten)]
     job: JobArguments,
-    /// A host's configuration, instead of the manifest: the checkpoint has to be of the same peers as well
+    /// A host's configuration, instead of the manifest: the checkpoint must be of the same peers as well
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "peers", "seed", "rounds", "model"])]
     config: Option<PathBuf>,
     /// A checkpoint of the job, or the folder of its run
@@ -25,7 +25,7 @@ pub(super) struct TrainedArguments {
     checkpoint: PathBuf,
 }
 
-/// A job that is ready, and a state of it.
+/// A prepared job and one of its checkpoints.
 pub(super) struct Trained {
     pub(super) manifest: Manifest,
     pub(super) prepared: PreparedJob,
@@ -33,10 +33,10 @@ pub(super) struct Trained {
 }
 
 impl TrainedArguments {
-    /// Makes the job ready and reads the checkpoint.
+    /// Prepares the job and reads the checkpoint.
     ///
-    /// A manifest does not name the keys of peers on other machines, and a model can be used whoever trained it: with the
-    /// manifest alone the job must be the same, with a host's configuration the run.
+    /// A manifest does not name the keys of peers on other machines, and a model does not depend on who trained it: with the
+    /// manifest alone the job must be the same, with a host's configuration the run too.
     pub(super) async fn load(self, host: &Host, output: &mut Output) -> Result<Trained> {
         let (manifest, prepared) = match &self.config {
             Some(path) => {

@@ -22,7 +22,7 @@ use crate::output::Output;
 
 /// Name of a host's configuration in its folder.
 const HOST_FILE: &str = "host.toml";
-/// What keeps the result of peers in one process, as this command runs them without databases.
+/// The commands that keep the trained model; without databases this command does not.
 const HINT_IN_ONE_PROCESS: &str = "`skein train --out DIR` or `skein up --redis --dir DIR`";
 /// Memory of each database by default, in MiB.
 const MEMORY_MIB: u64 = 2048;
@@ -32,7 +32,7 @@ const MEMORY_MIB: u64 = 2048;
 pub(super) struct Up {
     #[command(flatten)]
     job: JobArguments,
-    /// Every peer is a process with a Redis of its own; without this, all are in one process and need no server
+    /// Run each peer as a process with its own Redis; without this, all run in one process and need no server
     #[arg(long)]
     redis: bool,
     /// Load no module into the databases: the hosts compute
@@ -41,7 +41,7 @@ pub(super) struct Up {
     /// Memory of each database, in MiB [default: 2048]
     #[arg(long, value_name = "MIB", requires = "redis")]
     memory: Option<u64>,
-    /// Folder for databases, checkpoints and metrics; a run that is there goes on [default: one that is removed]
+    /// Folder for databases, checkpoints and metrics; a run in it is resumed [default: a temporary folder]
     #[arg(long, value_name = "DIR", requires = "redis")]
     dir: Option<PathBuf>,
     /// Number of the run: another number trains the same job once more as a run of its own
@@ -56,7 +56,7 @@ impl Up {
                 Train::of(self.job, self.run, HINT_IN_ONE_PROCESS).run(host, output).await
             });
         }
-        // Children end with the thread that started them, which is this one.
+        // Child processes end with the thread that started them, which is this one.
         on_this_thread(self.run_on_redis(global, output))
     }
 
@@ -66,7 +66,7 @@ impl Up {
         }
         let temporary = tempfile::tempdir()?;
         let dir = self.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
-        std::fs::create_dir_all(&dir).with_context(|| format!("failed to make the folder `{}`", dir.display()))?;
+        std::fs::create_dir_all(&dir).with_context(|| format!("failed to create the folder `{}`", dir.display()))?;
         let dir = dir.canonicalize()?;
         let manifest = self.job.manifest_in_place()?;
         let text = toml::to_string(&manifest).context("failed to write the manifest")?;
@@ -96,8 +96,8 @@ impl Up {
         };
         stop(hosts).await?;
         output.during(&status, stop_databases(servers, &status)).await?;
-        let hint = self.dir.as_ref().map(|dir| format!(": go on with `--dir {}`", dir.display())).unwrap_or_default();
-        let mut summaries = finished.with_context(|| format!("the peers did not come to the end{hint}"))?;
+        let hint = self.dir.as_ref().map(|dir| format!(": resume with `--dir {}`", dir.display())).unwrap_or_default();
+        let mut summaries = finished.with_context(|| format!("the peers did not finish{hint}"))?;
         if self.dir.is_none() {
             // They name files that are about to be removed.
             summaries.iter_mut().for_each(|summary| summary["checkpoint"] = Value::Null);
@@ -139,7 +139,7 @@ impl Up {
     }
 }
 
-/// Starts one host; only the first shows its progress, since all have the same.
+/// Starts one host; only the first shows its progress, since it is the same for all.
 fn spawn_host(config: &Path, global: &Global, is_first: bool) -> Result<Child> {
     let mut arguments: Vec<OsString> =
         vec!["host".into(), "--config".into(), config.into(), "-o".into(), "json".into()];
@@ -153,24 +153,24 @@ fn spawn_host(config: &Path, global: &Global, is_first: bool) -> Result<Child> {
     command.spawn().context("failed to start a host")
 }
 
-/// Waits until every host is done, or the first has failed; gives their summaries.
+/// Waits until every host is done and returns their summaries, or until one fails.
 async fn finish(hosts: &mut [Child]) -> Result<Vec<Value>> {
     let summaries = hosts.iter_mut().map(|host| async {
         let mut text = Vec::new();
         let mut stdout = host.stdout.take().context("the output of a host is read once")?;
         tokio::io::AsyncReadExt::read_to_end(&mut stdout, &mut text).await?;
         let status = host.wait().await?;
-        let told: Value = serde_json::from_slice(&text).unwrap_or_default();
-        match told["error"].as_str() {
-            None if status.success() => Ok(told),
-            why => bail!("a host ended with {status}: {}", why.unwrap_or("it did not say why")),
+        let summary: Value = serde_json::from_slice(&text).unwrap_or_default();
+        match summary["error"].as_str() {
+            None if status.success() => Ok(summary),
+            why => bail!("a host ended with {status}: {}", why.unwrap_or("it reported no reason")),
         }
     });
-    // One after the other would not notice a host that fails while another waits for it.
+    // Waiting for them in turn would miss a host that fails while another waits for it.
     futures_util::future::try_join_all(summaries).await
 }
 
-/// Lets hosts that still run write their checkpoints and end.
+/// Asks hosts that still run to write their checkpoints and end, and waits for them.
 async fn stop(hosts: Vec<Child>) -> Result<()> {
     for mut host in hosts {
         if let Some(pid) = host.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
@@ -181,7 +181,7 @@ async fn stop(hosts: Vec<Child>) -> Result<()> {
     Ok(())
 }
 
-/// Lets all databases save their data and end, and says what went wrong with the first of them that did not.
+/// Stops all databases, which save their data, and returns the first error.
 async fn stop_databases(servers: Vec<Server>, status: &Status) -> Result<()> {
     let mut result = Ok(());
     for server in servers {

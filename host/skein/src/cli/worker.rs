@@ -1,4 +1,4 @@
-//! `skein worker` and `skein queue`: more hands for a peer, and what none of them could do.
+//! `skein worker` and `skein queue`: more compute for a peer, and the tasks that failed everywhere.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{Host, Interrupts};
 use crate::output::Output;
 
-/// How a database is reached from the command line. Secrets come from files or the environment.
+/// Connection to a database. Secrets come from files or the environment.
 #[derive(clap::Args)]
 pub(super) struct Database {
     /// The peer's database: `redis://user@host:port`, `rediss://…`, `unix://user@/path` and more
@@ -26,13 +26,13 @@ pub(super) struct Database {
     /// The authority that signed the server's certificate
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
-    /// The certificate that is shown to the server
+    /// Certificate of this client
     #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
     tls_certificate: Option<PathBuf>,
-    /// Its key
+    /// Key of this client's certificate
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
-    /// Use a server with known security holes all the same, such as one that a distribution has mended
+    /// Use a server with known vulnerabilities, such as one whose distribution has fixed them
     #[arg(long)]
     allow_vulnerable: bool,
 }
@@ -45,10 +45,10 @@ impl Database {
     }
 }
 
-/// Whose work there is in a database.
+/// The job and peer whose work is in a database.
 async fn scope(options: &Options) -> Result<Scope> {
     let scope = find(options).await?;
-    scope.with_context(|| format!("no host has used the database `{}` yet: start it first", options.url))
+    scope.with_context(|| format!("no host has used the database `{}` yet: start the host first", options.url))
 }
 
 /// Arguments of `skein worker`.
@@ -65,15 +65,19 @@ impl WorkerArguments {
         let consumer = Consumer::join(&options, scope, place(Role::Worker)?).await?;
         let (gradient, layout) = output.during(&host.status, bundle::unpack(consumer.queue(), host.tools())).await?;
         let store = skein_redis::open(&options, scope).await.map_err(|error| match error {
-            // A worker takes a database with the module or without, so a hole is all that makes one unfit.
+            // A worker accepts a database with or without the module, so only vulnerabilities make one unfit.
             StoreError::Unfit { .. } => anyhow!("{error} (here: `--allow-vulnerable`)"),
             error => error.into(),
         })?;
-        output.note(&format!("at the queue of `{}`, up to {} calls at a time", options.url, host.pool.concurrency()));
+        output.note(&format!(
+            "working on the queue of `{}`, up to {} calls at a time",
+            options.url,
+            host.pool.concurrency()
+        ));
         let worker = QueueWorker { pool: host.pool, gradient, layout: layout.clone(), store, consumer };
         anyhow::ensure!(
             layout.len() == scope.values,
-            "the model has {} values here where the host has {}: use the same version of this program",
+            "the model has {} values here and {} on the host: use the same version of this program",
             layout.len(),
             scope.values
         );
@@ -91,12 +95,12 @@ impl WorkerArguments {
     }
 }
 
-/// What a worker did, for a reader.
+/// The work of a worker, as text.
 fn summary(done: &Done) -> String {
     let Done { counted, late, released, pauses, last_failure } = done;
-    let mut text = format!("{counted} tasks counted, {late} were late, {released} given back\n");
+    let mut text = format!("{counted} tasks counted, {late} late, {released} returned\n");
     if let Some(reason) = last_failure {
-        text += &format!("paused {pauses} times because tasks failed, the last one: {reason}\n");
+        text += &format!("paused {pauses} times because tasks failed, the last time: {reason}\n");
     }
     text
 }
@@ -104,12 +108,12 @@ fn summary(done: &Done) -> String {
 /// Arguments of `skein queue`.
 #[derive(clap::Subcommand)]
 pub(super) enum QueueCommand {
-    /// List the tasks that neither a worker nor the host could carry out, with the host's reasons
+    /// List the tasks that neither a worker nor the host could complete, with the host's reasons
     Dead {
         #[command(flatten)]
         database: Database,
     },
-    /// Post all of them again, for everybody to try
+    /// Post all of them again, for any worker or the host
     Redrive {
         #[command(flatten)]
         database: Database,
@@ -135,7 +139,7 @@ impl QueueCommand {
             format!("round {} batch {}: {what}: {}\n", letter.task.round, letter.task.index, letter.reason)
         };
         Ok(output.result(
-            || if letters.is_empty() { "no dead letter\n".into() } else { letters.iter().map(line).collect() },
+            || if letters.is_empty() { "no dead letters\n".into() } else { letters.iter().map(line).collect() },
             || {
                 let letter = |letter: &DeadLetter| {
                     json!({ "round": letter.task.round, "batch": letter.task.index, "reason": letter.reason })

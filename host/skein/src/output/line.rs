@@ -1,15 +1,15 @@
-//! The words of one line of progress, made to fit a terminal.
+//! The text of one line of progress, fitted to a terminal.
 
 use std::time::Duration;
 
 use skein_peer::events::Waiting;
 
-/// Columns of the usual terminal. A narrower one shows the beginning of a line.
+/// Columns of the usual terminal. A narrower one cuts the end of a line.
 pub(super) const COLUMNS: usize = 80;
-/// Columns of the bar.
+/// Width of the bar, in columns.
 const BAR: usize = 10;
 
-/// How far a run has come.
+/// Progress of a run after a round.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Round {
     pub(super) round: u64,
@@ -22,7 +22,7 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// What a terminal shows.
+    /// The line for a terminal.
     pub(super) fn bar(&self) -> String {
         let accuracy = self.accuracy.map_or_else(String::new, |accuracy| format!("  accuracy {accuracy:.3}"));
         format!(
@@ -34,13 +34,13 @@ impl Round {
         )
     }
 
-    /// The bar and the number of the round, which stay while the run waits.
+    /// The bar and the round number, also shown while the run waits.
     pub(super) fn head(&self) -> String {
         let full = (self.round * BAR as u64).checked_div(self.rounds).map_or(BAR, |full| (full as usize).min(BAR));
         format!("{}{} {}/{}", "█".repeat(full), "░".repeat(BAR - full), self.round, self.rounds)
     }
 
-    /// What a file or a pipe gets.
+    /// The line for a file or a pipe.
     pub(super) fn plain(&self) -> String {
         let Round { round, rounds, loss, present, expected, per_second, .. } = self;
         let accuracy = self.accuracy.map_or_else(String::new, |a| format!("  validation accuracy {a:.3}"));
@@ -57,7 +57,7 @@ impl Round {
     }
 }
 
-/// Whom a run waits for and how long, with as many names as fit into so many columns.
+/// Which peers a run waits for and how long, with as many names as fit into `columns`.
 pub(super) fn waiting(waiting: &Waiting, columns: usize) -> String {
     let Waiting { peers, of, since, until } = waiting;
     let peers: Vec<String> = peers.iter().map(|peer| format!("{peer:?}")).collect();
@@ -71,7 +71,7 @@ pub(super) fn waiting(waiting: &Waiting, columns: usize) -> String {
     fitting.unwrap_or_else(|| with(0))
 }
 
-/// A loss, in 13 columns at most.
+/// A loss, in at most 13 columns.
 fn loss(loss: f64) -> String {
     if loss.abs() < 100.0 { format!("loss {loss:.4}") } else { format!("loss {loss:.1e}") }
 }
@@ -87,7 +87,7 @@ fn duration(duration: Duration) -> String {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
         7200..172_800 => format!("{} h", seconds / 3600),
-        // Four digits keep the column; a longer wait never ends.
+        // At most four digits keep the column; a longer wait is as good as forever.
         _ => format!("{} d", (seconds / 86_400).min(9999)),
     }
 }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_names_the_peers_as_far_as_there_is_room() {
+    fn a_wait_names_as_many_peers_as_fit() {
         let seconds = Duration::from_secs;
         let peers = |count: usize| (0..count).map(peer).collect();
         let one = Waiting { peers: peers(1), of: 4, since: seconds(12), until: seconds(48) };

@@ -9,13 +9,13 @@ use skein_peer::report::{Summary, evaluation_json};
 use skein_protocol::announcement::Evaluation;
 use skein_runtime::About;
 
-/// An evaluation for people.
+/// An evaluation as text.
 pub(crate) fn evaluation_text(evaluation: &Evaluation) -> String {
     let accuracy = evaluation.accuracy().map_or_else(String::new, |accuracy| format!("accuracy {accuracy:.4}, "));
     format!("{accuracy}loss {:.4} on {} samples", evaluation.loss(), evaluation.samples)
 }
 
-/// The summary as one JSON object. `checkpoint` is the file that the run has left.
+/// The summary as one JSON object. `checkpoint` is the file that the run wrote.
 pub(crate) fn to_json(summary: &Summary, prepared: &PreparedJob, checkpoint: Option<&Path>) -> Value {
     let job = &prepared.job;
     let accuracy = |evaluation: &Option<Evaluation>| evaluation.and_then(|evaluation| evaluation.accuracy());
