@@ -72,10 +72,10 @@ pub enum StoreError {
         /// The TLS failure.
         reason: String,
     },
-    /// The server is on another machine and would be reached without TLS: the network in between could read the password.
+    /// The server is on another machine and would be reached without TLS: anyone in between could read the password.
     #[error(
-        "the database `{address}` leads to `{server}` on another machine without TLS: use an address with `rediss` and a \
-         table `tls`"
+        "the database `{address}` leads to `{server}` on another machine without TLS: use a `rediss` address and a `tls` \
+         table"
     )]
     Insecure {
         /// The address in the options.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Shorter activities are not shown.
 const WORTH_SHOWING: Duration = Duration::from_millis(500);
 
-/// The current activity of a command: set by the code that does the work, read by the code that shows it. Clones share it.
+/// The current activity of a command, set by the code that works and read by the code that shows it. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Status(Arc<Mutex<Option<Activity>>>);
 

@@ -122,7 +122,7 @@ fn a_round_is_applied_once_and_in_order() {
     });
 }
 
-/// Many tasks apply a round at the same time, each with another aggregate: one of them wins, and the state is consistent.
+/// Tasks apply a round at the same time, each with another aggregate: one of them wins, and the state is consistent.
 #[test]
 fn a_round_is_applied_once_by_the_first_task() {
     on_every_store(2000, async |store| {
