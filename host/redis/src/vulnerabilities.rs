@@ -28,8 +28,7 @@ const FLOORS: [(&str, [u32; 2], [u32; 3]); 8] = [
 ];
 /// The oldest release line with the access rules used here.
 const OLDEST: [u32; 2] = [7, 0];
-/// The last release of Redis 7.0. Debian fixes it in its packages; those below are the first without known
-/// vulnerabilities.
+/// The last release of Redis 7.0. Debian backports fixes to it; [`DEBIAN_12`] is the first package without CVE-2026-66373.
 const LAST_OF_7_0: [u32; 3] = [7, 0, 15];
 const DEBIAN_12: &str = "5:7.0.15-1~deb12u9";
 /// CVE-2026-81934: anyone who reaches the port of a server with TLS can run code, without logging in.
@@ -66,9 +65,7 @@ impl Server {
                     Some(format!("{name} {} has CVE-2026-66373: upgrade to {DEBIAN_12}", package.0))
                 }
                 Some(_) => None,
-                None if is_tls => {
-                    Some(format!("{name} {shown} has CVE-2026-81934 unless a distribution has fixed it"))
-                }
+                None if is_tls => Some(format!("{name} {shown} has CVE-2026-81934 unless a distribution has fixed it")),
                 // The distribution may have backported the fix; the version does not show it.
                 None => (version[..] < LAST_OF_7_0[..]).then(|| format!("{name} {shown} has CVE-2023-41056")),
             };

@@ -134,7 +134,8 @@ impl StateStore for Module {
     }
 
     async fn set_state(&self, state: State) -> Result<(), StoreError> {
-        let (parameters, slots) = (self.0.keys().parameters(), self.0.keys().state());
+        let parameters = self.0.keys().parameters();
+        let slots = self.0.keys().state();
         // Without parameters there is no state, so a half replaced state never counts as a whole one.
         self.0.control::<u64>(redis::cmd("UNLINK").arg(&parameters), &parameters).await?;
         self.0.prune_before(u64::MAX).await?;
@@ -184,12 +185,20 @@ impl StateStore for Module {
 #[async_trait]
 impl GradientSums for Module {
     async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
-        let (sum, parameters) = (self.0.keys().sum(round), self.0.keys().parameters());
+        let sum = self.0.keys().sum(round);
+        let parameters = self.0.keys().parameters();
         self.0.belongs(round, &[&sum]).await?;
         let Leaf { index, leaves, samples, loss } = leaf;
-        let (leaf, blob) = (index, bytemuck::cast_slice(&gradient));
-        let (sum_key, parameters) = (sum.as_bytes(), parameters.as_bytes());
-        let accumulate = Accumulate { sum: sum_key, parameters, round, leaf, leaves, samples, loss, blob };
+        let accumulate = Accumulate {
+            sum: sum.as_bytes(),
+            parameters: parameters.as_bytes(),
+            round,
+            leaf: index,
+            leaves,
+            samples,
+            loss,
+            blob: bytemuck::cast_slice(&gradient),
+        };
         let reply = self.call(accumulate).await;
         let counted = reply.and_then(|reply| reply.integer()).map_err(|failure| match failure.code() {
             Some("LEAF") => StoreError::Leaf { round, index, leaves },
@@ -199,13 +208,15 @@ impl GradientSums for Module {
     }
 
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
-        let (sum, to) = (self.0.keys().sum(round), self.0.keys().contribution(round, peer));
+        let sum = self.0.keys().sum(round);
+        let to = self.0.keys().contribution(round, peer);
         self.0.belongs(round, &[&to]).await?;
         let failed = |failure| self.explain(round, failure, &sum);
         let average = TakeAverage { destination: to.as_bytes(), sum: sum.as_bytes(), round };
         let reply = self.call(average).await.map_err(failed)?;
         let [samples, loss] = reply.elements().map_err(failed)?;
-        let (samples, loss) = (samples.integer().map_err(failed)?, loss.parse().map_err(failed)?);
+        let samples = samples.integer().map_err(failed)?;
+        let loss = loss.parse().map_err(failed)?;
         let Statistics { hash, finite, .. } = self.look_at(to).await?;
         Ok(Average { hash, samples, loss, finite })
     }
@@ -216,7 +227,7 @@ impl Contributions for Module {
     async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
         let key = self.0.keys().contribution(round, peer);
         self.0.belongs(round, &[&key]).await?;
-        // Hashed here, so that the database does not hash the values once more.
+        // Another peer's values were hashed before they came here; the database does not hash them once more.
         let values = hashed(values).await;
         self.set(&key, round, &values).await?;
         Ok(values.statistics())

@@ -94,7 +94,8 @@ impl Plain {
         for (key, values) in keys.iter().zip(&all) {
             self.put(key, values).await?;
         }
-        let (key, index) = (self.0.keys().state(), self.0.keys().rounds());
+        let key = self.0.keys().state();
+        let index = self.0.keys().rounds();
         let mut command = redis::cmd("EVAL");
         command.arg(COMMIT).arg(2 + keys.len()).arg(&key).arg(&index).arg(&keys).arg(before).arg(text_of(&head));
         let counts: Option<String> = self.0.control(&command, &key).await?;
@@ -236,7 +237,8 @@ impl GradientSums for Plain {
         if round <= self.head().await?.round {
             return Ok(Accumulated::Duplicate);
         }
-        let (sum, key) = (self.0.keys().sum(round), self.0.keys().gradient(round, leaf.index));
+        let sum = self.0.keys().sum(round);
+        let key = self.0.keys().gradient(round, leaf.index);
         self.0.belongs(round, &[&sum, &key]).await?;
         let claim = redis::cmd("SET").arg(&sum).arg(leaf.leaves).arg("NX").arg("GET").take();
         let leaves: Option<u32> = self.0.control(&claim, &sum).await?;
@@ -257,7 +259,8 @@ impl GradientSums for Plain {
         let leaves: Option<u32> = self.0.control(redis::cmd("GET").arg(&sum), &sum).await?;
         let leaves = leaves.ok_or(StoreError::Incomplete { round })?;
         let mut tree = Tree::new(leaves);
-        let (mut samples, mut loss) = (0, 0.0);
+        let mut samples = 0;
+        let mut loss = 0.0;
         let mut left = 0..leaves;
         // Several are requested at a time, so that their round trips overlap.
         let mut coming: FuturesOrdered<_> =
@@ -268,7 +271,8 @@ impl GradientSums for Plain {
             if values.len() != self.0.reader.values_max + TRAILER {
                 return Err(self.0.corrupt(key));
             }
-            let (batch, mean) = (values[values.len() - 2].to_bits(), values[values.len() - 1]);
+            let batch = values[values.len() - 2].to_bits();
+            let mean = values[values.len() - 1];
             values.truncate(self.0.reader.values_max);
             samples += u64::from(batch);
             loss += f64::from(batch) * f64::from(mean);
@@ -312,7 +316,8 @@ impl RecordLog for Plain {
 /// Places one gradient in the tree, and joins all pairs of siblings; returns the buffers that became free.
 fn grow(tree: &mut Tree, index: u32, weight: f32, mut values: Vec<f32>) -> Vec<Vec<f32>> {
     values.iter_mut().for_each(|value| *value *= weight);
-    let (mut at, mut free) = (Position::leaf(index), Vec::new());
+    let mut at = Position::leaf(index);
+    let mut free = Vec::new();
     while let Placed::Join { parent, mut left, right } = tree.place(at, values) {
         add(&mut left, &right);
         (at, values) = (parent, left);

@@ -83,7 +83,8 @@ impl Reader {
 
     pub(crate) async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, Failure> {
         let key = self.keys.records();
-        let (block, id) = (wait.min(WAIT_MAX).as_millis().to_string(), stream_id(after));
+        let block = wait.min(WAIT_MAX).as_millis().to_string();
+        let id = stream_id(after);
         let mut arguments: Vec<&[u8]> = vec![b"XREAD", b"COUNT", RECORDS];
         if !wait.is_zero() {
             arguments.extend([&b"BLOCK"[..], block.as_bytes()]);
@@ -111,7 +112,8 @@ fn stream_id(number: u64) -> String {
 
 fn record_number(id: &str) -> Option<u64> {
     let (time, sequence) = id.split_once('-')?;
-    let (time, sequence): (u64, u64) = (time.parse().ok()?, sequence.parse().ok()?);
+    let time: u64 = time.parse().ok()?;
+    let sequence: u64 = sequence.parse().ok()?;
     (time >> (64 - SEQUENCE_BITS) == 0 && sequence >> SEQUENCE_BITS == 0).then_some(time << SEQUENCE_BITS | sequence)
 }
 

@@ -16,7 +16,7 @@ use crate::transport::Link;
 /// Records kept for other peers. A round has three, so a reader may fall a thousand rounds behind.
 const RECORDS_MAX: usize = 4096;
 
-/// A peer's database, and a cache of the values of its last state.
+/// A peer's database, and a cache of the values of its last known state.
 pub(crate) struct Shared {
     pub(crate) reader: Reader,
     known: Mutex<Vec<Values>>,
