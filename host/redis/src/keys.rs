@@ -1,5 +1,5 @@
-//! Names of keys. All keys of a peer share one hash tag, so that a cluster keeps them on one node. Keys that other peers
-//! may read have `public` in their names, so that their user needs access to one pattern only.
+//! Names of keys. All keys of a peer share one hash tag, so that a cluster keeps them on one node. Keys that other
+//! peers may read have `public` in their names, so that their user needs access to one pattern only.
 
 use skein_types::{Digest, PeerId};
 

@@ -1,11 +1,11 @@
 //! A peer's store in the peer's own Redis or Valkey.
 //!
-//! With Skein's module loaded, averages, rules and optimizer steps run inside the database. Without it, the same kernels
-//! run here, on values that are fetched and stored again. Either way the bits are those of [`skein_store::Embedded`]. The
-//! crate `redis` carries commands; a separate channel carries tensors without a copy.
+//! With Skein's module loaded, averages, rules and optimizer steps run inside the database. Without it, the same
+//! kernels run here, on values that are fetched and stored again. Either way the bits are those of
+//! [`skein_store::Embedded`]. The crate `redis` carries commands; a separate channel carries tensors without a copy.
 //!
-//! Every command may be repeated, and is while the database is out of reach: a batch counts by its index, a round by its
-//! number, and records are signed.
+//! Every command may be repeated, and is while the database is out of reach: a batch counts by its index, a round by
+//! its number, and records are signed.
 
 pub mod provision;
 pub mod queue;
@@ -83,8 +83,8 @@ pub fn startup(options: &Options) -> BoxFuture<'_, Result<Startup, StoreError>> 
 /// Opens a peer's own database.
 ///
 /// # Errors
-/// The database is out of reach, denies access, has a known vulnerability, or its module does not fit the options or this
-/// program.
+/// The database is out of reach, denies access, has a known vulnerability, or its module does not fit the options or
+/// this program.
 pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, StoreError>> {
     Box::pin(async move {
         let shared = reached(options, scope, START_WAIT).await?;

@@ -145,8 +145,8 @@ fn create(path: &Path, text: &str) -> Result<()> {
     written.with_context(|| format!("failed to write `{}`", path.display()))
 }
 
-/// The access list, with the hashes of the users' passwords. The owner may run all commands that cannot harm the server;
-/// workers use the keys of jobs; other peers read published keys.
+/// The access list, with the hashes of the users' passwords. The owner may run all commands that cannot harm the
+/// server; workers use the keys of jobs; other peers read published keys.
 fn access_list([owner, worker, reader]: [&str; 3], has_module: bool) -> String {
     let hash = |password: &str| hex::encode(Sha256::digest(password));
     // A server refuses a list that names commands it does not know.
@@ -197,8 +197,8 @@ fn configuration(dir: &Path, settings: &Settings) -> Result<String> {
 
 /// Bounds of the memory that data and clients use together.
 ///
-/// A server that closes the connections holding the most memory closes uploads first. If connections may hold all of the
-/// memory together, it closes only those that it would have to refuse anyway.
+/// A server that closes the connections holding the most memory closes uploads first. If connections may hold all of
+/// the memory together, it closes only those that it would have to refuse anyway.
 fn memory(mib: u64) -> [String; 5] {
     let hard = mib / 2;
     let soft = mib / 4;
@@ -244,7 +244,7 @@ client-output-buffer-limit replica 8gb 4gb 120
 # The host keeps checkpoints; a snapshot spares it from restoring one. A log of every gradient would write ten times as
 # much.
 save 300 1
-# The server ends when told to, or when its parent dies, even if it cannot save the data.
+# The server ends when asked to, or when its parent ends, even if it cannot save the data.
 shutdown-on-sigterm force
 shutdown-on-sigint force
 appendonly no

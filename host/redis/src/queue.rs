@@ -1,11 +1,11 @@
 //! The work queue: the batches of a round as tasks that any worker of the peer may take.
 //!
-//! A stream with one consumer group delivers every task to one consumer at a time. A consumer sends beats from a separate
-//! thread; a task whose consumer falls silent goes to another.
+//! A stream with one consumer group delivers every task to one consumer at a time. A consumer sends beats from a
+//! separate thread; a task whose consumer falls silent goes to another.
 //!
-//! A worker that failed at a task does not get it again. The task rests before another worker gets it, longer after every
-//! failure. Once three workers have failed at it or fallen silent over it, only the host takes it. The host gives up a
-//! task only after it has failed itself and no worker is left that may try: no worker can bury a task.
+//! A worker that failed at a task does not get it again. The task rests before another worker gets it, longer after
+//! every failure. Once three workers have failed at it or fallen silent over it, only the host takes it. The host gives
+//! up a task only after it has failed itself and no worker is left that may try: no worker can bury a task.
 //!
 //! Every change is one atomic step of the database, so a task counts once however often it was carried out:
 //!
@@ -210,8 +210,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits until all tasks of `round` are done, or one of them is a dead letter. Returns `None` if `wait` passes without
-    /// an event.
+    /// Waits until all tasks of `round` are done, or one of them is a dead letter. Returns `None` if `wait` passes
+    /// without an event.
     ///
     /// # Errors
     /// The database cannot be used, or has lost the tasks ([`StoreError::Incomplete`]).

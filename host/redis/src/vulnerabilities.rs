@@ -28,7 +28,8 @@ const FLOORS: [(&str, [u32; 2], [u32; 3]); 8] = [
 ];
 /// The oldest release line with the access rules used here.
 const OLDEST: [u32; 2] = [7, 0];
-/// The last release of Redis 7.0. Debian backports fixes to it; [`DEBIAN_12`] is the first package without CVE-2026-66373.
+/// The last release of Redis 7.0. Debian backports fixes to it; [`DEBIAN_12`] is the first package without
+/// CVE-2026-66373.
 const LAST_OF_7_0: [u32; 3] = [7, 0, 15];
 const DEBIAN_12: &str = "5:7.0.15-1~deb12u9";
 /// CVE-2026-81934: anyone who reaches the port of a server with TLS can run code, without logging in.
@@ -47,8 +48,8 @@ impl Server {
         Server { name: name.to_owned(), version, executable: field("executable").to_owned() }
     }
 
-    /// Returns why the server is unsafe or too old, or `None`. `package` returns the distribution's package of a program,
-    /// if the program is on this machine.
+    /// Returns why the server is unsafe or too old, or `None`. `package` returns the distribution's package of a
+    /// program, if the program is on this machine.
     pub(crate) fn hole(&self, is_tls: bool, package: impl Fn(&str) -> Option<Package>) -> Option<String> {
         let shown = self.version.iter().map(ToString::to_string).collect::<Vec<_>>().join(".");
         let Server { name, version, executable } = self;

@@ -74,8 +74,8 @@ pub enum StoreError {
     },
     /// The server is on another machine and would be reached without TLS: anyone in between could read the password.
     #[error(
-        "the database `{address}` leads to `{server}` on another machine without TLS: use a `rediss` address and a `tls` \
-         table"
+        "the database `{address}` leads to `{server}` on another machine without TLS: use a `rediss` address and a \
+         `tls` table"
     )]
     Insecure {
         /// The address in the options.

@@ -3,9 +3,9 @@
 //! Its ports are narrow traits: [`StateStore`], [`GradientSums`], [`Contributions`] and [`RecordLog`]. Other peers read it
 //! as a [`PeerStore`]. [`Embedded`] keeps everything in this process; the crate `skein-redis` keeps it in a database.
 //!
-//! The store itself computes on tensors, so that a database with the kernels can do so where the values are. Every store
-//! computes the same bits: sums over batches follow the tree of [`skein_kernels::tree`] in any order of arrival, and the
-//! kernels compute averages and updates.
+//! The store itself computes on tensors, so that a database with the kernels can do so where the values are. Every
+//! store computes the same bits: sums over batches follow the tree of [`skein_kernels::tree`] in any order of arrival,
+//! and the kernels compute averages and updates.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
@@ -164,8 +164,8 @@ pub trait PeerStore: Send + Sync {
     /// A contribution that the peer holds: its own, or a copy of another's.
     async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError>;
 
-    /// Returns the records after number `after` (0: from the first that is still kept), each with its number. Waits up to
-    /// `wait` for one, then returns an empty list.
+    /// Returns the records after number `after` (0: from the first that is still kept), each with its number. Waits up
+    /// to `wait` for one, then returns an empty list.
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
 }
 
@@ -187,8 +187,8 @@ pub trait StateStore: Send + Sync {
     /// Replaces the state, to start or resume a job.
     async fn set_state(&self, state: State) -> Result<(), StoreError>;
 
-    /// Advances the state by one round and returns its hashes. A round that was applied before is not applied again, and
-    /// the state does not change.
+    /// Advances the state by one round and returns its hashes. A round that was applied before is not applied again,
+    /// and the state does not change.
     async fn apply(&self, update: Update) -> Result<Head, StoreError>;
 
     /// Keeps what a peer needs to resume after a round, until the round is pruned.
@@ -204,8 +204,8 @@ pub trait StateStore: Send + Sync {
 /// The gradients of a round, summed as they arrive.
 #[async_trait]
 pub trait GradientSums: Send + Sync {
-    /// Adds the gradient of one batch to the sum of `round`, weighted by its samples. A batch counts once, however often
-    /// and in whatever order batches arrive.
+    /// Adds the gradient of one batch to the sum of `round`, weighted by its samples. A batch counts once, however
+    /// often and in whatever order batches arrive.
     async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError>;
 
     /// Averages the batches of `round`, all of which must have arrived, into the contribution of `peer`.

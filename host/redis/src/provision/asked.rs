@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use super::{CONFIG_FILE, Settings, module_file, write};
 use crate::Tls;
 
-/// Options of a database from the command line. One that is left out is taken from the folder, or has its default in a new
-/// folder.
+/// Options of a database from the command line. One that is left out is taken from the folder, or has its default in a
+/// new folder.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// Folder of the database.

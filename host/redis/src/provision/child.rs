@@ -22,8 +22,8 @@ pub fn bound<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a OsStr>)
     Ok(command)
 }
 
-/// Becomes `program`, as a child of process `parent` that receives SIGTERM when its parent ends. Returns only on failure,
-/// with the reason.
+/// Becomes `program`, as a child of process `parent` that receives SIGTERM when its parent ends. Returns only on
+/// failure, with the reason.
 pub fn become_bound(parent: u32, program: &OsStr, arguments: &[std::ffi::OsString]) -> anyhow::Error {
     let asked = set_parent_process_death_signal(Some(Signal::TERM));
     // If the parent ended before the signal was requested, the signal never comes.

@@ -28,8 +28,8 @@ const LOOK_MAX: Duration = Duration::from_millis(500);
 /// How long a server may show no progress before it counts as hung.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Longest time without an answer at the start. A server that loads its data answers after every 2 MiB, and is silent
-    /// only while it checks a single value, for seconds at most.
+    /// Longest time without an answer at the start. A server that loads its data answers after every 2 MiB, and is
+    /// silent only while it checks a single value, for seconds at most.
     pub silence: Duration,
     /// Longest time in which its files do not grow at the end. The server writes all the time and syncs every 4 MiB: a
     /// disk that cannot sync within this time is broken.

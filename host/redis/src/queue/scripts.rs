@@ -10,7 +10,7 @@
 //! | `workers:<index>` | how many workers did either, each counted once |
 //! | `host:<index>` | how often the host failed at the task |
 //! | `dead` | the index of one dead task, if any |
-//! | `reason:<index>`, `letter:<index>`, `task:<index>` | of a dead task: the reason, its dead letter, its id in the stream |
+//! | `reason:<index>`, `letter:<index>`, `task:<index>` | of a dead task: reason, dead letter, id in the stream |
 //!
 //! A task that rests after a failure is pending for the consumer `released`; its idle time is how long it has rested.
 //! The server measures idle times, so the workers' clocks do not matter.
@@ -51,8 +51,8 @@ end
 
 /// KEYS tasks, round, events, dead; ARGV group, consumer, id, round, index. Returns `counted`, `duplicate` or `fenced`.
 ///
-/// The gradient is in the sum, so a task that rests or was buried in the meantime counts. Its id must be the same: a task
-/// that was posted anew has another id, and the sum may have been lost in between.
+/// The gradient is in the sum, so a task that rests or was buried in the meantime counts. Its id must be the same: a
+/// task that was posted anew has another id, and the sum may have been lost in between.
 const COMPLETE_BODY: &str = "
 local id, index = ARGV[3], ARGV[5]
 local state = redis.call('HGET', KEYS[2], index)
@@ -74,8 +74,8 @@ if tostring(done) == redis.call('HGET', KEYS[2], 'want') then
 end
 return 'counted'";
 
-/// `say_alive(workers, consumer, silence)`: adds a worker to the set of workers, and sets a key for it that expires unless
-/// it is set again. Servers do not record when a consumer last asked without getting a task.
+/// `say_alive(workers, consumer, silence)`: adds a worker to the set of workers, and sets a key for it that expires
+/// unless it is set again. Servers do not record when a consumer last asked without getting a task.
 const SAY_ALIVE: &str = "
 local function say_alive(workers, consumer, silence)
   if string.sub(consumer, 1, 7) ~= 'worker:' then return end
@@ -229,8 +229,8 @@ for i = 4, #ARGV do
 end
 return own";
 
-/// KEYS tasks, round; ARGV group, consumer, id, index. Removes a task of a round that has ended. If a database that lost
-/// its state begins the round again, the task can be posted again.
+/// KEYS tasks, round; ARGV group, consumer, id, index. Removes a task of a round that has ended. If a database that
+/// lost its state begins the round again, the task can be posted again.
 pub(super) const DISCARD: &str = "
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)[1]
 if pending and pending[2] == ARGV[2] then

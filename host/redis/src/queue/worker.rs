@@ -236,8 +236,8 @@ impl Consumer {
         })
     }
 
-    /// Lets a failed task rest, for others to try. If this is the host, it has failed often enough and no worker is left to
-    /// try, the task becomes a dead letter with this reason.
+    /// Lets a failed task rest, for others to try. If this is the host, it has failed often enough and no worker is
+    /// left to try, the task becomes a dead letter with this reason.
     ///
     /// # Errors
     /// The database cannot be used.

@@ -21,8 +21,8 @@ use skein_types::{Digest, PeerId, Statistics, Values};
 
 use super::shared::{Shared, hashed};
 
-/// KEYS state, index of keys to prune, values; ARGV the state before, the new state. Replaces the state if it is still the
-/// one before, and keeps its values from being pruned; returns the current state.
+/// KEYS state, index of keys to prune, values; ARGV the state before, the new state. Replaces the state if it is still
+/// the one before, and keeps its values from being pruned; returns the current state.
 const COMMIT: &str = "
 local state = redis.call('GET', KEYS[1])
 if (state or '') ~= ARGV[1] and state ~= ARGV[2] then return state end

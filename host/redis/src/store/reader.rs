@@ -34,7 +34,8 @@ pub(crate) struct Reader {
     pub(crate) keys: Keys,
     /// Number of values of the model: longer values are not read.
     pub(crate) values_max: usize,
-    /// Whether the database has the module, and which version; `None` until asked, and after a reply that contradicts it.
+    /// Whether the database has the module, and which version; `None` until asked, and after a reply that contradicts
+    /// it.
     pub(crate) module: Mutex<Option<ModuleVersion>>,
 }
 
@@ -96,7 +97,8 @@ impl Reader {
             for entry in entries.array()? {
                 let [id, fields] = entry.elements()?;
                 let number = record_number(id.text()?).ok_or_else(|| Failure::Garbled("the id of a record".into()))?;
-                // A record is the only field. An entry without one does not come from a host, and reads as an empty record.
+                // A record is the only field. An entry without one does not come from a host, and reads as an empty
+                // record.
                 let record = fields.array()?.into_iter().nth(1).map_or_else(|| Ok(Vec::new()), Reply::bytes)?;
                 records.push((number, record));
             }

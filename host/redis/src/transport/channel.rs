@@ -1,8 +1,8 @@
-//! A connection that carries tensors without copies: large arguments are written from their buffers, values are read into
-//! theirs.
+//! A connection that carries tensors without copies: large arguments are written from their buffers, values are read
+//! into theirs.
 //!
-//! It carries one command at a time, in RESP2. Every read is bounded in bytes and in time, since the server may belong to
-//! a Byzantine peer.
+//! It carries one command at a time, in RESP2. Every read is bounded in bytes and in time, since the server may belong
+//! to a Byzantine peer.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -86,7 +86,8 @@ impl Channel {
     }
 
     async fn write(&mut self, arguments: &[&[u8]]) -> Result<(), Failure> {
-        // Small pieces are gathered in one buffer; `cuts` has the offset at which each large argument goes between them.
+        // Small pieces are gathered in one buffer; `cuts` has the offset at which each large argument goes between
+        // them.
         let mut small = format!("*{}\r\n", arguments.len()).into_bytes();
         let mut cuts = Vec::new();
         for argument in arguments {

@@ -161,8 +161,8 @@ impl Link {
         self.exchange(&[b"PING"], (REPLY, 64), wait).await.map(drop)
     }
 
-    /// Sends a command until it is answered, or `wait` has passed. If the connection breaks, the sender cannot know whether
-    /// the command was carried out; all commands used here may be repeated.
+    /// Sends a command until it is answered, or `wait` has passed. If the connection breaks, the sender cannot know
+    /// whether the command was carried out; all commands used here may be repeated.
     #[tracing::instrument(level = "debug", name = "command", skip_all, fields(name = %word(arguments.first())))]
     async fn exchange<T>(
         &self,
@@ -219,7 +219,8 @@ impl Link {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds the current server. Sentinels and clusters may name any machine, so one that needs TLS is refused without it.
+    /// Finds the current server. Sentinels and clusters may name any machine, so one that needs TLS is refused without
+    /// it.
     async fn resolve(&self) -> Result<Endpoint, Failure> {
         let endpoint = self.find().await?;
         if self.address.is_tls || endpoint.is_local() {
@@ -438,7 +439,8 @@ impl Tries<'_> {
             && let Ok(reply) = self.link.ask_apart(&[b"INFO", b"persistence"]).await
             && let Startup::Loading { percent, left } = loading::parse(&loading::text(&reply))
         {
-            tracing::warn!(%address, percent, seconds_left = left.map(|left| left.as_secs()), "the database is loading its data");
+            let seconds_left = left.map(|left| left.as_secs());
+            tracing::warn!(%address, percent, seconds_left, "the database is loading its data");
             return;
         }
         tracing::warn!(%address, %failure, seconds_left = left.as_secs(), "waiting for the database: {reason}");

@@ -1,4 +1,5 @@
-//! Databases as stores: the conformance suite on both kinds of databases, and tests of failures that only databases have.
+//! Databases as stores: the conformance suite on both kinds of databases, and tests of failures that only databases
+//! have.
 
 mod addresses;
 mod availability;

@@ -126,8 +126,8 @@ fn tasks_of_a_silent_worker_go_to_another() {
     });
 }
 
-/// A worker that fails at every task, beside one that succeeds: every task is counted, and the failing one never gets the
-/// same task again.
+/// A worker that fails at every task, beside one that succeeds: every task is counted, and the failing one never gets
+/// the same task again.
 #[test]
 fn a_worker_that_always_fails_loses_no_task_and_gets_none_twice() {
     const TASKS: u32 = 40;
@@ -333,7 +333,8 @@ fn a_round_is_dead_until_its_last_dead_letter_is_redriven() {
     });
 }
 
-/// A worker is slow, the host fails, and the task is buried; then the worker completes it, with its gradient in the sum.
+/// A worker is slow, the host fails, and the task is buried; then the worker completes it, with its gradient in the
+/// sum.
 #[test]
 fn a_success_that_comes_after_the_burial_counts_once() {
     run(async |server, queue| {
