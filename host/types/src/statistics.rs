@@ -21,7 +21,7 @@ pub struct Statistics {
 impl Statistics {
     /// Computes the statistics of `values`.
     pub fn of(values: &[f32]) -> Statistics {
-        const { assert!(cfg!(target_endian = "little"), "values are hashed as the bytes in memory") };
+        const { assert!(cfg!(target_endian = "little"), "values are hashed as their bytes in memory") };
         let mut hasher = blake3::Hasher::new();
         let mut finite = true;
         for chunk in values.chunks(CHUNK) {
