@@ -158,7 +158,7 @@ fn users_do_what_they_may_and_nothing_else() {
         assert_eq!(reader.contribution(1, ME).await.expect("readable").expect("there").len(), LEN);
         assert_eq!(reader.contribution(2, ME).await.expect("readable"), None);
         assert_eq!(reader.records(0, Duration::ZERO).await.expect("readable").len(), 1);
-        // Opened as an owner, the error names the command that it may not use.
+        // Opening the database as this user fails, and the error names the command that it may not use.
         let error = refusal(&options).await;
         assert!(matches!(&error, StoreError::Denied { reason, .. } if reason.contains("info")), "{error:?}");
 
