@@ -83,7 +83,7 @@ fn a_folder_that_was_made_for_something_else_is_refused_with_both_named() {
         let run = ["redis", "run", "--dir", dir, "--server", "/bin/false"];
         for fitting in [&[][..], options] {
             let error = place.fails(&[&run[..], fitting].concat());
-            assert!(error.contains("does not say that it is a Redis or Valkey server"), "{dir}, {fitting:?}: {error}");
+            assert!(error.contains("is not a Redis or Valkey server"), "{dir}, {fitting:?}: {error}");
         }
     }
     let other_tls = ["--tls-ca", "ca.pem", "--tls-certificate", "other.pem", "--tls-key", "own.key"];
@@ -99,7 +99,7 @@ fn a_folder_that_was_made_for_something_else_is_refused_with_both_named() {
     ] {
         let run = ["redis", "run", "--dir", dir, "--server", "/bin/false"];
         let error = place.fails(&[&run[..], options].concat());
-        let expected = format!("the database in `{dir}` was made ");
+        let expected = format!("the database in `{dir}` was created ");
         for part in [&expected, made, asked, "leave the option out"] {
             assert!(error.contains(part), "{dir}, {options:?}: {error}");
         }

@@ -33,8 +33,8 @@ fn a_host_that_cannot_run_reports_why() {
     refuses(|text| text.replace("dir =", "folder ="), "unknown field `folder`");
     refuses(|text| text.replace("skein.toml", "none.toml"), "none.toml");
     refuses(|text| text.replace("own.key", "none.key"), "failed to read the key");
-    refuses(|text| text.replace("unix:///nowhere/own.sock", "redis://:secret@host"), "a password stands in a file");
-    refuses(|text| text.replace("unix:///nowhere/own.sock", "rediss://host"), "a table `tls`");
+    refuses(|text| text.replace("unix:///nowhere/own.sock", "redis://:secret@host"), "a password belongs in a file");
+    refuses(|text| text.replace("unix:///nowhere/own.sock", "rediss://host"), "a `tls` table");
     refuses(|text| text.replace("{ key_file = \"own.key\" }", "{ index = 0 }"), "the roster does not have this peer");
     refuses(|text| text.split("[[roster]]").take(2).collect::<Vec<_>>().join("[[roster]]"), "asks for 2");
     let twice = |text: String| {
@@ -89,11 +89,11 @@ fn configurations_of_databases_are_hardened_and_their_secrets_fresh() {
     }
     assert!(files.contains("user default off"));
     let error = place.fails(&["redis", "config", "--dir", "a"]);
-    assert!(error.contains("has a configuration already"), "{error}");
+    assert!(error.contains("already has a configuration"), "{error}");
     let error = place.fails(&["redis", "config", "--dir", "c", "--listen", "0.0.0.0:6380"]);
     assert!(error.contains("--tls-ca"), "{error}");
     let deep = "d".repeat(100);
-    assert!(place.fails(&["redis", "config", "--dir", &deep]).contains("longer than the system bears"));
+    assert!(place.fails(&["redis", "config", "--dir", &deep]).contains("longer than 107 bytes"));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_worker_without_a_database_reports_it() {
     let error = place.fails(&["worker", "--redis", "unix:///nowhere/redis.sock"]);
     assert!(error.contains("out of reach"), "{error}");
     let usage = place.fails(&["worker", "--redis", "redis://user:secret@host"]);
-    assert!(usage.contains("a password stands in a file"), "{usage}");
+    assert!(usage.contains("a password belongs in a file"), "{usage}");
 }
 
 /// A host that was interrupted while its database did not answer once kept waiting.

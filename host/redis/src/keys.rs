@@ -1,9 +1,9 @@
-//! Names of keys. All keys of a peer carry one hash tag, so that a cluster keeps them on one node; what others may
-//! read has `public` in its name, so that one pattern is all that their user is given.
+//! Names of keys. All keys of a peer share one hash tag, so that a cluster keeps them on one node. Keys that other
+//! peers may read have `public` in their names, so that their user needs access to one pattern only.
 
 use skein_types::{Digest, PeerId};
 
-/// Digits of a digest that tell jobs and peers of one database apart.
+/// Digits of a digest that distinguish the jobs and peers of one database.
 const DIGITS: usize = 16;
 
 /// The keys of one peer in one job.
@@ -16,48 +16,48 @@ impl Keys {
         Keys(format!("skein:{{{}:{}}}", short(job), short(Digest(peer.0))))
     }
 
-    /// The round and the hashes of the state; of a database with the module, how many slots there are.
+    /// The round and the hashes of the state; in a database with the module, the number of slots.
     pub(crate) fn state(&self) -> String {
         format!("{}:state", self.0)
     }
 
-    /// The parameters where the database computes.
+    /// The parameters, if the database computes.
     pub(crate) fn parameters(&self) -> String {
         format!("{}:parameters", self.0)
     }
 
-    /// A vector of optimizer state where the database computes.
+    /// A vector of optimizer state, if the database computes.
     pub(crate) fn slot(&self, slot: usize) -> String {
         format!("{}:slot:{slot}", self.0)
     }
 
-    /// Values of a state by their hash, where the database only keeps them: whoever else writes a state at the same time
-    /// writes others, or the same.
+    /// Values of a state by their hash, if the database does not compute: concurrent writers write other keys, or the
+    /// same values.
     pub(crate) fn values(&self, hash: Digest) -> String {
         format!("{}:values:{hash}", self.0)
     }
 
-    /// The batches of a round that have come: a sum in the module, else how many there are in all.
+    /// The batches of a round: their sum in the module, otherwise the number expected.
     pub(crate) fn sum(&self, round: u64) -> String {
         format!("{}:sum:{round}", self.0)
     }
 
-    /// One gradient as it came.
+    /// The gradient of one batch, if the database does not compute.
     pub(crate) fn gradient(&self, round: u64, index: u32) -> String {
         format!("{}:gradient:{round}:{index}", self.0)
     }
 
-    /// An aggregate that was computed elsewhere, on its way into the state.
+    /// An aggregate that was computed elsewhere and is about to be applied.
     pub(crate) fn aggregate(&self, round: u64) -> String {
         format!("{}:aggregate:{round}", self.0)
     }
 
-    /// What the peer has to know of a round when it goes on from there.
+    /// The metadata of a round, from which a peer resumes.
     pub(crate) fn note(&self, round: u64) -> String {
         format!("{}:note:{round}", self.0)
     }
 
-    /// Keys that belong to a round, by the round: what there is to forget.
+    /// The keys of each round, scored by the round, for pruning.
     pub(crate) fn rounds(&self) -> String {
         format!("{}:rounds", self.0)
     }
@@ -67,27 +67,27 @@ impl Keys {
         format!("{}:tasks", self.0)
     }
 
-    /// What became of the tasks of a round.
+    /// The progress of the tasks of a round.
     pub(crate) fn round_of_tasks(&self, round: u64) -> String {
         format!("{}{round}", self.rounds_of_tasks())
     }
 
-    /// What all such keys begin with.
+    /// The prefix of [`Keys::round_of_tasks`].
     pub(crate) fn rounds_of_tasks(&self) -> String {
         format!("{}:tasks:", self.0)
     }
 
-    /// The workers at the queue; what the keys begin with that say of one each that it still is there.
+    /// The set of workers at the queue, and the prefix of the keys that show that each is alive.
     pub(crate) fn workers(&self) -> String {
         format!("{}:workers", self.0)
     }
 
-    /// The stream that wakes whoever waits for tasks to be done.
+    /// The stream that wakes a host waiting for tasks.
     pub(crate) fn events(&self) -> String {
         format!("{}:events", self.0)
     }
 
-    /// The stream of tasks that nobody could carry out.
+    /// The stream of dead letters.
     pub(crate) fn dead(&self) -> String {
         format!("{}:dead", self.0)
     }

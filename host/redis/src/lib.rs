@@ -1,11 +1,11 @@
-//! A peer's store in a Redis or Valkey of its own.
+//! A peer's store in the peer's own Redis or Valkey.
 //!
-//! With Skein's module loaded, averages, rules and optimizer steps run inside of the database; without it the same
+//! With Skein's module loaded, averages, rules and optimizer steps run inside the database. Without it, the same
 //! kernels run here, on values that are fetched and stored again. Either way the bits are those of
-//! [`skein_store::Embedded`]. The crate `redis` carries commands, a channel of our own carries tensors without a copy.
+//! [`skein_store::Embedded`]. The crate `redis` carries commands; a separate channel carries tensors without a copy.
 //!
-//! Everything here may be repeated, and is while the database is out of reach: a batch counts by its index, a round by
-//! its number, and what a record says is signed.
+//! Every command may be repeated, and is while the database is out of reach: a batch counts by its index, a round by
+//! its number, and records are signed.
 
 pub mod provision;
 pub mod queue;
@@ -36,27 +36,27 @@ pub use transport::loading::Startup;
 pub use transport::options::{Compute, Options, PASSWORD_VARIABLE};
 pub use transport::tls::Tls;
 
-/// How long a database may take to come up at the start; later on [`Options::outage_max`] counts.
+/// How long a database may be out of reach at the start; later [`Options::outage_max`] applies.
 const START_WAIT: Duration = Duration::from_secs(5);
 
-/// Whose values, and how many.
+/// The job and the peer that keys belong to, and the size of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope {
     /// Digest of the job.
     pub job: Digest,
-    /// The peer.
+    /// The peer that owns the keys.
     pub peer: PeerId,
-    /// Values of the model.
+    /// Number of values of the model.
     pub values: usize,
 }
 
-/// Of nobody, for whoever asks a database nothing that is a peer's.
+/// For clients that use no peer's keys.
 const NOBODY: Scope = Scope { job: Digest([0; 32]), peer: PeerId([0; 32]), values: 0 };
 
-/// Waits until a database of one's own answers, until `wait` is over.
+/// Waits up to `wait` for the peer's own database to answer.
 ///
 /// # Errors
-/// It does not, or denies access.
+/// The database does not answer, or denies access.
 pub fn reach(options: &Options, wait: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
     Box::pin(async move { reached(options, NOBODY, wait).await.map(drop) })
 }
@@ -67,29 +67,31 @@ async fn reached(options: &Options, scope: Scope, wait: Duration) -> Result<Shar
     Ok(shared)
 }
 
-/// Asks a server once whether it serves.
+/// Asks a server once whether it is ready.
 ///
 /// # Errors
-/// It does not answer, or denies access.
+/// The server does not answer, or denies access.
 pub fn startup(options: &Options) -> BoxFuture<'_, Result<Startup, StoreError>> {
     Box::pin(async move {
-        // One question, one answer: the caller decides whether to ask again.
+        // Asked once: the caller decides whether to ask again.
         let options = Options { outage_max: Duration::ZERO, ..options.clone() };
         let shared = Shared::new(own(&options, NOBODY)?);
         transport::loading::ask(shared.link()).await.map_err(|failure| shared.failed(failure, ""))
     })
 }
 
-/// Opens the own database of a peer.
+/// Opens a peer's own database.
 ///
 /// # Errors
-/// It is out of reach, denies access, has a known security hole, or lacks the module that the options ask for.
+/// The database is out of reach, denies access, has a known vulnerability, or its module does not fit the options or
+/// this program.
 pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, StoreError>> {
     Box::pin(async move {
         let shared = reached(options, scope, START_WAIT).await?;
         let link = shared.link();
         let info: String = link.control(redis::cmd("INFO").arg("server")).await.map_err(|f| shared.failed(f, ""))?;
-        let (is_local, is_tls) = (link.address().is_local(), link.address().is_tls);
+        let is_local = link.address().is_local();
+        let is_tls = link.address().is_tls;
         let unfit = |reason: String| StoreError::Unfit { address: link.address().to_string(), reason };
         let hole = blocking(move || {
             Server::parse(&info).hole(is_tls, |program| is_local.then(|| Package::of(program)).flatten())
@@ -98,35 +100,35 @@ pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, Stor
             if !options.allow_vulnerable {
                 return Err(unfit(format!("{hole}, or set `allow_vulnerable = true`")));
             }
-            tracing::warn!(address = %link.address(), hole, "the server has a known security hole");
+            tracing::warn!(address = %link.address(), hole, "the server has a known vulnerability");
         }
         let module = shared.reader.module().await.map_err(|failure| shared.failed(failure, ""))?;
         match (module, options.compute) {
             (ModuleVersion::Absent, Compute::Database) => {
-                Err(unfit("it does not have Skein's module: start it with `skein redis run`".into()))
+                Err(unfit("it has not loaded Skein's module: start it with `skein redis run`".into()))
             }
             (ModuleVersion::Absent, _) => Ok(Ports::of(Plain::new(shared))),
             (ModuleVersion::Version(_), Compute::Host) => {
-                Err(unfit("it has Skein's module, whose tensors a host does not compute on".into()))
+                Err(unfit("`compute = \"host\"` needs a database without Skein's module: use `auto`".into()))
             }
             (ModuleVersion::Version(theirs), _) if theirs != u64::from(VERSION) => Err(unfit(format!(
-                "the commands of its module have version {theirs}, this program sends version {VERSION}: start it with the \
-                 `skein redis run` of this program"
+                "the commands of its module have version {theirs}, this program sends version {VERSION}: start it with \
+                 this program's `skein redis run`"
             ))),
             (ModuleVersion::Version(_), _) => Ok(Ports::of(Module::new(shared))),
         }
     })
 }
 
-/// Reads what another peer publishes in its database. Nothing is asked of it yet.
+/// Returns a reader of another peer's database. It does not connect yet.
 ///
 /// # Errors
-/// Files that the options name can not be read.
+/// The options cannot be used: a file cannot be read, or the address and the certificates do not fit.
 pub fn read(options: &Options, scope: Scope) -> Result<Arc<dyn PeerStore>, StoreError> {
     Ok(Arc::new(Shared::new(reader(options, scope, None)?)))
 }
 
-/// The way to a database of one's own.
+/// A reader of the peer's own database, which may take its password from [`PASSWORD_VARIABLE`].
 fn own(options: &Options, scope: Scope) -> Result<Reader, StoreError> {
     reader(options, scope, std::env::var(PASSWORD_VARIABLE).ok())
 }

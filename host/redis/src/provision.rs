@@ -1,4 +1,4 @@
-//! Databases of peers: hardened configurations with fresh secrets, and servers as children of this process.
+//! Databases of peers: hardened configurations with new secrets, and servers as child processes.
 
 pub mod asked;
 pub mod child;
@@ -16,58 +16,58 @@ use skein_redis_module::FILE_NAME;
 
 use crate::{Address, Options, Tls};
 
-/// What is written, and where.
+/// Settings of a database and its folder.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Folder for the configuration, the secrets and the data; made if it is not there.
+    /// Folder for the configuration, the secrets and the data; created if it does not exist.
     pub dir: PathBuf,
-    /// Address that other machines reach; without one there is only a Unix socket.
+    /// Address for other machines; if `None`, the server listens on a Unix socket only.
     pub listen: Option<SocketAddr>,
-    /// Certificates, without which nothing but this machine is listened to.
+    /// Certificates; without them the server may listen on loopback addresses only.
     pub tls: Option<Tls>,
-    /// Memory that the data may take, in MiB.
+    /// The server's `maxmemory`, in MiB.
     pub memory_mib: u64,
-    /// Skein's module; without it the host computes.
+    /// Skein's module; if `None`, the host computes.
     pub module: Option<PathBuf>,
 }
 
-/// Names of the files.
+/// The server's configuration, in its folder.
 pub const CONFIG_FILE: &str = "redis.conf";
 const ACL_FILE: &str = "users.acl";
-/// The socket of a database, in its folder.
+/// The server's Unix socket, in its folder.
 pub const SOCKET_FILE: &str = "redis.sock";
-/// What the server saves, in its folder.
+/// Folder of the files that the server saves, in its folder.
 const DATA_DIR: &str = "data";
 const LOG_FILE: &str = "redis.log";
-/// Bytes of a Unix socket's path, less the zero at its end.
+/// Longest path of a Unix socket, without the terminating zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 const OWNER: &str = "owner";
 const WORKER: &str = "worker";
 const READER: &str = "peer";
 
-/// Writes a configuration, an access list and secrets that nobody has seen.
+/// Writes a configuration, an access list and randomly generated passwords.
 ///
 /// # Errors
-/// The folder has a configuration already, or can not be written; an address of other machines without certificates.
+/// The folder already has a configuration or cannot be written, or other machines could reach the server without TLS.
 pub fn write(settings: &Settings) -> Result<()> {
     let Settings { dir, listen, tls, .. } = settings;
     if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback())
         && tls.is_none()
     {
-        bail!("`{listen}` is reached from other machines: give `--tls-ca`, `--tls-certificate` and `--tls-key`");
+        bail!("other machines can reach `{listen}`: pass `--tls-ca`, `--tls-certificate` and `--tls-key`");
     }
     let failed = || format!("failed to write the configuration of a database to `{}`", dir.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join(DATA_DIR)).with_context(failed)?;
     let dir = &dir.canonicalize().with_context(failed)?;
     ensure!(
         !dir.join(CONFIG_FILE).exists(),
-        "`{}` has a configuration already: use it, or choose another folder",
+        "`{}` already has a configuration: use it, or choose another folder",
         dir.display()
     );
     let socket = dir.join(SOCKET_FILE);
     ensure!(
         socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX,
-        "the path of the socket `{}` is longer than the system bears: choose a folder with a shorter one",
+        "the path of the socket `{}` is longer than {SOCKET_PATH_BYTES_MAX} bytes: choose a folder with a shorter path",
         socket.display()
     );
     let owner = secret(&dir.join(password_file(OWNER)))?;
@@ -77,30 +77,30 @@ pub fn write(settings: &Settings) -> Result<()> {
     create(&dir.join(CONFIG_FILE), &configuration(dir, settings)?)
 }
 
-/// The module's file, which is built together with this program.
+/// Returns the file of Skein's module, which is built together with this program.
 ///
 /// # Errors
-/// It is not there.
+/// The file is not beside this program.
 pub fn module_file() -> Result<PathBuf> {
     let own = std::env::current_exe().context("failed to find this program's own file")?;
-    let dir = own.parent().context("a program lies in a folder")?;
-    // A program that was installed has it beside it; one that was just built, where its parts are.
+    let dir = own.parent().context("this program's own file is not in a folder")?;
+    // Beside an installed program; in `deps` beside one that cargo has built.
     let candidates = [dir.join(FILE_NAME), dir.join("deps").join(FILE_NAME)];
     candidates
         .into_iter()
         .find(|path| path.exists())
-        .with_context(|| format!("`{}` has no `{FILE_NAME}`: give `--module`, or `--without-module`", dir.display()))
+        .with_context(|| format!("`{}` has no `{FILE_NAME}`: pass `--module` or `--without-module`", dir.display()))
 }
 
-/// How the owner of a database reaches it.
+/// Returns the options with which the owner of a database reaches it.
 ///
 /// # Errors
-/// The folder's path is no part of an address.
+/// The folder does not exist, or its path cannot be part of an address.
 pub fn owner(dir: &Path) -> Result<Options> {
     options(dir, OWNER, None, None)
 }
 
-/// How workers of the peer reach it, on this machine or another.
+/// Returns the options for workers of the peer, on this machine or another.
 ///
 /// # Errors
 /// As [`owner`].
@@ -108,7 +108,7 @@ pub fn worker(dir: &Path, listen: Option<SocketAddr>, tls: Option<Tls>) -> Resul
     options(dir, WORKER, listen, tls)
 }
 
-/// How other peers reach it: as a user who may read what is published, and do nothing else.
+/// Returns the options for other peers, whose user may only read published keys.
 ///
 /// # Errors
 /// As [`owner`].
@@ -117,7 +117,7 @@ pub fn reader(dir: &Path, listen: Option<SocketAddr>, tls: Option<Tls>) -> Resul
 }
 
 fn options(dir: &Path, user: &str, listen: Option<SocketAddr>, tls: Option<Tls>) -> Result<Options> {
-    let dir = dir.canonicalize().with_context(|| format!("there is no folder `{}`", dir.display()))?;
+    let dir = dir.canonicalize().with_context(|| format!("failed to find the folder `{}`", dir.display()))?;
     let url = match listen {
         Some(listen) => format!("redis{}://{user}@{listen}", if tls.is_some() { "s" } else { "" }),
         None => format!("unix://{user}@{}", dir.join(SOCKET_FILE).display()),
@@ -130,10 +130,10 @@ fn password_file(user: &str) -> String {
     format!("{user}.password")
 }
 
-/// Writes 256 fresh random bits to a file that only its owner may read.
+/// Writes 256 random bits to a file that only its owner may read, and returns them as text.
 fn secret(path: &Path) -> Result<String> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).context("the operating system gave no random bytes")?;
+    getrandom::fill(&mut bytes).context("failed to get random bytes from the operating system")?;
     let text = hex::encode(bytes);
     create(path, &format!("{text}\n"))?;
     Ok(text)
@@ -145,14 +145,13 @@ fn create(path: &Path, text: &str) -> Result<()> {
     written.with_context(|| format!("failed to write `{}`", path.display()))
 }
 
-/// Users by the hashes of their passwords. The owner may do everything but harm the server, workers touch what is the
-/// job's, other peers read what is published.
+/// The access list, with the hashes of the users' passwords. The owner may run all commands that cannot harm the
+/// server; workers use the keys of jobs; other peers read published keys.
 fn access_list([owner, worker, reader]: [&str; 3], has_module: bool) -> String {
     let hash = |password: &str| hex::encode(Sha256::digest(password));
     // A server refuses a list that names commands it does not know.
-    let tensors = |names: &[&str]| match has_module {
-        true => names.iter().map(|name| format!(" +skein.{name}")).collect(),
-        false => String::new(),
+    let tensors = |names: &[&str]| {
+        if has_module { names.iter().map(|name| format!(" +skein.{name}")).collect() } else { String::new() }
     };
     format!(
         "user default off\n\
@@ -172,11 +171,13 @@ fn access_list([owner, worker, reader]: [&str; 3], has_module: bool) -> String {
 fn configuration(dir: &Path, settings: &Settings) -> Result<String> {
     let quoted = |path: &Path| -> Result<String> {
         let text = path.to_str().filter(|text| !text.contains(['"', '\\', '\n']));
-        Ok(format!("\"{}\"", text.with_context(|| format!("`{}` can not stand in a file", path.display()))?))
+        let text =
+            text.with_context(|| format!("`{}` has characters that `{CONFIG_FILE}` cannot hold", path.display()));
+        Ok(format!("\"{}\"", text?))
     };
     let in_dir = |name: &str| quoted(&dir.join(name));
     let mut lines = vec![
-        "# Written by `skein redis config`. Secrets are in the files beside it, which only their owner may read."
+        "# Written by `skein redis config`. Passwords are in the files beside it, which only their owner may read."
             .into(),
         format!("dir {}", in_dir(DATA_DIR)?),
         format!("logfile {}", in_dir(LOG_FILE)?),
@@ -194,19 +195,18 @@ fn configuration(dir: &Path, settings: &Settings) -> Result<String> {
     Ok(lines.join("\n") + "\n")
 }
 
-/// Bounds of the memory that data and clients take together.
+/// Bounds of the memory that data and clients use together.
 ///
-/// A server that ends connections because they hold much ends uploads first. Where all of them together may hold all of
-/// the memory, it ends none that it would not refuse as well.
+/// A server that closes the connections holding the most memory closes uploads first. If connections may hold all of
+/// the memory together, it closes only those that it would have to refuse anyway.
 fn memory(mib: u64) -> [String; 5] {
     let hard = mib / 2;
     let soft = mib / 4;
     [
         format!("maxmemory {mib}mb"),
-        "# A gradient on its way in is held twice by its connection, and workers send many at a time.".into(),
+        "# A connection holds an incoming gradient twice, and workers send many at a time.".into(),
         "maxmemory-clients 100%".into(),
-        "# No reply is more than one tensor, of which there are two at least: the parameters and a contribution."
-            .into(),
+        "# A reply is at most one tensor, and at least two are stored: the parameters and a contribution.".into(),
         format!("client-output-buffer-limit normal {hard}mb {soft}mb 60"),
     ]
 }
@@ -216,9 +216,10 @@ fn network(settings: &Settings, quoted: impl Fn(&Path) -> Result<String>) -> Res
     let bind = format!("bind {}", listen.ip());
     let Some(tls) = &settings.tls else { return Ok(vec![bind, format!("port {}", listen.port())]) };
     let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) else {
-        bail!("a server needs a certificate and its key: give `--tls-certificate` and `--tls-key`");
+        bail!("a server needs a certificate and its key: pass `--tls-certificate` and `--tls-key`");
     };
-    let file = |path: &Path| quoted(&path.canonicalize().with_context(|| format!("there is no `{}`", path.display()))?);
+    let found = |path: &Path| path.canonicalize().with_context(|| format!("failed to find `{}`", path.display()));
+    let file = |path: &Path| quoted(&found(path)?);
     Ok(vec![
         bind,
         "port 0".into(),
@@ -231,24 +232,24 @@ fn network(settings: &Settings, quoted: impl Fn(&Path) -> Result<String>) -> Res
     ])
 }
 
-/// What does not depend on where the server is.
+/// Lines that are the same for every server.
 const FIXED: &str = "\
-# Running out of memory is an error that a host understands; eviction would lose tensors in silence.
+# A host handles the error of a server without memory; eviction would silently lose tensors.
 maxmemory-policy noeviction
 maxclients 256
-# Tensors are single values: the largest model that a function can hold fits.
+# A tensor is a single value: the largest model that a function can hold fits.
 proto-max-bulk-len 4gb
 client-query-buffer-limit 5gb
 client-output-buffer-limit replica 8gb 4gb 120
-# The host keeps checkpoints; a snapshot saves it from restoring one. A log of every gradient would cost ten times the
-# write.
+# The host keeps checkpoints; a snapshot spares it from restoring one. A log of every gradient would write ten times as
+# much.
 save 300 1
-# Whoever asks the server to end, or dies, is obeyed, even where the data can not be saved.
+# The server ends when asked to, or when its parent ends, even if it cannot save the data.
 shutdown-on-sigterm force
 shutdown-on-sigint force
 appendonly no
 rdbcompression no
-# Nobody loads modules, debugs or changes what is written here while the server runs.
+# No client loads modules, debugs or changes protected settings while the server runs.
 enable-module-command no
 enable-debug-command no
 enable-protected-configs no

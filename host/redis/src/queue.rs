@@ -1,25 +1,25 @@
-//! Work for whoever has time: the batches of a round as tasks that any worker of a peer may take.
+//! The work queue: the batches of a round as tasks that any worker of the peer may take.
 //!
-//! A stream with one consumer group hands every task to one consumer at a time. A consumer says that it is alive from a
-//! thread of its own; a task whose consumer is silent goes to another.
+//! A stream with one consumer group delivers every task to one consumer at a time. A consumer sends beats from a
+//! separate thread; a task whose consumer falls silent goes to another.
 //!
-//! A worker that failed at a task does not get it again, and the task rests before another worker does, longer after
-//! every failure. Once three workers have failed at it or gone silent over it, only the host takes it. The host gives a
-//! task up after failures of its own, and only while no worker is left that may try: no worker can bury a task.
+//! A worker that failed at a task does not get it again. The task rests before another worker gets it, longer after
+//! every failure. Once three workers have failed at it or fallen silent over it, only the host takes it. The host gives
+//! up a task only after it has failed itself and no worker is left that may try: no worker can bury a task.
 //!
-//! Every change is one step of the database, so a task counts once however often it was carried out:
+//! Every change is one atomic step of the database, so a task counts once however often it was carried out:
 //!
 //! | step | what it does |
 //! |---|---|
-//! | post | adds tasks that were never posted, and says how many are done |
+//! | post | adds tasks that were never posted |
 //! | claim | takes tasks that have rested, and those of silent consumers |
-//! | beat | keeps the own tasks from being taken |
-//! | complete | counts a task that is not in the hands of another; the last one wakes the host that waits for all |
-//! | release | lets a task rest that failed; makes it a dead letter if the host is the last to fail |
-//! | discard | drops a task whose round is over |
+//! | beat | keeps the consumer's own tasks from being taken |
+//! | complete | counts a task that no other consumer holds; the last one wakes the waiting host |
+//! | release | lets a failed task rest; makes it a dead letter if the host is the last to fail |
+//! | discard | drops a task whose round has ended |
 //! | redrive | posts a dead letter again |
 //!
-//! Tasks name keys; values never travel in the stream.
+//! Tasks name keys; the stream never carries values.
 
 mod scripts;
 mod worker;
@@ -42,75 +42,75 @@ pub use worker::{Completion, Consumer, Delivery, Pace, Place, Role};
 
 /// The consumer group of all workers.
 const GROUP: &str = "workers";
-/// Workers that may fail at a task, or go silent over it, before only the host takes it: when three have, a fourth is not
-/// likely to succeed.
+/// Workers that may fail at a task, or fall silent over it, before only the host takes it: after three, a fourth is
+/// unlikely to succeed.
 const WORKERS_MAX: u32 = 3;
-/// Failures of the host before it gives a task up: two, since a shortage of memory may pass.
+/// Failures of the host before it gives up a task: two, since a shortage of memory may pass.
 const HOST_TRIES_MAX: u32 = 2;
-/// Replies about tasks, which carry names only.
+/// Largest reply about tasks, which carry names only.
 const REPLY_BYTES_MAX: usize = 4 << 20;
 /// Largest blob: a component, a model or a batch.
 const BLOB_BYTES_MAX: usize = 1 << 30;
-/// Tasks that are posted in one step, so that nobody waits long for the database.
+/// Tasks posted in one step: few enough that other clients do not wait long for the database.
 const POST_MAX: usize = 500;
 
-/// The queue of one peer, as its host uses it.
+/// The work queue of one peer, as its host uses it.
 pub struct Queue {
     shared: Shared,
 }
 
-/// One piece of work.
+/// One task of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
-    /// The round that it is of.
+    /// The round, from 1.
     pub round: u64,
-    /// Its number within the round.
+    /// Index within the round, from 0.
     pub index: u32,
-    /// What the worker has to know: names, not values.
+    /// Instructions for the worker, which name keys and hold no values.
     pub note: String,
 }
 
-/// What is counted of a round: both are the same unless a task was counted twice.
+/// Tasks counted in a round: both numbers are the same unless a task was counted twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
-    /// Tasks that are counted.
+    /// Tasks whose state is `counted`.
     pub tasks: u64,
-    /// How often one was counted.
+    /// How often a task was counted.
     pub count: u64,
 }
 
 /// How the tasks of a round ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// All are done.
+    /// All tasks were counted.
     Done,
-    /// One of them is a dead letter: nobody could carry it out, the host included.
+    /// One of the tasks is a dead letter: the host failed at it, and no worker was left to try it.
     Dead {
-        /// Its number.
+        /// Index of the task.
         index: u32,
-        /// Why, in the words of the host.
+        /// Why the host failed at it.
         reason: String,
     },
 }
 
-/// A task that nobody could carry out, the host included.
+/// A task that the host failed at when no worker was left to try it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Its place among the dead letters.
+    /// Id in the stream of dead letters.
     pub id: String,
-    /// The task.
+    /// The task that was given up.
     pub task: Task,
-    /// Why, in the words of the host.
+    /// Why the host failed at it.
     pub reason: String,
 }
 
-/// The key that says whose work there is in a database, for workers that know nothing but its address.
+/// The key that holds the scope of the queue, for workers that know only the address of the database.
 const SCOPE_KEY: &str = "skein:scope";
 
-/// Whose work there is in a database; none if no host has ever used it.
+/// Returns the scope of the queue in a database; `None` if no host has ever advertised one.
 ///
 /// # Errors
-/// The database can not be used.
+/// The database cannot be used.
 pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
     let shared = reached(options, NOBODY, START_WAIT).await?;
     let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
@@ -126,19 +126,19 @@ pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
 }
 
 impl Queue {
-    /// Says that this is the queue whose work is to be done.
+    /// Makes this the queue that workers [`find`].
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn advertise(&self, scope: Scope) -> Result<(), StoreError> {
         let text = format!("{} {} {}", scope.job, scope.peer, scope.values);
         self.shared.control(redis::cmd("SET").arg(SCOPE_KEY).arg(text), SCOPE_KEY).await
     }
 
-    /// The queue in the database of a peer.
+    /// Opens the queue in the database of a peer.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Queue, StoreError>> {
         Box::pin(async move {
             let queue = Queue { shared: Shared::new(own(options, scope)?) };
@@ -150,7 +150,7 @@ impl Queue {
     async fn create_group(&self) -> Result<(), StoreError> {
         let tasks = self.keys().tasks();
         let mut command = redis::cmd("XGROUP");
-        // From the first task on: what was posted before there was a group has to be done too.
+        // From the first task on: tasks posted before the group existed have to be done too.
         command.arg("CREATE").arg(&tasks).arg(GROUP).arg("0").arg("MKSTREAM");
         match self.link().control::<redis::Value>(&command).await {
             Err(failure) if failure.code() != Some("BUSYGROUP") => Err(self.shared.failed(failure, &tasks)),
@@ -166,10 +166,10 @@ impl Queue {
         self.shared.keys()
     }
 
-    /// Keeps bytes under a name; with a round they are forgotten with it.
+    /// Keeps bytes under a name; if `round` is given, until that round is pruned.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn put(&self, round: Option<u64>, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let key = self.keys().blob(name);
         if let Some(round) = round {
@@ -179,10 +179,10 @@ impl Queue {
         reply.map(drop).map_err(|failure| self.shared.failed(failure, &key))
     }
 
-    /// The bytes of that name.
+    /// Returns the bytes under a name; `None` if nothing is kept there.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let key = self.keys().blob(name);
         let reply = self.link().call(&[b"GET", key.as_bytes()], BLOB_BYTES_MAX).await;
@@ -192,10 +192,10 @@ impl Queue {
         }
     }
 
-    /// Posts the tasks of `round`, which are `want` in all. A task that was posted before is not posted again.
+    /// Posts tasks of `round`, which has `want` in all. A task that was posted before is not posted again.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn post(&self, round: u64, want: u32, tasks: &[Task]) -> Result<(), StoreError> {
         let round_key = self.keys().round_of_tasks(round);
         self.shared.belongs(round, &[&round_key]).await?;
@@ -210,14 +210,15 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits until all tasks of `round` are done, or one of them is a dead letter; none if nothing has happened within
-    /// `wait`.
+    /// Waits until all tasks of `round` are done, or one of them is a dead letter. Returns `None` if `wait` passes
+    /// without an event.
     ///
     /// # Errors
-    /// The database can not be used, or has lost the tasks ([`StoreError::Incomplete`]).
+    /// The database cannot be used, or has lost the tasks ([`StoreError::Incomplete`]).
     pub async fn wait(&self, round: u64, wait: Duration) -> Result<Option<Outcome>, StoreError> {
-        let (events, round_key) = (self.keys().events(), self.keys().round_of_tasks(round));
-        // Where the stream of events ends is asked before the tasks are looked at, so nothing falls between.
+        let events = self.keys().events();
+        let round_key = self.keys().round_of_tasks(round);
+        // The end of the stream of events is read before the tasks, so that no event is missed.
         let mut last = self.last_event().await?;
         loop {
             let look = scripts::command(scripts::LOOK, &[&round_key]);
@@ -250,15 +251,15 @@ impl Queue {
         }
     }
 
-    /// What is counted of a round.
+    /// Returns how many tasks of a round are counted.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn counted(&self, round: u64) -> Result<Counted, StoreError> {
         let key = self.keys().round_of_tasks(round);
         let fields: std::collections::HashMap<String, String> =
             self.shared.control(redis::cmd("HGETALL").arg(&key), &key).await?;
-        // Fields of tasks are their numbers; the others hold names and reasons, which may read like anything.
+        // The field of a task is its index; other fields hold names and reasons, which may be any text.
         let is_counted = |(field, state): &(&String, &String)| field.parse::<u32>().is_ok() && *state == "counted";
         let tasks = fields.iter().filter(is_counted).count() as u64;
         let count = fields.get("done").and_then(|done| done.parse().ok()).unwrap_or_default();
@@ -272,10 +273,10 @@ impl Queue {
         Ok(entries.into_iter().next().map_or_else(|| "0".to_owned(), |(id, _)| id))
     }
 
-    /// The dead letters, oldest first.
+    /// Returns the dead letters, oldest first.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let key = self.keys().dead();
         let command = redis::cmd("XRANGE").arg(&key).arg("-").arg("+").take();
@@ -292,10 +293,10 @@ impl Queue {
         entries.into_iter().map(|entry| letter(entry).ok_or_else(|| self.shared.corrupt(key.clone()))).collect()
     }
 
-    /// Posts a dead letter again, as if it had never been tried; `false` if it is none.
+    /// Posts a dead letter again, with no record of earlier tries. Returns `false` if it is not a dead letter any more.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database cannot be used.
     pub async fn redrive(&self, letter: &DeadLetter) -> Result<bool, StoreError> {
         let keys = [self.keys().tasks(), self.keys().round_of_tasks(letter.task.round), self.keys().dead()];
         let mut command = scripts::command(&scripts::redrive(), &[&keys[0], &keys[1], &keys[2]]);
@@ -304,7 +305,7 @@ impl Queue {
     }
 }
 
-/// A task as a stream has it: its id and its fields.
+/// Parses an entry of a stream of tasks: its id and its fields.
 fn delivery(entry: Reply) -> Result<Delivery, Failure> {
     let [id, fields] = entry.elements()?;
     let fields = fields.array()?;

@@ -1,4 +1,4 @@
-//! The store of a peer in a database: one that computes itself, and one that only keeps.
+//! The store of a peer in a database: one for databases with Skein's module, one for those without.
 
 pub(crate) mod in_database;
 pub(crate) mod plain;

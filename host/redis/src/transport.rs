@@ -1,4 +1,4 @@
-//! The way to a server: addresses, connections, what goes over them, and what may go wrong.
+//! Transport to a server: addresses, connections, replies and failures.
 
 pub(crate) mod address;
 mod channel;

@@ -1,21 +1,21 @@
-//! What a server says of itself, and whether it is fit for use.
+//! The version of a server, and its known vulnerabilities.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
-/// What `INFO server` says.
+/// A server's reply to `INFO server`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
     /// `redis` or `valkey`.
     pub(crate) name: String,
-    /// Numbers of the version.
+    /// Numbers of the version, most significant first.
     pub(crate) version: Vec<u32>,
-    /// The program, as the server's machine names it.
+    /// Path of the program on the server's machine.
     executable: String,
 }
 
-/// Releases in which the holes of 2025 that let an authenticated user run code are closed (CVE-2025-49844 and the three
-/// found with it), by the release line that they are of.
+/// Per release line, the first release that fixes the vulnerabilities of 2025 with which an authenticated user can run
+/// code (CVE-2025-49844 and the three found with it).
 const FLOORS: [(&str, [u32; 2], [u32; 3]); 8] = [
     ("redis", [6, 2], [6, 2, 20]),
     ("redis", [7, 2], [7, 2, 11]),
@@ -26,19 +26,20 @@ const FLOORS: [(&str, [u32; 2], [u32; 3]); 8] = [
     ("valkey", [8, 0], [8, 0, 6]),
     ("valkey", [8, 1], [8, 1, 4]),
 ];
-/// The oldest release line with the access rules that are used here.
+/// The oldest release line with the access rules used here.
 const OLDEST: [u32; 2] = [7, 0];
-/// Redis 7.0 ends with this release; Debian mends it in its packages, of which these are the first that are whole.
+/// The last release of Redis 7.0. Debian backports fixes to it; [`DEBIAN_12`] is the first package without
+/// CVE-2026-66373.
 const LAST_OF_7_0: [u32; 3] = [7, 0, 15];
 const DEBIAN_12: &str = "5:7.0.15-1~deb12u9";
-/// CVE-2026-81934: whoever reaches the port of a server with TLS can run code, without logging in.
+/// CVE-2026-81934: anyone who reaches the port of a server with TLS can run code, without logging in.
 const DEBIAN_12_TLS: &str = "5:7.0.15-1~deb12u10";
 
 impl Server {
     pub(crate) fn parse(info: &str) -> Server {
         let fields: BTreeMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
         let field = |name: &str| fields.get(name).copied().unwrap_or_default();
-        // Valkey calls itself Redis 7.2.4 for clients that know nothing else.
+        // Valkey reports itself as Redis 7.2.4, for clients that only know Redis.
         let (name, version) = match field("valkey_version") {
             "" => ("redis", field("redis_version")),
             version => ("valkey", version),
@@ -47,8 +48,8 @@ impl Server {
         Server { name: name.to_owned(), version, executable: field("executable").to_owned() }
     }
 
-    /// Why the server is not fit for use, if that is known. `package` gives the version of the distribution's package
-    /// that a program on this machine is of.
+    /// Returns why the server is unsafe or too old, or `None`. `package` returns the distribution's package of a
+    /// program, if the program is on this machine.
     pub(crate) fn hole(&self, is_tls: bool, package: impl Fn(&str) -> Option<Package>) -> Option<String> {
         let shown = self.version.iter().map(ToString::to_string).collect::<Vec<_>>().join(".");
         let Server { name, version, executable } = self;
@@ -65,10 +66,8 @@ impl Server {
                     Some(format!("{name} {} has CVE-2026-66373: upgrade to {DEBIAN_12}", package.0))
                 }
                 Some(_) => None,
-                None if is_tls => {
-                    Some(format!("{name} {shown} has CVE-2026-81934 unless a distribution has mended it"))
-                }
-                // A distribution may have mended it; what it is of can not be seen from here.
+                None if is_tls => Some(format!("{name} {shown} has CVE-2026-81934 unless a distribution has fixed it")),
+                // The distribution may have backported the fix; the version does not show it.
                 None => (version[..] < LAST_OF_7_0[..]).then(|| format!("{name} {shown} has CVE-2023-41056")),
             };
         }
@@ -83,14 +82,14 @@ impl Server {
 pub(crate) struct Package(String);
 
 impl Package {
-    /// The package that a program of this machine is of.
+    /// Returns the package that a program on this machine belongs to.
     pub(crate) fn of(executable: &str) -> Option<Package> {
         let output = |program: &str, arguments: &[&str]| {
             let output =
                 Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
             String::from_utf8(output.stdout).ok()
         };
-        // Debian's server is a link to a program that checks files as well.
+        // Debian's server is a link to a program that also checks files.
         let path = std::fs::canonicalize(executable).ok()?;
         let owner = output("dpkg-query", &["--search", path.to_str()?])?;
         let (name, _) = owner.split_once(':')?;
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn known_holes_are_found() {
+    fn known_vulnerabilities_are_found() {
         check("redis_version:6.0.16\r\n", false, None, Some("access rules"));
         check("redis_version:7.0.11\r\n", false, None, Some("CVE-2023-41056"));
         check("redis_version:7.0.15\r\n", false, None, None);
@@ -130,9 +129,9 @@ mod tests {
     }
 
     #[test]
-    fn packages_of_a_distribution_are_told_apart() {
+    fn packages_of_a_distribution_are_distinguished() {
         if Command::new("dpkg").arg("--version").output().is_err() {
-            println!("skipped: there is no dpkg");
+            println!("skipped: `dpkg` is not installed");
             return;
         }
         let info = "redis_version:7.0.15\r\nexecutable:/usr/bin/redis-server\r\n";

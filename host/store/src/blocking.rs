@@ -1,6 +1,6 @@
-//! Work that takes its time, kept off the threads that serve others.
+//! Long computations, kept off the threads of the async executor.
 
-/// Runs `work` where blocking is allowed.
+/// Runs `work` on a thread where blocking is allowed.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,

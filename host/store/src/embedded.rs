@@ -1,4 +1,4 @@
-//! The store inside the process: immutable buffers behind one lock that is never held while computing.
+//! The store inside the process: immutable buffers behind one lock, which is never held while computing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,10 @@ use crate::{
     StoreError, Update,
 };
 
-/// Records that are kept for others to read. A round has three, so a peer may fall a thousand rounds behind.
+/// Records kept for other peers. A round has three, so a reader may fall a thousand rounds behind.
 const RECORDS_MAX: usize = 4096;
 
-/// A store in this process; what has to outlive it is written by the job as a checkpoint.
+/// A store in this process. The job writes checkpoints for the state that must outlive it.
 #[derive(Debug, Clone)]
 pub struct Embedded {
     inner: Arc<Mutex<Inner>>,
@@ -37,7 +37,7 @@ struct Inner {
     records: VecDeque<(u64, Vec<u8>)>,
 }
 
-/// The batches of a round while they arrive.
+/// The batches of a round that have arrived.
 #[derive(Debug)]
 struct Sum {
     tree: Tree,
@@ -53,12 +53,12 @@ impl Default for Embedded {
 }
 
 impl Embedded {
-    /// The data is whole at every moment, so a panic elsewhere does not spoil it.
+    /// The data is consistent at every moment, so a panic elsewhere does not corrupt it.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Carries out the command `name` on the store where blocking is allowed.
+    /// Runs the command `name` on a thread where blocking is allowed.
     #[tracing::instrument(level = "debug", name = "command", skip(self, work))]
     async fn apart<T: Send + 'static>(
         &self,
@@ -93,7 +93,8 @@ impl Embedded {
         }
         let weight = leaf.samples as f32;
         gradient.iter_mut().for_each(|value| *value *= weight);
-        let (mut at, mut values) = (Position::leaf(leaf.index), gradient);
+        let mut at = Position::leaf(leaf.index);
+        let mut values = gradient;
         while let Some((parent, mut left, right)) = self.place(round, at, values) {
             add(&mut left, &right);
             (at, values) = (parent, left);
@@ -101,9 +102,9 @@ impl Embedded {
         Ok(Accumulated::Counted)
     }
 
-    /// Places a partial sum; gives the pair to join, if its sibling was there.
+    /// Places a partial sum; returns the pair to join if its sibling was present.
     fn place(&self, round: u64, at: Position, values: Vec<f32>) -> Option<(Position, Vec<f32>, Vec<f32>)> {
-        // A round that was forgotten meanwhile has no use for the values.
+        // A round that was pruned in the meantime does not need the values.
         match self.lock().sums.get_mut(&round)?.tree.place(at, values) {
             Placed::Join { parent, left, right } => Some((parent, left, right)),
             Placed::Waits | Placed::Root => None,
@@ -153,14 +154,14 @@ impl Embedded {
             }
         };
         let after = next_state(&before, update, &rows)?;
-        assert_eq!(after.round(), update.round, "the state that is put in place");
+        assert_eq!(after.round(), update.round, "the new state is of the applied round");
         let mut inner = self.lock();
         match inner.state.as_ref().map(State::round) {
             Some(round) if round == before.round() => {
                 inner.state = Some(after.clone());
                 Ok(after)
             }
-            // Somebody else applied the same round meanwhile, to the same bits.
+            // Another task applied the same round in the meantime, to the same bits.
             Some(round) if round == update.round => inner.state.clone().ok_or(StoreError::NoState),
             round => Err(out_of_order(round.unwrap_or_default())),
         }
@@ -181,7 +182,7 @@ impl PeerStore for Embedded {
 
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         let mut published = self.published.subscribe();
-        // Running out of time is an answer too: there is no record.
+        // A timeout is an answer too: there is no record.
         let _ = tokio::time::timeout(wait, published.wait_for(|number| *number > after)).await;
         let inner = self.lock();
         Ok(inner.records.iter().filter(|(number, _)| *number > after).cloned().collect())
@@ -191,7 +192,7 @@ impl PeerStore for Embedded {
 #[async_trait]
 impl StateStore for Embedded {
     fn aggregates(&self) -> bool {
-        // Contributions lie in this process either way, so the job's own function may as well run.
+        // Contributions are in this process either way, so the job's own function may as well run.
         false
     }
 
@@ -235,7 +236,7 @@ impl StateStore for Embedded {
         let mut inner = self.lock();
         inner.sums = inner.sums.split_off(&round);
         inner.notes = inner.notes.split_off(&round);
-        assert!(inner.sums.keys().all(|kept| *kept >= round), "what is kept is of this round or later");
+        assert!(inner.sums.keys().all(|kept| *kept >= round), "only sums of this round or later are kept");
         inner.contributions = inner.contributions.split_off(&(round, PeerId([0; 32])));
         Ok(())
     }

@@ -1,29 +1,29 @@
-//! Why a store did not do as told.
+//! Errors of stores.
 
 use skein_types::PeerId;
 
-/// Why a store did not do as told. Nothing was changed.
+/// Why a store refused or failed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No state was set yet.
     #[error("the store holds no state")]
     NoState,
-    /// Values that are not as long as the parameters.
-    #[error("{actual} values where the model has {expected}")]
+    /// There are not as many values as parameters.
+    #[error("the model has {expected} values, got {actual}")]
     Length {
         /// Values of the model.
         expected: usize,
-        /// Values that were given.
+        /// Values passed to the store.
         actual: usize,
     },
-    /// A batch that does not fit the others of its round.
+    /// The batch does not fit the others of its round.
     #[error("batch {index} of {leaves} does not fit round {round}")]
     Leaf {
         /// The round.
         round: u64,
         /// Index of the batch.
         index: u32,
-        /// Batches it says the round has.
+        /// Batches of the round, as passed with this batch.
         leaves: u32,
     },
     /// Batches of the round are still missing.
@@ -32,50 +32,50 @@ pub enum StoreError {
         /// The round.
         round: u64,
     },
-    /// A contribution that is to be aggregated is not there.
+    /// A contribution to aggregate is missing.
     #[error("the store lost the contribution of peer {peer} to round {round}")]
     Missing {
         /// The round.
         round: u64,
-        /// Whose contribution.
+        /// The contributor.
         peer: PeerId,
     },
     /// The rule refuses the contributions.
-    #[error("the contributions to round {round} can not be aggregated")]
+    #[error("the contributions to round {round} cannot be aggregated")]
     Rule {
         /// The round.
         round: u64,
-        /// Why.
+        /// The error of the rule.
         source: skein_kernels::Error,
     },
-    /// A round that does not follow the state.
-    #[error("round {round} can not be applied to the state of round {state}")]
+    /// The round does not follow the state.
+    #[error("round {round} cannot be applied to the state of round {state}")]
     OutOfOrder {
         /// Round to apply.
         round: u64,
         /// Round of the state.
         state: u64,
     },
-    /// The database can not be reached. Nothing is known to be lost: another try may help.
+    /// The database cannot be reached. Nothing is known to be lost: another try may help.
     #[error("the database `{address}` is out of reach")]
     Unreachable {
-        /// Its address.
+        /// The address in the options.
         address: String,
-        /// Why.
+        /// The failure of the last try.
         source: std::io::Error,
     },
     /// The two sides do not accept each other's certificates.
     #[error("the database `{address}` and this host do not accept each other's certificates: {reason}")]
     Certificate {
-        /// Its address.
+        /// The address in the options.
         address: String,
-        /// Why.
+        /// The TLS failure.
         reason: String,
     },
-    /// A server on another machine that would be reached without TLS: everybody in between reads the password.
+    /// The server is on another machine and would be reached without TLS: anyone in between could read the password.
     #[error(
-        "the database `{address}` leads to `{server}` on another machine without TLS: use an address with `rediss` and a \
-         table `tls`"
+        "the database `{address}` leads to `{server}` on another machine without TLS: use a `rediss` address and a \
+         `tls` table"
     )]
     Insecure {
         /// The address in the options.
@@ -83,66 +83,64 @@ pub enum StoreError {
         /// The server that it leads to.
         server: String,
     },
-    /// The user may not do this, or is not let in at all.
+    /// The user may not do this, or cannot log in.
     #[error("the database `{address}` denies access: {reason}")]
     Denied {
-        /// Its address.
+        /// The address in the options.
         address: String,
-        /// In the server's words, with the command or the key.
+        /// The server's message, with the command or the key.
         reason: String,
     },
     /// The database has no memory left.
     #[error("the database `{address}` is out of memory: raise its `maxmemory`")]
     OutOfMemory {
-        /// Its address.
+        /// The address in the options.
         address: String,
     },
-    /// A key holds something else than this program puts there.
-    #[error(
-        "the key `{key}` of the database `{address}` holds something else than Skein puts there: delete it, or use another database"
-    )]
+    /// A key holds a value of another type than Skein stores there.
+    #[error("the key `{key}` of the database `{address}` holds unexpected data: delete it, or use another database")]
     WrongType {
-        /// Its address.
+        /// The address in the options.
         address: String,
         /// The key.
         key: String,
     },
-    /// A value is not the one that was stored.
-    #[error("the value of `{key}` in the database `{address}` is not the one that was stored")]
+    /// A key does not hold the value that was stored.
+    #[error("the key `{key}` of the database `{address}` does not hold the value that was stored")]
     Corrupt {
-        /// Its address.
+        /// The address in the options.
         address: String,
         /// The key.
         key: String,
     },
-    /// Options that can not be followed: a file that is not there, or what does not belong together.
-    #[error("the database `{address}` can not be reached as the options say")]
+    /// The options cannot be used: a file is missing, or they contradict each other.
+    #[error("the options of the database `{address}` cannot be used")]
     Options {
-        /// Its address.
+        /// The address in the options.
         address: String,
-        /// What is wrong with them.
+        /// What is wrong with the options.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The database is there, and did not get ready in time.
-    #[error("the database `{address}` does not serve: {reason}")]
+    /// The database answers, but did not become ready in time.
+    #[error("the database `{address}` is not ready: {reason}")]
     Unready {
-        /// Its address.
+        /// The address in the options.
         address: String,
         /// Why, and what would help.
         reason: &'static str,
     },
-    /// The database is not what the options ask for.
-    #[error("the database `{address}` can not be used: {reason}")]
+    /// The database does not meet the options.
+    #[error("the database `{address}` cannot be used: {reason}")]
     Unfit {
-        /// Its address.
+        /// The address in the options.
         address: String,
         /// Why, and what would help.
         reason: String,
     },
-    /// The database answered with something that no answer should be.
-    #[error("the database `{address}` gave an unexpected answer: {reason}")]
+    /// The database returned an unexpected answer.
+    #[error("the database `{address}` returned an unexpected answer: {reason}")]
     Answer {
-        /// Its address.
+        /// The address in the options.
         address: String,
         /// The answer.
         reason: String,

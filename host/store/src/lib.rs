@@ -1,18 +1,19 @@
-//! A peer's store: the state of the job, the contributions of the round, the records that peers exchange.
+//! A peer's store: the state of the job, the contributions of the round, and the records that peers exchange.
 //!
 //! Its ports are narrow traits: [`StateStore`], [`GradientSums`], [`Contributions`] and [`RecordLog`]. Other peers read it
 //! as a [`PeerStore`]. [`Embedded`] keeps everything in this process; the crate `skein-redis` keeps it in a database.
 //!
-//! Work on tensors happens in the store and not beside it, so that a store inside a database can do it where the values
-//! are. Every store computes the same bits: sums over batches follow the tree of [`skein_kernels::tree`] whatever the
-//! order of arrival, and averages and updates are the kernels'.
+//! The store itself computes on tensors, so that a database with the kernels can do so where the values are. Every
+//! store computes the same bits: sums over batches follow the tree of [`skein_kernels::tree`] in any order of arrival,
+//! and the kernels compute averages and updates.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
 //! use skein_store::{Embedded, GradientSums, Leaf, PeerStore, State, StateStore};
 //! use skein_types::PeerId;
 //!
-//! let (store, me) = (Embedded::default(), PeerId([1; 32]));
+//! let store = Embedded::default();
+//! let me = PeerId([1; 32]);
 //! store.set_state(State::new(0, vec![0.0; 2].into(), vec![])).await?;
 //! // The second of two batches arrives first, and is delivered twice.
 //! let leaf = |index, samples| Leaf { index, leaves: 2, samples, loss: 0.5 };
@@ -57,9 +58,9 @@ impl State {
     /// The state after `round`; 0 is the state before the first.
     ///
     /// # Panics
-    /// When a slot is not as long as the parameters.
+    /// If a slot is not as long as the parameters.
     pub fn new(round: u64, parameters: Values, slots: Vec<Values>) -> State {
-        assert!(slots.iter().all(|slot| slot.len() == parameters.len()), "slots as long as the parameters");
+        assert!(slots.iter().all(|slot| slot.len() == parameters.len()), "a slot is not as long as the parameters");
         State { round, parameters, slots }
     }
 
@@ -78,14 +79,14 @@ impl State {
         &self.slots
     }
 
-    /// The state by its hashes; takes a pass over values that were not hashed before.
+    /// The hashes of the state; reads all values that were not hashed before.
     pub fn head(&self) -> Head {
         let slots = self.slots.iter().map(|slot| slot.statistics().hash).collect();
         Head { round: self.round, parameters: self.parameters.statistics().hash, slots }
     }
 }
 
-/// A state by its hashes.
+/// The hashes of a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// The last round that was applied.
@@ -109,10 +110,10 @@ pub struct Leaf {
     pub loss: f32,
 }
 
-/// What [`GradientSums::accumulate`] did.
+/// The result of [`GradientSums::accumulate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accumulated {
-    /// The gradient counts.
+    /// The gradient was added to the sum.
     Counted,
     /// The batch had been counted before, or the round is closed: the gradient was dropped.
     Duplicate,
@@ -127,73 +128,73 @@ pub struct Average {
     pub samples: u64,
     /// Mean loss over them.
     pub loss: f64,
-    /// Whether all values are finite. Gradients that are finite each may overflow when they are weighted and added; what
-    /// came of it is refused by every other peer.
+    /// Whether all values are finite. A weighted sum of finite gradients may overflow; every other peer refuses the
+    /// result.
     pub finite: bool,
 }
 
 /// How a round changes the state.
 #[derive(Debug, Clone)]
 pub struct Update {
-    /// The round that is applied; the state has to be that of the round before.
+    /// The round to apply; the state must be that of the round before.
     pub round: u64,
-    /// What moves the state.
+    /// The aggregate gradient, or the contributions to aggregate.
     pub aggregate: Aggregate,
-    /// How it moves it.
+    /// How the aggregate changes the state.
     pub change: Change,
 }
 
-/// What moves the state.
+/// The gradient that changes the state.
 #[derive(Debug, Clone)]
 pub enum Aggregate {
-    /// Values that were aggregated elsewhere.
+    /// Values aggregated elsewhere.
     Values(Values),
-    /// Contributions of the round that lie in the store, to be aggregated there.
+    /// Contributions of the round, to be aggregated in the store that holds them.
     Contributions {
-        /// How.
+        /// The aggregation rule.
         rule: Rule,
-        /// Whose, in this order.
+        /// The contributors, in the order of aggregation.
         peers: Vec<PeerId>,
     },
 }
 
-/// What a peer publishes, as the others read it. All rounds are numbered from 1.
+/// The part of a peer's store that other peers read. Rounds are numbered from 1.
 #[async_trait]
 pub trait PeerStore: Send + Sync {
-    /// A contribution that the peer holds: its own, or another's that it has copied.
+    /// A contribution that the peer holds: its own, or a copy of another's.
     async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError>;
 
-    /// Returns the records after number `after` (0: from the first that is still kept), each with its own number. Waits
-    /// up to `wait` for one, and returns none if none came.
+    /// Returns the records after number `after` (0: from the first that is still kept), each with its number. Waits up
+    /// to `wait` for one, then returns an empty list.
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
 }
 
-/// The state of a job at one peer: parameters, optimizer state, and what belongs to a round.
+/// The state of a job at one peer: parameters, optimizer state, and the metadata of rounds.
 #[async_trait]
 pub trait StateStore: Send + Sync {
-    /// Whether rules run where the contributions are, so that [`Aggregate::Contributions`] saves their way out.
+    /// Whether rules run where the contributions are, so that [`Aggregate::Contributions`] saves fetching them.
     fn aggregates(&self) -> bool;
 
-    /// The current state by its hashes.
+    /// The hashes of the current state.
     async fn head(&self) -> Result<Head, StoreError>;
 
-    /// The current parameters, and the round after which they are.
+    /// The last round that was applied, and the parameters after it.
     async fn parameters(&self) -> Result<(u64, Values), StoreError>;
 
     /// The current state with all its values.
     async fn state(&self) -> Result<State, StoreError>;
 
-    /// Replaces the state: at the start of a job, or to resume one.
+    /// Replaces the state, to start or resume a job.
     async fn set_state(&self, state: State) -> Result<(), StoreError>;
 
-    /// Moves the state one round on and returns its hashes. A round that was applied before is not applied again: the
-    /// state after it stays as it is.
+    /// Advances the state by one round and returns its hashes. A round that was applied before is not applied again,
+    /// and the state does not change.
     async fn apply(&self, update: Update) -> Result<Head, StoreError>;
 
-    /// Keeps what the peer has to know of a round when it goes on from there, until the round is pruned.
+    /// Keeps what a peer needs to resume after a round, until the round is pruned.
     async fn put_round_metadata(&self, round: u64, metadata: Vec<u8>) -> Result<(), StoreError>;
 
-    /// What was kept of a round.
+    /// Returns the metadata of a round, or `None` if it has none.
     async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Drops sums, contributions and metadata of all rounds before `round`.
@@ -203,18 +204,18 @@ pub trait StateStore: Send + Sync {
 /// The gradients of a round, summed as they arrive.
 #[async_trait]
 pub trait GradientSums: Send + Sync {
-    /// Adds the gradient of one batch to the sum of `round`, weighted by its samples. A batch counts once, in
-    /// whatever order and however often batches arrive.
+    /// Adds the gradient of one batch to the sum of `round`, weighted by its samples. A batch counts once, however
+    /// often and in whatever order batches arrive.
     async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError>;
 
-    /// Averages the batches of `round`, all of which have arrived, into the contribution of `peer`.
+    /// Averages the batches of `round`, all of which must have arrived, into the contribution of `peer`.
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError>;
 }
 
-/// The contributions of a round: the peer's own, which [`GradientSums::average`] puts there, and those of others.
+/// The contributions of a round: the peer's own, stored by [`GradientSums::average`], and those of others.
 #[async_trait]
 pub trait Contributions: PeerStore {
-    /// Keeps a contribution and returns what was found out about it.
+    /// Keeps a contribution and returns its statistics.
     async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError>;
 }
 
@@ -225,7 +226,7 @@ pub trait RecordLog: PeerStore {
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError>;
 }
 
-/// A peer's own store, by its ports.
+/// The ports of a peer's own store.
 #[derive(Clone)]
 pub struct Ports {
     /// The state of the job.

@@ -1,4 +1,4 @@
-//! The state after a round, computed in this process: what every store does that has no kernels of its own.
+//! The state after a round, computed in this process, for every store that does not run the kernels itself.
 
 use skein_kernels::mean::MEAN;
 use skein_kernels::rule::Rule;
@@ -6,7 +6,7 @@ use skein_kernels::update::{After, Before};
 
 use crate::{Aggregate, State, StoreError, Update, Values};
 
-/// The state that follows `before`, with `rows` as the aggregate or as the contributions that are to be aggregated.
+/// Returns the state that follows `before`; `rows` are the aggregate alone, or the contributions to aggregate.
 pub fn next_state(before: &State, update: &Update, rows: &[Values]) -> Result<State, StoreError> {
     let expected = before.parameters().len();
     if before.round() + 1 != update.round {

@@ -1,8 +1,8 @@
-//! A 256-bit digest: what records, tensors and states are known by.
+//! 256-bit digests, which identify records, tensors and states.
 
 use std::fmt;
 
-/// Bytes of a BLAKE3 or SHA-256 digest; shown and parsed as 64 hexadecimal digits.
+/// A BLAKE3 or SHA-256 digest; shown and parsed as 64 hexadecimal digits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
@@ -23,7 +23,7 @@ impl std::str::FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Digest, ParseDigestError> {
         let mut bytes = [0; 32];
-        // Parsing alone would take a sign for a digit.
+        // `from_str_radix` alone would accept a sign.
         if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(ParseDigestError);
         }
@@ -41,7 +41,7 @@ pub struct ParseDigestError;
 
 impl fmt::Display for ParseDigestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a digest has 64 hexadecimal digits")
+        f.write_str("a digest must have 64 hexadecimal digits")
     }
 }
 

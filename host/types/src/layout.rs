@@ -1,11 +1,11 @@
-//! Names and shapes of a model's parameters and running statistics, and where each lies inside the flat vector of all.
+//! Names and shapes of a model's parameters and running statistics, and their positions in one flat vector.
 
 use std::ops::Range;
 
 /// One named parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
-    /// Name, unique in the model; `layers.0.weight` in the manner of PyTorch.
+    /// Name, unique in the model; as in PyTorch, for example `layers.0.weight`.
     pub name: String,
     /// Sizes of the dimensions, outermost first; empty for a scalar.
     pub shape: Vec<u32>,
@@ -23,7 +23,7 @@ impl Parameter {
     }
 }
 
-/// The parameters of a model in their fixed order, and behind them the running statistics, which no optimizer moves.
+/// The parameters of a model in their fixed order, followed by the running statistics, which no optimizer updates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layout {
     parameters: Vec<Parameter>,
@@ -33,12 +33,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays the parameters one after the other in the order given.
+    /// Lays out the parameters one after the other, in the order given.
     pub fn new(parameters: Vec<Parameter>) -> Layout {
         Layout::with_statistics(parameters, Vec::new())
     }
 
-    /// Lays parameters, then running statistics one after the other in the order given.
+    /// Lays out parameters, then running statistics, one after the other in the order given.
     pub fn with_statistics(mut parameters: Vec<Parameter>, statistics: Vec<Parameter>) -> Layout {
         let trained = parameters.iter().map(Parameter::len).sum();
         parameters.extend(statistics);
@@ -59,22 +59,22 @@ impl Layout {
         &self.parameters
     }
 
-    /// Values of all of them together.
+    /// Length of the flat vector.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// How many values, counted from the first, an optimizer moves.
+    /// How many values, counted from the first, an optimizer updates.
     pub fn trained(&self) -> usize {
         self.trained
     }
 
-    /// Whether the model has no value at all.
+    /// Whether the flat vector has no values.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The one of that name, and where it lies in the flat vector.
+    /// The parameter or statistic called `name`, and its range in the flat vector.
     pub fn find(&self, name: &str) -> Option<(&Parameter, Range<usize>)> {
         let index = self.parameters.iter().position(|parameter| parameter.name == name)?;
         let start = self.offsets[index];
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_lie_one_after_the_other() {
+    fn parameters_are_laid_out_one_after_the_other() {
         let parameter = |name: &str, shape: &[u32]| Parameter { name: name.into(), shape: shape.into() };
         let layout = Layout::new(vec![parameter("w", &[3, 2]), parameter("scale", &[]), parameter("b", &[3])]);
         assert_eq!(layout.len(), 10);

@@ -1,13 +1,13 @@
-//! What every crate of Skein calls things by. Plain values: nothing here waits, and nothing reads or writes a file.
+//! Plain types that every crate of Skein shares. Nothing here waits, and nothing reads or writes a file.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`digest`] | 256-bit digests: what functions, records and states are known by |
-//! | [`peer`] | the public keys by which peers are known |
+//! | [`digest`] | 256-bit digests, which identify functions, records and states |
+//! | [`peer`] | public keys, which identify peers |
 //! | [`layout`] | names and shapes of a model's parameters inside one flat vector |
 //! | [`values`] | such a vector, immutable and shared |
 //! | [`statistics`] | its length, its hash and whether it is finite |
-//! | [`status`] | what a command is busy with |
+//! | [`status`] | the current activity of a command |
 //!
 //! Rules and optimizers are in `skein-kernels`, which also runs inside guests and inside databases.
 

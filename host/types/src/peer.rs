@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::Digest;
 
-/// A peer's Ed25519 public key. Contributions are aggregated in the order of these.
+/// A peer's Ed25519 public key. Contributions are aggregated in the order of their peers' keys.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub [u8; 32]);
 
@@ -16,7 +16,7 @@ impl fmt::Display for PeerId {
 }
 
 impl fmt::Debug for PeerId {
-    /// The first eight digits, which tell the peers of a job apart.
+    /// The first eight digits, enough to distinguish the peers of a job.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_string()[..8])
     }

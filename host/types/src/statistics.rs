@@ -1,10 +1,10 @@
-//! What a store finds out about values it is given, in one pass over them.
+//! Length, hash and finiteness of values, computed in one pass.
 
 use skein_kernels::norm::all_finite;
 
 use crate::Digest;
 
-/// Values looked at together: they are hashed and checked while they are in the cache.
+/// Values per chunk: each is hashed and checked while it is in the cache.
 const CHUNK: usize = 1 << 15;
 
 /// Hash and finiteness of values.
@@ -14,14 +14,14 @@ pub struct Statistics {
     pub len: usize,
     /// BLAKE3 of their little-endian bytes.
     pub hash: Digest,
-    /// Whether none is NaN or infinite.
+    /// Whether no value is NaN or infinite.
     pub finite: bool,
 }
 
 impl Statistics {
-    /// Looks at every value.
+    /// Computes the statistics of `values`.
     pub fn of(values: &[f32]) -> Statistics {
-        const { assert!(cfg!(target_endian = "little"), "values are hashed as they lie in memory") };
+        const { assert!(cfg!(target_endian = "little"), "values are hashed as their bytes in memory") };
         let mut hasher = blake3::Hasher::new();
         let mut finite = true;
         for chunk in values.chunks(CHUNK) {

@@ -1,12 +1,12 @@
-//! What a command is busy with before it has rounds to show.
+//! The current activity of a command, before it has rounds to show.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is done within this time is not worth a word.
+/// Shorter activities are not shown.
 const WORTH_SHOWING: Duration = Duration::from_millis(500);
 
-/// What a command is busy with, told by those who do it to those who show it. Cloning shares it.
+/// The current activity of a command, set by the code that works and read by the code that shows it. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Status(Arc<Mutex<Option<Activity>>>);
 
@@ -17,19 +17,19 @@ struct Activity {
     detail: String,
 }
 
-/// Something that goes on until this is dropped.
+/// An activity, which ends when this is dropped.
 #[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
 pub struct Busy(Status);
 
 impl Status {
-    /// Says what begins now, as in ``compiling `mine` ``.
+    /// Begins an activity, for example ``compiling `mine` ``.
     pub fn begin(&self, what: impl Into<String>) -> Busy {
         *self.lock() = Some(Activity { began: Instant::now(), what: what.into(), detail: String::new() });
         Busy(self.clone())
     }
 
-    /// What there is to show: nothing of what has just begun.
+    /// The text to show at `now`; `None` if no activity has lasted long enough.
     pub fn text(&self, now: Instant) -> Option<String> {
         let activity = self.lock();
         let Activity { began, what, detail } = activity.as_ref()?;
@@ -44,7 +44,7 @@ impl Status {
 }
 
 impl Busy {
-    /// Says how far it has come, as in `43 %`.
+    /// Sets the progress to show, for example `43 %`.
     pub fn detail(&self, detail: impl Into<String>) {
         if let Some(activity) = &mut *self.0.lock() {
             activity.detail = detail.into();
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_takes_a_moment_is_not_shown_and_what_has_ended_no_longer_is() {
+    fn only_long_activities_are_shown_and_only_until_they_end() {
         let status = Status::default();
         assert_eq!(status.text(Instant::now()), None);
         let busy = status.begin("compiling `mine`");

@@ -1,4 +1,4 @@
-//! Values that never change once they are made, and what was found out about them.
+//! Immutable values, with their statistics cached beside them.
 
 use std::fmt;
 use std::ops::Deref;
@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use crate::Statistics;
 
-/// Immutable values. Cloning shares them, and with them their statistics: however many peers of a process look at
-/// the same buffer, it is hashed once.
+/// Immutable values. Clones share the buffer and its statistics: it is hashed once, however many peers of a process
+/// use it.
 #[derive(Clone)]
 pub struct Values {
     values: Arc<Vec<f32>>,
@@ -15,12 +15,12 @@ pub struct Values {
 }
 
 impl Values {
-    /// What there is to know about the values; takes a pass over them the first time.
+    /// Length, hash and finiteness of the values; the first call reads them all.
     pub fn statistics(&self) -> Statistics {
         *self.statistics.get_or_init(|| Statistics::of(&self.values))
     }
 
-    /// The buffer itself, if nobody else has it.
+    /// The buffer itself, if no other clone shares it.
     pub fn into_buffer(self) -> Option<Vec<f32>> {
         Arc::into_inner(self.values)
     }
@@ -52,7 +52,7 @@ impl PartialEq for Values {
 }
 
 impl fmt::Debug for Values {
-    /// How many there are: nobody reads a million numbers.
+    /// Shows only how many there are: a model has millions.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} values", self.len())
     }

@@ -1,6 +1,6 @@
-//! What the command line asks of a database, compared with what its folder was made with.
+//! Options of a database from the command line, compared with those its folder was created with.
 //!
-//! Most options take effect only when the folder is made. One that differs from the folder would be ignored, so it is
+//! Most options take effect only when the folder is created. A later option that differs would be ignored, so it is
 //! refused.
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,37 +11,38 @@ use anyhow::{Context, Result, bail};
 use super::{CONFIG_FILE, Settings, module_file, write};
 use crate::Tls;
 
-/// What is asked of a database. An option that is left out is as in the folder, or has its default in a new one.
+/// Options of a database from the command line. One that is left out is taken from the folder, or has its default in a
+/// new folder.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// Folder of the database.
     pub dir: PathBuf,
-    /// Address that other machines reach.
+    /// Address for other machines.
     pub listen: Option<SocketAddr>,
-    /// Certificates.
+    /// Certificates of the server and its authority.
     pub tls: Option<Tls>,
-    /// Memory that the data may take, in MiB.
+    /// The server's `maxmemory`, in MiB.
     pub memory_mib: Option<u64>,
-    /// Skein's module.
+    /// Which module to load, if any.
     pub module: Module,
 }
 
 /// Which module a database loads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Module {
-    /// The one beside this program.
+    /// The module beside this program.
     Own,
-    /// The one of this file.
+    /// The module in this file.
     File(PathBuf),
-    /// None.
+    /// No module: the host computes.
     Without,
 }
 
 impl Asked {
-    /// Returns the settings of the folder, which is made if it is not there; `memory_mib` is the default of a new one.
+    /// Returns the settings of the folder, which is created if it has none; `memory_mib` is the default of a new one.
     ///
     /// # Errors
-    /// The folder was made with other settings, or cannot be read or made.
+    /// The folder was created with other settings, or cannot be read or created.
     pub fn settle(&self, memory_mib: u64) -> Result<Settings> {
         if !self.dir.join(CONFIG_FILE).exists() {
             let settings = self.settings(memory_mib)?;
@@ -67,7 +68,7 @@ impl Asked {
         Ok(Settings { dir, listen, tls, memory_mib: self.memory_mib.unwrap_or(memory_mib), module })
     }
 
-    /// Refuses the first option that says something else than the folder.
+    /// Refuses the first option that differs from the folder's settings.
     fn compare(&self, made: &Settings) -> Result<()> {
         self.same("--listen", self.listen, made.listen)?;
         self.same("--memory", self.memory_mib, Some(made.memory_mib))?;
@@ -96,7 +97,7 @@ impl Asked {
         Err(self.refused(&made, &format!("{option} {}", asked.to_string())))
     }
 
-    /// Two paths to one file are the same.
+    /// Two paths to one file count as equal.
     fn same_file(&self, option: &str, asked: Option<&PathBuf>, made: Option<&PathBuf>) -> Result<()> {
         let text = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string();
         self.same(option, asked.map(text), made.map(text))
@@ -105,13 +106,13 @@ impl Asked {
     fn refused(&self, made: &str, asked: &str) -> anyhow::Error {
         let dir = self.dir.display();
         anyhow::anyhow!(
-            "the database in `{dir}` was made {made}, not with `{asked}`: leave the option out, change \
+            "the database in `{dir}` was created {made}, not with `{asked}`: leave the option out, change \
              `{dir}/{CONFIG_FILE}`, or choose another folder"
         )
     }
 }
 
-/// The settings that a folder was made with, or that its owner has given it since.
+/// Reads the settings that a folder was created with, or that were changed by hand since.
 fn read(dir: &Path) -> Result<Settings> {
     let path = dir.join(CONFIG_FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
@@ -119,14 +120,14 @@ fn read(dir: &Path) -> Result<Settings> {
 }
 
 fn parse(dir: &Path, text: &str) -> Result<Settings> {
-    // As the server reads it: what stands last counts.
+    // As the server reads it: the last line with a name counts.
     let value = |name: &str| {
         let mut lines = text.lines().rev().filter_map(|line| line.trim().split_once(char::is_whitespace));
         lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().trim_matches('"'))
     };
     let port = |name: &str| -> Result<u16> {
         let Some(value) = value(name) else { return Ok(0) };
-        value.parse().with_context(|| format!("`{name} {value}` names no port"))
+        value.parse().with_context(|| format!("`{name} {value}` is not a port"))
     };
     let plain = port("port")?;
     let encrypted = port("tls-port")?;
@@ -143,7 +144,7 @@ fn parse(dir: &Path, text: &str) -> Result<Settings> {
         port => {
             let addresses = value("bind").context("it has a port and no `bind`")?;
             let first = addresses.split_whitespace().next().unwrap_or_default();
-            let address: IpAddr = first.parse().with_context(|| format!("`bind {addresses}` names no address"))?;
+            let address: IpAddr = first.parse().with_context(|| format!("`bind {addresses}` is not an address"))?;
             Some(SocketAddr::new(address, port))
         }
     };
@@ -152,7 +153,7 @@ fn parse(dir: &Path, text: &str) -> Result<Settings> {
     Ok(Settings { dir: dir.to_owned(), listen, tls, memory_mib, module: value("loadmodule").map(PathBuf::from) })
 }
 
-/// A size in the server's own notation.
+/// Parses a size in the server's notation, such as `4gb`.
 fn mebibytes(text: &str) -> Result<u64> {
     let text = text.to_ascii_lowercase();
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_read_as_it_was_made() {
+    fn a_folder_is_read_as_it_was_created() {
         let place = tempfile::tempdir().expect("a folder");
         let file = |name: &str| {
             let path = place.path().canonicalize().expect("a path").join(name);
@@ -197,27 +198,27 @@ mod tests {
         {
             let dir = place.path().join(index.to_string());
             let asked = Asked { listen, tls, memory_mib: Some(77), module, ..asked(&dir) };
-            let made = asked.settle(1).expect("it is made");
+            let made = asked.settle(1).expect("it is created");
             let found = read(&dir).expect("it is read");
             let shown = |settings: &Settings| format!("{settings:?}");
             assert_eq!(shown(&found), shown(&made));
-            assert_eq!(shown(&asked.settle(1).expect("the same is asked")), shown(&made));
+            assert_eq!(shown(&asked.settle(1).expect("the same options")), shown(&made));
             let nothing = Asked { module: Module::Own, ..super::tests::asked(&dir) };
-            assert_eq!(shown(&nothing.settle(1).expect("nothing is asked")), shown(&made));
+            assert_eq!(shown(&nothing.settle(1).expect("no options")), shown(&made));
         }
     }
 
     #[test]
-    fn what_was_changed_by_hand_counts_as_the_server_reads_it() {
+    fn a_configuration_changed_by_hand_is_read_as_the_server_reads_it() {
         let parse = |text: &str| parse(Path::new("d"), text);
         let settings = parse("bind 127.0.0.1\nport 1\nmaxmemory 4gb\n bind 10.0.0.1 ::1\nPORT 2\n").expect("right");
         assert_eq!(settings.listen, Some("10.0.0.1:2".parse().expect("an address")));
         assert_eq!(settings.memory_mib, 4096);
         for (text, expected) in [
             ("port 0", "no `maxmemory`"),
-            ("port x\nmaxmemory 1", "names no port"),
+            ("port x\nmaxmemory 1", "is not a port"),
             ("port 1\nmaxmemory 1", "no `bind`"),
-            ("port 1\nbind here\nmaxmemory 1", "names no address"),
+            ("port 1\nbind here\nmaxmemory 1", "is not an address"),
             ("maxmemory 1tb", "is not a size"),
             ("maxmemory many", "is not a size"),
         ] {

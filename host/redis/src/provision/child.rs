@@ -1,4 +1,4 @@
-//! Programs that end when this process ends, however it does.
+//! Programs that end when this process ends, even if it is killed.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -8,13 +8,13 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
-/// What this program calls itself with to become another one that ends with its parent.
+/// The argument with which this program starts itself, to become a program that ends with its parent.
 pub const BOUND: &str = "run-bound";
 
-/// The command that runs `program` and ends it when the calling thread ends.
+/// Returns the command that runs `program` and ends it when the calling thread ends.
 ///
 /// # Errors
-/// This program's own file can not be found.
+/// This program's own file cannot be found.
 pub fn bound<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<Command> {
     let own = std::env::current_exe().context("failed to find this program's own file")?;
     let mut command = Command::new(own);
@@ -22,14 +22,14 @@ pub fn bound<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a OsStr>)
     Ok(command)
 }
 
-/// Becomes `program`, as a child of process `parent` that is told to end when its parent does. Returns only if it cannot,
-/// and then why.
+/// Becomes `program`, as a child of process `parent` that receives SIGTERM when its parent ends. Returns only on
+/// failure, with the reason.
 pub fn become_bound(parent: u32, program: &OsStr, arguments: &[std::ffi::OsString]) -> anyhow::Error {
     let asked = set_parent_process_death_signal(Some(Signal::TERM));
-    // A parent that ended before it was asked for would never be missed.
+    // If the parent ended before the signal was requested, the signal never comes.
     let is_child = getppid().map(Pid::as_raw_nonzero).is_some_and(|id| id.get().unsigned_abs() == parent);
     if asked.is_err() || !is_child {
-        return anyhow!("the process that wanted `{}` is gone", program.display());
+        return anyhow!("the process that started `{}` has ended", program.display());
     }
     let error = Command::new(program).args(arguments).exec();
     anyhow!("failed to run `{}`: {error}", program.display())

@@ -1,7 +1,7 @@
 //! A database server as a child of this process, which ends with it.
 //!
-//! Reading data at the start and saving it at the end take as long as there is data. Neither is bounded by a time, both
-//! by how long nothing is heard of them.
+//! Loading the data at the start and saving it at the end take longer the more data there is. Neither has a deadline;
+//! both are bounded by how long the server shows no progress.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -19,20 +19,20 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::{CONFIG_FILE, DATA_DIR, LOG_FILE, SOCKET_FILE, child};
 use crate::{Options, Startup, startup};
 
-/// Programs that are servers, by what they say of themselves. A program of the same name may be something else.
+/// Programs that are servers, and how their version texts begin. A program of the same name may be something else.
 const PROGRAMS: [(&str, &str); 2] = [("redis-server", "Redis server v="), ("valkey-server", "Valkey server v=")];
-/// Pauses between two looks at a server that starts: the first, and the longest.
+/// Pauses between two polls of a server that starts: the first, and the longest.
 const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_millis(500);
 
-/// How long a server may give no sign before it is taken to hang.
+/// How long a server may show no progress before it counts as hung.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Without any answer at the start. A server that reads its data answers between two pieces of 2 MiB, and is silent
-    /// only while it checks a single value, for seconds at most.
+    /// Longest time without an answer at the start. A server that loads its data answers after every 2 MiB, and is
+    /// silent only while it checks a single value, for seconds at most.
     pub silence: Duration,
-    /// Without a byte more on disk at the end. It writes all the time, and makes the disk take what was written every
-    /// 4 MiB: a disk that does not do that within this time is broken.
+    /// Longest time in which its files do not grow at the end. The server writes all the time and syncs every 4 MiB: a
+    /// disk that cannot sync within this time is broken.
     pub standstill: Duration,
 }
 
@@ -50,18 +50,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server of a folder that [`super::write`] has filled, and waits until it serves its owner.
+    /// Starts the server of a folder that [`super::write`] has filled, and waits until it is ready.
     ///
-    /// Has to be called on a thread that lives as long as the server shall: the system ends it with that thread.
+    /// Call it on a thread that lives as long as the server should: the system ends the server with that thread.
     ///
     /// # Errors
-    /// No server is installed, one runs in the folder already, or it does not come up.
+    /// No server is installed, one already runs in the folder, or the server does not become ready.
     pub fn start<'a>(dir: &'a Path, program: Option<&'a Path>, status: &'a Status) -> BoxFuture<'a, Result<Server>> {
         Box::pin(async move {
             let socket = dir.join(SOCKET_FILE);
             ensure!(
                 UnixStream::connect(&socket).is_err(),
-                "a server listens at `{}` already: it is left alone",
+                "a server already listens at `{}`: stop it, or choose another folder",
                 socket.display()
             );
             let program = find(program)?;
@@ -75,7 +75,7 @@ impl Server {
         })
     }
 
-    /// Waits until it serves. Answering is more than listening: a server that still reads its data is not up.
+    /// Waits until the server is ready. A server that listens but still loads its data is not.
     async fn come_up(&mut self, status: &Status) -> Result<()> {
         let busy = status.begin(format!("starting the database in `{}`", self.dir.display()));
         let options = super::owner(&self.dir)?;
@@ -84,37 +84,34 @@ impl Server {
             serves = until_it_serves(&options, silence, &busy) => serves,
             ended = self.ended() => bail!("the database has ended: {}", ended?),
         };
-        serves.with_context(|| format!("the database does not come up: {}", self.last_words()))
+        serves.with_context(|| format!("the database did not become ready: {}", self.last_words()))
     }
 
-    /// What the server wrote last, which says why it ended.
+    /// The last three lines of the server's log, which usually explain why it ended.
     fn last_words(&self) -> String {
         let log = std::fs::read_to_string(self.dir.join(LOG_FILE)).unwrap_or_default();
         let last: Vec<&str> = log.lines().rev().take(3).collect();
-        match last.is_empty() {
-            true => "it wrote no log".into(),
-            false => last.into_iter().rev().collect::<Vec<_>>().join("; "),
-        }
+        if last.is_empty() { "it wrote no log".into() } else { last.into_iter().rev().collect::<Vec<_>>().join("; ") }
     }
 
-    /// The server's process, as long as it runs.
+    /// The server's process id, or `None` after it has ended.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Waits until it ends by itself; gives why.
+    /// Waits until the server ends without being stopped; returns its exit status and last log lines.
     ///
     /// # Errors
-    /// It can not be waited for.
+    /// The process cannot be waited for.
     pub async fn ended(&mut self) -> Result<String> {
         let status = self.child.wait().await?;
         Ok(format!("{status}: {}", self.last_words()))
     }
 
-    /// Lets it save its data and end, however long that takes.
+    /// Lets the server save its data and end, however long that takes.
     ///
     /// # Errors
-    /// It does not end and saves nothing either; it is killed then.
+    /// The server does not end and saves nothing either; it is killed then.
     pub async fn stop(mut self, status: &Status) -> Result<()> {
         let busy = status.begin(format!("saving the data of the database in `{}`", self.dir.display()));
         if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
@@ -123,7 +120,7 @@ impl Server {
         let data = self.dir.join(DATA_DIR);
         let mut grown = (Instant::now(), bytes_in(&data));
         loop {
-            // While it saves it answers nobody: that its files grow is all that there is to see.
+            // A server that saves does not answer: the growth of its files is the only sign of progress.
             if let Ok(ended) = timeout(LOOK_MAX.min(self.patience.standstill), self.child.wait()).await {
                 return ended.map(drop).context("failed to wait for the database");
             }
@@ -135,7 +132,7 @@ impl Server {
             }
             ensure!(
                 now - grown.0 < self.patience.standstill,
-                "the database in `{}` did not end and saved nothing for {} s: it is killed, and what it saved last stays",
+                "the database in `{}` did not end and saved nothing for {} s: it is killed, and its last save remains",
                 self.dir.display(),
                 self.patience.standstill.as_secs_f64()
             );
@@ -143,7 +140,7 @@ impl Server {
     }
 }
 
-/// Waits as long as the server answers that it reads its data.
+/// Waits until the server is ready, for as long as it answers that it is loading its data.
 async fn until_it_serves(options: &Options, silence: Duration, busy: &Busy) -> Result<()> {
     let mut heard = Instant::now();
     let mut look = LOOK_MIN;
@@ -157,9 +154,9 @@ async fn until_it_serves(options: &Options, silence: Duration, busy: &Busy) -> R
             // It does not listen yet.
             Ok(Err(StoreError::Unreachable { .. })) if heard.elapsed() + look < silence => {}
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) => bail!("it gave no answer for {} s", silence.as_secs_f64()),
+            Err(_) => bail!("it did not answer for {} s", silence.as_secs_f64()),
         }
-        // A server tells nobody that it has begun to listen, or to serve.
+        // A server does not announce that it listens or is ready, so it is polled.
         sleep(look).await;
         look = (look * 2).min(LOOK_MAX).min(silence / 4);
     }
@@ -167,7 +164,7 @@ async fn until_it_serves(options: &Options, silence: Duration, busy: &Busy) -> R
 
 fn loaded(percent: Option<f64>, left: Option<Duration>) -> String {
     let percent =
-        percent.map_or_else(|| "reading its data".to_owned(), |percent| format!("{percent:.0} % of its data read"));
+        percent.map_or_else(|| "loading its data".to_owned(), |percent| format!("{percent:.0} % of its data loaded"));
     percent + &left.map_or_else(String::new, |left| format!(", {} s left", left.as_secs()))
 }
 
@@ -177,16 +174,16 @@ fn bytes_in(dir: &Path) -> u64 {
     entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
-/// The server's program: the one that is asked for, or the first on the path that says that it is one.
+/// Returns the server's program: the requested one, or the first on the path whose version text is a server's.
 fn find(program: Option<&Path>) -> Result<PathBuf> {
     if let Some(program) = program {
-        ensure!(is_server(program), "`{}` does not say that it is a Redis or Valkey server", program.display());
+        ensure!(is_server(program), "`{}` is not a Redis or Valkey server", program.display());
         return Ok(program.to_owned());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let programs = PROGRAMS.iter().flat_map(|(name, _)| std::env::split_paths(&path).map(move |dir| dir.join(name)));
     let found = programs.filter(|program| program.is_file()).find(|program| is_server(program));
-    found.context("no `redis-server` or `valkey-server` is installed: on Debian `apt install redis-server`")
+    found.context("found no `redis-server` or `valkey-server`: install one, on Debian with `apt install redis-server`")
 }
 
 fn is_server(program: &Path) -> bool {
@@ -202,19 +199,19 @@ mod tests {
     use super::super::{OWNER, Settings, password_file, write};
     use super::*;
 
-    /// Far less than the servers of these tests take for what they do.
+    /// Far less than the servers of these tests take to load or save.
     const PATIENCE: Duration = Duration::from_millis(500);
     const KEYS: usize = 40;
-    /// What a server takes for each key, in microseconds: two seconds for all.
+    /// Time a server takes for each key, in microseconds: two seconds for all.
     const KEY_DELAY: u32 = 50_000;
 
-    /// Starts the server of a folder, which is made if it is not there, with more lines of configuration.
+    /// Starts the server of a folder, which is created if it does not exist, with `more` lines of configuration.
     fn start(dir: &Path, more: &str) -> Server {
         let config = dir.join(CONFIG_FILE);
         if !config.exists() {
             let dir = dir.to_owned();
             let made = write(&Settings { dir, listen: None, tls: None, memory_mib: 64, module: None });
-            made.expect("a folder is made");
+            made.expect("a folder is created");
         }
         let text = std::fs::read_to_string(&config).expect("it was written");
         std::fs::write(&config, text + more).expect("written");
@@ -240,23 +237,23 @@ mod tests {
 
     fn signal(server: &Server, signal: Signal) {
         let id = server.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("it runs");
-        kill_process(id, signal).expect("it is there");
+        kill_process(id, signal).expect("it runs");
     }
 
     #[tokio::test]
-    async fn a_server_that_reads_its_data_for_long_is_waited_for() {
+    async fn a_server_that_loads_its_data_for_long_is_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let status = Status::default();
         let mut server = start(folder.path(), "");
-        server.come_up(&status).await.expect("it comes up");
+        server.come_up(&status).await.expect("it is ready");
         assert_eq!(fill(folder.path(), KEYS), KEYS);
         server.stop(&status).await.expect("it ends");
 
         let slow = format!("key-load-delay {KEY_DELAY}\nloading-process-events-interval-bytes 1024\n");
         let begun = Instant::now();
         let mut server = start(folder.path(), &slow);
-        server.come_up(&status).await.expect("it comes up");
-        assert!(begun.elapsed() > 3 * PATIENCE, "it took its time: {:?}", begun.elapsed());
+        server.come_up(&status).await.expect("it is ready");
+        assert!(begun.elapsed() > 3 * PATIENCE, "it took only {:?}", begun.elapsed());
         assert_eq!(fill(folder.path(), 0), KEYS);
     }
 
@@ -265,10 +262,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let status = Status::default();
         let mut server = start(folder.path(), "");
-        server.come_up(&status).await.expect("it comes up");
+        server.come_up(&status).await.expect("it is ready");
         signal(&server, Signal::STOP);
         let error = server.come_up(&status).await.expect_err("it is stopped");
-        assert!(format!("{error:#}").contains("it gave no answer for 0.5 s"), "{error:#}");
+        assert!(format!("{error:#}").contains("it did not answer for 0.5 s"), "{error:#}");
     }
 
     #[tokio::test]
@@ -276,14 +273,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let status = Status::default();
         let mut server = start(folder.path(), &format!("rdb-key-save-delay {KEY_DELAY}\n"));
-        server.come_up(&status).await.expect("it comes up");
+        server.come_up(&status).await.expect("it is ready");
         assert_eq!(fill(folder.path(), KEYS), KEYS);
         let begun = Instant::now();
         server.stop(&status).await.expect("it ends");
-        assert!(begun.elapsed() > 3 * PATIENCE, "it took its time: {:?}", begun.elapsed());
+        assert!(begun.elapsed() > 3 * PATIENCE, "it took only {:?}", begun.elapsed());
         let mut server = start(folder.path(), "");
-        server.come_up(&status).await.expect("it comes up");
-        assert_eq!(fill(folder.path(), 0), KEYS, "all was saved");
+        server.come_up(&status).await.expect("it is ready");
+        assert_eq!(fill(folder.path(), 0), KEYS, "all keys were saved");
     }
 
     #[tokio::test]
@@ -291,7 +288,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let status = Status::default();
         let mut server = start(folder.path(), "");
-        server.come_up(&status).await.expect("it comes up");
+        server.come_up(&status).await.expect("it is ready");
         signal(&server, Signal::STOP);
         let error = server.stop(&status).await.expect_err("it is stopped");
         assert!(error.to_string().contains("did not end and saved nothing for 0.5 s"), "{error:#}");

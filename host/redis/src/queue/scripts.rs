@@ -1,19 +1,19 @@
-//! The steps of the queue, each carried out by the database as a whole or not at all.
+//! The atomic steps of the queue, as Lua scripts.
 //!
-//! A round of tasks is a hash, forgotten with the round:
+//! A hash holds the tasks of a round, and is pruned with it:
 //!
 //! | field | value |
 //! |---|---|
-//! | `want`, `done` | how many tasks there are, and how many of them are counted |
+//! | `want`, `done` | number of tasks, and how many of them are counted |
 //! | `<index>` | `posted`, `counted` or `dead` |
-//! | `by:<index>:<consumer>` | what the consumer did with the task: `failed`, or went `silent` over it |
+//! | `by:<index>:<consumer>` | how the consumer left the task: `failed` or `silent` |
 //! | `workers:<index>` | how many workers did either, each counted once |
-//! | `host:<index>` | how often the host failed at it |
-//! | `dead` | the index of one dead task, if there is any |
-//! | `reason:<index>`, `letter:<index>`, `task:<index>` | of a dead task: why, its dead letter, its id in the stream |
+//! | `host:<index>` | how often the host failed at the task |
+//! | `dead` | the index of one dead task, if any |
+//! | `reason:<index>`, `letter:<index>`, `task:<index>` | of a dead task: reason, dead letter, id in the stream |
 //!
-//! A task that rests after a failure is pending in the name of the consumer `released`, and its idle time is how long it
-//! has rested. Idle times are the server's, so no clock of a worker matters.
+//! A task that rests after a failure is pending for the consumer `released`; its idle time is how long it has rested.
+//! The server measures idle times, so the workers' clocks do not matter.
 
 /// KEYS tasks, round; ARGV round, want, then index and note of each task.
 pub(super) const POST: &str = "
@@ -32,7 +32,7 @@ local found = redis.call('HMGET', KEYS[1], 'want', 'done', 'dead')
 found[4] = found[3] and redis.call('HGET', KEYS[1], 'reason:' .. found[3])
 return found";
 
-/// `dig_out(round, index, state)`: a dead task becomes `state`, and `dead` names another one if there is another.
+/// `dig_out(round, index, state)`: sets a dead task to `state`, and `dead` to another dead task, if any.
 const DIG_OUT: &str = "
 local function dig_out(round, index, state)
   redis.call('HSET', round, index, state)
@@ -51,8 +51,8 @@ end
 
 /// KEYS tasks, round, events, dead; ARGV group, consumer, id, round, index. Returns `counted`, `duplicate` or `fenced`.
 ///
-/// The gradient is in the sum, so a task that rests or was buried meanwhile counts. Its id has to be the same: a task that
-/// was posted anew has another one, and the sum may have been lost in between.
+/// The gradient is in the sum, so a task that rests or was buried in the meantime counts. Its id must be the same: a
+/// task that was posted anew has another id, and the sum may have been lost in between.
 const COMPLETE_BODY: &str = "
 local id, index = ARGV[3], ARGV[5]
 local state = redis.call('HGET', KEYS[2], index)
@@ -74,8 +74,8 @@ if tostring(done) == redis.call('HGET', KEYS[2], 'want') then
 end
 return 'counted'";
 
-/// `say_alive(workers, consumer, silence)`: adds a worker to the set of workers, and sets a key of its own that expires
-/// unless it is set again. Servers do not keep the time at which a consumer last asked in vain.
+/// `say_alive(workers, consumer, silence)`: adds a worker to the set of workers, and sets a key for it that expires
+/// unless it is set again. Servers do not record when a consumer last asked without getting a task.
 const SAY_ALIVE: &str = "
 local function say_alive(workers, consumer, silence)
   if string.sub(consumer, 1, 7) ~= 'worker:' then return end
@@ -84,14 +84,14 @@ local function say_alive(workers, consumer, silence)
 end
 ";
 
-/// What steps about attempts share. KEYS tasks, workers; ARGV group, consumer, prefix of rounds, silence in ms, most
+/// Shared by the steps about attempts. KEYS tasks, workers; ARGV group, consumer, prefix of rounds, silence in ms, most
 /// workers that try a task.
 const ATTEMPTS: &str = "
 local tasks, workers = KEYS[1], KEYS[2]
 local group, me, rounds, silence, workers_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local is_host = string.sub(me, 1, 5) == 'host:'
 
--- The task of a pending id; one that nobody needs any more is removed from the stream.
+-- Returns the task of a pending id; removes a task that is no longer needed from the stream.
 local function task_of(id)
   local entry = redis.call('XRANGE', tasks, id, id)[1]
   if entry then
@@ -112,7 +112,7 @@ local function has_failed(task, worker)
   return redis.call('HGET', task.key, 'by:' .. task.index .. ':' .. worker) == 'failed'
 end
 
--- A worker is counted once, whatever it did and however often.
+-- Counts a worker once, however often it failed or fell silent.
 local function count(task, worker, what)
   local field = 'by:' .. task.index .. ':' .. worker
   if redis.call('HSETNX', task.key, field, what) == 1 then
@@ -122,7 +122,7 @@ local function count(task, worker, what)
   end
 end
 
--- Whether a worker that is there may still try the task. Workers that are gone leave the set.
+-- Whether a live worker may still try the task. Removes dead workers from the set.
 local function others_may_try(task)
   if number(task, 'workers') >= workers_max then return false end
   for _, worker in ipairs(redis.call('SMEMBERS', workers)) do
@@ -137,10 +137,10 @@ end
 ";
 
 /// ARGV continue with the most tasks to take, and the shortest and longest rest in ms. Returns entries, and the ms until
-/// another task has rested that the consumer may try.
+/// the consumer may try another rested task.
 ///
-/// All pages are read, or a task would wait for as long as older ones are pending. There are as many pending tasks as
-/// workers hold, and as rest of one round.
+/// All pages are read, or a task would wait for as long as older ones are pending. Pending tasks are those that workers
+/// hold and those of one round that rest.
 const CLAIM_BODY: &str = "
 local PAGE = 100
 local most, rest_min, rest_max = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -190,7 +190,7 @@ return { entries, due }";
 /// KEYS continue with events, dead; ARGV with id, reason, most tries of the host. Returns `released`, `buried` or
 /// `fenced`.
 ///
-/// Only the host buries: a task is dead once the host itself failed at it and nobody else is left to try it.
+/// Only the host buries: a task is dead once the host itself has failed at it and no worker is left to try it.
 const RELEASE_BODY: &str = "
 local id, reason, host_tries_max = ARGV[6], ARGV[7], tonumber(ARGV[8])
 local pending = redis.call('XPENDING', tasks, group, id, id, 1)[1]
@@ -216,7 +216,7 @@ end
 redis.call('XCLAIM', tasks, group, 'released', 0, id, 'JUSTID')
 return 'released'";
 
-/// KEYS tasks, workers; ARGV group, consumer, silence in ms, ids. Returns how many are still the consumer's own.
+/// KEYS tasks, workers; ARGV group, consumer, silence in ms, ids. Returns how many the consumer still holds.
 const BEAT_BODY: &str = "
 local own = 0
 say_alive(KEYS[2], ARGV[2], ARGV[3])
@@ -229,8 +229,8 @@ for i = 4, #ARGV do
 end
 return own";
 
-/// KEYS tasks, round; ARGV group, consumer, id, index. Removes a task of a round that is over. If a database that lost
-/// its state begins the round again, the task can be posted again.
+/// KEYS tasks, round; ARGV group, consumer, id, index. Removes a task of a round that has ended. If a database that
+/// lost its state begins the round again, the task can be posted again.
 pub(super) const DISCARD: &str = "
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)[1]
 if pending and pending[2] == ARGV[2] then
@@ -240,7 +240,7 @@ if pending and pending[2] == ARGV[2] then
 end
 return redis.status_reply('OK')";
 
-/// KEYS tasks, round, dead; ARGV id. Returns 1 if the letter was there.
+/// KEYS tasks, round, dead; ARGV id. Returns 1 if the letter existed.
 const REDRIVE_BODY: &str = "
 local entry = redis.call('XRANGE', KEYS[3], ARGV[1], ARGV[1])[1]
 if not entry then return 0 end
@@ -258,7 +258,7 @@ if redis.call('HGET', KEYS[2], task.index) == 'dead' then
 end
 return 1";
 
-/// KEYS tasks, workers; ARGV group, consumer. Takes a consumer away that has nothing more to do.
+/// KEYS tasks, workers; ARGV group, consumer. Removes a worker, and its consumer if it holds no task.
 pub(super) const LEAVE: &str = "
 redis.call('SREM', KEYS[2], ARGV[2])
 redis.call('DEL', KEYS[2] .. ':' .. ARGV[2])
@@ -286,7 +286,7 @@ pub(super) fn redrive() -> String {
     format!("{DIG_OUT}{REDRIVE_BODY}")
 }
 
-/// A script with its keys; arguments follow.
+/// The command that runs a script with its keys; the caller appends the arguments.
 pub(super) fn command(script: &str, keys: &[&str]) -> redis::Cmd {
     let mut command = redis::cmd("EVAL");
     command.arg(script).arg(keys.len()).arg(keys);

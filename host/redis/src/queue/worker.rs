@@ -1,4 +1,4 @@
-//! The queue as consumers use it: workers, and the host itself.
+//! The queue as its consumers use it: workers, and the host itself.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -18,39 +18,39 @@ use crate::{Options, Scope, own};
 /// How many beats a consumer may miss before its tasks are taken from it.
 const BEATS_MISSED: u32 = 3;
 
-/// Who stands at the queue, and how.
+/// Name, role and intervals of a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// A name that no process has had before, without spaces.
+    /// A name that no process has used before, without spaces.
     pub name: String,
-    /// As what.
+    /// Worker or host, which decides what a failure means.
     pub role: Role,
-    /// How it waits.
+    /// Intervals of beats and rests.
     pub pace: Pace,
 }
 
 /// What a failure of a consumer means for the task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The peer's host. It tries last, and what it fails at then is dead.
+    /// The peer's host. A task that it fails at after all workers is dead.
     Host,
-    /// Any other process. What it fails at is left to others.
+    /// Any other process. A task that it fails at is left to others.
     Worker,
 }
 
-/// How long a consumer waits for what.
+/// Intervals of beats and rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// How often it says that it is alive. After three beats without a word its tasks go to others.
+    /// Interval between two beats. After three missed beats the consumer's tasks go to others.
     pub beat: Duration,
-    /// How long a task rests after its first failure; doubled with every further one, ...
+    /// How long a task rests after its first failure; every further failure doubles it.
     pub rest_min: Duration,
-    /// ... up to this.
+    /// The longest that a task rests.
     pub rest_max: Duration,
 }
 
 impl Place {
-    /// The name by which the database knows it.
+    /// The name of the consumer in the database, which begins with its role.
     fn full_name(&self) -> String {
         let role = match self.role {
             Role::Host => "host",
@@ -61,42 +61,42 @@ impl Place {
 }
 
 impl Pace {
-    /// How long a consumer is silent before its tasks go to others, in milliseconds.
+    /// How long a consumer may be silent before its tasks go to others, in milliseconds.
     fn silence(&self) -> String {
         (self.beat * BEATS_MISSED).as_millis().max(1).to_string()
     }
 }
 
-/// A place at the queue that is taken.
+/// A consumer of the queue.
 pub struct Consumer {
     queue: Queue,
     name: String,
     pace: Pace,
     held: Arc<Held>,
-    /// Ends the thread that beats when it is dropped. Nobody waits for the thread, which may be waiting for a database.
+    /// Ends the beating thread when dropped. The thread is not joined, since it may be waiting for the database.
     _stop: Sender<()>,
 }
 
-/// A task in the hands of a consumer.
+/// A task that was delivered to a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     pub(super) id: String,
-    /// The task.
+    /// The delivered task.
     pub task: Task,
 }
 
-/// What became of a task that was said to be done.
+/// The result of completing a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Completion {
-    /// It counts.
+    /// The task is counted now.
     Counted,
-    /// It was counted before.
+    /// The task was counted before.
     Duplicate,
-    /// It is another worker's by now, or its round is over.
+    /// Another consumer holds the task by now, it was posted anew, or its round has ended.
     Fenced,
 }
 
-/// Tasks in the hands of a worker.
+/// Ids of the tasks that a consumer holds.
 #[derive(Default)]
 struct Held(Mutex<BTreeSet<String>>);
 
@@ -107,16 +107,17 @@ impl Held {
 }
 
 impl Consumer {
-    /// Takes a place at the queue and begins to beat.
+    /// Joins the queue and begins to beat.
     ///
     /// # Errors
-    /// The database can not be used, or the thread can not be started.
+    /// The database cannot be used, or the thread cannot be started.
     pub fn join(options: &Options, scope: Scope, place: Place) -> BoxFuture<'_, Result<Consumer, StoreError>> {
         Box::pin(async move {
             let queue = Queue::open(options, scope).await?;
-            let (name, pace) = (place.full_name(), place.pace);
+            let name = place.full_name();
+            let pace = place.pace;
             let held = Arc::<Held>::default();
-            // A connection and a runtime of its own: whatever keeps the worker busy, the beat goes on.
+            // A separate connection and runtime: beats continue whatever keeps the worker busy.
             let link = own(options, scope)?.link;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let (stop, stopped) = channel::<()>();
@@ -135,13 +136,13 @@ impl Consumer {
         })
     }
 
-    /// The queue itself.
+    /// The queue that this consumer has joined.
     pub fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    /// Up to `count` tasks: those that have rested and those of silent consumers before new ones. Waits for one until
-    /// `wait` is over, and then gives none.
+    /// Returns up to `count` tasks: those that have rested and those of silent consumers before new ones. Waits up to
+    /// `wait` for one, then returns an empty list.
     ///
     /// # Errors
     /// The database cannot be used.
@@ -150,7 +151,7 @@ impl Consumer {
             let until = Instant::now() + wait;
             loop {
                 let deliveries = match self.take(count, until).await {
-                    // A database that came back empty has no group any more.
+                    // A database that restarted empty has no group any more.
                     Err(failure) if failure.code() == Some("NOGROUP") => {
                         self.queue.create_group().await?;
                         Vec::new()
@@ -167,7 +168,7 @@ impl Consumer {
         })
     }
 
-    /// Looks once for tasks to claim, then waits for new ones, but no longer than until it is worth to look again.
+    /// Tries once to claim tasks, then waits for new ones, at most until claiming is worth another try.
     async fn take(&self, count: usize, until: Instant) -> Result<Vec<Delivery>, Failure> {
         let (deliveries, due) = self.claim(count).await?;
         if !deliveries.is_empty() {
@@ -177,11 +178,16 @@ impl Consumer {
         self.read(count, left.min(due).min(self.pace.beat)).await
     }
 
-    /// Tasks of others that may be taken now, and after what time there may be more.
+    /// Returns tasks of others that may be taken now, and the time after which more may follow.
     async fn claim(&self, count: usize) -> Result<(Vec<Delivery>, Duration), Failure> {
-        let (keys, Pace { rest_min, rest_max, .. }) = (self.queue.keys(), self.pace);
-        let (tasks, workers, script) = (keys.tasks(), keys.workers(), scripts::claim());
-        let (rounds, silence, workers_max) = (keys.rounds_of_tasks(), self.pace.silence(), WORKERS_MAX.to_string());
+        let keys = self.queue.keys();
+        let Pace { rest_min, rest_max, .. } = self.pace;
+        let tasks = keys.tasks();
+        let workers = keys.workers();
+        let script = scripts::claim();
+        let rounds = keys.rounds_of_tasks();
+        let silence = self.pace.silence();
+        let workers_max = WORKERS_MAX.to_string();
         let count = count.to_string();
         let [rest_min, rest_max] = [rest_min, rest_max].map(|rest| rest.as_millis().to_string());
         let head = ["EVAL", &script, "2", &tasks, &workers, GROUP, &self.name, &rounds, &silence, &workers_max];
@@ -194,7 +200,9 @@ impl Consumer {
     }
 
     async fn read(&self, count: usize, wait: Duration) -> Result<Vec<Delivery>, Failure> {
-        let (tasks, count, block) = (self.queue.keys().tasks(), count.to_string(), wait.as_millis().max(1).to_string());
+        let tasks = self.queue.keys().tasks();
+        let count = count.to_string();
+        let block = wait.as_millis().max(1).to_string();
         let words =
             ["XREADGROUP", "GROUP", GROUP, &self.name, "COUNT", &count, "BLOCK", &block, "STREAMS", &tasks, ">"];
         let reply = self.queue.link().call(&words.map(str::as_bytes), REPLY_BYTES_MAX).await;
@@ -208,12 +216,13 @@ impl Consumer {
         Ok(deliveries)
     }
 
-    /// Says that a task is done, and that its result is where it belongs.
+    /// Reports that a task is done and its result is stored.
     ///
     /// # Errors
     /// The database cannot be used.
     pub async fn complete(&self, delivery: &Delivery) -> Result<Completion, StoreError> {
-        let (keys, task) = (self.queue.keys(), &delivery.task);
+        let keys = self.queue.keys();
+        let task = &delivery.task;
         let round = keys.round_of_tasks(task.round);
         let keys = [keys.tasks(), round.clone(), keys.events(), keys.dead()];
         let mut command = scripts::command(&scripts::complete(), &keys.each_ref().map(String::as_str));
@@ -227,8 +236,8 @@ impl Consumer {
         })
     }
 
-    /// Lets a task rest that failed, for others to try. If this is the host, and no other is left to try, the task becomes a
-    /// dead letter with this reason after some tries.
+    /// Lets a failed task rest, for others to try. If this is the host, it has failed often enough and no worker is
+    /// left to try, the task becomes a dead letter with this reason.
     ///
     /// # Errors
     /// The database cannot be used.
@@ -244,12 +253,13 @@ impl Consumer {
         Ok(())
     }
 
-    /// Drops a task whose round is over, so that nobody needs it.
+    /// Drops a task whose round has ended.
     ///
     /// # Errors
     /// The database cannot be used.
     pub async fn discard(&self, delivery: &Delivery) -> Result<(), StoreError> {
-        let (keys, task) = (self.queue.keys(), &delivery.task);
+        let keys = self.queue.keys();
+        let task = &delivery.task;
         let round = keys.round_of_tasks(task.round);
         let mut command = scripts::command(scripts::DISCARD, &[&keys.tasks(), &round]);
         command.arg(GROUP).arg(&self.name).arg(&delivery.id).arg(task.index);
@@ -258,26 +268,27 @@ impl Consumer {
         Ok(())
     }
 
-    /// Says nothing more about a task: it goes to another worker when the beats are missed.
+    /// Stops beating for a task, which goes to another consumer once enough beats are missed.
     pub fn abandon(&self, delivery: &Delivery) {
         self.held.lock().remove(&delivery.id);
     }
 
-    /// Leaves the queue. Tasks that are still held go to others when the beats are missed.
+    /// Leaves the queue. Tasks still held go to others once enough beats are missed.
     ///
     /// # Errors
     /// The database cannot be used.
     pub async fn leave(self) -> Result<(), StoreError> {
-        let (tasks, workers) = (self.queue.keys().tasks(), self.queue.keys().workers());
+        let tasks = self.queue.keys().tasks();
+        let workers = self.queue.keys().workers();
         let mut command = scripts::command(scripts::LEAVE, &[&tasks, &workers]);
         self.queue.shared.control(command.arg(GROUP).arg(&self.name), &tasks).await
     }
 }
 
-/// What the thread needs that beats.
+/// The state of the beating thread.
 struct Pulse {
     link: Link,
-    /// Of the tasks and of the workers.
+    /// Keys of the tasks and of the workers.
     keys: [String; 2],
     name: String,
     silence: String,
@@ -293,8 +304,8 @@ impl Pulse {
         let mut command = scripts::command(&scripts::beat(), &self.keys.each_ref().map(String::as_str));
         command.arg(GROUP).arg(&self.name).arg(&self.silence).arg(ids);
         if let Err(failure) = self.link.control::<u32>(&command).await {
-            // The next beat tries again; if none gets through, others take the tasks, as they should.
-            tracing::warn!(%failure, "failed to tell that this worker is alive");
+            // The next beat tries again; if none arrives, others take the tasks, as they should.
+            tracing::warn!(%failure, "failed to send a beat");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A Redis with the module: averages, rules and optimizer steps run where the values are.
 //!
 //! A state is one tensor for the parameters and one for each vector of optimizer state; their version is the round.
-//! They are moved together, in one step of the database.
+//! They are updated together, in one step of the database.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use skein_types::{Digest, PeerId, Statistics, Values};
 use super::shared::{Shared, hashed};
 use crate::transport::{Failure, Reply};
 
-/// Replies of commands that give no values.
+/// Largest reply of commands that return no values.
 const REPLY_BYTES_MAX: usize = 1 << 16;
 
-/// The store of a database that computes.
+/// The store of a database with the module.
 pub(crate) struct Module(Shared);
 
 impl Module {
@@ -34,13 +34,13 @@ impl Module {
         self.0.link().command(command, REPLY_BYTES_MAX).await
     }
 
-    /// Stores a tensor. Its version is the round that it is of.
+    /// Stores a tensor, whose version is its round.
     async fn set(&self, key: &str, version: u64, values: &[f32]) -> Result<(), StoreError> {
         let set = Set { key: key.as_bytes(), version, blob: bytemuck::cast_slice(values), shape: Vec::new() };
         self.call(set).await.map(drop).map_err(|failure| self.0.failed(failure, key))
     }
 
-    /// Version and statistics of tensors; none for a key that is not there.
+    /// Returns version and statistics of tensors; `None` for a key that does not exist.
     async fn look(&self, keys: &[String]) -> Result<Vec<Option<(u64, Statistics)>>, StoreError> {
         let replies = self.call(Stat { keys: bytes(keys) }).await.and_then(Reply::array);
         let looks = replies.and_then(|replies| replies.into_iter().map(statistics).collect());
@@ -79,13 +79,13 @@ fn bytes(keys: &[String]) -> Vec<&[u8]> {
     keys.iter().map(String::as_bytes).collect()
 }
 
-/// One element of what `SKEIN.STAT` gives: version, length, hash, and whether all values are finite.
+/// Parses one element of the reply to `SKEIN.STAT`: version, length, hash, and whether all values are finite.
 fn statistics(reply: Reply) -> Result<Option<(u64, Statistics)>, Failure> {
     if reply == Reply::Nil {
         return Ok(None);
     }
     let [version, len, hash, finite] = reply.elements()?;
-    let hash = hash.bytes()?.try_into().map_err(|_| Failure::Garbled("a hash that has not 32 bytes".into()))?;
+    let hash = hash.bytes()?.try_into().map_err(|_| Failure::Garbled("a hash is not 32 bytes long".into()))?;
     let statistics = Statistics { len: len.integer()? as usize, hash: Digest(hash), finite: finite.integer()? == 1 };
     Ok(Some((version.integer()?, statistics)))
 }
@@ -134,8 +134,9 @@ impl StateStore for Module {
     }
 
     async fn set_state(&self, state: State) -> Result<(), StoreError> {
-        let (parameters, slots) = (self.0.keys().parameters(), self.0.keys().state());
-        // Without parameters there is no state: what is half replaced is never taken for whole.
+        let parameters = self.0.keys().parameters();
+        let slots = self.0.keys().state();
+        // Without parameters there is no state, so a half replaced state never counts as a whole one.
         self.0.control::<u64>(redis::cmd("UNLINK").arg(&parameters), &parameters).await?;
         self.0.prune_before(u64::MAX).await?;
         self.0.control::<()>(redis::cmd("SET").arg(&slots).arg(state.slots().len()), &slots).await?;
@@ -184,12 +185,20 @@ impl StateStore for Module {
 #[async_trait]
 impl GradientSums for Module {
     async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
-        let (sum, parameters) = (self.0.keys().sum(round), self.0.keys().parameters());
+        let sum = self.0.keys().sum(round);
+        let parameters = self.0.keys().parameters();
         self.0.belongs(round, &[&sum]).await?;
         let Leaf { index, leaves, samples, loss } = leaf;
-        let (leaf, blob) = (index, bytemuck::cast_slice(&gradient));
-        let (sum_key, parameters) = (sum.as_bytes(), parameters.as_bytes());
-        let accumulate = Accumulate { sum: sum_key, parameters, round, leaf, leaves, samples, loss, blob };
+        let accumulate = Accumulate {
+            sum: sum.as_bytes(),
+            parameters: parameters.as_bytes(),
+            round,
+            leaf: index,
+            leaves,
+            samples,
+            loss,
+            blob: bytemuck::cast_slice(&gradient),
+        };
         let reply = self.call(accumulate).await;
         let counted = reply.and_then(|reply| reply.integer()).map_err(|failure| match failure.code() {
             Some("LEAF") => StoreError::Leaf { round, index, leaves },
@@ -199,13 +208,15 @@ impl GradientSums for Module {
     }
 
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
-        let (sum, to) = (self.0.keys().sum(round), self.0.keys().contribution(round, peer));
+        let sum = self.0.keys().sum(round);
+        let to = self.0.keys().contribution(round, peer);
         self.0.belongs(round, &[&to]).await?;
         let failed = |failure| self.explain(round, failure, &sum);
         let average = TakeAverage { destination: to.as_bytes(), sum: sum.as_bytes(), round };
         let reply = self.call(average).await.map_err(failed)?;
         let [samples, loss] = reply.elements().map_err(failed)?;
-        let (samples, loss) = (samples.integer().map_err(failed)?, loss.parse().map_err(failed)?);
+        let samples = samples.integer().map_err(failed)?;
+        let loss = loss.parse().map_err(failed)?;
         let Statistics { hash, finite, .. } = self.look_at(to).await?;
         Ok(Average { hash, samples, loss, finite })
     }
@@ -216,7 +227,7 @@ impl Contributions for Module {
     async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
         let key = self.0.keys().contribution(round, peer);
         self.0.belongs(round, &[&key]).await?;
-        // The other peer's values were looked at before they came here; they are not hashed in the database once more.
+        // Another peer's values were hashed before they came here; the database does not hash them once more.
         let values = hashed(values).await;
         self.set(&key, round, &values).await?;
         Ok(values.statistics())
@@ -231,7 +242,7 @@ impl RecordLog for Module {
 }
 
 impl Module {
-    /// An error of the module in the words of a store.
+    /// Converts an error of the module to a store's error.
     fn explain(&self, round: u64, failure: Failure, key: &str) -> StoreError {
         use skein_kernels::Error;
         let numbers = (number(&failure, 0), number(&failure, 1));
@@ -249,7 +260,7 @@ impl Module {
     }
 }
 
-/// Number `index` behind the code of an error.
+/// Number `index` after the code of an error.
 fn number(failure: &Failure, index: usize) -> Option<usize> {
     match failure {
         Failure::Refused { message, .. } => message.split(' ').nth(index)?.parse().ok(),

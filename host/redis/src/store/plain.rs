@@ -1,7 +1,7 @@
 //! A Redis without the module: values are fetched, computed on here, and stored again.
 //!
-//! Values are strings, and those of a state lie under their hashes. They are written first; one small key then says
-//! which of them are the state, so that it appears whole or not at all.
+//! Values are strings, and those of a state are stored under their hashes. They are written first; one small key then
+//! names those that are the state, so that it appears as a whole or not at all.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use skein_types::{Digest, PeerId, Statistics, Values};
 
 use super::shared::{Shared, hashed};
 
-/// KEYS state, index of what is to be forgotten, values; ARGV the state before, the state. Moves the state on if it is
-/// still the one before, and keeps its values from being forgotten; gives the state that counts.
+/// KEYS state, index of keys to prune, values; ARGV the state before, the new state. Replaces the state if it is still
+/// the one before, and keeps its values from being pruned; returns the current state.
 const COMMIT: &str = "
 local state = redis.call('GET', KEYS[1])
 if (state or '') ~= ARGV[1] and state ~= ARGV[2] then return state end
@@ -30,12 +30,12 @@ redis.call('SET', KEYS[1], ARGV[2])
 for i = 3, #KEYS do redis.call('ZREM', KEYS[2], KEYS[i]) end
 return ARGV[2]";
 
-/// Values behind those of a gradient: the samples and the loss of its batch.
+/// Values after those of a gradient: the samples and the loss of its batch.
 const TRAILER: usize = 2;
-/// Gradients that are read ahead of the one that is added: enough to hide the way, few enough to bound the memory.
+/// Gradients requested at the same time: enough to hide the round trip, few enough to bound the memory.
 const AHEAD: usize = 4;
 
-/// The store of a database that only keeps values.
+/// The store of a database without the module.
 pub(crate) struct Plain(Shared);
 
 impl Plain {
@@ -43,7 +43,7 @@ impl Plain {
         Plain(shared)
     }
 
-    /// The values that have a hash, by which they are stored.
+    /// Returns the values with a hash, under which they are stored.
     async fn verified(&self, hash: Digest) -> Result<Values, StoreError> {
         let key = self.0.keys().values(hash);
         self.0.verified(self.0.reader.string(&key), &key, hash).await
@@ -55,7 +55,7 @@ impl Plain {
         text.ok_or(StoreError::NoState)
     }
 
-    /// Parses what [`text_of`] wrote.
+    /// Parses the text of [`text_of`].
     fn head_of(&self, text: &str) -> Result<Head, StoreError> {
         let mut words = text.split(' ');
         let round = words.next().and_then(|word| word.parse().ok());
@@ -73,7 +73,7 @@ impl Plain {
         self.0.link().call(&arguments, 64).await.map(drop).map_err(|failure| self.0.failed(failure, key))
     }
 
-    /// A gradient with what is said of it behind its values.
+    /// A gradient followed by its trailer.
     async fn get_gradient(&self, key: &str) -> Result<Option<Vec<f32>>, StoreError> {
         let values = self.0.link().values(&[b"GET", key.as_bytes()], self.0.reader.values_max + TRAILER).await;
         values.map_err(|failure| self.0.failed(failure, key))
@@ -83,17 +83,19 @@ impl Plain {
         std::iter::once(&head.parameters).chain(&head.slots).map(|hash| self.0.keys().values(*hash)).collect()
     }
 
-    /// Stores a state beside the one that counts, and then lets it count if that is still `before`.
+    /// Stores a state beside the current one, then makes it current if the current one is still `before`. Returns the
+    /// current one.
     async fn commit(&self, before: &str, state: &State) -> Result<Head, StoreError> {
         let head = state.head();
         let all: Vec<Values> = std::iter::once(state.parameters()).chain(state.slots()).cloned().collect();
         let keys = self.value_keys(&head);
-        // Until it counts it is forgotten with its round.
+        // Until it is current, it is pruned with its round.
         self.0.belongs(head.round, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         for (key, values) in keys.iter().zip(&all) {
             self.put(key, values).await?;
         }
-        let (key, index) = (self.0.keys().state(), self.0.keys().rounds());
+        let key = self.0.keys().state();
+        let index = self.0.keys().rounds();
         let mut command = redis::cmd("EVAL");
         command.arg(COMMIT).arg(2 + keys.len()).arg(&key).arg(&index).arg(&keys).arg(before).arg(text_of(&head));
         let counts: Option<String> = self.0.control(&command, &key).await?;
@@ -111,7 +113,7 @@ impl Plain {
         Ok(counts)
     }
 
-    /// The gradient of a batch, with its index and its key.
+    /// Returns the gradient of a batch, with its index and its key.
     async fn gradient_of(&self, round: u64, index: u32) -> Result<(u32, String, Vec<f32>), StoreError> {
         let key = self.0.keys().gradient(round, index);
         let values = self.get_gradient(&key).await?.ok_or(StoreError::Incomplete { round })?;
@@ -199,7 +201,7 @@ impl StateStore for Plain {
         }
         let before = self.state().await?;
         if before.round() == round {
-            // Somebody else has applied the round since the head was read.
+            // Another process has applied the round since the head was read.
             return Ok(before.head());
         }
         let after = blocking(move || {
@@ -208,7 +210,7 @@ impl StateStore for Plain {
             Ok::<_, StoreError>(after)
         });
         let counts = self.commit(&text, &after.await?).await?;
-        // Somebody else may have applied the same round meanwhile, to the same bits.
+        // Another process may have applied the same round in the meantime, to the same bits.
         if counts.round == round { Ok(counts) } else { Err(StoreError::OutOfOrder { round, state: counts.round }) }
     }
 
@@ -235,7 +237,8 @@ impl GradientSums for Plain {
         if round <= self.head().await?.round {
             return Ok(Accumulated::Duplicate);
         }
-        let (sum, key) = (self.0.keys().sum(round), self.0.keys().gradient(round, leaf.index));
+        let sum = self.0.keys().sum(round);
+        let key = self.0.keys().gradient(round, leaf.index);
         self.0.belongs(round, &[&sum, &key]).await?;
         let claim = redis::cmd("SET").arg(&sum).arg(leaf.leaves).arg("NX").arg("GET").take();
         let leaves: Option<u32> = self.0.control(&claim, &sum).await?;
@@ -256,9 +259,10 @@ impl GradientSums for Plain {
         let leaves: Option<u32> = self.0.control(redis::cmd("GET").arg(&sum), &sum).await?;
         let leaves = leaves.ok_or(StoreError::Incomplete { round })?;
         let mut tree = Tree::new(leaves);
-        let (mut samples, mut loss) = (0, 0.0);
+        let mut samples = 0;
+        let mut loss = 0.0;
         let mut left = 0..leaves;
-        // Several are asked for at a time, so that the way is waited for once and not with each.
+        // Several are requested at a time, so that their round trips overlap.
         let mut coming: FuturesOrdered<_> =
             left.by_ref().take(AHEAD).map(|index| self.gradient_of(round, index)).collect();
         while let Some(gradient) = coming.next().await {
@@ -267,7 +271,8 @@ impl GradientSums for Plain {
             if values.len() != self.0.reader.values_max + TRAILER {
                 return Err(self.0.corrupt(key));
             }
-            let (batch, mean) = (values[values.len() - 2].to_bits(), values[values.len() - 1]);
+            let batch = values[values.len() - 2].to_bits();
+            let mean = values[values.len() - 1];
             values.truncate(self.0.reader.values_max);
             samples += u64::from(batch);
             loss += f64::from(batch) * f64::from(mean);
@@ -308,10 +313,11 @@ impl RecordLog for Plain {
     }
 }
 
-/// Places one gradient in the tree, and joins whatever has its sibling; gives the buffers that became free.
+/// Places one gradient in the tree, and joins all pairs of siblings; returns the buffers that became free.
 fn grow(tree: &mut Tree, index: u32, weight: f32, mut values: Vec<f32>) -> Vec<Vec<f32>> {
     values.iter_mut().for_each(|value| *value *= weight);
-    let (mut at, mut free) = (Position::leaf(index), Vec::new());
+    let mut at = Position::leaf(index);
+    let mut free = Vec::new();
     while let Placed::Join { parent, mut left, right } = tree.place(at, values) {
         add(&mut left, &right);
         (at, values) = (parent, left);

@@ -1,4 +1,4 @@
-//! What a peer publishes in its database, read as any other peer reads it.
+//! Reads the contributions and records that a peer publishes in its database.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,36 +11,36 @@ use crate::transport::Failure;
 use crate::transport::Link;
 use crate::transport::Reply;
 
-/// Records of one answer, and the bytes that they may have together: a thousand times what an honest one has.
+/// Records of one answer, and their total bytes: a thousand times those of honest records.
 const RECORDS: &[u8] = b"64";
 const RECORDS_BYTES_MAX: usize = 8 << 20;
-/// The longest that one wait for records lasts: below the patience with a connection.
+/// The longest wait for records in one command: below the patience with a connection.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Bits of a record's number that count the records of one millisecond.
+/// Low bits of a record's number, which count the records of one millisecond.
 const SEQUENCE_BITS: u32 = 20;
 
-/// What a database has of Skein's module.
+/// Whether a database has Skein's module, and which version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ModuleVersion {
-    /// The module, whose commands have this version.
+    /// The version of the module's commands.
     Version(u64),
-    /// Nothing.
+    /// The database does not have the module.
     Absent,
 }
 
-/// A reader of what a peer publishes.
+/// A reader of a peer's contributions and records.
 pub(crate) struct Reader {
     pub(crate) link: Link,
     pub(crate) keys: Keys,
-    /// Values of the model: what is longer is not read.
+    /// Number of values of the model: longer values are not read.
     pub(crate) values_max: usize,
-    /// Version of the module's commands, if the database has the module; found out with the first contribution, and anew
-    /// when that is no longer so.
+    /// Whether the database has the module, and which version; `None` until asked, and after a reply that contradicts
+    /// it.
     pub(crate) module: Mutex<Option<ModuleVersion>>,
 }
 
 impl Reader {
-    /// The module of the database, whose tensors its values are then.
+    /// Returns the version of the database's module, asking once. With the module, values are its tensors.
     pub(crate) async fn module(&self) -> Result<ModuleVersion, Failure> {
         let known = *self.known();
         if let Some(known) = known {
@@ -76,7 +76,7 @@ impl Reader {
             ModuleVersion::Absent => self.string(&key).await,
         };
         if values.as_ref().is_err_and(|failure| failure.code() == Some("WRONGTYPE") || failure.is_unknown_command()) {
-            // Its owner has started it with the module, or without: the next try asks again.
+            // Its owner has restarted it with the module, or without: the next try asks again.
             *self.known() = None;
         }
         Ok(values?.map(Values::from))
@@ -84,7 +84,8 @@ impl Reader {
 
     pub(crate) async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, Failure> {
         let key = self.keys.records();
-        let (block, id) = (wait.min(WAIT_MAX).as_millis().to_string(), stream_id(after));
+        let block = wait.min(WAIT_MAX).as_millis().to_string();
+        let id = stream_id(after);
         let mut arguments: Vec<&[u8]> = vec![b"XREAD", b"COUNT", RECORDS];
         if !wait.is_zero() {
             arguments.extend([&b"BLOCK"[..], block.as_bytes()]);
@@ -96,7 +97,8 @@ impl Reader {
             for entry in entries.array()? {
                 let [id, fields] = entry.elements()?;
                 let number = record_number(id.text()?).ok_or_else(|| Failure::Garbled("the id of a record".into()))?;
-                // A record is the only field; anything else was not put there by a host, and is nobody's record.
+                // A record is the only field. An entry without one does not come from a host, and reads as an empty
+                // record.
                 let record = fields.array()?.into_iter().nth(1).map_or_else(|| Ok(Vec::new()), Reply::bytes)?;
                 records.push((number, record));
             }
@@ -105,14 +107,15 @@ impl Reader {
     }
 }
 
-/// Ids are times, so a database that comes back empty or old still numbers new records behind all that were read.
+/// Ids are times, so a database that restarts empty or outdated still numbers new records after all that were read.
 fn stream_id(number: u64) -> String {
     format!("{}-{}", number >> SEQUENCE_BITS, number & ((1 << SEQUENCE_BITS) - 1))
 }
 
 fn record_number(id: &str) -> Option<u64> {
     let (time, sequence) = id.split_once('-')?;
-    let (time, sequence): (u64, u64) = (time.parse().ok()?, sequence.parse().ok()?);
+    let time: u64 = time.parse().ok()?;
+    let sequence: u64 = sequence.parse().ok()?;
     (time >> (64 - SEQUENCE_BITS) == 0 && sequence >> SEQUENCE_BITS == 0).then_some(time << SEQUENCE_BITS | sequence)
 }
 

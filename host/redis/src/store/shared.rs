@@ -1,4 +1,4 @@
-//! What both kinds of Redis stores do alike.
+//! The base of both kinds of Redis stores: cache, errors, metadata, records, pruning.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::keys::Keys;
 use crate::transport::Failure;
 use crate::transport::Link;
 
-/// Records that are kept for others to read. A round has three, so a peer may fall a thousand rounds behind.
+/// Records kept for other peers. A round has three, so a reader may fall a thousand rounds behind.
 const RECORDS_MAX: usize = 4096;
 
-/// A peer's database, and values of it that are known here already.
+/// A peer's database, and a cache of the values of its last known state.
 pub(crate) struct Shared {
     pub(crate) reader: Reader,
     known: Mutex<Vec<Values>>,
 }
 
-/// Deletes the keys of all rounds before one, in one step.
+/// Deletes the keys of all rounds before the given one, in one step.
 const FORGET: &str = "
 local keys = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])
 for _, key in ipairs(keys) do redis.call('UNLINK', key) end
@@ -41,7 +41,7 @@ impl Shared {
         &self.reader.keys
     }
 
-    /// A failure in the words of a store; `key` is what the command was about.
+    /// Converts a failure to a store's error; `key` is the key that the command was about.
     pub(crate) fn failed(&self, failure: Failure, key: &str) -> StoreError {
         let address = self.link().address().to_string();
         match failure {
@@ -49,7 +49,7 @@ impl Shared {
             Failure::Certificate(reason) => StoreError::Certificate { address, reason },
             Failure::Size { expected, actual } => StoreError::Length { expected, actual },
             Failure::Insecure(server) => StoreError::Insecure { address, server },
-            // Waited for as long as the options allow.
+            // The link has waited for as long as the options allow.
             Failure::Refused { ref code, .. }
                 if code != "OOM"
                     && let Some(reason) = failure.passing() =>
@@ -79,7 +79,7 @@ impl Shared {
         self.link().control(command).await.map_err(|failure| self.failed(failure, key))
     }
 
-    /// Values that have a hash: known here, or fetched from `key` by `fetch` and looked at.
+    /// Returns the values with a hash: from the cache, or fetched from `key` by `fetch` and checked.
     pub(crate) async fn verified(
         &self,
         fetch: impl Future<Output = Result<Option<Vec<f32>>, Failure>>,
@@ -98,7 +98,7 @@ impl Shared {
         if values.statistics().hash == hash { Ok(values) } else { Err(self.corrupt(key.to_owned())) }
     }
 
-    /// Remembers values that will be asked for again, in the place of those before.
+    /// Replaces the cached values, and recycles the buffers of the old ones.
     pub(crate) fn know(&self, values: Vec<Values>) {
         let before = std::mem::replace(&mut *self.known(), values);
         before.into_iter().filter_map(Values::into_buffer).for_each(|buffer| self.link().give_back(buffer));
@@ -108,7 +108,7 @@ impl Shared {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a key belongs to a round, before there is such a key: then none is ever forgotten to be forgotten.
+    /// Notes that keys belong to a round, before they are created, so that all of them are pruned, even after a crash.
     pub(crate) async fn belongs(&self, round: u64, keys: &[&str]) -> Result<(), StoreError> {
         let index = self.keys().rounds();
         let mut command = redis::cmd("ZADD");
@@ -155,7 +155,7 @@ impl PeerStore for Shared {
     }
 }
 
-/// The values, hashed where blocking is allowed.
+/// Hashes the values on a thread where blocking is allowed.
 pub(crate) async fn hashed(values: Values) -> Values {
     blocking(move || {
         values.statistics();

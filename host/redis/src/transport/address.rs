@@ -1,13 +1,13 @@
-//! Where a Redis is: one server, a Unix socket, or what Sentinel or a Cluster says at the moment.
+//! The address of a Redis: a server, a Unix socket, or sentinels or a cluster that name the server.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The address of a database, without a secret in it.
+/// The address of a database, which never contains a password.
 ///
-/// | form | what |
+/// | form | database |
 /// |---|---|
 /// | `redis://[user@]host[:port][/db]` | a server over TCP |
 /// | `rediss://…` | the same over TLS |
@@ -18,12 +18,12 @@ use std::str::FromStr;
 pub struct Address {
     pub(crate) place: Place,
     pub(crate) is_tls: bool,
-    /// Who logs in; without one the server's default user.
+    /// The user that logs in; if `None`, the server's default user.
     pub user: Option<String>,
     pub(crate) database: u32,
 }
 
-/// What has to be asked to find the server.
+/// The server, or the servers that know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     Server(Endpoint),
@@ -31,16 +31,16 @@ pub(crate) enum Place {
     Cluster { seeds: Vec<Endpoint> },
 }
 
-/// One server.
+/// The network address or socket of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
 }
 
-/// An address that can not be used.
+/// A text is not a valid address.
 #[derive(Debug, thiserror::Error)]
-#[error("`{text}` is no address of a database: {problem}")]
+#[error("`{text}` is not a database address: {problem}")]
 pub struct AddressError {
     text: String,
     problem: &'static str,
@@ -54,7 +54,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Address, AddressError> {
         parse(text).map_err(|problem| {
-            // Whatever is refused is shown, but never what might be a password.
+            // The refused text is shown without anything that might be a password.
             let shown = match (text.split_once("://"), text.rsplit_once('@')) {
                 (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
                 _ => text.to_owned(),
@@ -65,12 +65,12 @@ impl FromStr for Address {
 }
 
 fn parse(text: &str) -> Result<Address, &'static str> {
-    let (scheme, rest) = text.split_once("://").ok_or("it begins with `redis://`, `rediss://` or `unix://`")?;
+    let (scheme, rest) = text.split_once("://").ok_or("it must begin with `redis://`, `rediss://` or `unix://`")?;
     if scheme == "unix" {
         let (user, rest) = user_of(rest.split_once("@/").map(|(user, _)| (user, &rest[user.len() + 1..])), rest)?;
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
         if !path.starts_with('/') {
-            return Err("the path of a Unix socket is absolute: `unix:///…`");
+            return Err("the path of a Unix socket must be absolute: `unix:///…`");
         }
         let database = match query {
             Some(query) => number(query.strip_prefix("db=").ok_or("only `?db=` may follow the path")?)?,
@@ -82,7 +82,7 @@ fn parse(text: &str) -> Result<Address, &'static str> {
     let is_tls = match base {
         "redis" => false,
         "rediss" => true,
-        _ => return Err("it begins with `redis://`, `rediss://` or `unix://`"),
+        _ => return Err("it must begin with `redis://`, `rediss://` or `unix://`"),
     };
     let (user, rest) = user_of(rest.rsplit_once('@'), rest)?;
     let (hosts, path) = rest.split_once('/').map_or((rest, ""), |(hosts, path)| (hosts, path));
@@ -100,18 +100,18 @@ fn parse(text: &str) -> Result<Address, &'static str> {
             (Place::Sentinel { sentinels: endpoints(SENTINEL_PORT)?, service: service.to_owned() }, database)
         }
         "cluster" if path.is_empty() => (Place::Cluster { seeds: endpoints(PORT)? }, ""),
-        "cluster" => return Err("a cluster has one database only"),
-        _ => return Err("only `+sentinel` and `+cluster` are known"),
+        "cluster" => return Err("a cluster has only one database"),
+        _ => return Err("only `+sentinel` and `+cluster` are supported"),
     };
     let database = if database.is_empty() { 0 } else { number(database)? };
     Ok(Address { place, is_tls, user, database })
 }
 
-/// The user and what follows, from the two sides of an `@` if there is one.
+/// Returns the user and the rest of the address; `sides` are the parts around an `@`, if there is one.
 fn user_of<'a>(sides: Option<(&str, &'a str)>, whole: &'a str) -> Result<(Option<String>, &'a str), &'static str> {
     match sides {
         Some((user, _)) if user.contains(':') => {
-            Err("a password stands in a file or in the environment, not in an address")
+            Err("a password belongs in a file or in the environment, not in an address")
         }
         Some((user, rest)) => Ok((Some(user.to_owned()), rest)),
         None => Ok((None, whole)),
@@ -119,11 +119,11 @@ fn user_of<'a>(sides: Option<(&str, &'a str)>, whole: &'a str) -> Result<(Option
 }
 
 fn number(text: &str) -> Result<u32, &'static str> {
-    text.parse().map_err(|_| "the database is a number")
+    text.parse().map_err(|_| "the database must be a number")
 }
 
 fn endpoint(text: &str, default: u16) -> Result<Endpoint, &'static str> {
-    // An IPv6 address stands in brackets, since it has colons of its own.
+    // An IPv6 address is in brackets, since it contains colons.
     let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']').ok_or("a bracket is not closed")) {
         Some(bracketed) => {
             let (host, rest) = bracketed?;
@@ -135,14 +135,14 @@ fn endpoint(text: &str, default: u16) -> Result<Endpoint, &'static str> {
         return Err("a host has no name");
     }
     let port = match port {
-        Some(port) => port.parse().map_err(|_| "a port is a number up to 65535")?,
+        Some(port) => port.parse().map_err(|_| "a port must be a number up to 65535")?,
         None => default,
     };
     Ok(Endpoint::Tcp { host: host.to_owned(), port })
 }
 
 impl Address {
-    /// Whether the server is on this machine for certain.
+    /// Whether the server is certainly on this machine.
     pub(crate) fn is_local(&self) -> bool {
         match &self.place {
             Place::Server(endpoint) => endpoint.is_local(),
@@ -150,7 +150,7 @@ impl Address {
         }
     }
 
-    /// Whoever is asked first: the server itself, or those who know which it is.
+    /// The servers to ask first: the server itself, or those that name it.
     pub(crate) fn endpoints(&self) -> &[Endpoint] {
         match &self.place {
             Place::Server(endpoint) => std::slice::from_ref(endpoint),
@@ -160,7 +160,7 @@ impl Address {
 }
 
 impl Endpoint {
-    /// Whether what is sent there stays on this machine.
+    /// Whether traffic to the server stays on this machine.
     pub(crate) fn is_local(&self) -> bool {
         match self {
             Endpoint::Unix(_) => true,
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_is_read_and_shown() {
+    fn every_form_is_parsed_and_shown() {
         for (text, shown) in [
             ("redis://host", "redis://host:6379"),
             ("redis://peer@10.0.0.1:7000/3", "redis://peer@10.0.0.1:7000/3"),
@@ -225,22 +225,22 @@ mod tests {
     }
 
     #[test]
-    fn senseless_addresses_are_refused_and_no_password_is_shown() {
+    fn invalid_addresses_are_refused_and_no_password_is_shown() {
         for (text, expected) in [
-            ("localhost:6379", "begins with"),
-            ("http://localhost", "begins with"),
+            ("localhost:6379", "must begin with"),
+            ("http://localhost", "must begin with"),
             ("redis://", "no name"),
-            ("redis://a:b", "a port is a number"),
-            ("redis://a/b", "the database is a number"),
+            ("redis://a:b", "a port must be a number"),
+            ("redis://a/b", "the database must be a number"),
             ("redis://a,b", "several hosts"),
             ("redis+sentinel://a", "name of the service"),
-            ("redis+cluster://a/1", "one database"),
+            ("redis+cluster://a/1", "only one database"),
             ("redis+ring://a", "only `+sentinel`"),
             ("unix://run/redis.sock", "absolute"),
             ("unix:///run/redis.sock?x=1", "`?db=`"),
             ("redis://[::1", "bracket"),
-            ("unix://owner:secret@/run/redis.sock", "a password stands in a file"),
-            ("redis://:secret@a", "a password stands in a file"),
+            ("unix://owner:secret@/run/redis.sock", "a password belongs in a file"),
+            ("redis://:secret@a", "a password belongs in a file"),
         ] {
             let error = text.parse::<Address>().expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -1,7 +1,8 @@
-//! A connection that carries tensors: what is sent is never copied, what comes is read to where it stays.
+//! A connection that carries tensors without copies: large arguments are written from their buffers, values are read
+//! into theirs.
 //!
-//! One command at a time and nothing but RESP2. Every read has a bound in bytes and in time, since the server at the
-//! other end may belong to a peer that lies.
+//! It carries one command at a time, in RESP2. Every read is bounded in bytes and in time, since the server may belong
+//! to a Byzantine peer.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -15,16 +16,16 @@ use tokio::time::timeout;
 use crate::transport::address::Endpoint;
 use crate::transport::{Failure, Reply};
 
-/// Bytes read at once where it is not known how many come.
+/// Bytes read at once if the length of the answer is unknown.
 const BUFFER_BYTES: usize = 16 << 10;
-/// Longest line of a reply: an error's text.
+/// Longest line of a reply: the text of an error.
 const LINE_BYTES_MAX: usize = 8 << 10;
-/// Elements of one array and arrays within arrays: no command that is used here gives more.
+/// Most elements of an array and deepest nesting: no command used here returns more.
 const ELEMENTS_MAX: usize = 1 << 16;
 const DEPTH_MAX: u32 = 6;
-/// A connection that is not there after this long does not come.
+/// The longest wait for a connection to open.
 pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(10);
-/// Arguments up to this size are sent together with what is around them.
+/// Arguments up to this size are copied into one buffer with the protocol around them.
 const SMALL_BYTES: usize = 1 << 10;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -35,11 +36,11 @@ pub(crate) struct Channel {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
     read: usize,
-    /// How long the other end may take for each step of an exchange.
+    /// How long the server may take for each read or write.
     patience: Duration,
 }
 
-/// What a connection needs beside the server's name.
+/// The settings of a connection, besides the server.
 #[derive(Clone)]
 pub(crate) struct Login {
     pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
@@ -70,14 +71,14 @@ impl Channel {
         self.reply(1 << 20).await
     }
 
-    /// Sends one command. Large arguments go to the socket from where they lie.
+    /// Sends one command. Large arguments go to the socket without a copy.
     pub(crate) async fn send(&mut self, arguments: &[&[u8]]) -> Result<(), Failure> {
         let failure = match self.write(arguments).await {
             Ok(()) => return Ok(()),
             Err(Failure::Lost(error)) if error.kind() == io::ErrorKind::TimedOut => return Err(Failure::Lost(error)),
             Err(failure) => failure,
         };
-        // A server that hangs up before it reads, for want of a connection, says so first.
+        // A server that hangs up before it reads, because it has no free connection, sends its reason first.
         match self.reply(LINE_BYTES_MAX).await {
             Err(refused @ Failure::Refused { .. }) => Err(refused),
             _ => Err(failure),
@@ -85,7 +86,8 @@ impl Channel {
     }
 
     async fn write(&mut self, arguments: &[&[u8]]) -> Result<(), Failure> {
-        // What is small is gathered, and remembered by where it ends; what is large stays between two such pieces.
+        // Small pieces are gathered in one buffer; `cuts` has the offset at which each large argument goes between
+        // them.
         let mut small = format!("*{}\r\n", arguments.len()).into_bytes();
         let mut cuts = Vec::new();
         for argument in arguments {
@@ -125,10 +127,10 @@ impl Channel {
         let line = self.line().await?;
         let (kind, rest) = line.split_at_checked(1).ok_or_else(|| Failure::Garbled("an empty line".into()))?;
         if kind == "-" && depth == 0 {
-            // What is refused has as many words as it takes, however short the answer would be.
+            // The text of an error may be longer than the answer may be.
             return Err(Failure::reply(rest));
         }
-        // Every element costs something, or a short reply could stand for a large structure.
+        // Every element costs something, or a short reply could describe a large structure.
         take(left, line.len() + 8, bytes_max)?;
         match kind {
             "+" => Ok(Reply::Simple(rest.to_owned())),
@@ -150,7 +152,7 @@ impl Channel {
                 let mut elements = Vec::with_capacity(count.min(256));
                 let mut refused = None;
                 for _ in 0..count {
-                    // An error inside of an array is an element: what follows it has to be read all the same.
+                    // An error inside an array is an element: those after it have to be read too.
                     match Box::pin(self.element(left, bytes_max, depth + 1)).await {
                         Ok(element) => elements.push(element),
                         Err(error @ Failure::Refused { .. }) => refused = refused.or(Some(error)),
@@ -163,8 +165,8 @@ impl Channel {
         }
     }
 
-    /// Reads a reply of values, at most `values_max` of them, straight to where they stay; nothing for nil. `spare` is a
-    /// buffer that is used again: a fresh one costs a page fault for every page.
+    /// Reads a reply of at most `values_max` values straight into their buffer; `None` for nil. `spare` is a buffer to
+    /// reuse: a new one costs a page fault for every page.
     pub(crate) async fn values(&mut self, values_max: usize, spare: Vec<f32>) -> Result<Option<Vec<f32>>, Failure> {
         let line = self.line().await?;
         let bytes = match line.split_at_checked(1) {
@@ -183,7 +185,7 @@ impl Channel {
         Ok(Some(values))
     }
 
-    /// Fills `target` with what was read ahead, and the rest from the socket.
+    /// Fills `target` from the bytes read ahead, then from the socket.
     async fn fill(&mut self, target: &mut [u8]) -> Result<(), Failure> {
         let ahead = target.len().min(self.buffer.len() - self.read);
         target[..ahead].copy_from_slice(&self.buffer[self.read..][..ahead]);
@@ -204,7 +206,7 @@ impl Channel {
     async fn end_of_bulk(&mut self) -> Result<(), Failure> {
         let mut end = [0; 2];
         self.fill(&mut end).await?;
-        if end == *b"\r\n" { Ok(()) } else { Err(Failure::Garbled("bytes without an end".into())) }
+        if end == *b"\r\n" { Ok(()) } else { Err(Failure::Garbled("unterminated bytes".into())) }
     }
 
     async fn line(&mut self) -> Result<String, Failure> {
@@ -216,7 +218,7 @@ impl Channel {
                 return Ok(line);
             }
             if ahead.len() > LINE_BYTES_MAX {
-                return Err(Failure::Garbled("a line without an end".into()));
+                return Err(Failure::Garbled("an unterminated line".into()));
             }
             self.buffer.drain(..self.read);
             self.read = 0;
@@ -249,13 +251,13 @@ async fn connect(endpoint: &Endpoint, tls: Option<&Arc<rustls::ClientConfig>>) -
     Ok(Box::new(connector.connect(name, stream).await?))
 }
 
-/// Takes bytes off what a reply may still have.
+/// Subtracts `bytes` from those that are left of a reply's `bytes_max`.
 fn take(left: &mut usize, bytes: usize, bytes_max: usize) -> Result<(), Failure> {
     *left = left.checked_sub(bytes).ok_or_else(|| Failure::Garbled(format!("more than {bytes_max} bytes")))?;
     Ok(())
 }
 
-/// A length; none for nil.
+/// Parses a length; `None` for nil.
 fn length(text: &str, line: &str) -> Result<Option<usize>, Failure> {
     match text {
         "-1" => Ok(None),

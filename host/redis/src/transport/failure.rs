@@ -1,67 +1,67 @@
-//! Why a database did not carry out a command, and whether to try again.
+//! Failures of commands, and whether to try again.
 
 use std::io;
 
-/// Error replies that pass, and what is waited for.
+/// Codes of temporary errors, and their reasons.
 const PASSING: [(&str, &str); 12] = [
-    ("LOADING", "it loads its data"),
-    ("BUSY", "it runs a long script"),
+    ("LOADING", "it is loading its data"),
+    ("BUSY", "it is running a long script"),
     ("MASTERDOWN", "it has no master"),
-    ("READONLY", "it is no master"),
-    ("TRYAGAIN", "it moves the keys to another node"),
+    ("READONLY", "it is not a master"),
+    ("TRYAGAIN", "it is moving the keys to another node"),
     ("CLUSTERDOWN", "its cluster is down"),
     ("MOVED", "it has moved the keys to another node"),
-    ("ASK", "it moves the keys to another node"),
-    ("QUEUEFULL", "its module has too much to do"),
+    ("ASK", "it is moving the keys to another node"),
+    ("QUEUEFULL", "its module has too many commands waiting"),
     ("CHANGED", "another command came first"),
-    ("MISCONF", "it cannot save its data, and takes no more until it can: make room on its disk"),
+    ("MISCONF", "it cannot save its data and refuses writes until it can: make room on its disk"),
     ("OOM", "it is out of memory: raise its `maxmemory`"),
 ];
-/// What a server without a free connection says, with the code of any other error.
+/// Part of the message of a server without a free connection; its code is not specific.
 const NO_CONNECTION: &str = "max number of clients";
-const NO_CONNECTION_REASON: &str = "it has no free connection: raise its `maxclients`, or end clients";
+const NO_CONNECTION_REASON: &str = "it has no free connection: raise its `maxclients`, or stop clients";
 
-/// What went wrong with one command.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The server can not be reached, or the connection broke.
+    /// The server cannot be reached, or the connection broke.
     #[error("{0}")]
     Lost(io::Error),
-    /// The certificates of the two sides do not fit each other.
+    /// The two sides do not accept each other's certificates.
     #[error("{0}")]
     Certificate(String),
-    /// This server would be told the password in clear: the one that sentinels or a cluster name.
-    #[error("`{0}` is on another machine, and is reached without TLS")]
+    /// The sentinels or the cluster name a server that would receive the password in clear text.
+    #[error("`{0}` is on another machine and would be reached without TLS")]
     Insecure(String),
     /// The server answered with an error.
     #[error("{code} {message}")]
     Refused {
-        /// Its first word.
+        /// The first word of the error, such as `OOM`.
         code: String,
-        /// The rest.
+        /// The rest of the error.
         message: String,
     },
-    /// The answer is none to this command.
-    #[error("an answer that makes no sense: {0}")]
+    /// The answer is malformed, or does not fit the command.
+    #[error("malformed answer: {0}")]
     Garbled(String),
-    /// Values that are more than they may be. They were not read.
-    #[error("{actual} values where {expected} are expected")]
+    /// Too many values, or bytes that are not whole values. They were not read.
+    #[error("expected {expected} values, got {actual}")]
     Size {
-        /// As many as there may be.
+        /// The most values that are accepted.
         expected: usize,
-        /// As many as there are.
+        /// Values of the answer, rounded up.
         actual: usize,
     },
 }
 
 impl Failure {
-    /// An error reply: its first word says of which kind it is.
+    /// Parses an error reply, whose first word is its code.
     pub(crate) fn reply(text: &str) -> Failure {
         let (code, message) = text.split_once(' ').unwrap_or((text, ""));
         Failure::Refused { code: code.to_owned(), message: message.to_owned() }
     }
 
-    /// Why the same command may succeed later on another connection; none if it does not.
+    /// Returns the reason of a temporary failure; `None` if another try of the command cannot succeed.
     pub(crate) fn passing(&self) -> Option<&'static str> {
         match self {
             Failure::Lost(_) => Some("it is out of reach"),
@@ -77,7 +77,7 @@ impl Failure {
         self.passing().is_some()
     }
 
-    /// Whether the server is at work on what it needs before it answers.
+    /// Whether the server is still loading its data.
     pub(crate) fn is_loading(&self) -> bool {
         self.code() == Some("LOADING")
     }
@@ -89,7 +89,7 @@ impl Failure {
         }
     }
 
-    /// Whether the server does not know the command, as one without the module does not.
+    /// Whether the server does not know the command, for example because it lacks the module.
     pub(crate) fn is_unknown_command(&self) -> bool {
         matches!(self, Failure::Refused { message, .. } if message.starts_with("unknown command"))
     }
@@ -97,7 +97,7 @@ impl Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
-        // What a certificate lacks does not come with another try.
+        // Another try does not change the certificates.
         match error.get_ref() {
             Some(inner) if inner.is::<rustls::Error>() => Failure::Certificate(error.to_string()),
             _ => Failure::Lost(error),

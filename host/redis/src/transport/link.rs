@@ -1,4 +1,4 @@
-//! The way to one database: finds the server, keeps connections, and tries again while it is out of reach.
+//! The client of one database: finds the server, keeps connections, and tries again while it is out of reach.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -21,53 +21,53 @@ use crate::transport::loading::{self, Startup};
 use crate::transport::options::{Options, PasswordError};
 use crate::transport::tls::{Tls, TlsError};
 
-/// Connections for tensors at the same time: beyond this many the memory of the machine is the limit anyway.
+/// Simultaneous connections for tensors: beyond this many, the machine's memory is the limit anyway.
 const CHANNELS: usize = 16;
-/// Buffers that are kept to be used again: the parameters of two rounds.
+/// Buffers kept for reuse: the parameters of two rounds.
 const SPARE_MAX: usize = 2;
-/// How long the other end may take for one step of an exchange, which is also above every wait for records.
+/// How long the server may take for one read or write, which is longer than any wait for records.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest that a server may load its data: a dump as large as the memory of the largest machines, from a slow disk.
+/// How long a server may load its data: a dump as large as the memory of the largest machines, from a slow disk.
 const LOADING_MAX: Duration = Duration::from_secs(6 * 60 * 60);
-/// How often a wait is told: a peer may be away for days.
+/// Interval at which a wait is logged: a peer may be away for days.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 /// Pauses between tries: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// The way to one database.
+/// The client of one database.
 pub struct Link {
     address: Address,
     login: Login,
     tls: Option<Tls>,
-    /// A key of the peer, by which a cluster is asked for the node.
+    /// A key of the peer, with which the node of a cluster is found.
     key: String,
     outage_max: Duration,
     idle: Mutex<VecDeque<Channel>>,
-    /// Buffers that values may be fetched into.
+    /// Buffers for values that are fetched later.
     spare: Mutex<Vec<Vec<f32>>>,
     permits: Semaphore,
     control: Mutex<Option<MultiplexedConnection>>,
 }
 
-/// A database that can not be addressed as the options say.
+/// The options of a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// The password.
+    /// The password cannot be read.
     #[error(transparent)]
     Password(#[from] PasswordError),
-    /// The certificates.
+    /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// TLS without certificates, or certificates without TLS.
-    #[error("`{0}`: an address with `rediss` and a table `tls` belong together")]
+    #[error("`{0}`: a `rediss` address needs a `tls` table, and a `tls` table a `rediss` address")]
     Mixed(Address),
-    /// Everybody between here and there would read the password.
-    #[error("`{0}` is on another machine: use an address with `rediss` and a table `tls`")]
+    /// Anyone between the two machines could read the password.
+    #[error("`{0}` is on another machine: use a `rediss` address and a `tls` table")]
     Insecure(Address),
 }
 
-/// How an answer of at most so many bytes or values is read.
+/// Reads an answer of at most the given number of bytes or values.
 type Receive<T> = for<'a> fn(&Link, &'a mut Channel, usize) -> Received<'a, T>;
 type Received<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
 
@@ -78,11 +78,11 @@ const VALUES: Receive<Option<Vec<f32>>> = |link, channel, values_max| {
 };
 
 impl Link {
-    /// The way to the database of `options`. `secret` is the password where they name no file; `key` is one of the peer's
-    /// keys, by which a cluster is asked for the node. Nothing is connected yet.
+    /// Makes a client without connecting it. `secret` is the password if `options` name no file; `key` is one of the
+    /// peer's keys, with which the node of a cluster is found.
     ///
     /// # Errors
-    /// A file that the options name cannot be read, or the address needs TLS.
+    /// A file that the options name cannot be read, or the address and the certificates do not fit.
     pub fn new(options: &Options, secret: Option<String>, key: String) -> Result<Link, LinkError> {
         let address = options.url.clone();
         if address.is_tls != options.tls.is_some() {
@@ -114,15 +114,15 @@ impl Link {
         &self.address
     }
 
-    /// One command with a reply of at most `bytes_max` bytes.
+    /// Sends a command and returns its reply of at most `bytes_max` bytes.
     ///
     /// # Errors
-    /// The server refuses it, or is out of reach for longer than the options allow.
+    /// The server refuses the command, or is out of reach for longer than the options allow.
     pub fn call<'a>(&'a self, arguments: &'a [&'a [u8]], bytes_max: usize) -> BoxFuture<'a, Result<Reply, Failure>> {
         Box::pin(self.exchange(arguments, (REPLY, bytes_max), self.outage_max))
     }
 
-    /// One command of the module, and its reply.
+    /// Sends a command of the module and returns its reply.
     ///
     /// # Errors
     /// As [`Link::call`].
@@ -131,7 +131,7 @@ impl Link {
         self.call(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>(), bytes_max).await
     }
 
-    /// One command that returns values; none if there is no such key.
+    /// Sends a command and returns the values of its reply; `None` if the key does not exist.
     ///
     /// # Errors
     /// As [`Link::call`], and [`Failure::Size`] if there are more than `values_max`.
@@ -143,7 +143,7 @@ impl Link {
         Box::pin(self.exchange(arguments, (VALUES, values_max), self.outage_max))
     }
 
-    /// One command of the module that returns values; none if there is no such key.
+    /// Sends a command of the module and returns the values of its reply; `None` if the key does not exist.
     ///
     /// # Errors
     /// As [`Link::values`].
@@ -156,13 +156,13 @@ impl Link {
         self.values(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>(), values_max).await
     }
 
-    /// Whether the server answers within `wait`.
+    /// Waits up to `wait` for the server to answer.
     pub(crate) async fn reach(&self, wait: Duration) -> Result<(), Failure> {
         self.exchange(&[b"PING"], (REPLY, 64), wait).await.map(drop)
     }
 
-    /// Commands may be repeated, since whoever sends one can not know whether it was carried out before the connection
-    /// broke. All commands that are used here may be.
+    /// Sends a command until it is answered, or `wait` has passed. If the connection breaks, the sender cannot know
+    /// whether the command was carried out; all commands used here may be repeated.
     #[tracing::instrument(level = "debug", name = "command", skip_all, fields(name = %word(arguments.first())))]
     async fn exchange<T>(
         &self,
@@ -180,7 +180,7 @@ impl Link {
                 Err(failure) => failure,
             };
             if failure.is_passing() {
-                // The others lead to the same server, which may no longer be the one to ask.
+                // The other connections lead to the same server, which may no longer be the one to ask.
                 self.idle().clear();
             }
             tries.again(failure).await?;
@@ -196,14 +196,14 @@ impl Link {
         };
         channel.send(arguments).await?;
         let result = receive(self, &mut channel, max).await;
-        // Where the reply was read to its end, the connection is as good as before.
+        // If the reply was read to its end, the connection can be reused.
         if matches!(result, Ok(_) | Err(Failure::Refused { .. })) {
             self.idle().push_front(channel);
         }
         result
     }
 
-    /// Takes a buffer back, for values that are fetched later.
+    /// Returns a buffer for reuse by values that are fetched later.
     pub fn give_back(&self, buffer: Vec<f32>) {
         let mut spare = self.spare();
         if spare.len() < SPARE_MAX {
@@ -219,7 +219,8 @@ impl Link {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server to talk to now. Whoever names it may name any machine.
+    /// Finds the current server. Sentinels and clusters may name any machine, so one that needs TLS is refused without
+    /// it.
     async fn resolve(&self) -> Result<Endpoint, Failure> {
         let endpoint = self.find().await?;
         if self.address.is_tls || endpoint.is_local() {
@@ -293,13 +294,13 @@ impl Link {
         }
     }
 
-    /// One command over a connection of its own, tried once: it tells why the server takes no connection, too.
+    /// Sends one command over a new connection, once. A failure shows why the server accepts no connection.
     async fn ask_apart(&self, arguments: &[&[u8]]) -> Result<Reply, Failure> {
         let endpoint = self.resolve().await?;
         Channel::open(&endpoint, &self.login, PATIENCE).await?.call(arguments).await
     }
 
-    /// The connection that all commands share. Two that find none at the same time make two, of which one is kept.
+    /// Returns the connection that all commands share. If two callers open one at the same time, the later is kept.
     async fn connection(&self) -> Result<MultiplexedConnection, Failure> {
         if let Some(connection) = &*self.shared_connection() {
             return Ok(connection.clone());
@@ -345,18 +346,18 @@ impl Link {
     }
 }
 
-/// A server as others name it.
+/// Parses a server named by sentinels or a cluster.
 fn endpoint(host: &Reply, port: &Reply) -> Result<Endpoint, Failure> {
-    let port = u16::try_from(port.integer()?).map_err(|_| Failure::Garbled("a port that is none".into()))?;
+    let port = u16::try_from(port.integer()?).map_err(|_| Failure::Garbled("a port is above 65535".into()))?;
     Ok(Endpoint::Tcp { host: host.text()?.to_owned(), port })
 }
 
-/// A command as a log shows it: its first word, and nothing of what may be secret.
+/// A command as the log shows it: its first word, never arguments that may be secret.
 fn word<'a>(first: Option<&&'a [u8]>) -> std::borrow::Cow<'a, str> {
     first.map_or_else(Default::default, |word| String::from_utf8_lossy(word))
 }
 
-/// As [`word`], of a command of the client's.
+/// As [`word`], for a command of the crate `redis`.
 fn name_of(command: &redis::Cmd) -> String {
     match command.args_iter().next() {
         Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
@@ -364,7 +365,7 @@ fn name_of(command: &redis::Cmd) -> String {
     }
 }
 
-/// The first answer that one of several servers gives.
+/// Returns the first answer of several servers, asked one after the other.
 async fn ask(endpoints: &[Endpoint], login: &Login, arguments: &[&[u8]]) -> Result<Reply, Failure> {
     let mut last = Failure::reply("CLUSTERDOWN no address");
     for endpoint in endpoints {
@@ -373,8 +374,8 @@ async fn ask(endpoints: &[Endpoint], login: &Login, arguments: &[&[u8]]) -> Resu
             Err(failure) => Err(failure),
         };
         match answer {
-            // A sentinel that does not know the service.
-            Ok(Reply::Nil) => last = Failure::reply("MASTERDOWN the sentinels know no such service"),
+            // The sentinel does not know the service.
+            Ok(Reply::Nil) => last = Failure::reply("MASTERDOWN no sentinel knows the service"),
             Ok(reply) => return Ok(reply),
             Err(failure) => last = failure,
         }
@@ -382,17 +383,17 @@ async fn ask(endpoints: &[Endpoint], login: &Login, arguments: &[&[u8]]) -> Resu
     Err(last)
 }
 
-/// How often something was tried, and for how long it still is.
+/// The pause between tries of a command, and the times at which they end.
 struct Tries<'a> {
     link: &'a Link,
-    /// How long a server that is silent is waited for.
+    /// End of the wait for a server that does not answer.
     silent_until: Instant,
-    /// How long one that answers with a reason is.
+    /// End of the wait for a server that answers with a temporary error.
     refused_until: Instant,
-    /// How long one that loads its data is.
+    /// End of the wait for a server that is loading its data.
     loading_until: Instant,
     pause: Duration,
-    /// When it was last told what is waited for.
+    /// When the wait was last logged.
     told: Option<Instant>,
 }
 
@@ -409,12 +410,12 @@ impl Tries<'_> {
         }
     }
 
-    /// Waits before the next try, ever longer; returns the failure if another try is of no use.
+    /// Waits before the next try, longer each time; returns the failure if another try is useless or too late.
     async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
         let now = Instant::now();
         let Some(reason) = failure.passing() else { return Err(failure) };
         if failure.is_loading() {
-            // It is there, and at work: what comes after that is another outage.
+            // The server is making progress: a failure after loading is another outage.
             self.refused_until = (now + self.link.outage_max).min(self.loading_until);
             self.silent_until = self.refused_until;
         }
@@ -426,7 +427,7 @@ impl Tries<'_> {
             self.told = Some(now);
             self.tell(&failure, reason, until.saturating_duration_since(now)).await;
         }
-        // A server that is away tells nobody when it is back: there is nothing to wait for but time.
+        // A server does not announce that it is back, so the only choice is to wait and try again.
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(())
@@ -438,7 +439,8 @@ impl Tries<'_> {
             && let Ok(reply) = self.link.ask_apart(&[b"INFO", b"persistence"]).await
             && let Startup::Loading { percent, left } = loading::parse(&loading::text(&reply))
         {
-            tracing::warn!(%address, percent, seconds_left = left.map(|left| left.as_secs()), "the database loads its data");
+            let seconds_left = left.map(|left| left.as_secs());
+            tracing::warn!(%address, percent, seconds_left, "the database is loading its data");
             return;
         }
         tracing::warn!(%address, %failure, seconds_left = left.as_secs(), "waiting for the database: {reason}");

@@ -1,27 +1,27 @@
-//! How far a server has come with reading its data, which it does before it serves anybody.
+//! The progress of a server that is loading its data, before it is ready.
 
 use std::time::Duration;
 
 use super::{Failure, Link, Reply};
 
-/// Bytes of what a server tells about its data: some thirty short lines.
+/// Largest reply to `INFO persistence`: some thirty short lines.
 const INFO_BYTES_MAX: usize = 64 << 10;
 
-/// Whether a server that was started serves already.
+/// Whether a server that was started is ready.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Startup {
-    /// It serves.
+    /// The server carries out commands.
     Ready,
-    /// It still reads its data.
+    /// The server is still loading its data.
     Loading {
-        /// How much of it is read, in percent; none if the server does not say.
+        /// How much of the data is loaded, in percent; `None` if the server does not report it.
         percent: Option<f64>,
-        /// How long that still takes, in the server's own estimate.
+        /// The server's estimate of the time left; `None` if it has none.
         left: Option<Duration>,
     },
 }
 
-/// Asks a server how far it is.
+/// Asks a server whether it is ready, or how much it has loaded.
 pub(crate) async fn ask(link: &Link) -> Result<Startup, Failure> {
     match link.call(&[b"INFO", b"persistence"], INFO_BYTES_MAX).await {
         Ok(reply) => Ok(parse(&text(&reply))),
@@ -30,7 +30,7 @@ pub(crate) async fn ask(link: &Link) -> Result<Startup, Failure> {
     }
 }
 
-/// What `INFO` answers, as text.
+/// The reply to `INFO` as text.
 pub(super) fn text(reply: &Reply) -> String {
     match reply {
         Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -38,14 +38,14 @@ pub(super) fn text(reply: &Reply) -> String {
     }
 }
 
-/// What `INFO persistence` says.
+/// Parses the reply to `INFO persistence`.
 pub(super) fn parse(info: &str) -> Startup {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     if field("loading") != Some("1") {
         return Startup::Ready;
     }
     let percent = field("loading_loaded_perc").and_then(|text| text.parse().ok());
-    // The server counts up to -1 where it knows nothing.
+    // An estimate of -1, which the server sends if it has none, does not parse.
     let left = field("loading_eta_seconds").and_then(|text| text.parse().ok()).map(Duration::from_secs);
     Startup::Loading { percent, left }
 }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_tells_of_its_start_is_understood() {
+    fn replies_about_loading_are_parsed() {
         let loading = "# Persistence\r\nloading:1\r\nasync_loading:0\r\nloading_start_time:1700000000\r\n\
             loading_total_bytes:1000\r\nloading_loaded_bytes:431\r\nloading_loaded_perc:43.10\r\nloading_eta_seconds:12\r\n";
         let left = Some(Duration::from_secs(12));

@@ -1,4 +1,4 @@
-//! How a database is reached, and what is asked of it.
+//! The options of a database: its address, credentials and limits.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,30 +8,30 @@ use serde::{Deserialize, Serialize};
 use crate::transport::address::Address;
 use crate::transport::tls::Tls;
 
-/// The environment variable that holds the password of the own database where no file does. What other peers are told
-/// is never taken from it.
+/// The environment variable with the password of the peer's own database, used if no file is named. Passwords for other
+/// peers' databases are never taken from it.
 pub const PASSWORD_VARIABLE: &str = "SKEIN_REDIS_PASSWORD";
 
-/// How a database is reached.
+/// The options of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// Its address; see [`Address`].
+    /// Where the database is; see [`Address`] for the forms.
     #[serde(with = "text")]
     pub url: Address,
-    /// File whose first line is the password; without one that of the own database comes from [`PASSWORD_VARIABLE`].
+    /// File whose first line is the password; if `None`, the peer's own database uses [`PASSWORD_VARIABLE`].
     #[serde(default)]
     pub password_file: Option<PathBuf>,
     /// Certificates, for addresses with `rediss`.
     #[serde(default)]
     pub tls: Option<Tls>,
-    /// Who computes.
+    /// Whether the database or the host computes on tensors.
     #[serde(default)]
     pub compute: Compute,
-    /// How long a database may be out of reach before what needs it fails.
+    /// How long a database may be out of reach before commands fail.
     #[serde(default = "default_outage", with = "humantime_serde")]
     pub outage_max: Duration,
-    /// Use a server with known security holes all the same.
+    /// Use a server despite known vulnerabilities.
     #[serde(default)]
     pub allow_vulnerable: bool,
 }
@@ -40,12 +40,12 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compute {
-    /// The database where it has the module, the host otherwise.
+    /// The database if it has the module, otherwise the host.
     #[default]
     Auto,
-    /// The database, which has to have the module.
+    /// The database, which must have the module.
     Database,
-    /// The host: values are fetched, computed on and stored again.
+    /// The host, which fetches values and stores results; the database must not have the module.
     Host,
 }
 
@@ -53,7 +53,7 @@ fn default_outage() -> Duration {
     Duration::from_secs(60)
 }
 
-/// A password that can not be read.
+/// A file with a password cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to read the password from `{}`", path.display())]
 pub struct PasswordError {
@@ -74,7 +74,7 @@ impl Options {
         }
     }
 
-    /// The password in the file, if the options name one.
+    /// Reads the password from the file, if the options name one.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -91,7 +91,7 @@ impl Options {
 }
 
 mod text {
-    //! Addresses as text.
+    //! Serializes addresses as text.
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use super::Address;

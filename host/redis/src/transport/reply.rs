@@ -1,27 +1,27 @@
-//! Replies of the protocol RESP2, read within bounds: the server may belong to somebody else.
+//! Replies of the protocol RESP2. They may come from another peer's server, so conversions check them.
 
 use crate::transport::Failure;
 
-/// A reply without an error: those are [`Failure::Refused`].
+/// A reply that is not an error; errors are [`Failure::Refused`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// No value.
+    /// No value, as for a key that does not exist.
     Nil,
-    /// A line of text.
+    /// A line of text, such as `OK`.
     Simple(String),
-    /// A number.
+    /// A signed number.
     Integer(i64),
-    /// Bytes.
+    /// Bytes of any content.
     Bulk(Vec<u8>),
-    /// Several replies.
+    /// Several replies, which may be arrays again.
     Array(Vec<Reply>),
 }
 
 impl Reply {
     pub(crate) fn integer(&self) -> Result<u64, Failure> {
         match self {
-            Reply::Integer(number) => u64::try_from(*number).map_err(|_| self.garbled("a number that is not negative")),
-            // Numbers inside of arrays of some commands come as text.
+            Reply::Integer(number) => u64::try_from(*number).map_err(|_| self.garbled("a non-negative number")),
+            // Some commands return numbers inside arrays as text.
             Reply::Bulk(_) | Reply::Simple(_) => self.parse(),
             _ => Err(self.garbled("a number")),
         }
@@ -39,10 +39,10 @@ impl Reply {
         }
     }
 
-    /// The bytes of a reply that is bytes.
+    /// Returns the bytes of a bulk reply.
     ///
     /// # Errors
-    /// It is something else.
+    /// The reply is of another kind.
     pub fn bytes(self) -> Result<Vec<u8>, Failure> {
         match self {
             Reply::Bulk(bytes) => Ok(bytes),
@@ -50,7 +50,7 @@ impl Reply {
         }
     }
 
-    /// The elements of an array; nil is one without any.
+    /// Returns the elements of an array; nil counts as an empty one.
     pub(crate) fn array(self) -> Result<Vec<Reply>, Failure> {
         match self {
             Reply::Array(elements) => Ok(elements),
@@ -59,11 +59,11 @@ impl Reply {
         }
     }
 
-    /// An array of exactly `N` elements.
+    /// Returns the elements of an array of exactly `N`.
     pub(crate) fn elements<const N: usize>(self) -> Result<[Reply; N], Failure> {
         let elements = self.array()?;
         let actual = elements.len();
-        elements.try_into().map_err(|_| Failure::Garbled(format!("{actual} elements where {N} are expected")))
+        elements.try_into().map_err(|_| Failure::Garbled(format!("expected {N} elements, got {actual}")))
     }
 
     fn garbled(&self, expected: &str) -> Failure {
@@ -74,6 +74,6 @@ impl Reply {
             Reply::Bulk(_) => "bytes",
             Reply::Array(_) => "an array",
         };
-        Failure::Garbled(format!("{kind} where {expected} is expected"))
+        Failure::Garbled(format!("expected {expected}, got {kind}"))
     }
 }

@@ -1,4 +1,4 @@
-//! TLS with client certificates, for both of the clients.
+//! TLS with client certificates, for the channel of tensors and the client of commands.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 pub struct Tls {
     /// The authority that signed the server's certificate.
     pub ca: PathBuf,
-    /// The certificate that is shown to the server.
+    /// The client's certificate; needs `key`.
     pub certificate: Option<PathBuf>,
-    /// Its key.
+    /// The private key of the certificate.
     pub key: Option<PathBuf>,
 }
 
-/// A certificate that can not be used.
+/// A certificate or key cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to use the certificate `{}`", path.display())]
 pub struct TlsError {
@@ -31,7 +31,7 @@ pub struct TlsError {
 }
 
 impl Tls {
-    /// For the channel of tensors.
+    /// The TLS configuration for the channel of tensors.
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&self.ca)? {
@@ -48,13 +48,13 @@ impl Tls {
             }
             (None, None) => builder.with_no_client_auth(),
             (Some(path), None) | (None, Some(path)) => {
-                return Err(failed(path, io::Error::other("a certificate and its key belong together")));
+                return Err(failed(path, io::Error::other("a certificate and its key must be set together")));
             }
         };
         Ok(Arc::new(config))
     }
 
-    /// For the connection of commands.
+    /// The certificates for the connection of commands.
     pub(crate) fn certificates(&self) -> Result<TlsCertificates, TlsError> {
         let read = |path: &PathBuf| std::fs::read(path).map_err(|error| failed(path, error));
         let client_tls = match (&self.certificate, &self.key) {
@@ -70,9 +70,10 @@ impl Tls {
 fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(path, error))?;
     let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|error| failed(path, error))?;
-    match certificates.is_empty() {
-        true => Err(failed(path, io::Error::other("there is no certificate in it"))),
-        false => Ok(certificates),
+    if certificates.is_empty() {
+        Err(failed(path, io::Error::other("it contains no certificate")))
+    } else {
+        Ok(certificates)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Addresses that lead to a server by way of others: Sentinel and Cluster, with real ones.
+//! Addresses of servers behind real sentinels and a real cluster.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -16,22 +16,22 @@ fn port() -> String {
     socket.local_addr().expect("an address").port().to_string()
 }
 
-/// Sends a command until the server is up and gives the answer that is waited for.
+/// Sends a command until the server's answer contains `answer`.
 fn until(port: &str, words: &[&str], answer: &str) {
-    // `redis-cli` gives up where nobody listens yet, and asks again every now and then where somebody does.
+    // `redis-cli` ends if no server listens yet; otherwise it repeats the command every 50 ms.
     for _ in 0..100 {
         let mut command = Command::new("redis-cli");
         command.args(["-p", port, "-r", "300", "-i", "0.05"]).args(words).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("`redis-cli` is installed");
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let is_there = lines.map_while(Result::ok).any(|line| line.contains(answer));
+        let is_found = lines.map_while(Result::ok).any(|line| line.contains(answer));
         child.kill().expect("it is a child");
         child.wait().expect("it ends");
-        if is_there {
+        if is_found {
             return;
         }
     }
-    panic!("{words:?} does not give {answer}");
+    panic!("{words:?} never returned {answer}");
 }
 
 fn check(url: &str) {
@@ -42,7 +42,7 @@ fn check(url: &str) {
         let state = State::new(7, vec![1.0, 2.0, 3.0].into(), vec![]);
         store.state.set_state(state.clone()).await.expect("a state");
         store.state.put_round_metadata(7, b"note".to_vec()).await.expect("kept");
-        store.state.prune_before(8).await.expect("forgets");
+        store.state.prune_before(8).await.expect("pruned");
         let again = skein_redis::open(&options, scope(3)).await.expect("a database");
         assert_eq!(again.state.state().await.expect("a state"), state);
     });
@@ -50,20 +50,22 @@ fn check(url: &str) {
 
 #[test]
 fn sentinels_name_the_master() {
-    let (master, sentinel) = (port(), port());
+    let master = port();
+    let sentinel = port();
     let _master = Kind::Module.start(&["--port", &master]);
     let dir = tempfile::tempdir().expect("a folder");
     let config = dir.path().join("sentinel.conf");
     std::fs::write(&config, format!("port {sentinel}\nsentinel monitor mine 127.0.0.1 {master} 1\n")).expect("written");
     let _sentinel = Server::run(&[config.to_str().expect("a path"), "--sentinel"]);
     until(&sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mine"], &master);
-    // The first of them is down.
+    // The first sentinel is down.
     check(&format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel}/mine"));
 }
 
 #[test]
-fn a_remote_master_that_sentinels_name_is_told_nothing_without_tls() {
-    let (master, sentinel) = (port(), port());
+fn a_remote_master_that_sentinels_name_gets_no_password_without_tls() {
+    let master = port();
+    let sentinel = port();
     let _master = Kind::Plain.start(&["--port", &master]);
     let dir = tempfile::tempdir().expect("a folder");
     let config = dir.path().join("sentinel.conf");
@@ -79,9 +81,9 @@ fn a_remote_master_that_sentinels_name_is_told_nothing_without_tls() {
     });
 }
 
-/// Two nodes, of which the seed does not hold the peer's keys, or does.
+/// Two nodes: the seed is the one that holds the peer's keys, or the other.
 #[test]
-fn a_cluster_tells_the_node_that_holds_the_keys() {
+fn a_cluster_names_the_node_that_holds_the_keys() {
     let ports = [port(), port()];
     let start = |kind: Kind, port: &str| {
         kind.start(&["--port", port, "--cluster-enabled", "yes", "--cluster-port", &self::port()])
@@ -115,7 +117,7 @@ fn a_cluster_tells_the_node_that_holds_the_keys() {
     keys_that_move_are_waited_for(&ports);
 }
 
-/// While its keys moved to another node, a peer's host ended.
+/// A peer's host ended while its keys moved to another node.
 fn keys_that_move_are_waited_for(ports: &[String; 2]) {
     let ask = |port: &str, words: &[&str]| {
         let output = Command::new("redis-cli").args(["-p", port]).args(words).output().expect("an answer");
@@ -130,10 +132,10 @@ fn keys_that_move_are_waited_for(ports: &[String; 2]) {
         let url = format!("redis+cluster://127.0.0.1:{}", ports[0]).parse().expect("an address");
         let store = skein_redis::open(&Options::new(url), scope(3)).await.expect("a database");
         assert_eq!(ask(&ports[owner], &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id]), "OK");
-        // A key that is not there may be at the other node already.
+        // A missing key may already be at the other node.
         let waiting = tokio::spawn(async move { store.state.round_metadata(99).await });
         let is_asked = (0..2000).any(|_| ask(&ports[owner], &["INFO", "errorstats"]).contains("errorstat_ASK:"));
-        assert!(is_asked, "it never met a key that moves");
+        assert!(is_asked, "the host never met a moving key");
         assert_eq!(ask(&ports[owner], &["CLUSTER", "SETSLOT", &slot, "STABLE"]), "OK");
         assert_eq!(waiting.await.expect("it ends").expect("it stayed"), None);
     });

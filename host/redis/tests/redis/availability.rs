@@ -1,4 +1,4 @@
-//! A database that is there and cannot serve for a while: what it takes is waited for, within bounds, and named.
+//! A database that answers but cannot serve for a while: the store waits, within bounds, and names the reason.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,10 +13,10 @@ use crate::faults::{LEN, command, impatient, open, run, zeros};
 use crate::scope;
 use crate::server::Server;
 
-/// Asks until the answer has `words` in it. Each question takes some milliseconds.
+/// Asks until the answer contains `words`. Each question takes some milliseconds.
 fn until(server: &Server, question: &[&str], words: &str) {
-    let is_there = (0..2000).any(|_| command(server, question).contains(words));
-    assert!(is_there, "{question:?} never gave {words}");
+    let is_found = (0..2000).any(|_| command(server, question).contains(words));
+    assert!(is_found, "{question:?} never returned {words}");
 }
 
 /// Waits until the server has refused something with this code.
@@ -31,18 +31,18 @@ async fn stores(server: &Server) -> [Ports; 2] {
     stores
 }
 
-/// Stores values while the server refuses them with `code`, and until `mend` has its effect.
-async fn outlasts(server: &Server, store: Ports, code: &str, mend: impl FnOnce()) {
+/// Stores values while the server refuses them with `code`, until `fix` takes effect.
+async fn outlasts(server: &Server, store: Ports, code: &str, fix: impl FnOnce()) {
     let waiting =
         tokio::spawn(
             async move { store.contributions.put_contribution(1, PeerId([2; 32]), vec![1.5; LEN].into()).await },
         );
     until_refused(server, code);
-    mend();
+    fix();
     waiting.await.expect("it ends").expect("stored in the end");
 }
 
-/// What is said once `outage_max` is over.
+/// Checks that the error after `outage_max` names the database and contains `expected`.
 async fn refused(store: &Ports, expected: &str) {
     let error =
         store.state.put_round_metadata(1, b"note".to_vec()).await.expect_err("it does not pass in time").to_string();
@@ -69,7 +69,7 @@ fn a_database_that_cannot_save_is_waited_for() {
     run(async |kind| {
         let server = kind.start(&[]);
         let [patient, impatient] = stores(&server).await;
-        // Nothing can be saved under the name of a folder.
+        // The server cannot save to a file whose name is a folder's.
         let dump = server.socket().with_file_name("dump.rdb");
         std::fs::create_dir(&dump).expect("a folder");
         command(&server, &["CONFIG", "SET", "save", "3600 1"]);
@@ -84,7 +84,7 @@ fn a_database_that_cannot_save_is_waited_for() {
     });
 }
 
-/// How many connections the server has refused, asked over one that it has.
+/// How many connections the server has refused, asked over an open one.
 fn rejected(inside: &mut UnixStream) -> u64 {
     inside.write_all(b"INFO stats\r\n").expect("written");
     let mut text = String::new();
@@ -94,7 +94,7 @@ fn rejected(inside: &mut UnixStream) -> u64 {
         let read = inside.read(&mut bytes).expect("an answer");
         text += &String::from_utf8_lossy(&bytes[..read]);
     }
-    // What is left of the answer is behind the field, and read with the next one.
+    // The rest of the answer follows the field, and is read with the next answer.
     let (_, rest) = text.rsplit_once(field).expect("it was found");
     rest.lines().next().and_then(|number| number.trim().parse().ok()).expect("a number")
 }
@@ -114,13 +114,13 @@ fn a_database_without_a_free_connection_is_waited_for() {
         let options = server.options();
         let waiting = tokio::spawn(async move { skein_redis::open(&options, scope(LEN)).await });
         let is_refused = (0..100_000).any(|_| rejected(&mut inside) > refused_before);
-        assert!(is_refused, "it never asked");
+        assert!(is_refused, "the host never connected");
         drop(crowd);
         waiting.await.expect("it ends").expect("there is room again").state.head().await.expect("a state");
     });
 }
 
-/// Loading a dump that takes longer than a database may be away is no outage: it is there, and says so.
+/// A database that loads for longer than `outage_max` is not out of reach: it answers that it is loading.
 #[test]
 fn a_database_that_loads_its_data_is_waited_for() {
     // A hundred keys take two seconds, in which the server answers after each.
@@ -138,11 +138,11 @@ fn a_database_that_loads_its_data_is_waited_for() {
         server.restart();
         let begun = std::time::Instant::now();
         assert_eq!(store.state.head().await.expect("it was saved").round, 0);
-        assert!(begun.elapsed() > options.outage_max, "it was there at once: nothing was waited for");
+        assert!(begun.elapsed() > options.outage_max, "it was ready at once: the store never waited");
     });
 }
 
-/// Sentinels and nodes of a cluster may name any machine, and the server there would be told the password.
+/// Without TLS, anyone between the two machines could read the password.
 #[test]
 fn remote_servers_without_tls_are_refused() {
     for url in [

@@ -1,4 +1,4 @@
-//! What a real database does to a store: it is away, comes back, forgets, refuses, lies.
+//! A store whose database is away, comes back, loses data, refuses commands, or lies.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -27,7 +27,7 @@ pub(crate) fn run(test: impl AsyncFn(Kind)) {
     });
 }
 
-/// Options that give up at once what would be waited for.
+/// Options that give up quickly instead of waiting.
 pub(crate) fn impatient(server: &Server) -> Options {
     Options { outage_max: Duration::from_millis(100), ..server.options() }
 }
@@ -40,7 +40,7 @@ pub(crate) async fn open(options: &Options) -> Ports {
     skein_redis::open(options, scope(LEN)).await.expect("a database")
 }
 
-/// Why a database can not be opened.
+/// Returns the error with which a database is refused.
 async fn refusal(options: &Options) -> StoreError {
     match skein_redis::open(options, scope(LEN)).await {
         Ok(_) => panic!("it was opened"),
@@ -67,9 +67,9 @@ fn a_database_that_is_down_at_the_start_is_named() {
 }
 
 #[test]
-fn what_is_under_way_waits_for_a_database_that_went_away() {
+fn commands_wait_for_a_database_that_went_away() {
     run(async |kind| {
-        // What was acknowledged has to be on disk, however busy that is.
+        // Acknowledged writes must be on disk, however busy it is.
         let mut server = kind.start(&["--appendonly", "yes", "--appendfsync", "always"]);
         let store = open(&server.options()).await;
         store.state.set_state(zeros()).await.expect("a state");
@@ -82,7 +82,7 @@ fn what_is_under_way_waits_for_a_database_that_went_away() {
         tokio::task::yield_now().await;
         server.restart();
         waiting.await.expect("it ends").expect("counted");
-        let average = store.sums.average(1, ME).await.expect("both batches are there");
+        let average = store.sums.average(1, ME).await.expect("both batches arrived");
         // 1 sample of 1.0 and 2 of 2.0, each counted once.
         assert_eq!(average.samples, 3);
         assert_eq!(store.contributions.contribution(1, ME).await.expect("readable").expect("there")[0], 5.0 / 3.0);
@@ -90,13 +90,13 @@ fn what_is_under_way_waits_for_a_database_that_went_away() {
 }
 
 #[test]
-fn a_database_that_stays_away_is_an_error_in_time() {
+fn a_database_that_stays_away_is_an_error_after_outage_max() {
     run(async |kind| {
         let mut server = kind.start(&[]);
         let store = open(&Options { outage_max: Duration::from_millis(200), ..server.options() }).await;
         store.state.set_state(zeros()).await.expect("a state");
         server.kill();
-        let error = store.state.head().await.expect_err("nobody is there");
+        let error = store.state.head().await.expect_err("the server is down");
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
     });
 }
@@ -118,7 +118,7 @@ fn an_empty_database_has_no_state() {
 }
 
 #[test]
-fn a_database_out_of_memory_says_so_and_keeps_what_it_has() {
+fn a_database_out_of_memory_is_named_and_keeps_its_data() {
     run(async |kind| {
         let server = kind.start(&[]);
         let store = open(&impatient(&server)).await;
@@ -158,7 +158,7 @@ fn users_do_what_they_may_and_nothing_else() {
         assert_eq!(reader.contribution(1, ME).await.expect("readable").expect("there").len(), LEN);
         assert_eq!(reader.contribution(2, ME).await.expect("readable"), None);
         assert_eq!(reader.records(0, Duration::ZERO).await.expect("readable").len(), 1);
-        // As an owner it is told what it may not do, with the command.
+        // Opening the database as this user fails, and the error names the command that it may not use.
         let error = refusal(&options).await;
         assert!(matches!(&error, StoreError::Denied { reason, .. } if reason.contains("info")), "{error:?}");
 
@@ -187,31 +187,31 @@ fn keys_of_another_type_are_named() {
     });
 }
 
-/// Values that were cut, altered or replaced in the database are found out before they count.
+/// Values that were cut, altered or replaced in the database are detected before they are used.
 #[test]
-fn spoilt_values_are_found_out() {
+fn corrupt_values_are_detected() {
     run(async |kind| {
         let server = kind.start(&[]);
-        let spoils: [&[&str]; 4] = match kind {
+        let damages: [&[&str]; 4] = match kind {
             Kind::Plain => [&["SETRANGE", "5", "x"], &["SET", "abcd"], &["SET", "abc"], &["DEL"]],
-            // Nothing but the module's own commands can alter a tensor.
+            // Only the module's commands can alter a tensor.
             Kind::Module => [&["SETRANGE", "5", "x"], &["SKEIN.SET", "0", "abcd"], &["SET", "abc"], &["DEL"]],
         };
-        for (spoil, error) in spoils.into_iter().zip([false, true, true, true]) {
+        for (damage, error) in damages.into_iter().zip([false, true, true, true]) {
             let store = open(&server.options()).await;
             command(&server, &["FLUSHALL"]);
             store.state.set_state(zeros()).await.expect("a state");
-            // Slots are zeros as the parameters are, and lie under the same hash.
+            // Slots are zeros like the parameters, and are stored under the same hash.
             let pattern = if kind == Kind::Plain { "*:values:*" } else { "*:parameters" };
             let keys = command(&server, &["KEYS", pattern]);
-            let words = [&spoil[..1], &[keys.trim()], &spoil[1..]].concat();
+            let words = [&damage[..1], &[keys.trim()], &damage[1..]].concat();
             command(&server, &words);
-            // One that remembers nothing of what was stored.
+            // A store with an empty cache.
             let read = open(&server.options()).await.state.parameters().await;
             match (kind, error) {
-                (Kind::Module, false) => assert_eq!(read.expect("it was refused by the server").1[1], 0.0),
+                (Kind::Module, false) => assert_eq!(read.expect("the server refused the change").1[1], 0.0),
                 _ => {
-                    let error = read.expect_err("spoilt");
+                    let error = read.expect_err("corrupt values");
                     let shown = error.to_string();
                     assert!(
                         shown.contains(keys.trim()) || matches!(error, StoreError::NoState),
@@ -224,16 +224,16 @@ fn spoilt_values_are_found_out() {
 }
 
 #[test]
-fn the_state_is_never_forgotten() {
+fn the_state_is_never_pruned() {
     run(async |kind| {
         let server = kind.start(&[]);
         let store = open(&server.options()).await;
         store.state.set_state(zeros()).await.expect("a state");
         for round in 1..=2 {
             store.state.apply(update(round, 1.0, LEN)).await.expect("applied");
-            store.state.prune_before(round + 5).await.expect("forgets");
-            // Read by one that remembers nothing.
-            let read = open(&server.options()).await.state.state().await.expect("it is still there");
+            store.state.prune_before(round + 5).await.expect("pruned");
+            // Read by a store with an empty cache.
+            let read = open(&server.options()).await.state.state().await.expect("the state still exists");
             assert_eq!(read, store.state.state().await.expect("a state"));
         }
     });
@@ -255,9 +255,9 @@ fn a_contribution_that_went_missing_stops_the_update() {
     });
 }
 
-/// A server of a peer that lies: whatever it answers is an error in time and memory, never a panic.
+/// The server of a Byzantine peer: every malformed answer is an error, within bounds of time and memory, never a panic.
 #[test]
-fn a_server_that_answers_nonsense_harms_nobody() {
+fn malformed_answers_are_errors() {
     let answers: [&[u8]; 12] = [
         b"$99999999999999\r\n",
         b"$-7\r\n",
@@ -278,14 +278,14 @@ fn a_server_that_answers_nonsense_harms_nobody() {
             let path = dir.path().join("redis.sock");
             let listener = UnixListener::bind(&path).expect("a socket");
             let thread = std::thread::spawn(move || {
-                // It ends with the reader, which closes its connections.
+                // The loop ends when the reader closes its connections.
                 while let Ok((mut connection, _)) = listener.accept() {
                     let mut command = [0; 1 << 12];
                     while matches!(connection.read(&mut command), Ok(bytes) if bytes > 0) {
                         if command.starts_with(b"*1\r\n$4\r\nQUIT") {
                             return;
                         }
-                        // Who is told nonsense hangs up.
+                        // The reader may have hung up after an earlier answer.
                         let _ = connection.write_all(answer);
                     }
                 }
@@ -305,9 +305,9 @@ fn a_server_that_answers_nonsense_harms_nobody() {
     });
 }
 
-/// More values than the model has are not even read.
+/// More values than the model has are refused by their length, before they are read.
 #[test]
-fn a_contribution_of_another_length_is_told_by_its_length() {
+fn a_contribution_of_another_length_is_refused_unread() {
     run(async |kind| {
         let server = kind.start(&[]);
         let big = skein_redis::open(&server.options(), scope(1 << 20)).await.expect("a database");
@@ -318,7 +318,7 @@ fn a_contribution_of_another_length_is_told_by_its_length() {
     });
 }
 
-/// Something at `path` that gives each command the answer for the text that it came in.
+/// Listens at `path`, and answers each command with `answer` of the text that it came in.
 fn answering(path: &Path, answer: fn(&str) -> &'static [u8]) {
     let listener = UnixListener::bind(path).expect("a socket");
     std::thread::spawn(move || {
@@ -337,16 +337,18 @@ fn answering(path: &Path, answer: fn(&str) -> &'static [u8]) {
     });
 }
 
-/// A server that is known to be unsafe is not used unless somebody insists.
+/// A server with a known vulnerability is refused unless `allow_vulnerable` is set.
 #[test]
-fn a_server_with_a_known_hole_is_refused() {
+fn a_server_with_a_known_vulnerability_is_refused() {
     run(async |_| {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("redis.sock");
-        answering(&path, |text| match text.contains("\r\nINFO\r\n") {
-            true => b"$20\r\nredis_version:7.2.10\r\n",
-            false => b"+OK\r\n",
-        });
+        answering(
+            &path,
+            |text| {
+                if text.contains("\r\nINFO\r\n") { b"$20\r\nredis_version:7.2.10\r\n" } else { b"+OK\r\n" }
+            },
+        );
         let url = format!("unix://{}", path.display()).parse().expect("an address");
         let error = refusal(&Options::new(url)).await;
         let is_named = |reason: &str| reason.contains("CVE-2025-49844") && reason.contains("allow_vulnerable");
@@ -354,7 +356,7 @@ fn a_server_with_a_known_hole_is_refused() {
     });
 }
 
-/// A module of another program may take the same words for something else.
+/// A module of another version may read the same command differently.
 #[test]
 fn a_module_of_another_version_is_refused() {
     run(async |_| {
@@ -373,7 +375,7 @@ fn a_module_of_another_version_is_refused() {
 }
 
 #[test]
-fn who_computes_can_be_demanded() {
+fn the_options_decide_who_computes() {
     run(async |kind| {
         let server = kind.start(&[]);
         let demand = |compute| Options { compute, ..server.options() };
@@ -387,9 +389,9 @@ fn who_computes_can_be_demanded() {
     });
 }
 
-/// A tensor whose transfer breaks off is fetched again as a whole.
+/// A tensor whose transfer breaks off is fetched again from its start.
 #[test]
-fn a_value_that_is_cut_on_the_way_is_fetched_again() {
+fn a_value_whose_transfer_breaks_off_is_fetched_again() {
     run(async |_| {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("redis.sock");
@@ -421,7 +423,7 @@ fn a_value_that_is_cut_on_the_way_is_fetched_again() {
 
 /// A peer may load the module into its database, or leave it out, while others read it.
 #[test]
-fn readers_notice_that_a_database_has_become_another() {
+fn readers_notice_that_the_module_was_loaded_or_left_out() {
     run(async |kind| {
         let mut server = kind.start(&[]);
         let reader = skein_redis::read(&server.options(), scope(LEN)).expect("options that fit");
@@ -432,7 +434,7 @@ fn readers_notice_that_a_database_has_become_another() {
             }
             let owner = open(&server.options()).await;
             owner.contributions.put_contribution(1, ME, vec![turn as f32; LEN].into()).await.expect("kept");
-            // The first try after the change may find it out, the second may not fail.
+            // The first try after the change may fail; the second must succeed.
             let _ = reader.contribution(1, ME).await;
             let values = reader.contribution(1, ME).await.expect("readable").expect("there");
             assert_eq!(values[0], turn as f32);

@@ -1,4 +1,5 @@
-//! Databases as stores: what every store has to do, on both kinds of them, and what only a database can run into.
+//! Databases as stores: the conformance suite on both kinds of databases, and tests of failures that only databases
+//! have.
 
 mod addresses;
 mod availability;
@@ -33,7 +34,7 @@ fn on_every_store(len: usize, test: impl AsyncFn(Ports)) {
     });
 }
 
-/// What an error says, with its causes, as a user is shown it.
+/// An error with its causes, as it is shown to users.
 fn shown(error: &StoreError) -> String {
     let cause = std::error::Error::source(error);
     let causes = std::iter::successors(cause, |cause| cause.source());

@@ -1,4 +1,4 @@
-//! The work queue on a real database: tasks count once, whoever dies.
+//! The work queue on a real database: tasks count once, even if workers or the host die.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,13 @@ use skein_store::StoreError;
 use crate::scope;
 use crate::server::{Kind, Server};
 
-/// How often consumers of these tests say that they are alive: three of them are more than a busy machine takes to get
-/// round to it.
+/// Interval of the beats in these tests: three of them are longer than a busy machine delays a beat.
 const BEAT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(20);
 /// Longer than any test runs.
-const FOR_EVER: Duration = Duration::from_secs(3600);
+const FOREVER: Duration = Duration::from_secs(3600);
 const PACE: Pace = Pace { beat: BEAT, rest_min: Duration::from_millis(1), rest_max: Duration::from_millis(4) };
-/// Of consumers that are not to be taken for dead.
+/// For consumers that must not count as silent.
 const PATIENT: Pace = Pace { beat: Duration::from_secs(2), ..PACE };
 
 fn run(test: impl AsyncFn(&Server, Queue)) {
@@ -40,25 +39,25 @@ async fn host(server: &Server) -> Consumer {
     join(server, "host", Role::Host, PACE).await
 }
 
-/// The next task, which has to come.
+/// Returns the next task, which must arrive.
 async fn next(consumer: &Consumer) -> Delivery {
     consumer.next(1, LONG).await.expect("an answer").pop().expect("a task")
 }
 
-/// Asserts that a consumer is given nothing while tasks rest and beats are missed.
-async fn given_nothing(consumer: &Consumer) {
+/// Asserts that a consumer gets no task while tasks rest and beats are missed.
+async fn gets_nothing(consumer: &Consumer) {
     assert_eq!(consumer.next(1, 4 * BEAT).await.expect("an answer"), []);
 }
 
 /// Takes the next task and fails at it.
 async fn fail(consumer: &Consumer, reason: &str) -> Task {
     let delivery = next(consumer).await;
-    consumer.release(&delivery, reason).await.expect("given back");
+    consumer.release(&delivery, reason).await.expect("released");
     delivery.task
 }
 
-/// Takes the next task and says no more about it, as a process does that was killed. The consumer that is returned has
-/// the same name and does not know of the task.
+/// Takes the next task and falls silent, like a killed process. The returned consumer has the same name and does not
+/// know of the task.
 async fn stall(server: &Server, consumer: Consumer, name: &str) -> Consumer {
     next(&consumer).await;
     drop(consumer);
@@ -80,7 +79,7 @@ fn tasks(round: u64, count: u32) -> Vec<Task> {
 #[test]
 fn tasks_are_done_once_and_the_last_one_wakes_the_host() {
     run(async |server, queue| {
-        // Posted twice, as by a host that was started again.
+        // Posted twice, as by a restarted host.
         for _ in 0..2 {
             queue.post(1, 3, &tasks(1, 3)).await.expect("posted");
         }
@@ -98,24 +97,25 @@ fn tasks_are_done_once_and_the_last_one_wakes_the_host() {
     });
 }
 
-/// A worker that says that it is alive keeps its tasks; one that is silent loses them and can not count them any more.
+/// A worker that beats keeps its tasks; a silent one loses them and cannot complete them any more.
 #[test]
 fn tasks_of_a_silent_worker_go_to_another() {
     run(async |server, queue| {
         queue.post(1, 2, &tasks(1, 2)).await.expect("posted");
-        let (silent, alive) = (worker(server, "silent").await, worker(server, "alive").await);
+        let silent = worker(server, "silent").await;
+        let alive = worker(server, "alive").await;
         let lost = silent.next(1, LONG).await.expect("a task").remove(0);
         let kept = alive.next(1, LONG).await.expect("a task").remove(0);
         assert_ne!(lost.task.index, kept.task.index);
-        // Its place is gone, and with it its beat, as if it had been killed; the task is still in its name.
+        // The consumer and its beat end, as if killed; it still holds the task in the database.
         drop(silent);
         let taken = loop {
-            // The wait is what passes the time until the beats are missed.
+            // Waiting for tasks also waits until enough beats are missed.
             if let Some(taken) = alive.next(1, BEAT).await.expect("an answer").pop() {
                 break taken;
             }
         };
-        assert_eq!(taken.task, lost.task, "the own task is not taken, since its worker beats");
+        assert_eq!(taken.task, lost.task, "a task is not taken from a worker that beats");
         let late = worker(server, "silent").await;
         assert_eq!(late.complete(&lost).await.expect("an answer"), Completion::Fenced);
         for delivery in [taken, kept] {
@@ -126,8 +126,8 @@ fn tasks_of_a_silent_worker_go_to_another() {
     });
 }
 
-/// A worker that fails at everything, beside one that works: every task is counted, and the failing one never sees a task
-/// again.
+/// A worker that fails at every task, beside one that succeeds: every task is counted, and the failing one never gets
+/// the same task again.
 #[test]
 fn a_worker_that_always_fails_loses_no_task_and_gets_none_twice() {
     const TASKS: u32 = 40;
@@ -136,7 +136,7 @@ fn a_worker_that_always_fails_loses_no_task_and_gets_none_twice() {
         let bad = worker(server, "bad").await;
         let good = worker(server, "good").await;
         let mut seen = Vec::new();
-        // The first ten are its own, so that it fails however fast the other is from then on.
+        // The first ten tasks go to it, so that it fails however fast the other worker is.
         for _ in 0..10 {
             seen.push(fail(&bad, "this worker lacks something").await.index);
         }
@@ -149,7 +149,7 @@ fn a_worker_that_always_fails_loses_no_task_and_gets_none_twice() {
         let failing = async {
             while queue.wait(1, Duration::from_millis(1)).await.expect("an answer").is_none() {
                 for delivery in bad.next(1, BEAT).await.expect("an answer") {
-                    bad.release(&delivery, "this worker lacks something").await.expect("given back");
+                    bad.release(&delivery, "this worker lacks something").await.expect("released");
                     seen.push(delivery.task.index);
                 }
             }
@@ -165,16 +165,16 @@ fn a_worker_that_always_fails_loses_no_task_and_gets_none_twice() {
     });
 }
 
-/// A worker alone can bury nothing: what it fails at waits for the host.
+/// A worker alone cannot bury a task: one that it fails at waits for the host.
 #[test]
-fn what_the_only_worker_fails_at_stays_for_the_host() {
+fn a_task_that_the_only_worker_fails_at_waits_for_the_host() {
     run(async |server, queue| {
         queue.post(1, 2, &tasks(1, 2)).await.expect("posted");
         let bad = worker(server, "bad").await;
         for _ in 0..2 {
             fail(&bad, "this worker lacks something").await;
         }
-        given_nothing(&bad).await;
+        gets_nothing(&bad).await;
         assert_eq!(queue.dead_letters().await.expect("letters"), []);
         let host = host(server).await;
         for _ in 0..2 {
@@ -184,62 +184,63 @@ fn what_the_only_worker_fails_at_stays_for_the_host() {
     });
 }
 
-/// The host tries a task that all workers failed at, and only its own failure makes it a dead letter.
+/// The host tries a task that all workers failed at, and only the host's failure makes it a dead letter.
 #[test]
-fn the_host_decides_what_is_dead_and_says_why() {
+fn only_the_host_makes_dead_letters_with_its_reason() {
     run(async |server, queue| {
         queue.post(1, 1, &tasks(1, 1)).await.expect("posted");
         for name in ["a", "b", "c"] {
-            fail(&worker(server, name).await, "what a worker says").await;
+            fail(&worker(server, name).await, "the worker's reason").await;
         }
         let fourth = worker(server, "d").await;
-        given_nothing(&fourth).await;
+        gets_nothing(&fourth).await;
         assert_eq!(queue.dead_letters().await.expect("letters"), []);
         let host = host(server).await;
         for _ in 0..2 {
             assert_eq!(queue.wait(1, Duration::from_millis(1)).await.expect("an answer"), None);
-            fail(&host, "what the host says").await;
+            fail(&host, "the host's reason").await;
         }
-        let dead = Outcome::Dead { index: 0, reason: "what the host says".into() };
+        let dead = Outcome::Dead { index: 0, reason: "the host's reason".into() };
         assert_eq!(outcome(&queue).await, Some(dead));
         for consumer in [&fourth, &host] {
-            given_nothing(consumer).await;
+            gets_nothing(consumer).await;
         }
         let letters = queue.dead_letters().await.expect("letters");
         assert_eq!((letters.len(), &letters[0].task), (1, &tasks(1, 1)[0]));
-        assert_eq!(letters[0].reason, "what the host says");
+        assert_eq!(letters[0].reason, "the host's reason");
         assert!(queue.redrive(&letters[0]).await.expect("an answer"));
-        assert!(!queue.redrive(&letters[0]).await.expect("an answer"), "it is none any more");
-        // As if it had never been tried: a worker may try it first.
+        assert!(!queue.redrive(&letters[0]).await.expect("an answer"), "it is not a dead letter any more");
+        // Earlier failures do not count any more: a worker may try it first.
         assert_eq!(complete(&fourth, &next(&fourth).await).await, Completion::Counted);
         assert_eq!(outcome(&queue).await, Some(Outcome::Done));
     });
 }
 
-/// What the host fails at is not dead while a worker is there that has not tried it, however long that one is busy.
+/// A task that the host fails at is not dead while a live worker has not tried it, however long that worker is busy.
 #[test]
-fn the_host_leaves_what_it_fails_at_to_workers() {
+fn the_host_leaves_tasks_that_it_fails_at_to_workers() {
     run(async |server, queue| {
         queue.post(1, 2, &tasks(1, 2)).await.expect("posted");
         let worker = join(server, "a", Role::Worker, PATIENT).await;
         let host = join(server, "host", Role::Host, PATIENT).await;
         let busy_with = next(&worker).await;
         let failed = fail(&host, "not enough memory").await;
-        given_nothing(&host).await;
+        gets_nothing(&host).await;
         assert_eq!(complete(&worker, &busy_with).await, Completion::Counted);
         assert_eq!(fail(&worker, "not enough memory either").await, failed);
-        // Nobody else is left, so the host tries once more.
+        // No worker is left, so the host tries once more.
         assert_eq!(complete(&host, &next(&host).await).await, Completion::Counted);
         assert_eq!(outcome(&queue).await, Some(Outcome::Done));
     });
 }
 
-/// However often the same workers stall, each is counted once.
+/// However often the same workers stall, each counts once.
 #[test]
-fn stalls_of_the_same_workers_bury_nothing_and_use_up_no_tries() {
+fn repeated_stalls_of_a_worker_count_once() {
     run(async |server, queue| {
         queue.post(1, 1, &tasks(1, 1)).await.expect("posted");
-        let (mut a, mut b) = (worker(server, "a").await, worker(server, "b").await);
+        let mut a = worker(server, "a").await;
+        let mut b = worker(server, "b").await;
         for _ in 0..3 {
             a = stall(server, a, "a").await;
             b = stall(server, b, "b").await;
@@ -251,7 +252,7 @@ fn stalls_of_the_same_workers_bury_nothing_and_use_up_no_tries() {
     });
 }
 
-/// Three workers die over the same task: whatever is wrong with it, the fourth is spared, and the host takes it.
+/// After three workers die over the same task, a fourth does not get it, and the host takes it.
 #[test]
 fn a_task_that_kills_its_workers_is_left_to_the_host() {
     run(async |server, queue| {
@@ -260,7 +261,7 @@ fn a_task_that_kills_its_workers_is_left_to_the_host() {
             next(&worker(server, name).await).await;
         }
         let spared = worker(server, "spared").await;
-        given_nothing(&spared).await;
+        gets_nothing(&spared).await;
         assert_eq!(queue.dead_letters().await.expect("letters"), []);
         let host = host(server).await;
         assert_eq!(complete(&host, &next(&host).await).await, Completion::Counted);
@@ -268,14 +269,14 @@ fn a_task_that_kills_its_workers_is_left_to_the_host() {
     });
 }
 
-/// A task that failed rests, longer after every failure but no longer than it may.
+/// A failed task rests, longer after every failure but at most `rest_max`.
 #[test]
-fn a_task_that_failed_is_not_given_to_the_next_at_once() {
+fn a_failed_task_rests_before_the_next_try() {
     run(async |server, queue| {
         queue.post(1, 1, &tasks(1, 1)).await.expect("posted");
         fail(&worker(server, "a").await, "it fails").await;
-        let endless = Pace { rest_min: FOR_EVER, rest_max: FOR_EVER, ..PACE };
-        given_nothing(&join(server, "waiting", Role::Worker, endless).await).await;
+        let endless = Pace { rest_min: FOREVER, rest_max: FOREVER, ..PACE };
+        gets_nothing(&join(server, "waiting", Role::Worker, endless).await).await;
 
         let rest_min = Duration::from_millis(60);
         let pace = Pace { rest_min, rest_max: 3 * rest_min, ..PACE };
@@ -288,12 +289,12 @@ fn a_task_that_failed_is_not_given_to_the_next_at_once() {
                 assert!(rested + Duration::from_millis(1) >= rest * rest_min, "{name} got it after {rested:?}");
             }
             failed = Some(Instant::now());
-            consumer.release(&delivery, "it fails").await.expect("given back");
+            consumer.release(&delivery, "it fails").await.expect("released");
         }
     });
 }
 
-/// A dead worker's task is found behind those of workers that live.
+/// A dead worker's task is found behind those of live workers.
 #[test]
 fn a_task_of_a_silent_worker_does_not_wait_for_older_ones() {
     run(async |server, queue| {
@@ -308,7 +309,7 @@ fn a_task_of_a_silent_worker_does_not_wait_for_older_ones() {
     });
 }
 
-/// Of two dead tasks one is posted again: the round still has the other one.
+/// If one of two dead tasks is posted again, the round still has the other one.
 #[test]
 fn a_round_is_dead_until_its_last_dead_letter_is_redriven() {
     run(async |server, queue| {
@@ -332,7 +333,8 @@ fn a_round_is_dead_until_its_last_dead_letter_is_redriven() {
     });
 }
 
-/// A worker is slow, all others fail, and the task is buried; then the worker is done, with its gradient in the sum.
+/// A worker is slow, the host fails, and the task is buried; then the worker completes it, with its gradient in the
+/// sum.
 #[test]
 fn a_success_that_comes_after_the_burial_counts_once() {
     run(async |server, queue| {
@@ -351,7 +353,7 @@ fn a_success_that_comes_after_the_burial_counts_once() {
         assert_eq!(complete(&slow, &late).await, Completion::Counted);
         assert_eq!(complete(&slow, &late).await, Completion::Duplicate);
         assert_eq!(queue.dead_letters().await.expect("letters"), []);
-        assert_eq!(queue.wait(1, Duration::from_millis(1)).await.expect("an answer"), None, "one is left");
+        assert_eq!(queue.wait(1, Duration::from_millis(1)).await.expect("an answer"), None, "one task is left");
         assert_eq!(complete(&host, &other).await, Completion::Counted);
         assert_eq!(outcome(&queue).await, Some(Outcome::Done));
         let counted = queue.counted(1).await.expect("counted");
@@ -359,7 +361,7 @@ fn a_success_that_comes_after_the_burial_counts_once() {
     });
 }
 
-/// What is posted anew after a loss is another task: nothing tells that the old result is in the new sum.
+/// A task that is posted anew after a loss is another task: the old result may not be in the new sum.
 #[test]
 fn a_success_of_a_task_that_was_posted_anew_does_not_count() {
     run(async |server, queue| {
@@ -382,7 +384,7 @@ fn a_success_of_a_task_that_was_posted_anew_does_not_count() {
 }
 
 #[test]
-fn rounds_that_are_over_take_no_results() {
+fn pruned_rounds_accept_no_results() {
     run(async |server, queue| {
         queue.post(1, 1, &tasks(1, 1)).await.expect("posted");
         queue.put(Some(1), "batch", b"bytes").await.expect("kept");
@@ -390,7 +392,7 @@ fn rounds_that_are_over_take_no_results() {
         let worker = worker(server, "a").await;
         let delivery = worker.next(1, LONG).await.expect("a task").remove(0);
         let store = skein_redis::open(&server.options(), scope(1)).await.expect("a store");
-        store.state.prune_before(2).await.expect("forgets");
+        store.state.prune_before(2).await.expect("pruned");
         assert_eq!(worker.complete(&delivery).await.expect("an answer"), Completion::Fenced);
         assert_eq!(queue.get("batch").await.expect("readable"), None);
         assert_eq!(queue.get("component").await.expect("readable"), Some(vec![7; 5000]));

@@ -1,4 +1,4 @@
-//! Real servers, each in a folder of its own and with nothing but a Unix socket.
+//! Real servers, each in a separate folder and with only a Unix socket.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,7 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const ALL: [Kind; 2] = [Kind::Plain, Kind::Module];
 
-    /// Starts Debian's `redis-server` of this kind, with what `arguments` add.
+    /// Starts the installed `redis-server` as this kind, with more arguments.
     pub(crate) fn start(self, arguments: &[&str]) -> Server {
         Server::start(&self.arguments(arguments))
     }
@@ -30,7 +30,7 @@ impl Kind {
     }
 }
 
-/// The module, which is built together with these tests.
+/// The file of the module, which is built together with these tests.
 fn module() -> String {
     let own = std::env::current_exe().expect("a program");
     let file = own.parent().expect("a folder").join(skein_redis_module::FILE_NAME);
@@ -51,7 +51,7 @@ impl Server {
         Server { dir, child, arguments: arguments.to_vec() }
     }
 
-    /// Runs the program with nothing but these arguments.
+    /// Runs the program with these arguments only.
     pub(crate) fn run(arguments: &[&str]) -> Server {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "redis-server"]).args(arguments);
@@ -63,7 +63,7 @@ impl Server {
         self.dir.path().join("redis.sock")
     }
 
-    /// How to reach it. It may still be starting: that is what a first connection waits for.
+    /// Options to reach the server. It may still be starting; the first connection waits for it.
     pub(crate) fn options(&self) -> Options {
         let url: Address = format!("unix://{}", self.socket().display()).parse().expect("an address");
         Options::new(url)
@@ -75,14 +75,14 @@ impl Server {
         self.child.wait().expect("it ends");
     }
 
-    /// Ends it and starts it as another kind, at the same place.
+    /// Kills the server and starts it as another kind, in the same folder.
     pub(crate) fn become_kind(&mut self, kind: Kind) {
         self.kill();
         self.arguments = kind.arguments(&[]);
         self.restart();
     }
 
-    /// Starts it again in its folder, with what it saved there.
+    /// Starts the server again in its folder, with the data that it saved there.
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.socket(), &self.arguments);
     }
@@ -90,14 +90,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already, which is as good.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 fn spawn(socket: PathBuf, arguments: &[String]) -> Child {
-    // A test that is killed takes its servers with it.
+    // The servers of a killed test end too.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
     command.args(["--dir"]).arg(socket.parent().expect("a folder")).args(arguments);

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::server::Kind;
 use crate::{scope, shown};
 
-/// An authority and what it signs, as files.
+/// A certificate authority, and the files of its certificates.
 struct Authority {
     dir: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -20,7 +20,7 @@ struct Authority {
 impl Authority {
     fn new() -> Authority {
         let mut params = CertificateParams::default();
-        // Told apart by name from what it signs, which would look signed by itself otherwise.
+        // Without a distinct name, the certificates that it signs would look self-signed.
         params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -40,7 +40,7 @@ impl Authority {
         self.dir.path().join(name)
     }
 
-    /// Signs a certificate for this machine; gives the files of the certificate and its key.
+    /// Signs a certificate for this machine; returns the files of the certificate and its key.
     fn sign(&self, name: &str) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("names");
@@ -56,8 +56,9 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn certificates_of_both_sides_have_to_fit() {
-    let (own, foreign) = (Authority::new(), Authority::new());
+fn both_sides_must_have_certificates_of_one_authority() {
+    let own = Authority::new();
+    let foreign = Authority::new();
     let (server_certificate, server_key) = own.sign("server");
     let (certificate, key) = own.sign("client");
     // A port that was free a moment ago.
@@ -86,7 +87,7 @@ fn certificates_of_both_sides_have_to_fit() {
         let state = State::new(0, (0..70_000).map(|i| i as f32).collect::<Vec<_>>().into(), vec![]);
         store.state.set_state(state.clone()).await.expect("a state");
         let fresh = skein_redis::open(&good, scope(70_000)).await.expect("certificates that fit");
-        assert_eq!(fresh.state.state().await.expect("a state"), state, "tensors survive the way");
+        assert_eq!(fresh.state.state().await.expect("a state"), state, "tensors are read as they were stored");
 
         let (foreign_certificate, foreign_key) = foreign.sign("client");
         for bad in [
@@ -100,8 +101,8 @@ fn certificates_of_both_sides_have_to_fit() {
         }
         for (bad, expected) in [
             (Some(with(&own.path("none.pem"), None)), "none.pem"),
-            (Some(with(&key, None)), "there is no certificate in it"),
-            (None, "belong together"),
+            (Some(with(&key, None)), "it contains no certificate"),
+            (None, "needs a `tls` table"),
         ] {
             let refused = skein_redis::open(&Options { tls: bad, ..good.clone() }, scope(1)).await;
             let error = shown(&refused.err().expect("files that do not fit"));

@@ -1,4 +1,4 @@
-//! The embedded store does what every store has to do.
+//! Runs the conformance suite on the embedded store.
 
 mod suite;
 

@@ -1,5 +1,5 @@
-//! What every store has to do. The tests of each kind of store include this file, and run it by `crate::on_every_store`,
-//! which calls a test with a fresh store whose state of round 0 is zeros.
+//! The conformance suite of stores. The tests of each kind of store include this file and define
+//! `crate::on_every_store`, which calls a test with a fresh store whose state of round 0 is zeros.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(crate) fn update(round: u64, value: f32, len: usize) -> Update {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Invariants 1 and 3: neither the order of arrival nor repetition changes a bit.
+    /// Invariants 1 and 3: neither order of arrival nor repetition changes a bit.
     #[test]
     fn batches_count_once_in_any_order(
         (gradients, order) in (1usize..20).prop_flat_map(|n| (
@@ -57,7 +57,7 @@ proptest! {
                 let expected = if first { Accumulated::Counted } else { Accumulated::Duplicate };
                 assert_eq!(accumulated.expect("a batch that fits"), expected);
             }
-            let average = store.sums.average(1, ME).await.expect("all batches are there");
+            let average = store.sums.average(1, ME).await.expect("all batches arrived");
             let rows: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
             let weights: Vec<f32> = (0..leaves).map(|index| (1 + index) as f32).collect();
             let mut expected = vec![0.0; 7];
@@ -70,7 +70,7 @@ proptest! {
 
 /// Tasks that finish at the same time, as workers do.
 #[test]
-fn concurrent_batches_give_the_same_bits() {
+fn concurrent_batches_yield_the_same_bits() {
     on_every_store(1000, async |store| {
         let mut hashes = Vec::new();
         for round in 1..=5 {
@@ -83,13 +83,13 @@ fn concurrent_batches_give_the_same_bits() {
             let results = tasks.join_all().await;
             let counted = results.into_iter().filter(|r| matches!(r, Ok(Accumulated::Counted))).count();
             assert_eq!(counted, 33);
-            hashes.push(store.sums.average(round, ME).await.expect("all batches are there").hash);
+            hashes.push(store.sums.average(round, ME).await.expect("all batches arrived").hash);
         }
         assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
     });
 }
 
-/// Applies an update, and gives the state after it once it is as the store said it would be.
+/// Applies an update, checks the hashes that the store returned, and returns the state.
 async fn apply(store: &Ports, update: Update) -> Result<State, StoreError> {
     let head = store.state.apply(update).await?;
     let state = store.state.state().await?;
@@ -122,9 +122,9 @@ fn a_round_is_applied_once_and_in_order() {
     });
 }
 
-/// Applied by many at the same time, each with another aggregate, a round has one of them and its state is whole.
+/// Tasks apply a round at the same time, each with another aggregate: one of them wins, and the state is consistent.
 #[test]
-fn a_round_is_applied_once_by_whoever_is_first() {
+fn a_round_is_applied_once_by_the_first_task() {
     on_every_store(2000, async |store| {
         for round in 1..=5 {
             let mut tasks = tokio::task::JoinSet::new();
@@ -136,13 +136,13 @@ fn a_round_is_applied_once_by_whoever_is_first() {
             let state = store.state.state().await.expect("a state");
             assert_eq!(state.round(), round);
             assert!(heads.iter().all(|head| *head == state.head()), "{heads:?}");
-            store.state.prune_before(round + 1).await.expect("forgets");
-            assert_eq!(store.state.state().await.expect("nothing of it was forgotten"), state);
+            store.state.prune_before(round + 1).await.expect("pruned");
+            assert_eq!(store.state.state().await.expect("the state was not pruned"), state);
         }
     });
 }
 
-/// An update with other bounds.
+/// An update that clips by norm, by value, or both.
 fn clipped(round: u64, clip_norm: Option<f32>, clip_value: Option<f32>) -> Update {
     let update = update(round, 3.0, 4);
     Update { change: Change { clip_norm, clip_value, ..update.change }, ..update }
@@ -158,9 +158,9 @@ fn gradients_are_clipped_by_norm_and_by_value() {
     });
 }
 
-/// The optimizer moves what is trained; running statistics take the aggregate's values, whatever clips gradients.
+/// The optimizer updates the trained parameters; running statistics take the aggregate's values, and are never clipped.
 #[test]
-fn running_statistics_are_replaced_and_not_moved() {
+fn running_statistics_are_replaced_and_not_optimized() {
     on_every_store(5, async |store| {
         let plain = update(1, 0.0, 5);
         let change = Change { trained: 3, clip_norm: Some(1.0), clip_value: Some(0.7), ..plain.change };
@@ -173,9 +173,9 @@ fn running_statistics_are_replaced_and_not_moved() {
     });
 }
 
-/// Every rule and optimizer has the bits of the kernels in this process, in a database or out of it.
+/// Every rule and optimizer yields the bits of the kernels in this process, in a database or out of it.
 #[test]
-fn rules_and_optimizers_give_the_same_bits_in_every_store() {
+fn rules_and_optimizers_yield_the_same_bits_in_every_store() {
     // More than one window of the kernels.
     const LEN: usize = 9000;
     let rules = RULES.into_iter().flat_map(|kind| {
@@ -207,7 +207,8 @@ fn rules_and_optimizers_give_the_same_bits_in_every_store() {
 
                 let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
                 let slots: Vec<&[f32]> = expected.slots().iter().map(|slot| &**slot).collect();
-                let (mut parameters, mut moved) = (vec![0.0; LEN], vec![vec![0.0; LEN]; slots.len()]);
+                let mut parameters = vec![0.0; LEN];
+                let mut moved = vec![vec![0.0; LEN]; slots.len()];
                 let before = Before { parameters: expected.parameters(), slots: &slots };
                 let slots = moved.iter_mut().map(Vec::as_mut_slice).collect();
                 change.apply(1, rule, &rows, before, After { parameters: &mut parameters, slots }).expect("valid rows");
@@ -219,7 +220,7 @@ fn rules_and_optimizers_give_the_same_bits_in_every_store() {
 }
 
 #[test]
-fn what_can_not_be_aggregated_is_refused_and_changes_nothing() {
+fn invalid_contributions_are_refused_and_change_nothing() {
     on_every_store(2, async |store| {
         let apply = async |rule: Rule, peers: &[PeerId]| {
             let aggregate = Aggregate::Contributions { rule, peers: peers.to_vec() };
@@ -227,7 +228,9 @@ fn what_can_not_be_aggregated_is_refused_and_changes_nothing() {
             assert_eq!(store.state.head().await.expect("a state").round, 0);
             refused
         };
-        let (other, nan, short) = (PeerId([2; 32]), PeerId([3; 32]), PeerId([4; 32]));
+        let other = PeerId([2; 32]);
+        let nan = PeerId([3; 32]);
+        let short = PeerId([4; 32]);
         for (peer, values) in
             [(ME, vec![1.0, 2.0]), (other, vec![0.0; 2]), (nan, vec![0.0, f32::NAN]), (short, vec![1.0])]
         {
@@ -257,7 +260,7 @@ fn what_can_not_be_aggregated_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_and_changes_nothing() {
+fn invalid_lengths_and_batches_are_refused_and_change_nothing() {
     on_every_store(3, async |store| {
         let refused = store.sums.accumulate(1, leaf(0, 2), vec![0.0; 4]).await;
         assert!(matches!(refused, Err(StoreError::Length { expected: 3, actual: 4 })));
@@ -276,21 +279,21 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     });
 }
 
-/// An honest peer was blamed for a sum that overflowed: each gradient was finite, and nobody looked at the average.
+/// An honest peer was blamed for a sum that overflowed: each gradient was finite, but the average was never checked.
 #[test]
-fn an_average_says_whether_its_values_are_finite() {
+fn an_average_reports_whether_its_values_are_finite() {
     on_every_store(3, async |store| {
         for (round, value, finite) in [(1, 1e30, true), (2, 3e38, false)] {
             store.sums.accumulate(round, leaf(0, 2), vec![1.0; 3]).await.expect("counted");
             store.sums.accumulate(round, leaf(1, 2), vec![0.0, value, 1.0]).await.expect("counted");
-            let average = store.sums.average(round, ME).await.expect("both are there");
+            let average = store.sums.average(round, ME).await.expect("both batches arrived");
             assert_eq!(average.finite, finite, "{value}");
         }
     });
 }
 
 #[test]
-fn contributions_are_looked_at_when_they_come() {
+fn contributions_are_inspected_when_they_are_put() {
     on_every_store(3, async |store| {
         let other = PeerId([2; 32]);
         for (values, finite) in [(vec![1.0, 2.0], true), (vec![1.0, f32::NAN, 2.0], false)] {
@@ -304,20 +307,20 @@ fn contributions_are_looked_at_when_they_come() {
             Some(3)
         );
         assert_eq!(store.contributions.contribution(1, ME).await.expect("readable"), None);
-        store.state.prune_before(2).await.expect("forgets");
+        store.state.prune_before(2).await.expect("pruned");
         assert_eq!(store.contributions.contribution(1, other).await.expect("readable"), None);
     });
 }
 
 #[test]
-fn notes_are_kept_with_their_round() {
+fn metadata_is_kept_until_its_round_is_pruned() {
     on_every_store(1, async |store| {
         let recall = async |round| store.state.round_metadata(round).await.expect("readable");
         for round in [1, 2] {
             store.state.put_round_metadata(round, vec![round as u8, 0, 255]).await.expect("kept");
         }
         assert_eq!((recall(1).await, recall(3).await), (Some(vec![1, 0, 255]), None));
-        store.state.prune_before(2).await.expect("forgets");
+        store.state.prune_before(2).await.expect("pruned");
         assert_eq!((recall(1).await, recall(2).await), (None, Some(vec![2, 0, 255])));
     });
 }
@@ -335,7 +338,8 @@ fn records_are_read_in_order_and_waited_for() {
         assert_eq!(read(all[0].0, NO_WAIT).await, all[1..]);
 
         let reader = tokio::spawn({
-            let (store, last) = (store.clone(), all[1].0);
+            let store = store.clone();
+            let last = all[1].0;
             async move { store.records.records(last, Duration::from_secs(60)).await }
         });
         store.records.publish(b"c".to_vec()).await.expect("published");
