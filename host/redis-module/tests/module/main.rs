@@ -1,4 +1,4 @@
-//! The module inside real servers: Redis, and Valkey where `SKEIN_VALKEY_SERVER` names one.
+//! The module in real servers: Redis, and Valkey if `SKEIN_VALKEY_SERVER` names one.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
 
