@@ -152,8 +152,8 @@ fn transactions_and_scripts_open_no_key_either() {
     });
 }
 
-/// Only the first eight names of a state were checked. The server takes a ninth that is spelled like the keyword for the
-/// keyword itself, cannot read the next word as a count, and finds no keys at all.
+/// Only the first eight names of a state were checked. A ninth that is spelled like the keyword is the keyword to the
+/// server, which cannot read the next word as a count and so finds no keys at all.
 #[test]
 fn a_state_key_cannot_hide_the_rows_behind_many_others() {
     on_each("", |server| {

@@ -63,13 +63,13 @@ fn more_keys_than_memory_allows_are_refused() {
             let weights = if kind.takes_weights { format!(" WEIGHTS{}", " 1".repeat(1024)) } else { String::new() };
             client.say(&format!("SKEIN.AGG out 1 {} 0 1024{most}{weights}", kind.name)).ok();
         }
-        let refusal = "is not a number from 1 to 1024";
+        let refusal = "must be between 1 and 1024";
         client.say(&format!("SKEIN.AGG out 2 median 0 1025{most} a")).fails(&format!("ERR skein: `numkeys` {refusal}"));
         let end = "1 median 0 WEIGHTS 0 TRAINED 1 CLIPNORM none CLIPVALUE none OPTIMIZER sgd STEP 1 1";
         let apply = format!("SKEIN.APPLY 1 a ROWS 1025{most} a {end}");
         client.say(&apply).fails(&format!("ERR skein: `numrows` {refusal}"));
         assert_eq!(client.say(&format!("SKEIN.STAT{most}")).array().len(), 1024);
-        client.say(&format!("SKEIN.STAT{most} a")).fails("ERR skein: 1025 keys are more than 1024");
+        client.say(&format!("SKEIN.STAT{most} a")).fails("ERR skein: at most 1024 keys are allowed, got 1025");
         assert_eq!(client.say("SKEIN.META out").array()[0].integer(), 1);
     });
 }
