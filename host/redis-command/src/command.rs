@@ -226,7 +226,7 @@ impl<A: Default> Command<A> for RestoreSum<A> {
     }
 }
 
-/// `SKEIN.AGG destination version rule faults numkeys key [key ...] [WEIGHTS weight ...]`: aggregates tensors by a rule.
+/// `SKEIN.AGG destination version rule faults numkeys key [key ...] [WEIGHTS weight ...]`: aggregates tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Aggregate<A> {
     /// Key to store the aggregate at.
@@ -264,8 +264,8 @@ impl<A: Default> Command<A> for Aggregate<A> {
 }
 
 /// `SKEIN.APPLY numstate parameters [slot ...] ROWS numrows row [row ...] round rule faults WEIGHTS n [weight ...]
-/// TRAINED n CLIPNORM x|none CLIPVALUE x|none OPTIMIZER optimizer STEP number learning-rate`: applies one round's change
-/// to parameters and optimizer state.
+/// TRAINED n CLIPNORM x|none CLIPVALUE x|none OPTIMIZER optimizer STEP number learning-rate`: applies one round's
+/// change to parameters and optimizer state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Apply<A> {
     /// Keys of the parameters, then of the vectors of optimizer state.

@@ -80,9 +80,7 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Reader<G> {
     pub(crate) fn end(&self) -> Result<(), SyntaxError> {
         match self.left() {
             0 => Ok(()),
-            left => {
-                Err(SyntaxError(format!("the command takes {} arguments, got {}", self.next - 1, self.next - 1 + left)))
-            }
+            _ => Err(SyntaxError(format!("the command takes {} arguments, got {}", self.next - 1, self.count - 1))),
         }
     }
 

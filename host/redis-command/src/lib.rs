@@ -1,8 +1,8 @@
 //! The grammar of the commands `SKEIN.*`, for the module that executes them and for clients that send them.
 //!
-//! Each command in [`command`] lists its arguments once, in order. [`read`] and [`write()`] follow the same list, so they
-//! cannot disagree. Keys and blobs are passed through: as bytes when a command is written, as places among its arguments
-//! when it is read.
+//! Each command in [`command`] lists its arguments once, in order. [`read`] and [`write()`] follow the same list, so
+//! they cannot disagree. Keys and blobs are passed through: as bytes when a command is written, as places among its
+//! arguments when it is read.
 //!
 //! Numbers are decimal text, a blob is little-endian `f32`, and rules and optimizers are the text forms of
 //! [`skein_kernels`]. A list of keys follows its number, which has neither a sign nor leading zeros because the server

@@ -25,8 +25,8 @@ fn understood<C: Command<usize>>(words: &[Bytes]) -> Result<C, SyntaxError> {
     read(words.len(), |place| &words[place])
 }
 
-/// Writes `$sent`, reads it, and compares it with `$named`, which replaces places by their words. With one argument more
-/// or less, the command differs or is refused.
+/// Writes `$sent`, reads it, and compares it with `$named`, which replaces places by their words. With one argument
+/// more or less, the command differs or is refused.
 macro_rules! check {
     ($sent:expr, |$read:ident: $command:ident, $words:ident| $named:expr) => {{
         let mut changed = words($sent.clone());
