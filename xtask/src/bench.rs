@@ -109,7 +109,7 @@ fn runtime_figures(root: &Path) -> Result<Map<String, Value>> {
     serde_json::from_str(&text).with_context(|| format!("the benchmark printed `{text}`"))
 }
 
-/// Figures of where the time of whole rounds is spent.
+/// Figures of how whole rounds spend their time.
 ///
 /// `round_rest_share` is the share of the wall time in which no function ran. `round_rest_core_share` is stricter:
 /// the share of all cores' time that was not spent in functions, waiting included.

@@ -30,7 +30,7 @@ pub(crate) struct Gradients {
     /// The Python that has PyTorch
     #[arg(long, value_name = "FILE", default_value = "python3")]
     python: PathBuf,
-    /// CIFAR-10 records, with which models that have a `.reference.json` beside them are compared to it
+    /// CIFAR-10 records, to check models that have a `.reference.json` beside them against it
     #[arg(long, value_name = "FILE")]
     reference_data: Option<PathBuf>,
     /// Number of samples of a batch

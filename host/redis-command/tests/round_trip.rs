@@ -115,7 +115,8 @@ proptest! {
         (start, count) in any::<(usize, usize)>(),
         keys in names(KEYS_MAX),
     ) {
-        let (key, blob) = (&key[..], &blob[..]);
+        let key = &key[..];
+        let blob = &blob[..];
         check!(Set { key, version, blob, shape: shape.clone() }, |read: Set, words| {
             Set { key: &words[read.key][..], version: read.version, blob: &words[read.blob], shape: read.shape }
         });
@@ -138,7 +139,9 @@ proptest! {
         (leaf, leaves, samples) in any::<(u32, u32, u32)>(),
         loss in number(),
     ) {
-        let (sum, parameters, blob) = (&key[..], &other[..], &blob[..]);
+        let sum = &key[..];
+        let parameters = &other[..];
+        let blob = &blob[..];
         check!(Accumulate { sum, parameters, round, leaf, leaves, samples, loss, blob }, |read: Accumulate, words| {
             let [sum, parameters, blob] = [read.sum, read.parameters, read.blob].map(|place| &words[place][..]);
             Accumulate { sum, parameters, blob, round: read.round, leaf: read.leaf, leaves: read.leaves,

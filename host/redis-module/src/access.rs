@@ -25,7 +25,7 @@ pub(crate) struct Touched<'a> {
     pub(crate) access: Access,
 }
 
-/// Refuses a call whose user lacks the stated access to any of these keys.
+/// Refuses a call whose user lacks the access in `touched` to any of the keys there.
 ///
 /// # Errors
 /// [`Failure::Forbidden`]

@@ -1,7 +1,7 @@
 //! How many threads a command computes on: its own, and helpers from a budget that all commands share.
 //!
-//! Otherwise each of the pool's threads could start as many again, four thousand on a machine with 64 processors, while
-//! a few saturate its memory bandwidth. So all commands together have fewer helpers than the pool has threads.
+//! Without it, each of the pool's threads could start as many again, four thousand on a machine with 64 processors,
+//! while a few saturate its memory bandwidth. So all commands together have fewer helpers than the pool has threads.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

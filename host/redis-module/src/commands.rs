@@ -8,7 +8,7 @@
 //! | `SKEIN.META` | version, length, shape; or nil |
 //! | `SKEIN.STAT` | for each key version, length, BLAKE3 hash, whether all values are finite; or nil |
 //! | `SKEIN.NORM` | the Euclidean norm, or nil |
-//! | `SKEIN.ACC` | 1 if the batch was counted now, 0 if before |
+//! | `SKEIN.ACC` | 1 if the batch was counted now, 0 if it was before or its round is applied |
 //! | `SKEIN.AVERAGE` | samples, mean loss |
 //! | `SKEIN.APPLY` | the round |
 //! | `SKEIN.RESTORESUM` | `OK`; replayed from the command log |

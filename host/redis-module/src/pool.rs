@@ -58,7 +58,7 @@ pub(crate) fn pool() -> &'static Pool {
     POOL.get().expect("loading the module starts the pool")
 }
 
-/// The threads that a command may compute on, called from a thread of the pool or from the server's own.
+/// The share of threads for one command, whether it runs on the pool or on the server's main thread.
 pub(crate) fn share() -> Share<'static> {
     pool().budget.share()
 }

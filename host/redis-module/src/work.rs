@@ -156,8 +156,8 @@ impl Client {
         unsafe {
             for string in &strings {
                 (api().RetainString)(std::ptr::null_mut(), *string);
-                // When a command returns, the server trims the arguments it retained, which may move their bytes while
-                // a worker reads them. A string that is already trimmed does not move.
+                // When a command returns, the server trims the arguments that the command retained. This may move
+                // their bytes while a worker reads them. A string that is already trimmed does not move.
                 (api().TrimStringAllocation)(*string);
             }
             let blocked = (api().BlockClient)(context.raw(), None, None, None, 0);

@@ -183,7 +183,8 @@ fn damaged_dumps_are_refused_or_harmless() {
         fill(&mut client);
         client.set("small", 3, &noise(1, 5));
         let mut random = Random(11);
-        let (mut refused, mut accepted) = (0, 0);
+        let mut refused = 0;
+        let mut accepted = 0;
         for key in ["small", "begun", "complete", "closed", "empty"] {
             let dump = client.say(&format!("DUMP {key}")).bulk().to_vec();
             let whole = &dump[..dump.len() - 8];
