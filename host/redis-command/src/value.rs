@@ -48,7 +48,7 @@ impl Value for usize {
 /// A version or a round, which must fit the signed integers of replies.
 impl Value for u64 {
     fn read(name: &str, text: &str) -> Result<u64, SyntaxError> {
-        let value = whole(name, text)?;
+        let value: u64 = whole(name, text)?;
         i64::try_from(value)
             .map(|_| value)
             .map_err(|_| SyntaxError(format!("`{name}` must be less than 2^63, got {value}")))
