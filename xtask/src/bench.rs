@@ -1,7 +1,7 @@
 //! Runs every benchmark and prints its figures as one table or one JSON object.
 //!
-//! A figure is a ratio of two things measured in one run, or a share of one run; none is a test, since machines are
-//! noisy.
+//! A figure is a ratio of two measurements of one run, or a share of one run. A missed goal does not fail the command,
+//! because machines are noisy.
 
 mod against;
 
@@ -17,16 +17,16 @@ use crate::cargo;
 /// How the figures are printed.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// A line each.
+    /// One line per figure.
     Text,
-    /// One object.
+    /// One JSON object.
     Json,
 }
 
-/// The runtime's own benchmark, compiled as the product is.
+/// Arguments for Cargo to run the runtime's own benchmark, compiled like the product.
 const RUNTIME_BENCH: [&str; 6] = ["bench", "--quiet", "--profile", "release", "--bench", "figures"];
 
-/// What figures are to reach: name, bound, and whether the bound is an upper one.
+/// Goals of figures: name, bound, and whether it is an upper bound.
 const GOALS: [(&str, f64, bool); 5] = [
     ("warm_call_us", 25.0, true),
     ("warm_call_ratio", 1.5, true),
@@ -57,7 +57,7 @@ learning_rate = 0.01
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Bench {
-    /// Compare with another checkout, such as one of the commit before: both run alternately.
+    /// Compare with another checkout, for example of the previous commit: both run alternately.
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
     /// How the figures are printed.
@@ -78,13 +78,13 @@ pub(crate) fn run(root: &Path, options: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Builds what is measured in a checkout.
+/// Builds the programs to measure in a checkout.
 pub(crate) fn build(root: &Path) -> Result<()> {
     output(cargo().args(["build", "--quiet", "--release"]).current_dir(root))?;
     output(cargo().args(RUNTIME_BENCH).arg("--no-run").current_dir(root)).map(drop)
 }
 
-/// Measures a checkout that is built.
+/// Measures a built checkout.
 pub(crate) fn measure(root: &Path) -> Result<Map<String, Value>> {
     let mut figures = runtime_figures(root)?;
     figures.extend(round_figures(root)?);
@@ -103,13 +103,13 @@ fn print_text(figures: &Map<String, Value>) {
     }
 }
 
-/// The runtime's own benchmark, compiled as the product is.
+/// Figures of the runtime's own benchmark.
 fn runtime_figures(root: &Path) -> Result<Map<String, Value>> {
     let text = output(cargo().args(RUNTIME_BENCH).current_dir(root))?;
     serde_json::from_str(&text).with_context(|| format!("the benchmark printed `{text}`"))
 }
 
-/// Where the time of whole rounds goes.
+/// Figures of how whole rounds spend their time.
 ///
 /// `round_rest_share` is the share of the wall time in which no function ran. `round_rest_core_share` is stricter:
 /// the share of all cores' time that was not spent in functions, waiting included.
@@ -122,8 +122,10 @@ fn round_figures(root: &Path) -> Result<Map<String, Value>> {
     train.args(["train", "--quiet", "--output", "json", "--concurrency", &concurrency.to_string(), "--from"]);
     let summary: Value = serde_json::from_str(&output(train.arg(&manifest))?)?;
     let figure = |name: &str| summary[name].as_f64().with_context(|| format!("the summary has no `{name}`"));
-    let phases: f64 = summary["phase_ms"].as_object().context("phases")?.values().filter_map(Value::as_f64).sum();
-    let (busy, functions) = (figure("busy_ms")?, figure("function_ms")?);
+    let phases = summary["phase_ms"].as_object().context("the summary has no `phase_ms`")?;
+    let phases: f64 = phases.values().filter_map(Value::as_f64).sum();
+    let busy = figure("busy_ms")?;
+    let functions = figure("function_ms")?;
     let mut figures = Map::new();
     figures.insert("round_parameters".into(), summary["parameters"].clone());
     figures.insert("round_ms".into(), json!(phases / figure("rounds_run")?));
@@ -132,7 +134,7 @@ fn round_figures(root: &Path) -> Result<Map<String, Value>> {
     Ok(figures)
 }
 
-/// Standard output of a command that has to succeed.
+/// Runs a command that must succeed, and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("failed to run {command:?}"))?;
     ensure!(output.status.success(), "{command:?} ended with {}", output.status);

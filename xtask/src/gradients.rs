@@ -1,8 +1,8 @@
-//! Gradients per second of ONNX models on every engine, against PyTorch in the same run.
+//! Measures gradients per second of ONNX models on every engine, against PyTorch in the same run.
 //!
-//! PyTorch uses all cores for one batch; Skein computes as many batches at a time as there are cores, one thread each.
-//! What is compared is the machine's throughput. PyTorch is measured before and behind the engines, since machines
-//! change their pace.
+//! PyTorch uses all cores for one batch; Skein computes one batch per core at the same time, each on one thread. The
+//! machine's throughput is compared. PyTorch is measured before and after the engines, because machines change their
+//! speed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,27 +13,27 @@ use serde_json::{Map, Value, json};
 use crate::bench::output;
 use crate::{cargo, references};
 
-/// Runs the script that is its first argument, then prints the most memory that the process held, in MiB.
+/// Runs the script that is its first argument, then prints the peak memory of the process, in MiB.
 const WITH_PEAK: &str = "import resource, runpy, sys; sys.argv = sys.argv[1:]; \
     runpy.run_path(sys.argv[0], run_name='__main__'); \
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)";
 
-/// What is compared with what.
+/// Arguments of `cargo xtask gradients`.
 #[derive(clap::Args)]
 pub(crate) struct Gradients {
-    /// A folder of ONNX models, each called as torchvision calls it
+    /// A folder of ONNX models, each named as in torchvision
     #[arg(long, value_name = "DIR")]
     models: PathBuf,
-    /// A script that prints `median_ms` of PyTorch as JSON, given MODEL BATCH THREADS
+    /// A script with the arguments MODEL BATCH THREADS, which prints `median_ms` of PyTorch as JSON
     #[arg(long, value_name = "FILE")]
     pytorch: Option<PathBuf>,
     /// The Python that has PyTorch
     #[arg(long, value_name = "FILE", default_value = "python3")]
     python: PathBuf,
-    /// CIFAR-10 records: models with a `.reference.json` beside them are compared with it
+    /// CIFAR-10 records, to check models that have a `.reference.json` beside them against it
     #[arg(long, value_name = "FILE")]
     reference_data: Option<PathBuf>,
-    /// Samples of a batch
+    /// Number of samples of a batch
     #[arg(long, default_value_t = 64)]
     batch: u32,
 }
@@ -68,7 +68,7 @@ pub(crate) fn run(root: &Path, options: &Gradients) -> Result<()> {
 
 fn ready_engines(program: &Path) -> Result<Vec<String>> {
     let listed = printed(Command::new(program).args(["engine", "list", "--output", "json"]))?;
-    let rows = listed.as_array().context("a list of engines")?.iter();
+    let rows = listed.as_array().context("`skein engine list` printed no list")?.iter();
     let ready = rows.filter(|row| row["state"] == "ready").filter_map(|row| row["engine"].as_str());
     Ok(ready.map(str::to_owned).collect())
 }
@@ -86,7 +86,8 @@ fn compare(
         let mut command = Command::new(&options.python);
         let text = output(command.args(["-c", WITH_PEAK]).arg(script).args([name, &batch, &cores.to_string()]))?;
         let (timed, peak) = text.trim().rsplit_once('\n').context("PyTorch's script printed nothing")?;
-        let timed: Value = serde_json::from_str(timed).with_context(|| format!("it printed `{timed}`"))?;
+        let timed: Value =
+            serde_json::from_str(timed).with_context(|| format!("PyTorch's script printed `{timed}`"))?;
         let median = timed["median_ms"].as_f64().context("PyTorch's script printed no `median_ms`")?;
         Ok(Some((median, peak.parse::<f64>()?)))
     };
@@ -128,18 +129,18 @@ fn compare(
     Ok(Value::Object(figure))
 }
 
-/// How far loss, gradients and running statistics are from the model's reference, if it has one.
+/// Relative errors of loss, gradients and running statistics; `None` if the model has no reference.
 fn agreement(model: &Path, engine: &str, options: &Gradients) -> Result<Option<Value>> {
     let Some(data) = options.reference_data.as_ref().filter(|_| model.with_extension("reference.json").exists()) else {
         return Ok(None);
     };
     let engine = skein_engine::open(engine.parse()?, None)?;
     let errors = references::check(model, &*engine, &references::batch(data)?)?;
-    ensure!(errors.passes(), "`{}` on {} is off its reference: {errors}", model.display(), engine.kind());
+    ensure!(errors.passes(), "`{}` on {} differs from its reference: {errors}", model.display(), engine.kind());
     Ok(Some(errors.to_json()))
 }
 
-/// What a command prints as JSON.
+/// Runs a command and parses its output as JSON.
 fn printed(command: &mut Command) -> Result<Value> {
     let text = output(command)?;
     serde_json::from_str(&text).with_context(|| format!("{command:?} printed `{text}`"))

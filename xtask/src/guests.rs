@@ -1,8 +1,8 @@
-//! Builds the guest functions into `guest-functions/dist`, so that nobody else needs a Wasm target.
+//! Builds the guest functions into `guest-functions/dist`, so that building Skein does not need a Wasm target.
 //!
-//! The components are compared byte for byte, so one toolchain builds them: the one of Debian's packages
-//! `rustc-web`, `cargo-web` and `rust-web-src`, which brings the sources of the standard library. Paths of the
-//! machine are mapped away.
+//! The components are compared byte for byte, so they need one fixed toolchain: Debian's packages `rustc-web`,
+//! `cargo-web` and `rust-web-src`, which include the sources of the standard library. Paths of the machine are mapped
+//! away.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,7 @@ const CARGO: &str = "/usr/bin/cargo";
 const RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_PACKAGES: &str = "rustc-web cargo-web rust-web-src";
 
-/// What is built of a guest.
+/// The kind of file that a guest is built into.
 enum Output {
     /// A component of one of the worlds in `wit/`.
     Component,
@@ -26,17 +26,17 @@ enum Output {
     Module,
 }
 
-/// What the components of aggregation functions share, which is no component itself.
+/// The crate that aggregation functions share, which is not a component itself.
 const SHARED: &str = "aggregate";
-/// The guest that is no component.
+/// The guest that is not a component.
 const MODULE: &str = "kernel-digest";
 
-/// Every crate of `guest-functions` that is built.
+/// The crates of `guest-functions` to build, sorted by name.
 fn guests(root: &Path) -> Result<Vec<(String, Output)>> {
     let mut guests = Vec::new();
     for entry in fs::read_dir(root.join("guest-functions"))? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).context("a folder has a name")?;
+        let name = path.file_name().and_then(|name| name.to_str()).context("a folder's name is not valid UTF-8")?;
         if path.join("Cargo.toml").exists() && name != SHARED {
             let output = if name == MODULE { Output::Module } else { Output::Component };
             guests.push((name.to_owned(), output));
@@ -46,11 +46,11 @@ fn guests(root: &Path) -> Result<Vec<(String, Output)>> {
     Ok(guests)
 }
 
-/// Builds every guest and writes it to `dist`, or with `check` compares it with what is there.
+/// Builds every guest and writes it to `dist`. With `check`, only compares it with the file there.
 pub(crate) fn run(check: bool) -> Result<()> {
     ensure!(
         Path::new(CARGO).exists() && Path::new(RUSTC).exists(),
-        "`{CARGO}` or `{RUSTC}` is missing: `apt-get install {DEBIAN_PACKAGES}` brings both"
+        "`{CARGO}` or `{RUSTC}` is missing: install both with `apt-get install {DEBIAN_PACKAGES}`"
     );
     let root = workspace_root();
     let dist = root.join("guest-functions/dist");
@@ -81,7 +81,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
 fn compile(root: &Path, name: &str) -> Result<Vec<u8>> {
     let target_dir = root.join("target/guests");
     let mut command = Command::new(CARGO);
-    // The variables that the outer cargo and rustup set would lead back to their toolchain.
+    // The variables of the outer cargo and rustup would select their toolchain.
     for (key, _) in env::vars_os().filter(|(key, _)| {
         let key = key.to_string_lossy();
         key.starts_with("CARGO") && key != "CARGO_HOME" || key.starts_with("RUST")
@@ -103,7 +103,7 @@ fn compile(root: &Path, name: &str) -> Result<Vec<u8>> {
     fs::read(&path).with_context(|| format!("failed to read `{}`", path.display()))
 }
 
-/// Fixed-width SIMD is deterministic; relaxed SIMD is not and stays off.
+/// Compiler flags. Fixed-width SIMD is deterministic; relaxed SIMD is not and stays off.
 fn rust_flags(root: &Path) -> Result<Vec<String>> {
     let home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -118,13 +118,13 @@ fn rust_flags(root: &Path) -> Result<Vec<String>> {
     ])
 }
 
-/// `rust-lld` comes with every rustup toolchain and not with Debian's.
+/// Path of `rust-lld`, which every rustup toolchain includes, and Debian's does not.
 fn linker() -> Result<PathBuf> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc).args(["--print", "target-libdir"]).output().context("failed to run `rustc`")?;
     let libdir = PathBuf::from(String::from_utf8(output.stdout)?.trim());
     let linker = libdir.with_file_name("bin").join("rust-lld");
-    ensure!(linker.exists(), "`{}` is missing: the toolchain of rustup has it", linker.display());
+    ensure!(linker.exists(), "`{}` is missing: use a toolchain of rustup, which includes it", linker.display());
     Ok(linker)
 }
 

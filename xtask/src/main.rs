@@ -36,7 +36,7 @@ enum Chore {
     Measure(measure::Measure),
     /// Rebuild the built-in functions in `guest-functions/dist`.
     Guests {
-        /// Change nothing; fail if a component in `dist` is not what the sources give.
+        /// Change nothing; fail if a component in `dist` differs from what the sources compile to.
         #[arg(long)]
         check: bool,
     },
@@ -54,12 +54,12 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// The folder of the repository.
+/// The root folder of the repository.
 fn workspace_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace").to_owned()
 }
 
-/// Cargo for other packages. What the outer one says of this package would look like a change to their build scripts.
+/// Cargo for other packages, without the outer one's variables for this package: they would rerun build scripts.
 fn cargo() -> Command {
     let mut command = Command::new(env!("CARGO"));
     for (key, _) in std::env::vars_os() {

@@ -1,6 +1,6 @@
 //! Sizes and habits of the code: lines of files and functions, assertions, spans, dependencies.
 //!
-//! Files under `src` are counted whole, functions, assertions and spans without those of `#[cfg(test)]` modules.
+//! Lines of files under `src` include `#[cfg(test)]` modules; counts of functions, assertions and spans do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,12 +22,12 @@ pub(crate) struct Measure {
     output: Format,
 }
 
-/// What was counted in one crate.
+/// The counts of one crate, or of all.
 #[derive(Default)]
 struct Counted {
     /// Lines of each file, tests included.
     files: Vec<usize>,
-    /// Lines of each function, from its signature to its end.
+    /// Lines of each function, from its signature to its closing brace.
     functions: Vec<usize>,
     assertions: usize,
     spans: usize,
@@ -114,7 +114,7 @@ impl Counted {
     }
 }
 
-/// The smallest value that at least this part of all values do not exceed; 0 without values.
+/// The smallest value that at least `part` of all values do not exceed; 0 without values.
 fn quantile(values: &[usize], part: f64) -> usize {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
@@ -122,7 +122,7 @@ fn quantile(values: &[usize], part: f64) -> usize {
     sorted.get(index.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// Counts every crate of the repository, by the name of its package.
+/// Counts every crate of the repository, by package name.
 fn count(root: &Path) -> Result<BTreeMap<String, Counted>> {
     let listed = output(Command::new("git").args(["ls-files", "-co", "--exclude-standard", "*.rs"]).current_dir(root))?;
     let mut crates: BTreeMap<String, Counted> = BTreeMap::new();
@@ -150,11 +150,11 @@ fn package(folder: &Path) -> Result<String> {
     Ok(name.with_context(|| format!("`{}` has no name", manifest.display()))?.to_owned())
 }
 
-/// Direct dependencies of every crate that are not of this repository, by the name of its package.
+/// Direct dependencies of every crate on packages outside this repository, by package name.
 fn dependencies(root: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let arguments = ["metadata", "--format-version", "1", "--no-deps", "--offline"];
     let metadata: Value = serde_json::from_str(&output(cargo().args(arguments).current_dir(root))?)?;
-    let packages = metadata["packages"].as_array().context("packages")?;
+    let packages = metadata["packages"].as_array().context("`cargo metadata` printed no `packages`")?;
     let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
     let external = |package: &Value| {
         let all = package["dependencies"].as_array().into_iter().flatten();
@@ -163,7 +163,7 @@ fn dependencies(root: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
     Ok(packages.iter().map(|package| (name(package), external(package))).collect())
 }
 
-/// Counts what it visits.
+/// Counts the functions, assertions and spans that it visits.
 struct Counting<'a>(&'a mut Counted);
 
 impl Counting<'_> {
@@ -200,14 +200,14 @@ impl<'ast> Visit<'ast> for Counting<'_> {
     }
 }
 
-/// Whether it is `#[cfg(test)]` or `#[test]`.
+/// Whether an attribute is `#[cfg(test)]` or `#[test]`.
 fn is_test(attribute: &syn::Attribute) -> bool {
     let is_cfg = attribute.path().is_ident("cfg")
         && attribute.meta.require_list().is_ok_and(|list| list.tokens.to_string() == "test");
     is_cfg || attribute.path().is_ident("test")
 }
 
-/// The last word of a path.
+/// The last segment of a path, without its arguments.
 fn last(path: &syn::Path) -> String {
     path.segments.last().map(|segment| segment.ident.to_string()).unwrap_or_default()
 }

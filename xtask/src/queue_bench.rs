@@ -1,4 +1,4 @@
-//! Times the work queue: empty tasks, four workers in processes of their own, one of which is killed every second.
+//! Times the work queue: empty tasks, and four worker processes, one of which is killed every second.
 
 pub(crate) mod process;
 
@@ -21,7 +21,7 @@ const KILL_EVERY: Duration = Duration::from_secs(1);
 /// Arguments of `cargo xtask queue-bench`.
 #[derive(clap::Args)]
 pub(crate) struct QueueBench {
-    /// Tasks that are posted.
+    /// Number of tasks to post.
     #[arg(long, default_value_t = 100_000)]
     tasks: u32,
     /// How the figures are printed.
@@ -37,11 +37,13 @@ pub(crate) fn run(root: &Path, options: &QueueBench) -> Result<()> {
     let mut server = Command::new(&skein);
     server.args(["redis", "run", "--without-module", "-o", "json", "--dir"]).arg(&database).stdout(Stdio::piped());
     let mut server = Ended(server.spawn()?);
-    let mut told = String::new();
-    BufReader::new(server.0.stdout.as_mut().context("it is piped")?).read_line(&mut told)?;
-    let told: Value = serde_json::from_str(&told).with_context(|| format!("the database said `{told}`"))?;
-    let user = &told["users"]["worker"];
-    let (url, password) = (user["url"].as_str().context("url")?, user["password_file"].as_str().context("file")?);
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.as_mut().context("it is piped")?).read_line(&mut line)?;
+    let ready: Value = serde_json::from_str(&line).with_context(|| format!("`skein redis run` printed `{line}`"))?;
+    let user = &ready["users"]["worker"];
+    let url = user["url"].as_str().context("`skein redis run` printed no `url` of the worker")?;
+    let password =
+        user["password_file"].as_str().context("`skein redis run` printed no `password_file` of the worker")?;
     let own = std::env::current_exe()?;
     let queue = |rest: &[&str]| {
         let mut command = Command::new(&own);
@@ -54,13 +56,13 @@ pub(crate) fn run(root: &Path, options: &QueueBench) -> Result<()> {
     let mut host = queue(&["--post", &options.tasks.to_string()]);
     let host = std::thread::spawn(move || {
         let text = output(&mut host);
-        // Whoever waits may have failed already.
+        // The receiver is dropped if the main thread has failed.
         let _ = done.send(());
         text
     });
     let mut killed = 0;
     while ended.recv_timeout(KILL_EVERY) == Err(RecvTimeoutError::Timeout) {
-        // The one that has run longest: it holds tasks, and is killed with them.
+        // Kills the worker that has run longest, while it holds tasks.
         drop(workers.pop_front());
         workers.push_back(worker()?);
         killed += 1;
@@ -74,7 +76,7 @@ pub(crate) fn run(root: &Path, options: &QueueBench) -> Result<()> {
     match options.output {
         Format::Json => println!("{figures}"),
         Format::Text => println!(
-            "{} tasks by {WORKERS} workers, of which {killed} were killed: {:.0} a second, none lost, none twice",
+            "{} tasks by {WORKERS} workers, {killed} killed and replaced: {:.0} a second, none lost or counted twice",
             tasks,
             figures["tasks_per_second"].as_f64().unwrap_or(f64::NAN)
         ),
@@ -82,12 +84,12 @@ pub(crate) fn run(root: &Path, options: &QueueBench) -> Result<()> {
     Ok(())
 }
 
-/// A process that is killed when it is no longer wanted.
+/// A process that is killed on drop.
 struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,7 +1,7 @@
-//! Loss, gradients and running statistics of ONNX models on every engine, against reference values.
+//! Compares loss, gradients and running statistics of ONNX models on every engine with reference values.
 //!
-//! Beside `NAME.onnx` lies `NAME.reference.json` with the loss, the norm of every gradient and those of the new running
-//! statistics, and for some models `NAME.gradients.safetensors` with the whole gradient.
+//! The reference of `NAME.onnx` is `NAME.reference.json` beside it, with the loss and the norms of every gradient and
+//! of the new running statistics. Some models also have `NAME.gradients.safetensors`, with the whole gradient.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ use skein_job::manifest::Data;
 
 use crate::bench::Format;
 
-/// What is compared with what.
+/// Arguments of `cargo xtask references`.
 #[derive(clap::Args)]
 pub(crate) struct References {
     /// A folder of ONNX models and their references.
     #[arg(long, value_name = "DIR")]
     models: PathBuf,
-    /// CIFAR-10 records, of which the first are the references' batch.
+    /// CIFAR-10 records; the first 16 are the references' batch.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// The engine [default: all that are installed].
@@ -34,17 +34,16 @@ pub(crate) struct References {
     output: Format,
 }
 
-/// Samples of the references' batch.
+/// Number of samples of the references' batch.
 const SAMPLES: u32 = 16;
-/// Mean and deviation of each channel of CIFAR-10, by which the references' inputs are normalized.
+/// Mean and standard deviation of each channel of CIFAR-10, which normalize the references' inputs.
 const MEANS: [f64; 3] = [0.4914, 0.4822, 0.4465];
 const DEVIATIONS: [f64; 3] = [0.2470, 0.2435, 0.2616];
-/// Gradients with a smaller norm than this part of the largest are zero but for rounding, and say nothing.
+/// Gradients whose norm is below this share of the largest are zero except for rounding, and are not compared.
 const NORM_MIN: f64 = 1e-4;
 /// Added to the norms of running statistics, some of which are zero.
 const STATISTIC_OFFSET: f64 = 1e-2;
-/// Largest relative errors that are taken for rounding: of the loss, of norms of gradients, of running statistics, of the
-/// whole gradient.
+/// Largest relative errors that count as rounding.
 const ERRORS_MAX: Errors = Errors { loss: 1e-5, gradient_norm: 0.02, statistic: 1e-4, gradient: Some(0.01) };
 
 /// Relative errors of one model on one engine.
@@ -53,7 +52,7 @@ pub(crate) struct Errors {
     loss: f64,
     gradient_norm: f64,
     statistic: f64,
-    /// Of the whole gradient, where its reference is there.
+    /// Error of the whole gradient, if it has a reference.
     gradient: Option<f64>,
 }
 
@@ -82,7 +81,7 @@ pub(crate) fn run(options: &References) -> Result<()> {
     if options.output == Format::Json {
         println!("{}", Value::Object(figures));
     }
-    ensure!(failed.is_empty(), "off by more than rounding ({ERRORS_MAX}): {}", failed.join(", "));
+    ensure!(failed.is_empty(), "errors are larger than rounding ({ERRORS_MAX}): {}", failed.join(", "));
     Ok(())
 }
 
@@ -91,13 +90,13 @@ impl Errors {
         [self.loss, self.gradient_norm, self.statistic, self.gradient.unwrap_or_default()]
     }
 
-    /// The largest; infinite if one is no number.
+    /// The largest error; infinite if one is NaN.
     fn worst(&self) -> f64 {
         let number = |error: f64| if error.is_nan() { f64::INFINITY } else { error };
         self.all().into_iter().map(number).fold(0.0, f64::max)
     }
 
-    /// Whether none is more than rounding.
+    /// Whether no error is larger than rounding.
     pub(crate) fn passes(&self) -> bool {
         self.all().iter().zip(ERRORS_MAX.all()).all(|(error, bound)| *error <= bound)
     }
@@ -116,7 +115,7 @@ impl std::fmt::Display for Errors {
     }
 }
 
-/// The engine that was asked for, or all that are installed.
+/// The requested engine, or all that are installed.
 fn engines(kind: Option<Kind>) -> Result<Vec<Arc<dyn Engine>>> {
     let Some(kind) = kind else {
         let opened = Kind::ALL.into_iter().map(|kind| skein_engine::open(kind, None));
@@ -138,7 +137,7 @@ fn models(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(models)
 }
 
-/// Images of the references' batch, normalized, and their labels.
+/// Normalized images of the references' batch, and their labels.
 pub(crate) fn batch(data: &Path) -> Result<(Tensor, Tensor)> {
     let dataset = Dataset::load(data, &Data { scale: Some(1.0), ..Data::default() })?;
     let is_cifar = dataset.shape() == [3, 32, 32] && dataset.len() >= SAMPLES as usize;
@@ -153,7 +152,7 @@ pub(crate) fn batch(data: &Path) -> Result<(Tensor, Tensor)> {
     Ok((Tensor::from_floats(vec![SAMPLES, 3, 32, 32], images, 0..len)?, Tensor::from_integers(batch.labels)))
 }
 
-/// Runs the training graph of a model, and compares everything that comes out.
+/// Runs the training graph of a model, and compares all its outputs with the reference.
 pub(crate) fn check(path: &Path, engine: &dyn Engine, batch: &(Tensor, Tensor)) -> Result<Errors> {
     let (model, _) = skein_job::model::read(path)?;
     let lowering = Lowering::named(engine.kind().name()).context("the engine has no lowering")?;
@@ -183,7 +182,7 @@ pub(crate) fn check(path: &Path, engine: &dyn Engine, batch: &(Tensor, Tensor)) 
     Ok(Errors { gradient, ..errors })
 }
 
-/// The batch, and parameters and running statistics as the file has them.
+/// Inputs of the training graph: the batch, and the parameters and running statistics from the file.
 fn inputs(model: &Model, (images, labels): &(Tensor, Tensor)) -> Result<BTreeMap<String, Tensor>> {
     let (input, _) = model.inputs().next().context("the model has no input")?;
     let mut inputs = BTreeMap::from([(input.to_owned(), images.clone()), ("labels".to_owned(), labels.clone())]);
@@ -221,7 +220,7 @@ fn compare(expected: &Value, outputs: &HashMap<&str, Vec<f32>>) -> Result<Errors
     Ok(errors)
 }
 
-/// The larger of two errors; one that is no number stays.
+/// The larger of two errors; NaN if one is NaN.
 fn larger(one: f64, other: f64) -> f64 {
     if one.is_nan() || other.is_nan() { f64::NAN } else { one.max(other) }
 }
@@ -230,17 +229,19 @@ fn norm(values: &[f32]) -> f64 {
     values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
 }
 
-/// |g − ref| / |ref| of all gradients together.
+/// Relative error |g − ref| / |ref| of all gradients together.
 fn whole_gradient(file: &Path, outputs: &HashMap<&str, Vec<f32>>) -> Result<f64> {
     let bytes = std::fs::read(file).with_context(|| format!("failed to read `{}`", file.display()))?;
     let reference = SafeTensors::deserialize(&bytes);
     let reference = reference.with_context(|| format!("`{}` is not a safetensors file", file.display()))?;
-    let (mut difference, mut whole) = (0.0, 0.0);
+    let mut difference = 0.0;
+    let mut whole = 0.0;
     for (name, view) in reference.tensors() {
         let own = outputs.get(format!("grad.{name}").as_str());
         let own = own.with_context(|| format!("the model has no trained parameter `{name}`"))?;
         let expected: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
-        ensure!(expected.len() == own.len(), "`{name}` has {} values in `{}`", expected.len(), file.display());
+        let len = own.len();
+        ensure!(expected.len() == len, "`{name}` has {} values in `{}`, not {len}", expected.len(), file.display());
         for (expected, own) in expected.iter().zip(own) {
             difference += (f64::from(*own) - f64::from(*expected)).powi(2);
             whole += f64::from(*expected).powi(2);

@@ -1,4 +1,4 @@
-//! One gradient call, through the way that training goes: batch, WebAssembly function, engine, checked gradients.
+//! Measures a gradient call as training makes it: batch, WebAssembly function, engine, checked gradients.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,46 +14,46 @@ use skein_runtime::gradient::Parameters;
 use skein_runtime::{Call, CallError, Usage};
 use tokio::task::JoinSet;
 
-/// What is measured.
+/// The model, batch and number of calls to measure.
 #[derive(Debug, Clone)]
 pub struct GradientBench {
-    /// The forward model.
+    /// File of the forward model, in ONNX.
     pub model: PathBuf,
-    /// Samples of a batch.
+    /// Number of samples of a batch.
     pub batch: u32,
     /// Channels, height and width of a sample.
     pub input: [u32; 3],
-    /// Calls that are measured, for each function that runs at the same time.
+    /// Number of measured calls of each concurrent function.
     pub calls: u32,
 }
 
-/// What the calls took.
+/// The figures of all measured calls.
 #[derive(Debug, Clone)]
 pub struct GradientFigures {
-    /// The model, and the engine that computes it.
+    /// Description of the model and of the engine that computes it.
     pub model: String,
-    /// Calls at the same time.
+    /// Number of concurrent calls.
     pub concurrency: u32,
-    /// Median of a call, in milliseconds.
+    /// Median duration of a call, in milliseconds.
     pub median_ms: f64,
-    /// The quickest call, in milliseconds.
+    /// Shortest duration of a call, in milliseconds.
     pub min_ms: f64,
     /// Gradients per second of all calls together.
     pub per_second: f64,
-    /// Share of the time that is not the engine's.
+    /// Share of the calls' time that is spent outside the engine.
     pub function_cost_share: f64,
-    /// Bytes of parameters that functions read.
+    /// Bytes of parameters that functions read, in all calls together.
     pub parameter_bytes_crossed: u64,
-    /// The most memory that this process has held, in MiB.
+    /// Peak memory of this process, in MiB.
     pub peak_memory_mib: f64,
 }
 
-/// Calls before those that are measured, by which every session is compiled and warm.
+/// Calls before the measured ones, which compile and warm every session.
 const WARM_UP_CALLS: u32 = 3;
-/// No call takes longer, even of a large net on a slow machine.
+/// No call takes longer, not even of a large model on a slow machine.
 const CALL_MAX: Duration = Duration::from_secs(600);
 
-/// What one call took.
+/// The usage of one call.
 struct Sample {
     total: Duration,
     engine: Duration,
@@ -61,7 +61,7 @@ struct Sample {
 }
 
 impl GradientBench {
-    /// Times the calls.
+    /// Measures the calls, `concurrency` at the same time.
     ///
     /// # Errors
     /// The model cannot be trained, or a call fails.
@@ -93,7 +93,7 @@ impl GradientBench {
         })
     }
 
-    /// Random samples as a data set, which is read the way that every other is.
+    /// Writes random samples as an IDX data set, which is read like any other.
     fn write_samples(&self, folder: &std::path::Path) -> Result<PathBuf> {
         let [channels, height, width] = self.input;
         let mut stream = skein_protocol::random::Stream::new("skein 2026-11 benchmark", 1, &[]);
@@ -125,20 +125,20 @@ impl GradientBench {
     }
 }
 
-/// The built-in function with time enough for any engine.
+/// The built-in function, with enough time for any engine.
 fn bench_function() -> Function {
-    let mut function = Function::builtin("gradient-onnx").expect("it comes with the program");
+    let mut function = Function::builtin("gradient-onnx").expect("`gradient-onnx` is built in");
     function.limits.wall = Some(CALL_MAX);
     function
 }
 
-/// `calls` calls in each of `width` lanes.
+/// Makes `calls` calls in each of `width` concurrent lanes.
 async fn measure(
     prepared: &PreparedJob,
     parameters: &Parameters,
     (width, calls, batch): (u32, u32, u32),
 ) -> Result<Vec<Sample>> {
-    let share = prepared.job.shares.values().next().context("a job has a peer")?;
+    let share = prepared.job.shares.values().next().context("the job has no peer")?;
     let mut lanes = JoinSet::new();
     for _ in 0..width {
         let function = prepared.gradient.clone();
@@ -164,7 +164,7 @@ async fn measure(
     Ok(all)
 }
 
-/// The most memory that this process has held, in MiB.
+/// Peak memory of this process, in MiB; 0 if the system does not report it.
 fn peak_memory_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,9 +1,9 @@
-//! What the commands of `skein bench` measure. Nothing that trains links it.
+//! The measurements of `skein bench`. No crate that trains depends on this one.
 //!
-//! | module | what |
+//! | module | measures |
 //! |---|---|
 //! | [`gradient`] | one gradient call: batch, function, engine, checked gradients |
-//! | [`store`] | averaging and updating in a database, against every way around it |
+//! | [`store`] | averaging and updating in a database, against clients and scripts that do the same |
 
 pub mod gradient;
 pub mod store;

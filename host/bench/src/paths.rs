@@ -1,7 +1,7 @@
-//! The ways in which gradients in a database can become an update, each measured in the same way.
+//! The paths from gradients in a database to an update, all measured in the same way.
 //!
-//! A path begins with the gradients in the database and ends with the new parameters in it: the mean of the gradients
-//! and one step of plain gradient descent.
+//! A path starts with the gradients in the database and ends with the new parameters there. It computes the mean of the
+//! gradients and one step of plain gradient descent.
 
 use std::io::{IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -22,17 +22,17 @@ use skein_redis_command::command::{Accumulate, Apply, Average, Set};
 use skein_store::{Aggregate, Ports, State, Update};
 use skein_types::{Digest, PeerId, Values};
 
-/// Parameters of the script over JSON text: what it can bear in a benchmark.
+/// Parameters for the script over JSON text: as many as it can handle in a benchmark.
 pub(crate) const LUA_PARAMETERS: usize = 100_000;
 const LEARNING_RATE: f32 = 0.01;
 
-/// Replies of commands that return no values.
+/// Bound on the reply of a command that returns no values.
 const REPLY_BYTES_MAX: usize = 1 << 16;
 /// Keys of the parameters and of the average.
 const PARAMETERS: &str = "{bench}:p";
 const AVERAGE: &str = "{bench}:average";
 
-/// A database that is measured: on this machine, at a Unix socket.
+/// A database to measure, on this machine and at a Unix socket.
 pub(crate) struct Bench {
     link: Link,
     options: Options,
@@ -41,26 +41,26 @@ pub(crate) struct Bench {
     gradients: usize,
 }
 
-/// How long something took, and what went over the wire for it.
+/// Duration and traffic of one measurement.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Measured {
-    /// From the command to its end.
+    /// Wall time of the measured work.
     pub(crate) duration: Duration,
     /// Bytes that the server received and sent.
     pub(crate) bytes: u64,
 }
 
 impl Bench {
-    /// For `gradients` of `parameters` values, in the database behind `options`, whose Unix socket is `socket`.
+    /// A bench for `gradients` of `parameters` values each, in the database of `options`, at the Unix socket `socket`.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The options name an unreadable file or an address that needs TLS.
     pub(crate) fn new(options: &Options, socket: &Path, parameters: usize, gradients: usize) -> Result<Bench> {
         let link = Link::new(options, None, "{bench}".to_owned())?;
         Ok(Bench { link, options: options.clone(), socket: socket.to_owned(), parameters, gradients })
     }
 
-    /// Measures `work`, and what the server says of its traffic meanwhile.
+    /// Measures the duration of `work`, and the traffic that the server reports for it.
     async fn measured(&self, work: impl Future<Output = Result<()>>) -> Result<Measured> {
         let before = self.traffic().await?;
         let begun = Instant::now();
@@ -87,10 +87,10 @@ impl Bench {
         format!("{{bench}}:{name}:{index}")
     }
 
-    /// Puts parameters and gradients there as the module's tensors.
+    /// Stores parameters and gradients as the module's tensors.
     ///
     /// # Errors
-    /// The database can not be used, or does not have the module.
+    /// The database fails a command, or does not have the module.
     pub(crate) async fn fill_module(&self) -> Result<()> {
         self.set(PARAMETERS, 0).await?;
         for index in 0..self.gradients {
@@ -105,10 +105,10 @@ impl Bench {
         self.command(Set { key: key.as_bytes(), version: 0, blob, shape: Vec::new() }).await
     }
 
-    /// One command of the module: mean and step, for the round `round`.
+    /// Measures one command of the module, which computes mean and step of the round `round`.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails a command.
     pub(crate) async fn in_database(&self, round: u64) -> Result<Measured> {
         let rows: Vec<String> = (0..self.gradients).map(|index| Self::key("g", index)).collect();
         self.measured(self.apply(round, "mean", &rows)).await
@@ -122,20 +122,24 @@ impl Bench {
     }
 
     async fn apply(&self, round: u64, rule: &str, rows: &[String]) -> Result<()> {
-        let (state, rows) = (vec![PARAMETERS.as_bytes()], rows.iter().map(String::as_bytes).collect());
-        let (rule, change) = (rules::parse(rule, 1)?, self.change());
-        self.command(Apply { state, rows, round, rule, change }).await
+        let state = vec![PARAMETERS.as_bytes()];
+        let rows = rows.iter().map(String::as_bytes).collect();
+        let rule = rules::parse(rule, 1)?;
+        self.command(Apply { state, rows, round, rule, change: self.change() }).await
     }
 
-    /// Gradients are summed as they arrive; measured is what is left to do when the last has come.
+    /// Has the module sum the gradients as they arrive, and measures the work that is left after the last one.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails a command.
     pub(crate) async fn accumulated(&self, round: u64) -> Result<Measured> {
-        let (sum, values) = (format!("{{bench}}:sum:{round}"), noise(self.parameters, 1));
-        let (sum, leaves) = (sum.as_bytes(), self.gradients as u32);
+        let sum = format!("{{bench}}:sum:{round}");
+        let sum = sum.as_bytes();
+        let values = noise(self.parameters, 1);
+        let leaves = self.gradients as u32;
         for leaf in 0..leaves {
-            let (parameters, blob) = (PARAMETERS.as_bytes(), bytemuck::cast_slice(&values));
+            let parameters = PARAMETERS.as_bytes();
+            let blob = bytemuck::cast_slice(&values);
             let batch = Accumulate { sum, parameters, round, leaf, leaves, samples: 1, loss: 0.5, blob };
             self.command(batch).await?;
         }
@@ -148,11 +152,11 @@ impl Bench {
         Ok(measured)
     }
 
-    /// Answers to `PING`, shortest first, while the module aggregates all gradients by `rule`, again and again until
-    /// there are `count` of them, from round `round` on; and the round after the last.
+    /// Durations of at least `count` answers to `PING`, shortest first, while the module aggregates all gradients by
+    /// `rule`, in as many rounds as it takes from `round` on. Also returns the round after the last.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails a command.
     pub(crate) async fn pings_meanwhile(
         &self,
         mut round: u64,
@@ -160,7 +164,7 @@ impl Bench {
         count: usize,
     ) -> Result<(Vec<Duration>, u64)> {
         let rows: Vec<String> = (0..self.gradients).map(|index| Self::key("g", index)).collect();
-        // A connection that is there already is what a heart-beat has.
+        // Opens the connection first: a heartbeat, too, uses one that is already open.
         self.call(&[b"PING"]).await?;
         let mut pings = Vec::new();
         while pings.len() < count {
@@ -180,29 +184,31 @@ impl Bench {
         Ok((pings, round))
     }
 
-    /// Puts parameters and gradients there as strings.
+    /// Stores parameters and gradients as strings.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails a command.
     pub(crate) async fn fill_strings(&self) -> Result<()> {
         self.call(&[b"SET", b"{bench}:p", bytemuck::cast_slice(&noise(self.parameters, 0))]).await?;
         for index in 0..self.gradients {
-            let (key, values) = (Self::key("g", index), noise(self.parameters, index + 1));
+            let key = Self::key("g", index);
+            let values = noise(self.parameters, index + 1);
             self.call(&[b"SET", key.as_bytes(), bytemuck::cast_slice(&values)]).await?;
         }
         Ok(())
     }
 
-    /// The best that a client can do: a blocking socket, buffers that are used again, nothing parsed. As a function
-    /// does it: fetch and average the gradients, store the average; then fetch, move and store the parameters.
+    /// Measures the fastest possible client: a blocking socket, reused buffers, no parsing. It fetches and averages the
+    /// gradients and stores the average, then fetches, updates and stores the parameters, as a function does.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails a command.
     pub(crate) async fn raw_client(&self) -> Result<Measured> {
         let socket = self.socket.clone();
         let password = self.options.password()?;
         let user = self.options.url.user.clone();
-        let (parameters, gradients) = (self.parameters, self.gradients);
+        let parameters = self.parameters;
+        let gradients = self.gradients;
         let login = user.zip(password);
         let connect = tokio::task::spawn_blocking(move || RawClient::open(&socket, login, parameters));
         let mut client = connect.await??;
@@ -213,10 +219,10 @@ impl Bench {
         self.measured(work).await
     }
 
-    /// The product's own way without the module: fetch, compute, store.
+    /// Measures Skein's own store without the module: fetch, compute, store.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails a command.
     pub(crate) async fn plain_store(&self, store: &Ports, round: u64) -> Result<Measured> {
         let peers: Vec<_> = (0..self.gradients).map(|index| PeerId([index as u8; 32])).collect();
         for (index, peer) in peers.iter().enumerate() {
@@ -229,21 +235,21 @@ impl Bench {
         Ok(measured)
     }
 
-    /// A store for [`Bench::plain_store`], at round 0.
+    /// Opens a store for [`Bench::plain_store`], at round 0.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails a command.
     pub(crate) async fn open_store(&self) -> Result<Ports> {
         let store = skein_redis::open(&self.options, scope(self.parameters)).await?;
         store.state.set_state(State::new(0, Values::from(noise(self.parameters, 0)), Vec::new())).await?;
         Ok(store)
     }
 
-    /// A script over gradients as JSON text, as published: decoded, summed and encoded again by Lua, parsed by the
-    /// client, and stored. Of [`LUA_PARAMETERS`] parameters.
+    /// Measures a script over gradients as JSON text, as published: Lua decodes, sums and encodes them, the client
+    /// parses and stores the result. Each gradient has [`LUA_PARAMETERS`] values.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails a command.
     pub(crate) async fn lua_json(&self) -> Result<Measured> {
         const SCRIPT: &str = "
             local texts = redis.call('LRANGE', KEYS[1], 0, -1)
@@ -256,7 +262,7 @@ impl Bench {
             return cjson.encode(sum)";
         let key = "{bench}:json";
         for index in 0..self.gradients {
-            // Python writes a 32-bit float as the 64-bit one that it is, with all its digits.
+            // Python converts a 32-bit float to a 64-bit one, and writes all its digits.
             let values = noise(LUA_PARAMETERS, index + 1).into_iter().map(|value| f64::from(value).to_string());
             let values: Vec<String> = values.collect();
             let text = format!("[{}]", values.join(","));
@@ -276,10 +282,10 @@ impl Bench {
         Ok(measured)
     }
 
-    /// Time to store and to fetch the parameters over the channel of tensors.
+    /// Measures how long it takes to store and to fetch the parameters over the channel of tensors.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails a command or returns other values.
     pub(crate) async fn channel(&self) -> Result<(Duration, Duration)> {
         let values = noise(self.parameters, 0);
         let begun = Instant::now();
@@ -290,15 +296,15 @@ impl Bench {
         let duration = begun.elapsed();
         match fetched {
             Some(fetched) if fetched == values => self.link.give_back(fetched),
-            _ => anyhow::bail!("the database gave back other values than it was given"),
+            _ => anyhow::bail!("the database returned other values than were stored"),
         }
         Ok((stored, duration))
     }
 
-    /// Whether the module and the raw client came to the same parameters, after one update from the same start.
+    /// The parameters in the database, read with the command `command`.
     ///
     /// # Errors
-    /// The database can not be used.
+    /// The database fails the command or has no parameters.
     pub(crate) async fn parameters(&self, command: &str) -> Result<Vec<f32>> {
         let values = self.link.values(&[command.as_bytes(), b"{bench}:p"], self.parameters).await?;
         values.context("the database lost the parameters")
@@ -309,7 +315,7 @@ fn scope(values: usize) -> Scope {
     Scope { job: Digest([0xbe; 32]), peer: PeerId([0; 32]), values }
 }
 
-/// Values that differ between gradients, and are the same every time.
+/// Reproducible values, which differ between seeds.
 fn noise(len: usize, seed: usize) -> Vec<f32> {
     let mut state = seed as u32 ^ 0x9e37_79b9;
     let mut next = || {
@@ -319,7 +325,7 @@ fn noise(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// A client that does nothing but what has to be done.
+/// A client that does only the necessary work.
 struct RawClient {
     socket: UnixStream,
     sum: Vec<f32>,
@@ -328,7 +334,8 @@ struct RawClient {
 
 impl RawClient {
     fn open(socket: &Path, login: Option<(String, String)>, parameters: usize) -> std::io::Result<RawClient> {
-        let (sum, fetched) = (vec![1.0; parameters], vec![1.0; parameters]);
+        let sum = vec![1.0; parameters];
+        let fetched = vec![1.0; parameters];
         let mut client = RawClient { socket: UnixStream::connect(socket)?, sum, fetched };
         if let Some((user, password)) = login {
             let command =
@@ -377,7 +384,7 @@ impl RawClient {
         self.line()
     }
 
-    /// A line is so short that reading its bytes one by one costs nothing beside a tensor.
+    /// Reads a line byte by byte: it is short, so this costs little compared to a tensor.
     fn line(&mut self) -> std::io::Result<()> {
         let mut byte = [0];
         let mut first = None;
@@ -386,7 +393,7 @@ impl RawClient {
             first = first.or(Some(byte[0]));
         }
         match first {
-            Some(b'-') => Err(std::io::Error::other("the server refuses the command")),
+            Some(b'-') => Err(std::io::Error::other("the server refused the command")),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! Averaging and updating in the database, against every way around it.
+//! Measures averaging and updating in the database, against clients and scripts that do the same.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use skein_types::Status;
 
 use crate::paths::{Bench, LUA_PARAMETERS, Measured};
 
-/// What is measured.
+/// The sizes and repetitions to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreBench {
-    /// Parameters of the model.
+    /// Number of parameters of the model.
     pub parameters: u32,
-    /// Gradients that are averaged.
+    /// Number of gradients to average.
     pub gradients: u16,
-    /// Times that every path is measured; the median counts.
+    /// How often each path is measured; the median counts.
     pub repetitions: u32,
 }
 
-/// Answers to `PING` that are waited for while the database aggregates.
+/// Answers to `PING` to measure while the database aggregates.
 const PINGS: usize = 2000;
 
-/// What the paths took, one entry for each repetition.
+/// Measurements of the paths, one entry per repetition.
 #[derive(Default)]
 struct Paths {
     in_database: Vec<Measured>,
@@ -41,10 +41,10 @@ struct Paths {
 }
 
 impl StoreBench {
-    /// Measures every path on databases of its own, and returns the figures by their names.
+    /// Measures every path, with and without the module, on databases started for it. Returns the figures by name.
     ///
     /// # Errors
-    /// A database does not start or cannot be used.
+    /// A database does not start or fails a command.
     pub fn run(self) -> BoxFuture<'static, Result<Map<String, Value>>> {
         Box::pin(async move {
             let folder = tempfile::tempdir()?;
@@ -57,18 +57,20 @@ impl StoreBench {
 
     /// Measures the paths of one kind of database.
     async fn measure(&self, dir: &std::path::Path, has_module: bool, paths: &mut Paths) -> Result<()> {
-        let (parameters, gradients) = (self.parameters as usize, usize::from(self.gradients));
-        // The gradients, as many copies of the parameters as the paths make, and room to spare.
+        let parameters = self.parameters as usize;
+        let gradients = usize::from(self.gradients);
+        // The gradients, as many copies of the parameters as the paths make, and a margin.
         let memory_mib = ((gradients + 24) * parameters * 4).div_ceil(1 << 20) as u64 * 2 + 1024;
         let module: Option<PathBuf> = if has_module { Some(module_file()?) } else { None };
         write(&Settings { dir: dir.to_owned(), listen: None, tls: None, memory_mib, module })?;
-        // Nobody watches a measurement.
+        // A measurement does not report its status.
         let status = Status::default();
         let server = Server::start(dir, None, &status).await?;
         let bench = Bench::new(&owner(dir)?, &dir.join(SOCKET_FILE), parameters, gradients)?;
-        match has_module {
-            true => self.measure_module(&bench, paths).await?,
-            false => self.measure_strings(&bench, paths).await?,
+        if has_module {
+            self.measure_module(&bench, paths).await?;
+        } else {
+            self.measure_strings(&bench, paths).await?;
         }
         drop(bench);
         server.stop(&status).await
@@ -77,9 +79,10 @@ impl StoreBench {
     async fn measure_module(&self, bench: &Bench, paths: &mut Paths) -> Result<()> {
         bench.fill_module().await?;
         let mut round = 1;
-        // The first of each finds cold memory, and does not count.
+        // The first repetition runs on cold memory and does not count.
         for repetition in 0..=self.repetitions {
-            let (in_database, accumulated) = (bench.in_database(round).await?, bench.accumulated(round + 1).await?);
+            let in_database = bench.in_database(round).await?;
+            let accumulated = bench.accumulated(round + 1).await?;
             round += 2;
             if repetition > 0 {
                 paths.in_database.push(in_database);

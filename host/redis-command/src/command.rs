@@ -1,4 +1,4 @@
-//! The commands: what each takes, in its order.
+//! The commands, with the arguments of each in their order.
 
 use std::ffi::CStr;
 
@@ -10,7 +10,7 @@ use skein_kernels::update::Change;
 use crate::form::Form;
 use crate::{Command, DIMENSIONS_MAX, KEYS_MAX, SyntaxError};
 
-/// A word that stands before the rows of [`Apply`]; by it an access list finds their keys.
+/// The keyword before the rows of [`Apply`], by which the server finds their keys for its access list.
 pub const ROWS: &CStr = c"ROWS";
 
 /// `SKEIN.VERSION`: the version of the grammar.
@@ -32,9 +32,9 @@ pub struct Set<A> {
     pub key: A,
     /// The tensor's version.
     pub version: u64,
-    /// Its values.
+    /// The tensor's values, as little-endian `f32`.
     pub blob: A,
-    /// Its shape; none for a vector.
+    /// The tensor's shape; empty for a vector.
     pub shape: Vec<u32>,
 }
 
@@ -54,9 +54,9 @@ impl<A: Default> Command<A> for Set<A> {
 pub struct SetRange<A> {
     /// The tensor's key.
     pub key: A,
-    /// The first value to replace.
+    /// Index of the first value to replace.
     pub start: usize,
-    /// The new values.
+    /// The new values, as little-endian `f32`.
     pub blob: A,
 }
 
@@ -70,7 +70,7 @@ impl<A: Default> Command<A> for SetRange<A> {
     }
 }
 
-/// `SKEIN.GET key`: a tensor's values.
+/// `SKEIN.GET key`: returns a tensor's values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Get<A> {
     /// The tensor's key.
@@ -85,14 +85,14 @@ impl<A: Default> Command<A> for Get<A> {
     }
 }
 
-/// `SKEIN.GETRANGE key start count`: some of a tensor's values.
+/// `SKEIN.GETRANGE key start count`: returns some of a tensor's values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GetRange<A> {
     /// The tensor's key.
     pub key: A,
-    /// The first value.
+    /// Index of the first value to return.
     pub start: usize,
-    /// How many.
+    /// Number of values to return.
     pub count: usize,
 }
 
@@ -106,7 +106,7 @@ impl<A: Default> Command<A> for GetRange<A> {
     }
 }
 
-/// `SKEIN.META key`: a tensor's version, length and shape.
+/// `SKEIN.META key`: returns a tensor's version, length and shape.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Meta<A> {
     /// The tensor's key.
@@ -121,10 +121,10 @@ impl<A: Default> Command<A> for Meta<A> {
     }
 }
 
-/// `SKEIN.STAT key [key ...]`: version, length, hash and finiteness of tensors.
+/// `SKEIN.STAT key [key ...]`: returns version, length, hash and finiteness of tensors.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stat<A> {
-    /// The tensors' keys.
+    /// The tensors' keys, 1 to [`KEYS_MAX`].
     pub keys: Vec<A>,
 }
 
@@ -136,7 +136,7 @@ impl<A: Default> Command<A> for Stat<A> {
     }
 }
 
-/// `SKEIN.NORM key`: a tensor's Euclidean norm.
+/// `SKEIN.NORM key`: returns a tensor's Euclidean norm.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Norm<A> {
     /// The tensor's key.
@@ -151,24 +151,24 @@ impl<A: Default> Command<A> for Norm<A> {
     }
 }
 
-/// `SKEIN.ACC sum parameters round leaf leaves samples loss blob`: a batch's gradient joins the sum of its round.
+/// `SKEIN.ACC sum parameters round leaf leaves samples loss blob`: adds a batch's gradient to the sum of its round.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Accumulate<A> {
-    /// Where the sum is.
+    /// Key of the sum.
     pub sum: A,
-    /// Where the parameters are, whose version is the round before.
+    /// Key of the parameters, whose version is the previous round.
     pub parameters: A,
-    /// The round.
+    /// The round of the batch.
     pub round: u64,
-    /// Index of the batch.
+    /// Index of the batch, below `leaves`.
     pub leaf: u32,
-    /// Batches of the round.
+    /// Number of batches of the round.
     pub leaves: u32,
-    /// Samples of the batch, by which its gradient is weighted.
+    /// Number of samples of the batch, the weight of its gradient.
     pub samples: u32,
     /// Mean loss of the batch.
     pub loss: f32,
-    /// The gradient.
+    /// The gradient, as little-endian `f32`.
     pub blob: A,
 }
 
@@ -187,14 +187,14 @@ impl<A: Default> Command<A> for Accumulate<A> {
     }
 }
 
-/// `SKEIN.AVERAGE destination sum round`: a complete sum becomes a tensor.
+/// `SKEIN.AVERAGE destination sum round`: stores the average of a complete sum as a tensor.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Average<A> {
-    /// Where the average goes.
+    /// Key to store the average at.
     pub destination: A,
-    /// Where the sum is.
+    /// Key of the sum.
     pub sum: A,
-    /// The round.
+    /// The round of the sum, which becomes the average's version.
     pub round: u64,
 }
 
@@ -208,12 +208,12 @@ impl<A: Default> Command<A> for Average<A> {
     }
 }
 
-/// `SKEIN.RESTORESUM sum payload`: stores a sum as the server's log of commands keeps it.
+/// `SKEIN.RESTORESUM sum payload`: restores a sum from the server's command log.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RestoreSum<A> {
-    /// Where the sum goes.
+    /// Key to store the sum at.
     pub sum: A,
-    /// The sum.
+    /// The sum, as the module saves it.
     pub payload: A,
 }
 
@@ -226,16 +226,16 @@ impl<A: Default> Command<A> for RestoreSum<A> {
     }
 }
 
-/// `SKEIN.AGG destination version rule faults numkeys key [key ...] [WEIGHTS weight ...]`: tensors become one by a rule.
+/// `SKEIN.AGG destination version rule faults numkeys key [key ...] [WEIGHTS weight ...]`: aggregates tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Aggregate<A> {
-    /// Where the aggregate goes.
+    /// Key to store the aggregate at.
     pub destination: A,
-    /// Its version.
+    /// The aggregate's version.
     pub version: u64,
-    /// The rule.
+    /// The rule, with the faults that it tolerates and its weights.
     pub rule: Rule,
-    /// The tensors' keys.
+    /// The tensors' keys, 1 to [`KEYS_MAX`].
     pub keys: Vec<A>,
 }
 
@@ -264,19 +264,19 @@ impl<A: Default> Command<A> for Aggregate<A> {
 }
 
 /// `SKEIN.APPLY numstate parameters [slot ...] ROWS numrows row [row ...] round rule faults WEIGHTS n [weight ...]
-/// TRAINED n CLIPNORM x|none CLIPVALUE x|none OPTIMIZER optimizer STEP number learning-rate`: one round's change of
-/// parameters and optimizer state.
+/// TRAINED n CLIPNORM x|none CLIPVALUE x|none OPTIMIZER optimizer STEP number learning-rate`: applies one round's
+/// change to parameters and optimizer state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Apply<A> {
-    /// Where the parameters and the vectors of optimizer state are.
+    /// Keys of the parameters, then of the vectors of optimizer state.
     pub state: Vec<A>,
-    /// Where the contributions are.
+    /// Keys of the contributions.
     pub rows: Vec<A>,
-    /// The round.
+    /// The round to apply, which becomes the state's version.
     pub round: u64,
-    /// How the contributions become one.
+    /// The rule that aggregates the contributions.
     pub rule: Rule,
-    /// How that moves the state.
+    /// How the aggregate changes the state.
     pub change: Change,
 }
 
@@ -317,7 +317,7 @@ impl<A: Default> Command<A> for Apply<A> {
     }
 }
 
-/// A rule and how many Byzantine peers it tolerates; its weights stand elsewhere.
+/// A rule and how many Byzantine peers it tolerates; its weights come later in the command.
 fn rule<F: Form>(form: &mut F, rule: &mut Rule) -> Result<(), SyntaxError> {
     let mut faults = rule.faults();
     form.value("rule", rule)?;

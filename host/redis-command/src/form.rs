@@ -1,4 +1,4 @@
-//! What goes through the arguments of a command: a reader and a writer.
+//! The two passes through the arguments of a command: a reader and a writer.
 
 use std::borrow::Cow;
 
@@ -6,21 +6,22 @@ use crate::KEYS_MAX;
 use crate::syntax::SyntaxError;
 use crate::value::Value;
 
-/// One pass through the arguments of a command, which fills in what it reads or writes what is there.
+/// One pass through the arguments of a command. A reader fills in the fields, a writer writes them out.
 ///
-/// Every method has the errors of [`Command::arguments`](crate::Command::arguments).
-#[expect(clippy::missing_errors_doc, reason = "they are the same for all, and told once")]
+/// Every method has the errors of [`Command::arguments`](crate::Command::arguments). Error messages call an argument
+/// `name`.
+#[expect(clippy::missing_errors_doc, reason = "all methods have the same errors, documented on the trait")]
 pub trait Form {
-    /// What becomes of a key or a blob.
+    /// A key or a blob: its place for a reader, its bytes for a writer.
     type Argument: Default;
 
-    /// A key.
+    /// A key, which the server checks against its access list.
     fn key(&mut self, name: &'static str, key: &mut Self::Argument) -> Result<(), SyntaxError>;
 
-    /// Bytes that are no key.
+    /// Bytes that are not a key.
     fn blob(&mut self, name: &'static str, blob: &mut Self::Argument) -> Result<(), SyntaxError>;
 
-    /// Keys behind their number.
+    /// A number, called `count` in messages, and that many keys.
     fn keys(
         &mut self,
         count: &'static str,
@@ -28,10 +29,10 @@ pub trait Form {
         keys: &mut Vec<Self::Argument>,
     ) -> Result<(), SyntaxError>;
 
-    /// Keys up to the last argument, one at least.
+    /// All remaining arguments as keys, at least one.
     fn all_keys(&mut self, name: &'static str, keys: &mut Vec<Self::Argument>) -> Result<(), SyntaxError>;
 
-    /// A value as text, if `fits` says so; `takes` describes what does.
+    /// A value as text for which `fits` returns `true`; `takes` describes such values in messages.
     fn value_if<T: Value>(
         &mut self,
         name: &'static str,
@@ -45,7 +46,7 @@ pub trait Form {
         self.value_if(name, value, |_| true, "")
     }
 
-    /// Values behind their number.
+    /// A number, called `count` in messages, and that many values.
     fn values<T: Value>(
         &mut self,
         count: &'static str,
@@ -53,37 +54,37 @@ pub trait Form {
         values: &mut Vec<T>,
     ) -> Result<(), SyntaxError>;
 
-    /// Values up to the last argument, `max` at most; there may be none.
+    /// All remaining arguments as values, from none to `max`.
     fn all_values<T: Value>(&mut self, name: &'static str, max: usize, values: &mut Vec<T>) -> Result<(), SyntaxError>;
 
-    /// A word that has to stand here.
+    /// A fixed keyword.
     fn word(&mut self, word: &'static str) -> Result<(), SyntaxError>;
 }
 
-/// Reads arguments one after the other.
+/// Reads the arguments in order.
 pub(crate) struct Reader<G> {
     count: usize,
     get: G,
     next: usize,
-    /// Places of all keys so far.
+    /// Places of all keys read so far.
     keys: Vec<usize>,
 }
 
 impl<'a, G: Fn(usize) -> &'a [u8]> Reader<G> {
-    /// Begins behind the command's name.
+    /// A reader of `count` arguments, which starts after the command's name.
     pub(crate) fn new(count: usize, get: G) -> Reader<G> {
         Reader { count, get, next: 1, keys: Vec::new() }
     }
 
-    /// Refuses arguments that nothing has read.
+    /// Refuses unread arguments.
     pub(crate) fn end(&self) -> Result<(), SyntaxError> {
         match self.left() {
             0 => Ok(()),
-            left => Err(SyntaxError(format!("{left} of the arguments are too many"))),
+            _ => Err(SyntaxError(format!("the command takes {} arguments, got {}", self.next - 1, self.count - 1))),
         }
     }
 
-    /// Places of all keys that were read.
+    /// Places of all keys that were read, in their order.
     pub(crate) fn into_keys(self) -> Vec<usize> {
         self.keys
     }
@@ -97,7 +98,7 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Reader<G> {
         if count > self.left() {
             return Err(match count {
                 1 => SyntaxError(format!("`{name}` is missing")),
-                _ => SyntaxError(format!("there are fewer than {count} of `{name}`")),
+                _ => SyntaxError(format!("expected {count} of `{name}`, but only {} arguments are left", self.left())),
             });
         }
         self.next += count;
@@ -120,11 +121,11 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Reader<G> {
     }
 
     fn text_at(&self, place: usize, name: &str) -> Result<&'a str, SyntaxError> {
-        std::str::from_utf8((self.get)(place)).map_err(|_| SyntaxError(format!("`{name}` is not text")))
+        std::str::from_utf8((self.get)(place)).map_err(|_| SyntaxError(format!("`{name}` is not valid UTF-8")))
     }
 
     fn some_values<T: Value>(&mut self, count: usize, name: &'static str) -> Result<Vec<T>, SyntaxError> {
-        // Nothing is allocated for values that are not there, however many are said to be.
+        // Nothing is allocated before `places` has checked that so many arguments exist.
         let places = self.places(count, name)?;
         places.map(|place| T::read(name, self.text_at(place, name)?)).collect()
     }
@@ -144,12 +145,12 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Form for Reader<G> {
         Ok(())
     }
 
-    /// An access list is held against the keys that the server finds, by the same number. Where the server cannot read
-    /// one, or reads zero, it finds no keys of the whole command and lets it pass.
+    /// The server reads the same number to find the keys that it checks against its access list. If it cannot read the
+    /// number, or reads zero, it finds no keys in the whole command and admits it.
     fn keys(&mut self, count: &'static str, name: &'static str, keys: &mut Vec<usize>) -> Result<(), SyntaxError> {
         let place = self.place(count)?;
         let number = key_count((self.get)(place)).ok_or_else(|| {
-            SyntaxError(format!("`{count}` is not a number from 1 to {KEYS_MAX} without sign and leading zeros"))
+            SyntaxError(format!("`{count}` must be between 1 and {KEYS_MAX}, without a sign or leading zeros"))
         })?;
         self.key_places(number, name, keys)
     }
@@ -157,7 +158,7 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Form for Reader<G> {
     fn all_keys(&mut self, name: &'static str, keys: &mut Vec<usize>) -> Result<(), SyntaxError> {
         match self.left() {
             0 => Err(SyntaxError(format!("`{name}` is missing"))),
-            left if left > KEYS_MAX => Err(SyntaxError(format!("{left} keys are more than {KEYS_MAX}"))),
+            left if left > KEYS_MAX => Err(SyntaxError(format!("at most {KEYS_MAX} keys are allowed, got {left}"))),
             left => self.key_places(left, name, keys),
         }
     }
@@ -188,7 +189,7 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Form for Reader<G> {
     fn all_values<T: Value>(&mut self, name: &'static str, max: usize, values: &mut Vec<T>) -> Result<(), SyntaxError> {
         let left = self.left();
         if left > max {
-            return Err(SyntaxError(format!("{left} of `{name}` are more than {max}")));
+            return Err(SyntaxError(format!("at most {max} of `{name}` are allowed, got {left}")));
         }
         *values = self.some_values(left, name)?;
         Ok(())
@@ -196,18 +197,18 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Form for Reader<G> {
 
     fn word(&mut self, word: &'static str) -> Result<(), SyntaxError> {
         let text = self.text(word)?;
-        if text.eq_ignore_ascii_case(word) { Ok(()) } else { Err(SyntaxError(format!("`{word}` is expected"))) }
+        if text.eq_ignore_ascii_case(word) { Ok(()) } else { Err(SyntaxError(format!("expected `{word}`"))) }
     }
 }
 
-/// A count of keys that is not too large, in the only spelling that the server takes.
+/// A count of keys from 1 to [`KEYS_MAX`], in the only spelling that the server accepts.
 fn key_count(text: &[u8]) -> Option<usize> {
     let is_canonical = text.first().is_some_and(|digit| *digit != b'0') && text.iter().all(u8::is_ascii_digit);
     let count = std::str::from_utf8(text).ok().filter(|_| is_canonical)?;
     count.parse().ok().filter(|count| *count <= KEYS_MAX)
 }
 
-/// Writes arguments one after the other.
+/// Writes the arguments in order.
 pub(crate) struct Writer<'a> {
     arguments: Vec<Cow<'a, [u8]>>,
 }

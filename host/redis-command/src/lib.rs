@@ -1,12 +1,12 @@
-//! The grammar of the commands `SKEIN.*`, for the module that carries them out and for those who send them.
+//! The grammar of the commands `SKEIN.*`, for the module that executes them and for clients that send them.
 //!
-//! Each command in [`command`] says once what its arguments are, and in which order. [`read`] and [`write()`] follow the
-//! same lines, so they cannot disagree. Keys and blobs are passed on as they are: when a command is written they are
-//! bytes, when it is read they are places among its arguments.
+//! Each command in [`command`] lists its arguments once, in order. [`read`] and [`write()`] follow the same list, so
+//! they cannot disagree. Keys and blobs are passed through: as bytes when a command is written, as places among its
+//! arguments when it is read.
 //!
-//! Numbers are decimal text, a blob is little-endian `f32`, rules and optimizers are the text forms of
-//! [`skein_kernels`]. Keys of a list stand behind their number, which has neither a sign nor leading zeros, because the
-//! server would not read it otherwise. [`VERSION`] counts changes after which an older side would misread a command.
+//! Numbers are decimal text, a blob is little-endian `f32`, and rules and optimizers are the text forms of
+//! [`skein_kernels`]. A list of keys follows its number, which has neither a sign nor leading zeros because the server
+//! cannot read it otherwise. [`VERSION`] counts changes after which an older side would misread a command.
 //!
 //! ```
 //! use skein_redis_command::command::Average;
@@ -37,29 +37,29 @@ use form::{Reader, Writer};
 /// Version of the grammar, which `SKEIN.VERSION` returns.
 pub const VERSION: u32 = 1;
 
-/// Keys of one list at most: twice as many as a job may have peers.
+/// Most keys of one list: twice as many as a job may have peers.
 ///
-/// Kernels and replies allocate for each of them, with an allocation that ends the server when it fails. Up to here that
-/// is about a megabyte for a thread that sorts, and 17 MB for one that compares all pairs. A sorting network for the
-/// million arguments that a server takes would be gigabytes.
+/// Kernels and replies allocate memory for each key, and the server ends if that allocation fails. For so many keys, a
+/// thread that sorts needs about a megabyte, and one that compares all pairs 17 MB. A sorting network for the million
+/// arguments that a server accepts would take gigabytes.
 pub const KEYS_MAX: usize = 1 << 10;
 
-/// Dimensions that a tensor's shape may have.
+/// Most dimensions of a tensor's shape.
 pub const DIMENSIONS_MAX: usize = 32;
 
 /// A command whose keys and blobs are `A`: their bytes when it is written, their places when it is read.
 pub trait Command<A>: Default {
-    /// Its name.
+    /// Name of the command, `SKEIN.` and upper-case letters.
     const NAME: &'static CStr;
 
-    /// Goes through the arguments behind the name, in their order.
+    /// Passes the arguments after the name to `form`, in order.
     ///
     /// # Errors
-    /// An argument does not fit, is missing or is too many; only when the command is read.
+    /// If the command is read: an argument is invalid, missing or superfluous.
     fn arguments<F: Form<Argument = A>>(&mut self, form: &mut F) -> Result<(), SyntaxError>;
 }
 
-/// The command that has `count` arguments with its name, which `get` returns by their place.
+/// Reads a command from `count` arguments, its name included; `get` returns the argument at a place.
 ///
 /// # Errors
 /// The arguments do not fit the command's grammar.
@@ -71,7 +71,7 @@ pub fn read<'a, C: Command<usize>>(count: usize, get: impl Fn(usize) -> &'a [u8]
     Ok(command)
 }
 
-/// Places of the keys of such a command.
+/// Places of the keys among the arguments of the command `C`.
 ///
 /// # Errors
 /// As [`read`].
@@ -88,6 +88,6 @@ pub fn key_places<'a, C: Command<usize>>(
 /// The arguments of a command, its name first.
 pub fn write<'a, C: Command<&'a [u8]>>(mut command: C) -> Vec<Cow<'a, [u8]>> {
     let mut writer = Writer::new(C::NAME.to_bytes());
-    command.arguments(&mut writer).expect("a writer refuses nothing");
+    command.arguments(&mut writer).expect("a writer never fails");
     writer.finish()
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// Why arguments do not fit the grammar of their command. The message repeats little of what was sent, and no control characters.
+/// Why arguments do not fit the grammar of their command. The message quotes little of the arguments, and no control
+/// characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyntaxError(pub(crate) String);
 

@@ -1,4 +1,4 @@
-//! What is written is read as it was, bit for bit; what somebody else writes is read or refused, and never panics.
+//! A written command is read back bit for bit. Arbitrary arguments are read or refused, and never panic.
 
 use std::borrow::Cow;
 
@@ -25,13 +25,13 @@ fn understood<C: Command<usize>>(words: &[Bytes]) -> Result<C, SyntaxError> {
     read(words.len(), |place| &words[place])
 }
 
-/// Writes `$sent`, reads it, and compares it with `$named`, which puts the words in the place of their places. With
-/// one argument more or less it is another command or none.
+/// Writes `$sent`, reads it, and compares it with `$named`, which replaces places by their words. With one argument
+/// more or less, the command differs or is refused.
 macro_rules! check {
     ($sent:expr, |$read:ident: $command:ident, $words:ident| $named:expr) => {{
         let mut changed = words($sent.clone());
         let $words = changed.clone();
-        let $read: $command<usize> = understood(&$words).expect("what was written is read");
+        let $read: $command<usize> = understood(&$words).expect("a written command can be read");
         let first = $read.clone();
         prop_assert_eq!($named, $sent);
         changed.push(b"?".to_vec());
@@ -71,10 +71,10 @@ fn rule() -> impl Strategy<Value = Rule> {
     (0..RULES.len(), any::<u32>(), vec(0u32..9, 8), vec(number(), 0..5)).prop_map(
         |(index, faults, parameters, weights)| {
             let kind = RULES[index];
-            // A value of 0 stands for none.
+            // A value of 0 means that the parameter is not set.
             let set = kind.parameters.iter().zip(&parameters).filter(|(_, value)| **value > 0);
             let rule = set.fold(Rule::new(kind, faults), |rule, (parameter, value)| {
-                rule.with(parameter.name, &value.to_string()).expect("it fits")
+                rule.with(parameter.name, &value.to_string()).expect("the value is valid")
             });
             if kind.takes_weights { rule.weighted(weights) } else { rule }
         },
@@ -86,7 +86,7 @@ fn optimizer() -> impl Strategy<Value = Optimizer> {
     (0..OPTIMIZERS.len(), vec(0.0f32..1.0, 8)).prop_map(|(index, values)| {
         let kind = OPTIMIZERS[index];
         let set = |optimizer: Optimizer, (constant, value): (&skein_kernels::optimizer::Constant, f32)| {
-            optimizer.with(constant.name, value).expect("it fits")
+            optimizer.with(constant.name, value).expect("the value is valid")
         };
         kind.constants.iter().zip(values).fold(Optimizer::new(kind), set)
     })
@@ -115,7 +115,8 @@ proptest! {
         (start, count) in any::<(usize, usize)>(),
         keys in names(KEYS_MAX),
     ) {
-        let (key, blob) = (&key[..], &blob[..]);
+        let key = &key[..];
+        let blob = &blob[..];
         check!(Set { key, version, blob, shape: shape.clone() }, |read: Set, words| {
             Set { key: &words[read.key][..], version: read.version, blob: &words[read.blob], shape: read.shape }
         });
@@ -138,7 +139,9 @@ proptest! {
         (leaf, leaves, samples) in any::<(u32, u32, u32)>(),
         loss in number(),
     ) {
-        let (sum, parameters, blob) = (&key[..], &other[..], &blob[..]);
+        let sum = &key[..];
+        let parameters = &other[..];
+        let blob = &blob[..];
         check!(Accumulate { sum, parameters, round, leaf, leaves, samples, loss, blob }, |read: Accumulate, words| {
             let [sum, parameters, blob] = [read.sum, read.parameters, read.blob].map(|place| &words[place][..]);
             Accumulate { sum, parameters, blob, round: read.round, leaf: read.leaf, leaves: read.leaves,
@@ -175,9 +178,9 @@ proptest! {
         });
     }
 
-    /// Words as they may be sent by anybody: some of a command's own, in any order, among others.
+    /// Words as anyone may send them: keywords of the commands in any order, mixed with arbitrary bytes.
     #[test]
-    fn nothing_that_is_sent_panics(
+    fn arbitrary_words_do_not_panic(
         words in vec(prop_oneof![
             name(),
             prop::sample::select(
@@ -202,12 +205,12 @@ fn a_command_without_arguments() {
     let longer = [&words[..], &[b"1".to_vec()]].concat();
     assert_eq!(
         understood::<Version>(&longer).map_err(|error| error.to_string()),
-        Err("1 of the arguments are too many".into())
+        Err("the command takes 0 arguments, got 1".into())
     );
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn messages_name_the_argument_that_does_not_fit() {
     let apply =
         "SKEIN.APPLY 1 p ROWS 1 g 6 mean 0 WEIGHTS 0 TRAINED 2 CLIPNORM none CLIPVALUE none OPTIMIZER sgd STEP 1 0.1";
     let refused = |from: &str, to: &str, message: &str| {
@@ -218,17 +221,17 @@ fn what_does_not_fit_is_named() {
         assert_eq!(error.to_string(), message, "{changed}");
     };
     refused(" STEP 1 0.1", "", "`STEP` is missing");
-    refused("1 p", "0", "`numstate` is not a number from 1 to 1024 without sign and leading zeros");
-    refused("ROWS", "rose", "`ROWS` is expected");
-    refused("1 g", "30 g", "there are fewer than 30 of `row`");
-    refused("6 mean", "9223372036854775808 mean", "`round` is 2^63 or more");
-    refused("6 mean", "six mean", "`round` is not a whole number that fits");
-    refused("mean 0", "mean -1", "`faults` is not a whole number that fits");
-    refused("WEIGHTS 0", "WEIGHTS 99", "there are fewer than 99 of `weight`");
-    refused("none CLIPVALUE", "-1 CLIPVALUE", "`bound of the norm` is not a number from 0 up, or `none`");
-    refused("CLIPVALUE none", "CLIPVALUE NaN", "`bound of values` is not a number from 0 up, or `none`");
+    refused("1 p", "0", "`numstate` must be between 1 and 1024, without a sign or leading zeros");
+    refused("ROWS", "rose", "expected `ROWS`");
+    refused("1 g", "30 g", "expected 30 of `row`, but only 17 arguments are left");
+    refused("6 mean", "9223372036854775808 mean", "`round` must be less than 2^63, got 9223372036854775808");
+    refused("6 mean", "six mean", "`round` must be a whole number in range");
+    refused("mean 0", "mean -1", "`faults` must be a whole number in range");
+    refused("WEIGHTS 0", "WEIGHTS 99", "expected 99 of `weight`, but only 11 arguments are left");
+    refused("none CLIPVALUE", "-1 CLIPVALUE", "`bound of the norm` must be a number of at least 0, or `none`");
+    refused("CLIPVALUE none", "CLIPVALUE NaN", "`bound of values` must be a number of at least 0, or `none`");
     refused("sgd", "sgd(momentum=1)", "`sgd` has no parameter `momentum`: it takes `weight_decay`");
     refused("STEP 1", "STEP 0", "`number of the step` must be 1 or more");
     refused("0.1", "inf", "`learning rate` must be finite");
-    refused("0.1", "0.1 0.2", "1 of the arguments are too many");
+    refused("0.1", "0.1 0.2", "the command takes 21 arguments, got 22");
 }

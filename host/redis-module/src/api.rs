@@ -1,7 +1,7 @@
-//! The server's module interface: a table of C functions that the server hands out by name when it loads us.
+//! The server's module interface: a table of C functions, looked up by name when the server loads the module.
 //!
-//! Only what this crate calls is bound, which needs neither headers nor a C compiler. Redis 7.0.15 and Valkey 9 know
-//! every function below under these names; where one is missing the module refuses to load.
+//! Only the functions that this crate calls are bound, which needs neither headers nor a C compiler. Redis 7.0.15 and
+//! Valkey 9 have all of them under these names; if one is missing, the module refuses to load.
 
 #![expect(unsafe_code, reason = "functions are looked up by name and cast to their C signature")]
 #![expect(non_snake_case, reason = "the table keeps the names of the server's interface")]
@@ -20,39 +20,39 @@ macro_rules! opaque {
 }
 
 opaque! {
-    /// What a call of the server belongs to.
+    /// The context in which the server calls the module.
     RawContext;
     /// A reference-counted string; the counter is not atomic.
     RawString;
     /// An opened key.
     RawKey;
-    /// A native type.
+    /// A registered native type.
     RawType;
-    /// Where a value is saved to or loaded from.
+    /// A stream that a value is saved to or loaded from.
     RawIo;
-    /// A digest under way.
+    /// The running state of a digest.
     RawDigest;
     /// A client that waits for a worker.
     RawBlocked;
-    /// A command.
+    /// A registered command.
     RawCommand;
-    /// A reply of INFO under way.
+    /// A reply of INFO that is being written.
     RawInfo;
     /// A handle of a user.
     RawUser;
-    /// What a command that the module called has answered.
+    /// The reply of a command that the module called.
     RawReply;
 }
 
-/// A command's entry point.
+/// Entry point of a command.
 pub(crate) type CommandFn = unsafe extern "C" fn(*mut RawContext, *mut *mut RawString, c_int) -> c_int;
-/// INFO's entry point; the flag says that the server is crashing.
+/// Entry point of INFO; the flag is set while the server is crashing.
 pub(crate) type InfoFn = unsafe extern "C" fn(*mut RawInfo, c_int);
-/// A server event's entry point.
+/// Entry point of a server event.
 pub(crate) type EventFn = unsafe extern "C" fn(*mut RawContext, Event, u64, *mut c_void);
 type FreeFn = unsafe extern "C" fn(*mut RawContext, *mut c_void);
 
-/// Which server event.
+/// Identifies a server event.
 #[repr(C)]
 pub(crate) struct Event {
     pub(crate) id: u64,
@@ -78,7 +78,7 @@ pub(crate) struct TypeMethods {
     pub(crate) defrag: *const c_void,
 }
 
-/// Where the search for keys begins: an index, or behind a keyword.
+/// Where the search for keys begins: at an index or after a keyword.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) union BeginSearch {
@@ -86,7 +86,7 @@ pub(crate) union BeginSearch {
     pub(crate) keyword: Keyword,
 }
 
-/// A keyword, and the argument from which on it is looked for.
+/// A keyword, and the argument from which the search for it starts.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Keyword {
@@ -102,11 +102,11 @@ pub(crate) struct RawKeySpec {
     pub(crate) begin_type: c_int,
     pub(crate) begin: BeginSearch,
     pub(crate) find_type: c_int,
-    /// Last key, step, limit; or index of the number of keys, first key, step.
+    /// For a range: last key, step, limit. Otherwise: index of the number of keys, first key, step.
     pub(crate) find: [c_int; 3],
 }
 
-/// Sizes of the structures below, by which the server knows their version.
+/// Sizes of the structures below, from which the server derives their version.
 #[repr(C)]
 pub(crate) struct RawInfoVersion {
     pub(crate) version: c_int,
@@ -115,7 +115,7 @@ pub(crate) struct RawInfoVersion {
     pub(crate) argument_bytes: usize,
 }
 
-/// What the server is told about a command.
+/// Description of a command for the server.
 #[repr(C)]
 pub(crate) struct RawCommandInfo {
     pub(crate) version: *const RawInfoVersion,
@@ -133,14 +133,14 @@ pub(crate) const OK: c_int = 0;
 pub(crate) const ERR: c_int = 1;
 pub(crate) const READ: c_int = 1;
 pub(crate) const WRITE: c_int = 2;
-/// Key type of a native type of some module.
+/// Type of a key that holds nothing.
 pub(crate) const KEYTYPE_EMPTY: c_int = 0;
 pub(crate) const NOTIFY_MODULE: c_int = 1 << 13;
 pub(crate) const OPTIONS_HANDLE_IO_ERRORS: c_int = 1;
 pub(crate) const EVENT_CRON_LOOP: u64 = 8;
 pub(crate) const TYPE_METHODS_VERSION: u64 = 3;
 
-/// Flags of a context.
+/// Flags that describe a context.
 pub(crate) mod flags {
     use std::ffi::c_int;
 
@@ -154,23 +154,23 @@ pub(crate) mod flags {
 
 macro_rules! functions {
     ($($name:ident: $signature:ty;)*) => {
-        /// The functions of the server.
+        /// The server's functions that the module calls.
         pub(crate) struct Api {
             $(pub(crate) $name: $signature,)*
         }
 
         impl Api {
-            /// Looks every function up.
+            /// Looks up every function; returns the name of the first that is missing.
             fn resolve(lookup: impl Fn(&CStr) -> Option<*const c_void>) -> Result<Api, &'static CStr> {
                 Ok(Api { $($name: {
                     let name = const {
                         match CStr::from_bytes_with_nul(concat!("RedisModule_", stringify!($name), "\0").as_bytes()) {
                             Ok(name) => name,
-                            Err(_) => panic!("the name ends in the only zero"),
+                            Err(_) => panic!("a name has one zero byte, at its end"),
                         }
                     };
                     let function = lookup(name).ok_or(name)?;
-                    // SAFETY: the server gives the function of this name, whose C signature is the one above.
+                    // SAFETY: the server returned the function of this name, whose C signature is the one above.
                     unsafe { std::mem::transmute::<*const c_void, $signature>(function) }
                 },)* })
             }
@@ -255,20 +255,23 @@ static API: OnceLock<Api> = OnceLock::new();
 
 /// The functions of the server that loaded the module.
 pub(crate) fn api() -> &'static Api {
-    API.get().expect("the server calls nothing of the module before it is loaded")
+    API.get().expect("the server calls the module only after loading it")
 }
 
-/// Looks the functions up; the name of one that the server lacks is the error.
+/// Looks up the functions.
+///
+/// # Errors
+/// The name of a function that the server lacks.
 ///
 /// # Safety
-/// `context` is what the server gave to the module's entry point.
+/// `context` is the one that the server passed to the module's entry point.
 pub(crate) unsafe fn load(context: *mut RawContext) -> Result<(), &'static CStr> {
     type GetApi = unsafe extern "C" fn(*const c_char, *mut *const c_void) -> c_int;
-    // SAFETY: the first word of a context is the server's look-up function, which is how modules are bootstrapped.
+    // SAFETY: the first word of a context is the server's lookup function, which bootstraps modules.
     let get: GetApi = unsafe { *context.cast::<GetApi>() };
     let table = Api::resolve(|name| {
         let mut function = std::ptr::null();
-        // SAFETY: the name ends in a zero, and the place for the function is ours.
+        // SAFETY: the name ends in a zero, and the output pointer is ours.
         let found = unsafe { get(name.as_ptr(), &raw mut function) };
         (found == OK && !function.is_null()).then_some(function)
     })?;
@@ -276,7 +279,7 @@ pub(crate) unsafe fn load(context: *mut RawContext) -> Result<(), &'static CStr>
     Ok(())
 }
 
-/// Whether the functions were looked up.
+/// Whether [`load`] has succeeded.
 pub(crate) fn is_loaded() -> bool {
     API.get().is_some()
 }

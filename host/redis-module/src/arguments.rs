@@ -1,4 +1,4 @@
-//! Arguments of a call.
+//! The arguments of a call.
 
 #![expect(unsafe_code, reason = "the server's strings are raw pointers")]
 
@@ -21,33 +21,33 @@ impl<'a> Arguments<'a> {
     }
 
     /// # Safety
-    /// As [`Arguments::new`] for the `argc` strings at `argv`.
+    /// As [`Arguments::new`], for the `argc` strings at `argv`.
     pub(crate) unsafe fn of_call(argv: *mut *mut RawString, argc: c_int) -> Arguments<'a> {
         match usize::try_from(argc) {
             // SAFETY: the caller vouches for the array.
             Ok(count @ 1..) => Arguments(unsafe { std::slice::from_raw_parts(argv, count) }),
-            // A module that is loaded without arguments gets a null pointer to none, which no slice may have.
+            // A module loaded without arguments gets a null pointer, which a slice must not have.
             _ => Arguments(&[]),
         }
     }
 
-    /// How many there are, the command's name included.
+    /// Number of arguments, including the command's name.
     pub(crate) fn len(self) -> usize {
         self.0.len()
     }
 
-    /// The command that they are.
+    /// Parses the arguments as the command `C`.
     ///
     /// # Errors
-    /// They do not fit its grammar.
+    /// [`Failure::Syntax`] if they do not fit its grammar.
     pub(crate) fn command<C: Command<usize>>(self) -> Result<C, Failure> {
         read(self.len(), |place| self.get(place)).map_err(|error| Failure::Syntax(error.to_string()))
     }
 
-    /// The argument at `index`, which was there when the call was read.
+    /// The bytes of the argument at `index`, which is below [`Arguments::len`].
     pub(crate) fn get(self, index: usize) -> &'a [u8] {
         let mut len = 0;
-        // SAFETY: the string is alive for `'a`, and reading it touches no counter.
+        // SAFETY: the string is alive for `'a`, and reading it does not touch its reference count.
         unsafe {
             let bytes = (api().StringPtrLen)(self.0[index], &raw mut len);
             std::slice::from_raw_parts(bytes.cast(), len)
@@ -56,7 +56,7 @@ impl<'a> Arguments<'a> {
 
     /// The command's name as the client spelled it.
     pub(crate) fn name(self) -> &'a CStr {
-        // SAFETY: the server's strings end in a zero behind their last byte, and a command's name holds none.
+        // SAFETY: the server ends its strings in a zero byte, and a command's name contains none.
         unsafe { CStr::from_ptr((api().StringPtrLen)(self.0[0], std::ptr::null_mut())) }
     }
 
@@ -75,9 +75,9 @@ impl<'a> Arguments<'a> {
 mod tests {
     use super::*;
 
-    /// A slice whose pointer is null is read as no slice at all, among the lesser things that may become of it.
+    /// A slice with a null pointer is undefined behaviour; in an `Option` it reads as `None`.
     #[test]
-    fn no_arguments_are_a_slice_of_none() {
+    fn no_arguments_are_an_empty_slice() {
         // SAFETY: there are no strings.
         let arguments = std::hint::black_box(Some(unsafe { Arguments::of_call(std::ptr::null_mut(), 0) }));
         assert_eq!(arguments.map(Arguments::len), Some(0));

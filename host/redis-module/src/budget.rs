@@ -1,11 +1,11 @@
-//! How many threads a command computes on: its own, and what it borrows of a number that all commands share.
+//! How many threads a command computes on: its own, and helpers from a budget that all commands share.
 //!
-//! Each of the pool's threads could start as many again, four thousand on a machine of 64 processors, while a handful
-//! use up what bandwidth its memory has. So all commands together have no more helpers than the pool has threads.
+//! Without it, each of the pool's threads could start as many again, four thousand on a machine with 64 processors,
+//! while a few saturate its memory bandwidth. So all commands together have fewer helpers than the pool has threads.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Threads that may compute, and those that do.
+/// Threads that may compute, and how many are lent to commands.
 pub(crate) struct Budget {
     threads: usize,
     lent: Mutex<Lent>,
@@ -22,8 +22,8 @@ impl Budget {
         Budget { threads, lent: Mutex::default() }
     }
 
-    /// What one more command may compute on until it drops its share: an equal part of all threads at most, of which
-    /// it gets those that are free and in any case its own.
+    /// Threads for one more command, until it drops the share: its own, and free helpers up to an equal part of all
+    /// threads.
     pub(crate) fn share(&self) -> Share<'_> {
         let mut lent = self.lent();
         lent.commands += 1;
@@ -39,14 +39,14 @@ impl Budget {
     }
 }
 
-/// A command's part of a [`Budget`].
+/// The part of a [`Budget`] that one command has.
 pub(crate) struct Share<'a> {
     budget: &'a Budget,
     helpers: usize,
 }
 
 impl Share<'_> {
-    /// Threads, the command's own included.
+    /// Number of threads, including the command's own.
     pub(crate) fn threads(&self) -> usize {
         1 + self.helpers
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_alone_has_all_threads() {
+    fn a_single_command_gets_all_threads() {
         for threads in [1, 2, 64] {
             let budget = Budget::new(threads);
             assert_eq!(budget.share().threads(), threads);
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_comes_while_others_run_leaves_something_for_the_next() {
+    fn a_later_command_leaves_threads_for_the_next() {
         let budget = Budget::new(8);
         let first = budget.share();
         let second = budget.share();
@@ -88,7 +88,7 @@ mod tests {
     fn there_are_never_more_helpers_than_threads() {
         for threads in 1..20 {
             let budget = Budget::new(threads);
-            // Commands that come and go in an order of no sense; each leaves when three more have come.
+            // Each turn starts a command. On three turns of four the oldest ends, once more than three run.
             let mut shares = std::collections::VecDeque::new();
             for turn in 0..100 {
                 shares.push_back(budget.share());

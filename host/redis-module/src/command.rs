@@ -1,9 +1,9 @@
-//! What a command is, and how the server is told about all of them.
+//! The [`Command`] trait, and the registration of commands with the server.
 //!
-//! Keys are described argument by argument with what happens to them, so that an access list can let somebody read
+//! Each key is described by its argument and by how it is accessed, so that an access list can permit a user to read
 //! the gradients and write the average.
 
-#![expect(unsafe_code, reason = "commands are registered with, and called through, C structures")]
+#![expect(unsafe_code, reason = "commands are registered and called through C structures")]
 
 use std::ffi::{CStr, c_int};
 use std::mem::size_of;
@@ -20,29 +20,29 @@ use crate::guard::guarded;
 use crate::reply::{Reply, send_failure};
 use crate::work::{Work, start};
 
-/// What a command wants after it has read its arguments.
+/// The next step of a command that has read its arguments.
 pub(crate) enum Next {
-    /// It has the answer.
+    /// Send this answer.
     Reply(Reply),
-    /// It has work to do.
+    /// Do this work first.
     Work(Box<dyn Work>),
 }
 
-/// A command.
+/// A command that the module registers with the server.
 pub(crate) trait Command {
-    /// Its name and arguments; keys and blobs by their places.
+    /// Name and arguments; keys and blobs are places among the arguments.
     type Asked: Grammar<usize>;
     const SUMMARY: &'static CStr;
     const FLAGS: &'static CStr;
-    /// Number of arguments with the name; negative: at least as many.
+    /// Number of arguments, including the name; `-n` means at least `n`.
     const ARITY: c_int;
     const KEYS: &'static [Keys];
 
-    /// Finds the inputs. It changes nothing.
+    /// Finds the inputs and checks them. Changes nothing.
     fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure>;
 }
 
-/// Some of a command's keys: where they are, and what happens to them.
+/// Some of a command's keys: where they are among the arguments, and how they are accessed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Keys {
     pub(crate) at: At,
@@ -52,31 +52,31 @@ pub(crate) struct Keys {
 /// Where keys are among the arguments.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum At {
-    /// One key.
+    /// One key, at this index.
     Index(c_int),
-    /// All arguments from here on.
+    /// All arguments from this index on.
     From(c_int),
-    /// As many keys as the argument here says, right behind it.
+    /// A number of keys at this index, followed by that many keys.
     Numbered(c_int),
-    /// The same, behind a keyword that no key before it may be spelled like.
+    /// The same, after a keyword that no earlier key may be spelled like.
     NumberedBehind(&'static CStr),
 }
 
-/// What happens to a key.
+/// How a command accesses a key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Access {
-    /// It is read.
+    /// Reads the value.
     Read,
-    /// It is overwritten and not read.
+    /// Replaces the value without reading it.
     Overwrite,
-    /// It is changed, and nothing of it is given away.
+    /// Changes the value; none of its data reaches the client or another key.
     Update,
-    /// It is read and changed.
+    /// Reads and changes the value.
     ReadWrite,
 }
 
 impl Access {
-    /// The server's flags: how the value is treated, and what becomes of its data.
+    /// The server's flags: how the value is treated, and how its data are used.
     fn flags(self) -> u64 {
         const READ_ONLY: u64 = 1;
         const READ_WRITE: u64 = 1 << 1;
@@ -89,7 +89,7 @@ impl Access {
         treated | self.permissions() as u64
     }
 
-    /// Those of the flags that an access list knows.
+    /// The flags that an access list checks.
     pub(crate) fn permissions(self) -> c_int {
         const ACCESS: c_int = 1 << 4;
         const UPDATE: c_int = 1 << 5;
@@ -125,11 +125,11 @@ impl Keys {
     }
 }
 
-/// The end of a list of specifications.
+/// Marks the end of a list of specifications.
 const NO_KEYS: RawKeySpec =
     RawKeySpec { notes: null(), flags: 0, begin_type: 0, begin: BeginSearch { index: 0 }, find_type: 0, find: [0; 3] };
 
-/// Sizes that the server steps by; of the structures that are never given, those of its first version.
+/// Sizes by which the server steps through lists; those of structures that are never passed are of its first version.
 static VERSION: RawInfoVersion = RawInfoVersion {
     version: 1,
     history_bytes: 2 * size_of::<usize>(),
@@ -137,7 +137,7 @@ static VERSION: RawInfoVersion = RawInfoVersion {
     argument_bytes: 10 * size_of::<usize>(),
 };
 
-/// Makes the command known to the server.
+/// Registers the command with the server. Returns `false` if the server refuses it.
 ///
 /// # Safety
 /// `context` is that of the module's entry point.
@@ -155,7 +155,7 @@ pub(crate) unsafe fn register<C: Command>(context: *mut RawContext) -> bool {
         arguments: null(),
     };
     let name = C::Asked::NAME.as_ptr();
-    // SAFETY: all texts end in a zero, the list of specifications in an empty one; the server copies what it keeps.
+    // SAFETY: all texts end in a zero, and the list of specifications in `NO_KEYS`; the server copies what it keeps.
     unsafe {
         let created = (api().CreateCommand)(context, name, call::<C>, C::FLAGS.as_ptr(), 0, 0, 0);
         if created != api::OK {
@@ -168,8 +168,10 @@ pub(crate) unsafe fn register<C: Command>(context: *mut RawContext) -> bool {
 
 unsafe extern "C" fn call<C: Command>(raw: *mut RawContext, argv: *mut *mut RawString, argc: c_int) -> c_int {
     let answer = guarded(|| {
-        // SAFETY: the server calls with its lock held, and its arguments outlive the call.
-        let (context, arguments) = unsafe { (Context::new(raw), Arguments::of_call(argv, argc)) };
+        // SAFETY: the server calls with its lock held.
+        let context = unsafe { Context::new(raw) };
+        // SAFETY: the arguments outlive the call.
+        let arguments = unsafe { Arguments::of_call(argv, argc) };
         match arguments.command().and_then(|asked| C::prepare(&context, arguments, asked)) {
             Ok(Next::Reply(reply)) => Some(Ok(reply)),
             Ok(Next::Work(work)) => start(&context, arguments, work),
@@ -180,7 +182,7 @@ unsafe extern "C" fn call<C: Command>(raw: *mut RawContext, argv: *mut *mut RawS
         return api::OK;
     };
     counters::count(&answer);
-    // SAFETY: the context is that of this call, which was not answered yet.
+    // SAFETY: the context is that of this call, which has no answer yet.
     guarded(|| unsafe {
         match &answer {
             Ok(reply) => reply.send(raw),

@@ -1,4 +1,4 @@
-//! The commands, a file for each group. What they take is in [`skein_redis_command::command`].
+//! The commands, one file per group. [`skein_redis_command::command`] defines their arguments.
 //!
 //! | command | answer |
 //! |---|---|
@@ -6,12 +6,12 @@
 //! | `SKEIN.SET`, `SKEIN.SETRANGE`, `SKEIN.AGG` | `OK` |
 //! | `SKEIN.GET`, `SKEIN.GETRANGE` | a blob, or nil |
 //! | `SKEIN.META` | version, length, shape; or nil |
-//! | `SKEIN.STAT` | for each key version, length, BLAKE3 hash, whether all is finite; or nil |
+//! | `SKEIN.STAT` | for each key version, length, BLAKE3 hash, whether all values are finite; or nil |
 //! | `SKEIN.NORM` | the Euclidean norm, or nil |
-//! | `SKEIN.ACC` | 1: counted, 0: was counted before |
+//! | `SKEIN.ACC` | 1 if the batch was counted now, 0 if it was before or its round is applied |
 //! | `SKEIN.AVERAGE` | samples, mean loss |
 //! | `SKEIN.APPLY` | the round |
-//! | `SKEIN.RESTORESUM` | `OK`; the log of commands sends it |
+//! | `SKEIN.RESTORESUM` | `OK`; replayed from the command log |
 
 pub(crate) mod accumulate;
 pub(crate) mod aggregate;

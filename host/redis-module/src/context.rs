@@ -1,7 +1,7 @@
 //! The server under its global lock: keys, replication, events.
 //!
-//! A [`Context`] exists only while the lock is held, by the main thread during a call or by a worker for a moment.
-//! Keys are opened in the database that the client has selected, in workers too.
+//! A [`Context`] exists only while the lock is held: by the main thread during a call, or briefly by a worker. Keys are
+//! opened in the database that the client has selected, also by workers.
 
 #![expect(unsafe_code, reason = "keys are opened and set through the server's functions")]
 
@@ -23,12 +23,12 @@ pub(crate) struct Context<'a> {
     lock: PhantomData<&'a ()>,
 }
 
-/// Whether a change of a key removes the time at which it expires.
+/// Whether a change of a key removes its expiry time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expiry {
-    /// The key holds something new, as after the server's own SET.
+    /// The key gets a new value, as from the server's own SET.
     Remove,
-    /// The key holds the next version of the same thing.
+    /// The key gets the next version of the same value.
     Keep,
 }
 
@@ -48,48 +48,48 @@ impl<'a> Context<'a> {
         unsafe { (api().GetContextFlags)(self.raw) }
     }
 
-    /// Whether the client has to have its answer before the call returns.
+    /// Whether the client must be answered before the call returns.
     pub(crate) fn must_answer_now(&self) -> bool {
         let now = flags::MULTI | flags::LUA | flags::DENY_BLOCKING | flags::REPLICATED | flags::LOADING;
         self.flags() & now != 0
     }
 
-    /// Whether the server takes writes from its master only.
+    /// Whether the server accepts writes only from its master.
     pub(crate) fn is_read_only(&self) -> bool {
         self.flags() & flags::READONLY != 0
     }
 
-    /// Whether a failover is under way, during which nothing may be replicated.
+    /// Whether a failover is in progress, during which nothing may be replicated.
     pub(crate) fn is_paused(&self) -> bool {
         // SAFETY: the lock is held.
         unsafe { (api().AvoidReplicaTraffic)() != 0 }
     }
 
-    /// Whether the call comes from a master or a log, and so was admitted and permitted there.
+    /// Whether the call comes from a master or a log, and so was admitted and permitted before.
     pub(crate) fn is_obliged(&self) -> bool {
         self.flags() & (flags::REPLICATED | flags::LOADING) != 0
     }
 
-    /// Refuses work that allocates when `maxmemory` is reached.
+    /// Refuses work that allocates if `maxmemory` is reached.
     pub(crate) fn admit(&self) -> Result<(), Failure> {
         let used = used_memory();
         buffer::watch(used);
         if used >= 1.0 && !self.is_obliged() { Err(Failure::Memory) } else { Ok(()) }
     }
 
-    /// The tensor at the key that argument `key` names.
+    /// The tensor at the key that argument `key` names, `None` if the key is empty.
     ///
     /// # Errors
-    /// Something else is there.
+    /// [`Failure::WrongType`] if the key holds another type.
     pub(crate) fn tensor(&self, arguments: Arguments<'_>, key: usize) -> Result<Option<Arc<Tensor>>, Failure> {
         let key = self.open(arguments, key, api::READ);
         Ok(key.value::<Arc<Tensor>>()?.cloned())
     }
 
-    /// Lets `look` see the sum at the key that argument `key` names, or that none is there.
+    /// Calls `look` with the sum at the key that argument `key` names, or with `None` if the key is empty.
     ///
     /// # Errors
-    /// Something else is there, and what `look` refuses.
+    /// [`Failure::WrongType`] if the key holds another type, and the errors of `look`.
     pub(crate) fn sum<T>(
         &self,
         arguments: Arguments<'_>,
@@ -99,10 +99,10 @@ impl<'a> Context<'a> {
         look(self.open(arguments, key, api::READ).value::<Sum>()?)
     }
 
-    /// Lets `change` change the sum at a key, which `new` makes if there is none.
+    /// Calls `change` with the sum at a key, which `new` creates if the key is empty.
     ///
     /// # Errors
-    /// Something else is there.
+    /// [`Failure::WrongType`] if the key holds another type.
     pub(crate) fn change_sum<T>(
         &self,
         arguments: Arguments<'_>,
@@ -120,7 +120,10 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Puts a sum where nothing or a sum is.
+    /// Stores a sum at a key that is empty or holds a sum.
+    ///
+    /// # Errors
+    /// [`Failure::WrongType`] if the key holds another type.
     pub(crate) fn set_sum(&self, arguments: Arguments<'_>, key: usize, sum: Sum) -> Result<(), Failure> {
         let mut key = self.open(arguments, key, api::READ | api::WRITE);
         match key.value_mut::<Sum>()? {
@@ -130,10 +133,10 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    /// Puts a tensor where nothing or a tensor is; gives that one, since freeing it takes a while.
+    /// Stores a tensor at a key that is empty or holds a tensor. Returns the old one, because freeing it takes a while.
     ///
     /// # Errors
-    /// Something else is there.
+    /// [`Failure::WrongType`] if the key holds another type.
     pub(crate) fn set_tensor(
         &self,
         arguments: Arguments<'_>,
@@ -153,29 +156,29 @@ impl<'a> Context<'a> {
         Ok(Some(old))
     }
 
-    /// A value as the log of commands keeps it.
+    /// Reads a value from its form in the command log; `None` if it is damaged.
     pub(crate) fn deserialize<V: Value>(&self, arguments: Arguments<'_>, payload: usize) -> Option<V> {
         // SAFETY: the string is alive, and the lock is held.
         unsafe { deserialize(arguments.raw(payload)) }
     }
 
-    /// Refuses a key that holds something else than a value of this type.
+    /// Refuses a key that holds a value of another type.
     pub(crate) fn check<V: Value>(&self, arguments: Arguments<'_>, key: usize) -> Result<(), Failure> {
         self.open(arguments, key, api::READ).value::<V>().map(|_| ())
     }
 
-    /// Has replicas and the log do what was done here, by the same command.
+    /// Sends the same command to the replicas and the log.
     pub(crate) fn replicate(&self, arguments: Arguments<'_>) {
         let rest = arguments.raw_from(1);
         // SAFETY: the format names a vector of strings with its length, all of which are alive.
         let done =
             unsafe { (api().Replicate)(self.raw, arguments.name().as_ptr(), c"v".as_ptr(), rest.as_ptr(), rest.len()) };
         if done != api::OK {
-            self.log(c"a command could not be replicated");
+            self.log(c"failed to replicate a command");
         }
     }
 
-    /// Tells who listens that something happened to a key.
+    /// Publishes a keyspace event for a key.
     pub(crate) fn notify(&self, event: &CStr, arguments: Arguments<'_>, key: usize) {
         // SAFETY: the context is valid and the string alive.
         unsafe { (api().NotifyKeyspaceEvent)(self.raw, api::NOTIFY_MODULE, event.as_ptr(), arguments.raw(key)) };
@@ -188,19 +191,19 @@ impl<'a> Context<'a> {
     }
 
     fn open<'c>(&'c self, arguments: Arguments<'_>, key: usize, mode: c_int) -> Key<'c> {
-        // SAFETY: the context is valid and the string alive; null means that nothing is there.
+        // SAFETY: the context is valid and the string alive; null means that the key is empty.
         let raw = unsafe { (api().OpenKey)(self.raw, arguments.raw(key), mode) };
         Key { raw, context: PhantomData }
     }
 }
 
-/// The used share of `maxmemory`, or 0 where there is no limit. The server's lock is held.
+/// The used share of `maxmemory`, or 0 without a limit. The caller holds the server's lock.
 pub(crate) fn used_memory() -> f32 {
     // SAFETY: the lock is held.
     unsafe { (api().GetUsedMemoryRatio)() }
 }
 
-/// An open key.
+/// An open key; dropping it closes it.
 struct Key<'a> {
     raw: *mut RawKey,
     context: PhantomData<&'a ()>,
@@ -213,12 +216,12 @@ impl Key<'_> {
     }
 
     fn value_mut<V: Value>(&mut self) -> Result<Option<&mut V>, Failure> {
-        // SAFETY: as above; the unique borrow is of the only open key.
+        // SAFETY: as above; the only open key is borrowed uniquely.
         Ok(self.pointer::<V>()?.map(|value| unsafe { &mut *value }))
     }
 
     fn pointer<V: Value>(&self) -> Result<Option<*mut V>, Failure> {
-        // SAFETY: the key is open, or null, which these functions take as empty.
+        // SAFETY: the key is open; a null one, which is empty, is passed to no function.
         unsafe {
             if self.raw.is_null() || (api().KeyType)(self.raw) == api::KEYTYPE_EMPTY {
                 return Ok(None);
@@ -230,7 +233,7 @@ impl Key<'_> {
         }
     }
 
-    /// Puts a value where nothing is.
+    /// Stores a value in an empty key.
     fn put<V: Value>(&mut self, value: V) {
         // SAFETY: the key is open for writing, and the value is of the type.
         unsafe { (api().ModuleTypeSetValue)(self.raw, V::kind().raw(), into_raw(value)) };
@@ -245,7 +248,7 @@ impl Key<'_> {
 impl Drop for Key<'_> {
     fn drop(&mut self) {
         if !self.raw.is_null() {
-            // SAFETY: the key is open and closed once. Closing it after writing wakes those who watch it.
+            // SAFETY: the key is open and closed once. Closing it after a write notifies its watchers.
             unsafe { (api().CloseKey)(self.raw) };
         }
     }

@@ -1,4 +1,4 @@
-//! What was done since the server started, for `INFO`.
+//! Counters since the module was loaded, for `INFO`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,18 +9,18 @@ static DONE: AtomicU64 = AtomicU64::new(0);
 static FAILED: AtomicU64 = AtomicU64::new(0);
 static VALUES: AtomicU64 = AtomicU64::new(0);
 
-/// Counts a command that was answered.
+/// Counts an answered command, as done or failed.
 pub(crate) fn count(answer: &Result<Reply, Failure>) {
     let counter = if answer.is_ok() { &DONE } else { &FAILED };
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Counts values that were worked on.
+/// Adds to the number of processed values.
 pub(crate) fn count_values(values: usize) {
     VALUES.fetch_add(values as u64, Ordering::Relaxed);
 }
 
-/// Commands that were carried out.
+/// Commands that succeeded.
 pub(crate) fn done() -> u64 {
     DONE.load(Ordering::Relaxed)
 }
@@ -30,7 +30,7 @@ pub(crate) fn failed() -> u64 {
     FAILED.load(Ordering::Relaxed)
 }
 
-/// Values that were worked on.
+/// Values that successful commands processed.
 pub(crate) fn values() -> u64 {
     VALUES.load(Ordering::Relaxed)
 }

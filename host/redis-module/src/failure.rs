@@ -1,8 +1,8 @@
-//! Why a command is refused, as the client reads it: a code word, then numbers or a sentence.
+//! Why a command is refused, as the client reads it: a code, then numbers or a sentence.
 
 use skein_kernels::Error;
 
-/// An error reply. Its first word is the code that clients tell errors apart by.
+/// An error reply. Its first word is the code by which clients distinguish errors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("ERR skein: {0}")]
@@ -13,7 +13,7 @@ pub(crate) enum Failure {
     Forbidden,
     #[error("WRONGTYPE Operation against a key holding the wrong kind of value")]
     WrongType,
-    #[error("NOSTATE there are no parameters at the key")]
+    #[error("NOSTATE the key holds no parameters")]
     NoState,
     #[error("LENGTH {expected} {actual}")]
     Length { expected: usize, actual: usize },
@@ -33,17 +33,17 @@ pub(crate) enum Failure {
     Few { needed: usize, present: usize },
     #[error("NONFINITE {row}")]
     NonFinite { row: usize },
-    #[error("WEIGHTS they do not fit the rows or do not sum to a positive number")]
+    #[error("WEIGHTS the weights must match the rows and sum to a positive number")]
     Weights,
     #[error("CHANGED {what}")]
     Changed { what: &'static str },
     #[error("QUEUEFULL {length} commands are waiting")]
     QueueFull { length: usize },
-    #[error("OOM there is no memory for the result")]
+    #[error("OOM no memory for the result")]
     Memory,
-    #[error("READONLY the server became a replica meanwhile")]
+    #[error("READONLY the server has become a replica")]
     ReadOnly,
-    #[error("DAMAGED the payload is not one of this version of the module")]
+    #[error("DAMAGED the payload is not a sum saved by this version of the module")]
     Damaged,
 }
 

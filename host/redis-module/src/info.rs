@@ -1,4 +1,4 @@
-//! What `INFO skein` tells.
+//! The section `INFO skein`.
 
 #![expect(unsafe_code, reason = "INFO is written through the server's functions")]
 
@@ -12,7 +12,7 @@ use crate::{buffer, counters, work};
 /// Writes the section. It takes no lock and allocates nothing: the server may be crashing.
 pub(crate) unsafe extern "C" fn write(info: *mut RawInfo, _crashing: c_int) {
     guarded(|| {
-        // SAFETY: the server gave the handle for this call; an empty name makes the section that of the module.
+        // SAFETY: the server passed the handle for this call; an empty name selects the module's own section.
         if unsafe { (api().InfoAddSection)(info, c"".as_ptr()) } != api::OK {
             return;
         }

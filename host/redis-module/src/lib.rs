@@ -1,36 +1,35 @@
-//! Skein's module for Redis and Valkey: tensors as a native type, aggregated and applied where they are.
+//! Skein's module for Redis and Valkey: tensors as a native type, aggregated and applied in the database.
 //!
-//! A peer's gradients, averages and parameters live in its own database. This module works on them there, so that
-//! they do not have to travel to a client and back. It computes with [`skein_kernels`], hence with the bits that any
-//! other store gives.
+//! A peer's gradients, averages and parameters are stored in its own database. This module computes on them there, so
+//! that they do not have to travel to a client and back. It computes with [`skein_kernels`], so its results have the
+//! same bits as those of any other store.
 //!
-//! Values never change: a command makes new ones and swaps a pointer under the server's lock. That lets workers read
-//! without the lock, makes snapshots whole, and lets a command be replicated as it came, since a replica that has the
-//! same values computes the same ones. What a worker started from is compared again before anything is written.
+//! Values never change: a command creates new ones and swaps a pointer under the server's lock. So workers read without
+//! the lock, snapshots are consistent, and a command is replicated verbatim, since a replica with the same values
+//! computes the same result. Before a worker writes, it checks that its inputs have not changed.
 //!
-//! | module | what |
+//! | module | purpose |
 //! |---|---|
 //! | `api` | the server's functions, looked up by name |
-//! | `access` | what the user of a call may touch |
-//! | `context`, `arguments`, `reply`, `guard` | the safe layer above them; no panic passes |
-//! | `buffer` | aligned values in the server's memory, used again |
-//! | `tensor`, `sum`, `persistence` | the two native types, and what the server asks of them |
-//! | `command`, `commands` | what a command is, and all of them with their answers |
-//! | `work`, `pool`, `budget` | at once or by a worker, on how many threads |
+//! | `access` | which keys the user of a call may touch |
+//! | `context`, `arguments`, `reply`, `guard` | the safe layer above them, which no panic crosses |
+//! | `buffer` | aligned, reused values in the server's memory |
+//! | `tensor`, `sum`, `persistence` | the two native types, and the callbacks they need |
+//! | `command`, `commands` | the trait and registration of commands, and all commands with their answers |
+//! | `work`, `pool`, `budget` | work done at once or by a worker, and its threads |
 //! | `info` | `INFO skein` |
 //!
-//! It is loaded with `--loadmodule libskein_redis_module.so [threads N] [queue N]`.
+//! Load it with `--loadmodule libskein_redis_module.so [threads N] [queue N]`.
 //!
 //! An error's first word is its code: `WRONGTYPE`, `NOSTATE`, `LENGTH expected actual`, `RANGE length`, `LEAF index
 //! leaves`, `INCOMPLETE round`, `ORDER version`, `SLOTS needed given`, `MISSING index`, `FEW needed present`,
 //! `NONFINITE row`, `WEIGHTS`, `CHANGED what`, `QUEUEFULL`, `OOM`, `READONLY`, `NOPERM`, `DAMAGED`, and `ERR` for all
-//! else. `CHANGED` and `QUEUEFULL` pass when the command is sent again.
+//! others. After `CHANGED` or `QUEUEFULL`, send the command again.
 //!
-//! Known limits. Within a transaction or a script, and on a replica, work is done on the server's main thread, which
-//! serves nobody else meanwhile. A large blob is received there too. Saving compresses in vain unless the server has
-//! `rdbcompression no`.
+//! Known limits. In a transaction or a script, and on a replica, work blocks the server's main thread, and with it all
+//! other clients. So does receiving a large blob. Compressing values in snapshots wastes time: set `rdbcompression no`.
 
-#![expect(unsafe_code, reason = "the entry point is called by the server")]
+#![expect(unsafe_code, reason = "the server calls the entry point")]
 
 mod access;
 mod api;
@@ -68,13 +67,13 @@ pub const MODULE_NAME: &str = "skein";
 /// Version under which a server lists the module.
 pub const MODULE_VERSION: i32 = 1;
 
-/// What the server calls when it loads the module.
+/// The entry point that the server calls when it loads the module.
 ///
 /// # Safety
-/// Only a server may call it, as it calls every module's.
+/// Only a server may call it, with the arguments that it passes to every module.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn RedisModule_OnLoad(context: *mut RawContext, argv: *mut *mut RawString, argc: c_int) -> c_int {
-    // SAFETY: the server gives a context and as many arguments as it says.
+    // SAFETY: the server passes a context and `argc` arguments.
     match guarded(|| unsafe { load(context, argv, argc) }) {
         Some(Ok(())) => api::OK,
         Some(Err(reason)) => {
@@ -94,22 +93,22 @@ unsafe fn load(context: *mut RawContext, argv: *mut *mut RawString, argc: c_int)
     // SAFETY: the caller's promise.
     unsafe {
         api::load(context).map_err(CStr::to_owned)?;
-        // A server may be told to load the same file twice.
+        // A user may load the same file twice.
         if (api().IsModuleNameBusy)(c"skein".as_ptr()) != 0 {
-            return Err(c"a module of this name is loaded already".to_owned());
+            return Err(c"a module named `skein` is already loaded".to_owned());
         }
         (api().SetModuleAttribs)(context, c"skein".as_ptr(), MODULE_VERSION, 1);
         let options = Options::read(Arguments::of_call(argv, argc))?;
-        // Data that can not be read is refused by the types themselves and must not end the server.
+        // The types themselves refuse data that cannot be read, which must not end the server.
         (api().SetModuleOptions)(context, api::OPTIONS_HANDLE_IO_ERRORS);
         if !register(context, &options) {
-            return Err(c"a command or a type of this name is there already".to_owned());
+            return Err(c"the server refused a command or a type: another module may have its name".to_owned());
         }
-        // A module that is refused after this would leave threads behind, which then run code that is gone.
-        pool::start(options.threads, options.queue).map_err(|_| c"no thread can be started".to_owned())?;
+        // Loading must not fail after this: the threads would keep running code that the server has unloaded.
+        pool::start(options.threads, options.queue).map_err(|_| c"failed to start a thread".to_owned())?;
         let event = Event { id: api::EVENT_CRON_LOOP, version: 1 };
         if (api().SubscribeToServerEvent)(context, event, cron) != api::OK {
-            Context::new(context).log(c"skein: there is no cron, so memory that was retired is kept");
+            Context::new(context).log(c"skein: the server has no cron event, so retired memory is kept");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Arguments with which the module is loaded.
+//! The arguments with which the module is loaded.
 
 use std::ffi::CString;
 use std::str::FromStr;
@@ -7,14 +7,14 @@ use std::thread::available_parallelism;
 use crate::arguments::Arguments;
 use crate::pool::{QUEUE_LENGTH, QUEUE_LENGTH_MAX, THREADS_MAX};
 
-/// How the module works.
+/// The module's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// Threads that compute.
+    /// Threads that compute, 1 to [`THREADS_MAX`].
     pub(crate) threads: usize,
-    /// Commands that may wait for one.
+    /// Commands that may wait for a thread, 1 to [`QUEUE_LENGTH_MAX`].
     pub(crate) queue: usize,
-    /// Whether there is a command that panics.
+    /// Whether to register `SKEIN.PANIC`, for tests.
     pub(crate) panic_command: bool,
 }
 
@@ -26,10 +26,10 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Reads the arguments of the module's entry point, which has no name before them.
+    /// Reads the arguments of the module's entry point, which do not begin with a name.
     ///
     /// # Errors
-    /// A sentence for the server's log.
+    /// A message for the server's log.
     pub(crate) fn read(arguments: Arguments<'_>) -> Result<Options, CString> {
         let texts = (0..arguments.len()).map(|index| String::from_utf8_lossy(arguments.get(index)).into_owned());
         Options::parse(&texts.collect::<Vec<_>>())
@@ -45,7 +45,7 @@ impl Options {
                 [name, value] if name == "panic-command" && value == "yes" => options.panic_command = true,
                 _ => {
                     let given = pair.join(" ");
-                    return Err(format!("`{given}` is none of `threads N`, `queue N`"));
+                    return Err(format!("`{given}` is not an option: use `threads N` or `queue N`"));
                 }
             }
         }
@@ -55,7 +55,7 @@ impl Options {
 
 fn number(name: &str, value: &str, most: usize) -> Result<usize, String> {
     let number = usize::from_str(value).ok().filter(|number| (1..=most).contains(number));
-    number.ok_or_else(|| format!("`{name} {value}`: a number from 1 to {most} is expected"))
+    number.ok_or_else(|| format!("`{name}` must be between 1 and {most}, got `{value}`"))
 }
 
 #[cfg(test)]
@@ -75,10 +75,10 @@ mod tests {
         check("", Ok((default.threads, QUEUE_LENGTH)));
         check("threads 3", Ok((3, QUEUE_LENGTH)));
         check("queue 9 threads 64", Ok((64, 9)));
-        check("threads 0", Err("`threads 0`: a number from 1 to 64 is expected"));
-        check("threads 65", Err("`threads 65`: a number from 1 to 64 is expected"));
-        check("threads", Err("`threads` is none of `threads N`, `queue N`"));
-        check("speed 9", Err("`speed 9` is none of `threads N`, `queue N`"));
-        check("panic-command no", Err("`panic-command no` is none of `threads N`, `queue N`"));
+        check("threads 0", Err("`threads` must be between 1 and 64, got `0`"));
+        check("threads 65", Err("`threads` must be between 1 and 64, got `65`"));
+        check("threads", Err("`threads` is not an option: use `threads N` or `queue N`"));
+        check("speed 9", Err("`speed 9` is not an option: use `threads N` or `queue N`"));
+        check("panic-command no", Err("`panic-command no` is not an option: use `threads N` or `queue N`"));
     }
 }

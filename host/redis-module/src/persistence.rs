@@ -1,7 +1,7 @@
-//! What the server asks of a native type: saving, loading, rewriting, copying, digesting, freeing.
+//! The callbacks of a native type: saving, loading, rewriting, copying, digesting, freeing.
 //!
-//! Saving may happen in a forked child in which our threads are gone, so it takes no lock. Loading trusts nothing: it
-//! refuses what does not fit together, and allocates for values only what the server has read already.
+//! Saving may run in a forked child, which does not have our threads, so it takes no lock. Loading trusts nothing: it
+//! refuses inconsistent data, and allocates values only as large as the data that the server has read.
 
 #![expect(unsafe_code, reason = "the server calls a type's functions with raw pointers")]
 
@@ -15,30 +15,30 @@ use crate::api::{self, RawContext, RawDigest, RawIo, RawString, RawType, TypeMet
 use crate::buffer::Buffer;
 use crate::guard::guarded;
 
-/// Version of how values are saved; it is the first thing written of each.
+/// Version of the format in which values are saved, written before each value.
 const FORMAT: u64 = 1;
-/// Bytes that are worth one unit of the server's effort to free; from 64 units on it frees in the background.
+/// Bytes that count as one unit of effort to free; from 64 units on, the server frees in the background.
 const BYTES_PER_EFFORT: usize = 1 << 12;
 
 /// A value of a native type.
 pub(crate) trait Value: Sized {
-    /// The type.
+    /// The native type of the value.
     fn kind() -> &'static Kind;
-    /// Writes the value, without a lock.
+    /// Writes the value; takes no lock.
     fn save(&self, output: &mut Output);
-    /// Reads a value that somebody claims to be one.
+    /// Reads a value from untrusted data.
     fn load(input: &mut Input) -> Result<Self, Damaged>;
-    /// Writes the command that makes the value.
+    /// Writes the command that creates the value.
     fn rewrite(&self, rewrite: &mut Rewrite);
-    /// Bytes of memory it takes.
+    /// Memory that the value uses, in bytes.
     fn memory(&self) -> usize;
-    /// Tells all that two equal values have in common.
+    /// Adds everything that distinguishes the value from others.
     fn digest(&self, digest: &mut Digesting);
-    /// A value that is as this one and changes apart from it.
+    /// An equal value that changes independently.
     fn copy(&self) -> Self;
 }
 
-/// A native type as the server knows it.
+/// A native type: its name, and the server's handle once it is registered.
 #[derive(Debug)]
 pub(crate) struct Kind {
     name: &'static CStr,
@@ -51,22 +51,22 @@ impl Kind {
         Kind { name, raw: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
-    /// The server's handle.
+    /// The server's handle, null before [`register`].
     pub(crate) fn raw(&self) -> *mut RawType {
         self.raw.load(Ordering::Acquire)
     }
 }
 
-/// Saved data that is not what it should be.
+/// Saved data that are inconsistent or of another format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Damaged;
 
-/// Where a value is saved.
+/// The stream that a value is saved to.
 pub(crate) struct Output(*mut RawIo);
 
 impl Output {
     pub(crate) fn number(&mut self, number: u64) {
-        // SAFETY: the server gave the handle for this call.
+        // SAFETY: the server passed the handle for this call.
         unsafe { (api().SaveUnsigned)(self.0, number) };
     }
 
@@ -82,16 +82,16 @@ impl Output {
     }
 }
 
-/// Where a value is loaded from.
+/// The stream that a value is loaded from.
 pub(crate) struct Input(*mut RawIo);
 
 impl Input {
-    /// A number, which may be no greater than `most`.
+    /// A number of at most `most`.
     ///
     /// # Errors
-    /// A greater one, or none.
+    /// [`Damaged`] if the number is greater or missing.
     pub(crate) fn number_up_to(&mut self, most: u64) -> Result<u64, Damaged> {
-        // SAFETY: the server gave the handle for this call.
+        // SAFETY: the server passed the handle for this call.
         let number = unsafe { (api().LoadUnsigned)(self.0) };
         self.check()?;
         if number <= most { Ok(number) } else { Err(Damaged) }
@@ -105,31 +105,31 @@ impl Input {
 
     pub(crate) fn values(&mut self) -> Result<Buffer, Damaged> {
         let mut len = 0;
-        // SAFETY: as above; the server gives memory that is ours to free, or null.
+        // SAFETY: as above; the server returns memory that is ours to free, or null.
         let bytes = unsafe { (api().LoadStringBuffer)(self.0, &raw mut len) };
         if bytes.is_null() {
             return Err(Damaged);
         }
         // SAFETY: the server read `len` bytes into this memory.
         let values = Buffer::of_bytes(unsafe { std::slice::from_raw_parts(bytes.cast(), len) });
-        // SAFETY: the memory came from the server's allocator, and nothing borrows it any more.
+        // SAFETY: the memory came from the server's allocator, and is no longer borrowed.
         unsafe { (api().Free)(bytes.cast()) };
         self.check()?;
         if len.is_multiple_of(size_of::<f32>()) { values.map_err(|_| Damaged) } else { Err(Damaged) }
     }
 
     fn check(&self) -> Result<(), Damaged> {
-        // SAFETY: the server gave the handle for this call.
+        // SAFETY: the server passed the handle for this call.
         if unsafe { (api().IsIOError)(self.0) } == 0 { Ok(()) } else { Err(Damaged) }
     }
 }
 
-/// A digest under way.
+/// The running digest of a value.
 pub(crate) struct Digesting(*mut RawDigest);
 
 impl Digesting {
     pub(crate) fn number(&mut self, number: u64) {
-        // SAFETY: the server gave the handle for this call.
+        // SAFETY: the server passed the handle for this call.
         unsafe { (api().DigestAddLongLong)(self.0, number.cast_signed()) };
     }
 
@@ -140,7 +140,7 @@ impl Digesting {
     }
 }
 
-/// A log of commands under way.
+/// A command log that is being rewritten, at one key.
 pub(crate) struct Rewrite {
     io: *mut RawIo,
     key: *mut RawString,
@@ -149,23 +149,31 @@ pub(crate) struct Rewrite {
 }
 
 impl Rewrite {
-    /// `SKEIN.SET`, which says all of a tensor: its version, the bytes of its values and its shape.
+    /// Writes `SKEIN.SET`, which restores a whole tensor: version, values and shape.
     pub(crate) fn tensor(&mut self, version: u64, bytes: &[u8], shape: &[u32]) {
         let shape: Vec<String> = shape.iter().map(u32::to_string).collect();
         let version = version.cast_signed();
         let strings: Vec<*mut RawString> = shape.iter().map(|text| create_string(text.as_bytes())).collect();
         // SAFETY: the format names a string, a number, a buffer with its length and a vector with its length.
         unsafe {
-            let (blob, shape) = ((bytes.as_ptr(), bytes.len()), (strings.as_ptr(), strings.len()));
-            let (name, format) = (<Set<usize> as Command<usize>>::NAME.as_ptr(), c"slbv".as_ptr());
-            (api().EmitAOF)(self.io, name, format, self.key, version, blob.0, blob.1, shape.0, shape.1);
+            (api().EmitAOF)(
+                self.io,
+                <Set<usize> as Command<usize>>::NAME.as_ptr(),
+                c"slbv".as_ptr(),
+                self.key,
+                version,
+                bytes.as_ptr(),
+                bytes.len(),
+                strings.as_ptr(),
+                strings.len(),
+            );
         }
         strings.into_iter().for_each(free_string);
     }
 
-    /// A command that takes the value as it would be saved.
+    /// Writes `command`, which takes the value in its saved form.
     pub(crate) fn serialized(&mut self, command: &CStr) {
-        // SAFETY: the value is of this type; the string is ours to free.
+        // SAFETY: the value is of type `kind`; the string is ours to free.
         unsafe {
             let payload = (api().SaveDataTypeToString)(std::ptr::null_mut(), self.value, self.kind);
             if !payload.is_null() {
@@ -182,11 +190,11 @@ fn create_string(text: &[u8]) -> *mut RawString {
 }
 
 fn free_string(string: *mut RawString) {
-    // SAFETY: the string is one of ours, and the server's lock is held while a log is written.
+    // SAFETY: the string is ours, and the server's lock is held while a log is written.
     unsafe { (api().FreeString)(std::ptr::null_mut(), string) };
 }
 
-/// Gives a value to the server, which frees it by [`free`].
+/// Hands a value over to the server, which frees it with [`free`].
 pub(crate) fn into_raw<V: Value>(value: V) -> *mut c_void {
     Box::into_raw(Box::new(value)).cast()
 }
@@ -196,14 +204,14 @@ pub(crate) fn into_raw<V: Value>(value: V) -> *mut c_void {
 /// # Safety
 /// `payload` is a string of the server, whose lock is held.
 pub(crate) unsafe fn deserialize<V: Value>(payload: *mut RawString) -> Option<V> {
-    // SAFETY: the caller vouches for the string; what comes back was made by `load::<V>`.
+    // SAFETY: the caller vouches for the string; a value that comes back was made by `load::<V>`.
     unsafe {
         let value = (api().LoadDataTypeFromString)(payload, V::kind().raw());
         (!value.is_null()).then(|| *Box::from_raw(value.cast::<V>()))
     }
 }
 
-/// Makes the type known to the server.
+/// Registers the type with the server. Returns `false` if the server refuses it.
 ///
 /// # Safety
 /// `context` is that of the module's entry point.
@@ -235,9 +243,9 @@ pub(crate) unsafe fn register<V: Value>(context: *mut RawContext) -> bool {
 }
 
 /// # Safety
-/// The server gives a value that [`into_raw`] or [`load`] gave to it, and no other access to it while this lasts.
+/// The server passes a value that it got from [`into_raw`] or [`load`], and permits no other access to it for `'a`.
 unsafe fn value<'a, V: Value>(value: *const c_void) -> &'a V {
-    // SAFETY: see above.
+    // SAFETY: the caller's promise.
     unsafe { &*value.cast::<V>() }
 }
 
@@ -249,7 +257,7 @@ unsafe extern "C" fn load<V: Value>(io: *mut RawIo, _encoding: c_int) -> *mut c_
     match loaded {
         Some(Ok(value)) => into_raw(value),
         _ => {
-            // SAFETY: the level and the text are constant and hold no directive.
+            // SAFETY: the level and the text are constants without format directives.
             unsafe { (api().LogIOError)(io, c"warning".as_ptr(), c"skein: refused a damaged value".as_ptr()) };
             std::ptr::null_mut()
         }
@@ -278,12 +286,12 @@ unsafe extern "C" fn digest<V: Value>(raw_digest: *mut RawDigest, raw: *mut c_vo
     let mut digest = Digesting(raw_digest);
     // SAFETY: the server's promise, see `value`.
     guarded(|| unsafe { value::<V>(raw) }.digest(&mut digest));
-    // SAFETY: the server gave the handle for this call.
+    // SAFETY: the server passed the handle for this call.
     unsafe { (api().DigestEndSequence)(raw_digest) };
 }
 
 unsafe extern "C" fn free<V: Value>(raw: *mut c_void) {
-    // SAFETY: the server gives up the value that it was given.
+    // SAFETY: the server gives up its only pointer to the value.
     guarded(|| drop(unsafe { Box::from_raw(raw.cast::<V>()) }));
 }
 

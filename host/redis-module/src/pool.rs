@@ -1,4 +1,4 @@
-//! The module's own threads, which compute while the server serves.
+//! The module's own threads, which compute while the main thread serves clients.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,16 +9,16 @@ use std::thread;
 use crate::budget::{Budget, Share};
 use crate::guard::guarded;
 
-/// Threads at most; more only contend for memory bandwidth.
+/// Most threads that can be configured; more only contend for memory bandwidth.
 pub(crate) const THREADS_MAX: usize = 64;
-/// Commands that may wait unless the module is told otherwise. Each holds its arguments, a gradient at most.
+/// Commands that may wait, by default. Each holds its arguments, which are at most one gradient.
 pub(crate) const QUEUE_LENGTH: usize = 256;
-/// Commands that the module may be told to let wait.
+/// Longest queue that can be configured.
 pub(crate) const QUEUE_LENGTH_MAX: usize = 1 << 16;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads and the work that waits for one.
+/// The threads, and the jobs that wait for one.
 pub(crate) struct Pool {
     waiting: Mutex<VecDeque<Job>>,
     ready: Condvar,
@@ -33,7 +33,7 @@ static POOL: OnceLock<Pool> = OnceLock::new();
 /// Starts the threads, which live as long as the server: a module with types is never unloaded.
 ///
 /// # Errors
-/// The operating system gives no thread at all.
+/// The operating system refuses the first thread.
 pub(crate) fn start(threads: usize, length_max: usize) -> io::Result<()> {
     let pool = POOL.get_or_init(|| Pool {
         waiting: Mutex::default(),
@@ -45,7 +45,7 @@ pub(crate) fn start(threads: usize, length_max: usize) -> io::Result<()> {
     });
     for index in 0..threads {
         let started = thread::Builder::new().name(format!("skein-{index}")).spawn(|| pool.serve());
-        // With one thread all work gets done; loading may not fail once there is one.
+        // One thread suffices for all work, and loading must not fail once one has started.
         if index == 0 {
             started?;
         }
@@ -53,36 +53,36 @@ pub(crate) fn start(threads: usize, length_max: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The threads of this server.
+/// The pool of this server.
 pub(crate) fn pool() -> &'static Pool {
-    POOL.get().expect("the pool is started when the module is loaded")
+    POOL.get().expect("loading the module starts the pool")
 }
 
-/// What a command may compute on, on a thread of the pool or on the server's own.
+/// The share of threads for one command, whether it runs on the pool or on the server's main thread.
 pub(crate) fn share() -> Share<'static> {
     pool().budget.share()
 }
 
 impl Pool {
-    /// Whether one more command may wait. Only the main thread adds any, so the answer holds until it does.
+    /// Whether one more command may wait. Only the main thread adds commands, so the answer holds until it does.
     pub(crate) fn accepts(&self) -> bool {
         self.waiting().len() < self.length_max
     }
 
-    /// Commands that may wait.
+    /// Number of commands that may wait.
     pub(crate) fn length_max(&self) -> usize {
         self.length_max
     }
 
-    /// Has `job` done by the next free thread.
+    /// Queues `job` for the next free thread.
     pub(crate) fn push(&self, job: Job) {
         self.waiting().push_back(job);
         self.ready.notify_one();
     }
 
-    /// Threads, commands that are worked on, and commands that wait.
+    /// Number of threads, of running commands, and of waiting commands.
     pub(crate) fn load(&self) -> (usize, usize, usize) {
-        // INFO is also written while the server crashes, maybe within one of our own locks.
+        // INFO is also written while the server crashes, perhaps while one of our locks is held.
         let waiting = self.waiting.try_lock().map_or(0, |waiting| waiting.len());
         (self.threads, self.running.load(Ordering::Relaxed), waiting)
     }

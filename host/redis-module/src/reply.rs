@@ -1,4 +1,4 @@
-//! Replies as values, so that a command decides on one first and somebody else sends it.
+//! Replies as values, so that a command returns one and its caller sends it.
 
 #![expect(unsafe_code, reason = "replies go through the server's functions")]
 
@@ -10,20 +10,20 @@ use crate::api::{RawContext, api};
 use crate::failure::Failure;
 use crate::tensor::Tensor;
 
-/// What a command answers.
+/// The answer of a command.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     /// `+OK`
     Ok,
-    /// Nothing is there.
+    /// The key is empty.
     Nil,
-    /// A number.
+    /// A signed integer.
     Integer(i64),
-    /// Bytes.
+    /// A bulk string.
     Bulk(Vec<u8>),
-    /// Some values of a tensor, as they lie in memory.
+    /// Some values of a tensor, as little-endian bytes.
     Values(Arc<Tensor>, Range<usize>),
-    /// Several replies.
+    /// Several replies, which may be nested.
     Array(Vec<Reply>),
 }
 
@@ -33,7 +33,7 @@ impl Reply {
         Reply::Integer(count.cast_signed())
     }
 
-    /// A number with all its digits.
+    /// A number with enough digits to be read back bit for bit.
     pub(crate) fn exact(number: f64) -> Reply {
         Reply::Bulk(format!("{number:?}").into_bytes())
     }
@@ -66,12 +66,12 @@ impl Reply {
     }
 }
 
-/// Sends a refusal.
+/// Sends an error reply.
 ///
 /// # Safety
 /// As for [`Reply::send`].
 pub(crate) unsafe fn send_failure(failure: &Failure, context: *mut RawContext) {
-    // What a message repeats of a client's text is escaped. Should a zero be left, the code word is in front of it.
+    // Client text in a message is escaped. If a zero byte is left, the text is cut there, after the code.
     let text = failure.to_string();
     let text = CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default();
     // SAFETY: the caller's promise, and the text ends in a zero.

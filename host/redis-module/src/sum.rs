@@ -1,8 +1,8 @@
 //! The sum of a round's batches while they arrive: a reduction tree of values that never change.
 //!
-//! A worker adds beside the tree and enters its batch at one moment, with the sums that it led to. So whoever takes a
-//! snapshot, a replica included, finds every batch either counted or not there, and the server replicates the
-//! command at that same moment. Nothing here is ever half done.
+//! A worker adds outside the tree, then enters its batch and the resulting sums atomically. The server replicates the
+//! command at the same moment. So a snapshot, also one for a replica, has each batch either counted or absent, never
+//! in between.
 
 use std::sync::Arc;
 
@@ -14,43 +14,44 @@ use crate::buffer::Buffer;
 use crate::failure::Failure;
 use crate::persistence::{Damaged, Digesting, Input, Kind, Output, Rewrite, Value};
 
-/// Batches of a round; it bounds what one command can make the server allocate.
+/// Most batches of a round; it bounds the memory that one command can make the server allocate.
 pub(crate) const LEAVES_MAX: u32 = 1 << 16;
 
-/// The answer of a sum once its average was taken.
+/// Samples and mean loss that `SKEIN.AVERAGE` answers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Average {
     pub(crate) samples: u64,
     pub(crate) loss: f64,
 }
 
-/// What a key of the type `skeintree` holds.
+/// The value of a key of the type `skeintree`.
 #[derive(Debug)]
 pub(crate) struct Sum {
     pub(crate) round: u64,
-    /// Values of each batch.
+    /// Number of values of each batch.
     pub(crate) len: usize,
+    /// Set once the average was taken.
     pub(crate) average: Option<Average>,
     tree: Tree<Arc<Buffer>>,
     /// Samples and mean loss of each batch, by its index.
     batches: Vec<(u32, f32)>,
 }
 
-/// A batch on its way into the sum.
+/// A batch that is being added to the sum.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) leaf: u32,
     pub(crate) samples: u32,
     pub(crate) loss: f32,
-    /// Sums that were added to it, from the leaf up.
+    /// Sums already added to the batch, from the leaf up.
     pub(crate) added: Vec<Arc<Buffer>>,
 }
 
-/// What is left to do for a batch.
+/// The next step for a batch.
 pub(crate) enum Entering {
-    /// This has to be added first.
+    /// Add this sum first.
     Add(Arc<Buffer>),
-    /// All was added; the batch may enter.
+    /// All sums are added; the batch may enter.
     Ready,
 }
 
@@ -59,7 +60,10 @@ impl Sum {
         Sum { round, len, average: None, tree: Tree::new(leaves), batches: vec![(0, 0.0); leaves as usize] }
     }
 
-    /// Refuses a batch that is none of this sum; `true`: it is and was counted before.
+    /// Whether a batch of this sum was counted before.
+    ///
+    /// # Errors
+    /// [`Failure::Leaf`] or [`Failure::Length`] if the batch does not belong to this sum.
     pub(crate) fn counted(&self, round: u64, index: u32, leaves: u32, len: usize) -> Result<bool, Failure> {
         if round != self.round || leaves != self.tree.leaves() || index >= leaves {
             return Err(Failure::Leaf { index, leaves });
@@ -70,10 +74,10 @@ impl Sum {
         Ok(self.tree.has(index))
     }
 
-    /// What comes next for a batch, to which some sums were added already.
+    /// The next step for a batch, to which some sums may already be added.
     ///
     /// # Errors
-    /// A sum that was added is no longer here: the key was replaced meanwhile.
+    /// [`Failure::Changed`] if an added sum is no longer in the tree, because the key was replaced.
     pub(crate) fn next(&self, batch: &Batch) -> Result<Entering, Failure> {
         let mut at = Position::leaf(batch.leaf);
         for added in &batch.added {
@@ -85,7 +89,7 @@ impl Sum {
         Ok(self.tree.sibling(at).map_or(Entering::Ready, |(sibling, _)| Entering::Add(sibling.clone())))
     }
 
-    /// Counts a batch that is [ready](Entering::Ready); `sum` is it and all that was added to it.
+    /// Counts a batch that is [ready](Entering::Ready); `sum` is the batch plus all sums added to it.
     pub(crate) fn enter(&mut self, batch: &Batch, sum: Buffer) {
         self.tree.claim(batch.leaf);
         self.batches[batch.leaf as usize] = (batch.samples, batch.loss);
@@ -97,7 +101,7 @@ impl Sum {
         }
     }
 
-    /// The sum of all batches, if they all came and no average was taken.
+    /// The sum of all batches; `None` until all have arrived, and after the average was taken.
     pub(crate) fn root(&self) -> Option<&Arc<Buffer>> {
         self.tree.root()
     }
@@ -109,7 +113,7 @@ impl Sum {
         Average { samples, loss: loss / samples as f64 }
     }
 
-    /// Remembers that the average was taken; the sum of all batches has served.
+    /// Records that the average was taken, and removes and returns the sum of all batches.
     pub(crate) fn close(&mut self, average: Average) -> Option<Arc<Buffer>> {
         self.average = Some(average);
         self.tree.take()
@@ -119,7 +123,7 @@ impl Sum {
         self.tree.leaves()
     }
 
-    /// Restores the tree: every batch that came is in exactly one part, and no two parts are siblings.
+    /// Restores the tree, and checks that each counted batch is in exactly one part and that no two parts are siblings.
     fn restore(&mut self, input: &mut Input, closed: bool) -> Result<(), Damaged> {
         let mut covered = vec![false; self.leaves() as usize];
         for _ in 0..input.number_up_to(u64::from(LEAVES_MAX))? {
@@ -194,7 +198,7 @@ impl Value for Sum {
             }
             sum.batches[index as usize] = (samples, loss);
         }
-        // A tree without leaves is none: no command makes one.
+        // A tree without leaves is invalid: no command creates one.
         if leaves == 0 {
             return Err(Damaged);
         }

@@ -10,7 +10,7 @@ use crate::buffer::Buffer;
 use crate::failure::Failure;
 use crate::persistence::{Damaged, Digesting, Input, Kind, Output, Rewrite, Value};
 
-/// What a key of the type `skeintnsr` holds. Whoever has a handle may read without the server's lock.
+/// The value of a key of the type `skeintnsr`. Reading it does not need the server's lock.
 #[derive(Debug)]
 pub(crate) struct Tensor {
     pub(crate) version: u64,
@@ -24,7 +24,7 @@ impl Tensor {
     /// A tensor of the given shape.
     ///
     /// # Errors
-    /// Another number of values than the shape has places.
+    /// [`Failure::Length`] if the number of values does not match the shape.
     pub(crate) fn new(version: u64, shape: Vec<u32>, values: Buffer) -> Result<Tensor, Failure> {
         let expected = places(&shape).ok_or(Failure::Length { expected: usize::MAX, actual: values.len() })?;
         if expected != values.len() {
@@ -33,33 +33,36 @@ impl Tensor {
         Ok(Tensor { version, shape, values, statistics: OnceLock::new(), norm: OnceLock::new() })
     }
 
-    /// A tensor that is like `model` but for its values and its version.
+    /// A tensor of `model`'s shape, with another version and other values.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`].
     pub(crate) fn like(model: &Tensor, version: u64, values: Buffer) -> Result<Tensor, Failure> {
         Tensor::new(version, model.shape.clone(), values)
     }
 
-    /// Hash and finiteness, found out once.
+    /// Length, hash and finiteness, computed once.
     pub(crate) fn statistics(&self) -> Statistics {
         *self.statistics.get_or_init(|| Statistics::of(&self.values))
     }
 
-    /// Euclidean norm, found out once.
+    /// Euclidean norm, computed once.
     pub(crate) fn norm(&self) -> f64 {
         *self.norm.get_or_init(|| l2_norm(&self.values))
     }
 
-    /// Values that [`Tensor::statistics`] has yet to look at.
+    /// Number of values that [`Tensor::statistics`] has yet to read.
     pub(crate) fn unhashed(&self) -> usize {
         if self.statistics.get().is_some() { 0 } else { self.values.len() }
     }
 
-    /// Values that [`Tensor::norm`] has yet to look at.
+    /// Number of values that [`Tensor::norm`] has yet to read.
     pub(crate) fn unmeasured(&self) -> usize {
         if self.norm.get().is_some() { 0 } else { self.values.len() }
     }
 }
 
-/// Number of values of a shape, if it can be counted.
+/// Number of values of a shape; `None` if it overflows.
 pub(crate) fn places(shape: &[u32]) -> Option<usize> {
     shape.iter().try_fold(1usize, |product, dimension| product.checked_mul(*dimension as usize))
 }
@@ -114,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes_that_can_not_be_counted_are_none() {
+    fn places_of_a_shape_that_overflows_are_none() {
         assert_eq!(places(&[]), Some(1));
         assert_eq!(places(&[2, 3]), Some(6));
         assert_eq!(places(&[7, 0]), Some(0));

@@ -1,9 +1,8 @@
-//! How a command's work is done: at once when it is small or has to be, else by a worker while its client waits.
+//! Runs a command's work: at once if it is small or must be, otherwise on a worker while its client waits.
 //!
-//! A worker computes without the server's lock, from values that never change into buffers of its own. It then takes
-//! the lock for a moment, looks whether what it started from is still there, and puts the results in their place. So
-//! they are kept though the client may be gone. The command is replicated as it came: the kernels give the same bits
-//! elsewhere, since they start from the same values.
+//! A worker computes without the server's lock, from values that never change, into new buffers. Then it takes the lock
+//! briefly, checks that its inputs have not changed, and stores the results, even if the client has disconnected. The
+//! command is replicated verbatim: from the same values, the kernels compute the same bits on every server.
 
 #![expect(unsafe_code, reason = "blocked clients and the server's lock are raw handles")]
 
@@ -20,19 +19,19 @@ use crate::guard::guarded;
 use crate::pool::pool;
 use crate::reply::{Reply, send_failure};
 
-/// Values up to which work is done at once: some ten microseconds, less than a change of threads costs.
+/// Work on fewer values is done at once: it takes some ten microseconds, less than a change of threads costs.
 const SMALL: usize = 1 << 15;
 /// Longest wait for the server's cron, which runs at least once a second.
 const TICK_MAX: Duration = Duration::from_secs(2);
 
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 
-/// What a command has to do after its arguments were read and its inputs found.
+/// The work of a command, after its arguments were read and its inputs found.
 pub(crate) trait Work: Send {
-    /// Values it has to go through, by which it is small or not.
+    /// Number of values to go through, which decides whether the work is small.
     fn values(&self) -> usize;
 
-    /// Whether it changes keys.
+    /// Whether the work changes keys.
     fn writes(&self) -> bool {
         true
     }
@@ -40,26 +39,26 @@ pub(crate) trait Work: Send {
     /// Computes, without the server's lock.
     fn compute(&mut self, arguments: Arguments<'_>) -> Result<(), Failure>;
 
-    /// Puts the results in their place, under the server's lock. Old values stay in `self`, to be freed later.
+    /// Stores the results, under the server's lock. Keeps old values in `self`, to be freed later.
     fn commit(&mut self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<Turn, Failure>;
 }
 
-/// What comes after a commit.
+/// The outcome of a commit.
 pub(crate) enum Turn {
-    /// There is more to compute.
+    /// Compute again, then commit again.
     Again,
-    /// All is done, and something was changed.
+    /// Finished; keys were changed.
     Written(Reply),
-    /// All is done, and nothing was changed.
+    /// Finished; no key was changed.
     Unchanged(Reply),
 }
 
-/// Clients that wait for a worker.
+/// Number of clients that wait for a worker.
 pub(crate) fn blocked() -> u64 {
     BLOCKED.load(Ordering::Relaxed)
 }
 
-/// Does the work. `None`: a worker does, and answers.
+/// Does the work and returns its answer, or `None` if a worker does it and answers.
 pub(crate) fn start(
     context: &Context<'_>,
     arguments: Arguments<'_>,
@@ -90,7 +89,7 @@ fn at_once(context: &Context<'_>, arguments: Arguments<'_>, work: &mut dyn Work)
     }
 }
 
-/// Commits, replicates what was changed, and gives the answer unless there is more to do.
+/// Commits, and replicates the command if it changed keys. Returns the answer, or `None` to compute again.
 fn commit(context: &Context<'_>, arguments: Arguments<'_>, work: &mut dyn Work) -> Result<Option<Reply>, Failure> {
     let reply = match work.commit(context, arguments)? {
         Turn::Again => return Ok(None),
@@ -107,25 +106,25 @@ fn commit(context: &Context<'_>, arguments: Arguments<'_>, work: &mut dyn Work) 
 fn in_background(mut client: Client, mut work: Box<dyn Work>) {
     let answer = guarded(|| client.serve(&mut *work)).unwrap_or(Err(Failure::Internal));
     client.answer(&answer);
-    // The client has its answer before large buffers are freed or retired.
+    // The client is answered before large buffers are freed or retired.
     drop(client);
     drop(work);
 }
 
-/// A client that waits for a worker. However the worker ends, the client is answered and goes on.
+/// A client that waits for a worker. However the worker ends, the client is answered and unblocked.
 struct Client {
     blocked: *mut RawBlocked,
-    /// A context of its own, in the database that the client has selected.
+    /// The client's own context, in the database that it has selected.
     context: *mut RawContext,
-    /// Its arguments; empty once they were given back, which takes the lock since their counters are not atomic.
+    /// The client's arguments; empty once released, which needs the lock because their counters are not atomic.
     strings: Vec<*mut RawString>,
     answered: bool,
 }
 
-// SAFETY: only one thread at a time has the client, and what is not thread-safe is touched under the server's lock.
+// SAFETY: one thread at a time owns the client, and parts that are not thread-safe are touched under the server's lock.
 unsafe impl Send for Client {}
 
-/// The server's lock.
+/// The server's global lock, held until this is dropped.
 struct Lock(*mut RawContext);
 
 impl Lock {
@@ -152,13 +151,13 @@ impl Client {
     fn block(context: &Context<'_>, arguments: Arguments<'_>) -> Client {
         BLOCKED.fetch_add(1, Ordering::Relaxed);
         let strings = arguments.raw_from(0).to_vec();
-        // SAFETY: the lock is held, and blocking was allowed by the context's flags. There are no callbacks: a client
-        // that goes away leaves a handle behind that may still be answered and unblocked.
+        // SAFETY: the lock is held, and the context's flags allow blocking. There are no callbacks: a client that
+        // disconnects leaves a handle that may still be answered and unblocked.
         unsafe {
             for string in &strings {
                 (api().RetainString)(std::ptr::null_mut(), *string);
-                // The server trims what a command keeps of its arguments, which may move their bytes, when the command
-                // returns. A worker may read them by then; a string that was trimmed before stays where it is.
+                // When a command returns, the server trims the arguments that the command retained. This may move
+                // their bytes while a worker reads them. A string that is already trimmed does not move.
                 (api().TrimStringAllocation)(*string);
             }
             let blocked = (api().BlockClient)(context.raw(), None, None, None, 0);
@@ -182,7 +181,7 @@ impl Client {
         }
     }
 
-    /// Takes the lock, for writing only when what is written may be replicated.
+    /// Takes the lock. If `work` writes, waits until writes may be replicated, and fails on a replica.
     fn lock_for(&self, work: &dyn Work) -> Result<Lock, Failure> {
         loop {
             let seen = ticks();
@@ -230,9 +229,9 @@ impl Drop for Client {
             let lock = Lock::take(self.context);
             self.release(&lock);
         }
-        // A client that has its answer is not counted any more.
+        // An answered client no longer counts as blocked.
         BLOCKED.fetch_sub(1, Ordering::Relaxed);
-        // SAFETY: the context is used for the last time before its client is unblocked, which frees what it refers to.
+        // SAFETY: unblocking the client frees data that the context refers to, so the context is freed first.
         unsafe {
             (api().FreeThreadSafeContext)(self.context);
             (api().UnblockClient)(self.blocked, std::ptr::null_mut());
@@ -247,13 +246,13 @@ fn ticks() -> u64 {
     *TICKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The server's cron ran.
+/// Records that the server's cron ran.
 pub(crate) fn tick() {
     *TICKS.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     TICKED.notify_all();
 }
 
-/// Waits until the server's cron ran again, which ends pauses that are over.
+/// Waits at most [`TICK_MAX`] until the server's cron runs again, which ends expired pauses.
 fn wait_for_tick(seen: u64) {
     let ticks = TICKS.lock().unwrap_or_else(PoisonError::into_inner);
     drop(TICKED.wait_timeout_while(ticks, TICK_MAX, |ticks| *ticks == seen));

@@ -1,6 +1,6 @@
-//! Figures of two checkouts, measured alternately on one machine.
+//! Compares the figures of two checkouts, measured alternately on one machine.
 //!
-//! Machines change their pace, so what counts is the ratio within a pair of runs, one right after the other.
+//! Machines change their speed, so only the ratio within a pair of consecutive runs counts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,11 +12,11 @@ use super::{Format, build, measure};
 
 /// Pairs of runs; the median counts.
 const PAIRS: usize = 5;
-/// What a figure may be worse by.
+/// Share by which a figure may be worse.
 const WORSE_MAX: f64 = 0.05;
-/// Figures of which more is better; of all others, less is.
+/// Figures that should be high; all others should be low.
 const MORE_IS_BETTER: [&str; 1] = ["parallel_speedup"];
-/// Figures that describe what was measured.
+/// Figures that describe the measured job, and are not compared.
 const SIZES: [&str; 1] = ["round_parameters"];
 
 pub(super) fn run(root: &Path, before: &Path, format: Format) -> Result<()> {
@@ -27,7 +27,7 @@ pub(super) fn run(root: &Path, before: &Path, format: Format) -> Result<()> {
     let mut pairs = Vec::with_capacity(PAIRS);
     for pair in 1..=PAIRS {
         eprintln!("pair {pair} of {PAIRS}");
-        // The order alternates as well: the second of a pair finds a warmer machine.
+        // The order alternates too: the second run of a pair finds a warmer machine.
         let (now, then) = if pair % 2 == 1 {
             let now = measure(root)?;
             (now, measure(before)?)
@@ -36,7 +36,7 @@ pub(super) fn run(root: &Path, before: &Path, format: Format) -> Result<()> {
             (measure(root)?, then)
         };
         for (name, _) in now.iter().filter(|(name, _)| pair == 1 && !then.contains_key(*name)) {
-            eprintln!("`{name}` is not compared: the other checkout does not measure it");
+            eprintln!("skipping `{name}`: the other checkout does not measure it");
         }
         pairs.push((now, then));
     }
@@ -59,20 +59,21 @@ pub(super) fn run(root: &Path, before: &Path, format: Format) -> Result<()> {
     Ok(())
 }
 
-/// One figure of both checkouts.
+/// One figure, measured in both checkouts.
 struct Compared {
-    /// Medians.
+    /// Median in this checkout.
     now: f64,
+    /// Median in the other checkout.
     before: f64,
     /// Median of the pairs' ratios, now to before.
     ratio: f64,
-    /// How far the pairs' ratios are apart.
+    /// Highest minus lowest of the pairs' ratios.
     spread: f64,
     more_is_better: bool,
 }
 
 impl Compared {
-    /// Whether it is worse by more than it may be, and by more than the pairs differ among themselves.
+    /// Whether the figure is worse by more than [`WORSE_MAX`] and by more than the spread of the pairs.
     fn is_worse(&self) -> bool {
         let worse_by = if self.more_is_better { 1.0 - self.ratio } else { self.ratio - 1.0 };
         worse_by > WORSE_MAX && worse_by > self.spread
@@ -101,8 +102,9 @@ fn compare(pairs: &[(Figures, Figures)]) -> Result<BTreeMap<String, Compared>> {
         let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let more_is_better = MORE_IS_BETTER.contains(&name.as_str());
-        let (now, before) = (median(now), median(before));
-        let compared = Compared { now, before, ratio: median(ratios), spread: highest - lowest, more_is_better };
+        let spread = highest - lowest;
+        let compared =
+            Compared { now: median(now), before: median(before), ratio: median(ratios), spread, more_is_better };
         Ok((name.clone(), compared))
     });
     compared.collect()

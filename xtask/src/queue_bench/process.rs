@@ -1,4 +1,4 @@
-//! What the processes of the queue's benchmark do: one posts empty tasks, the others work them off until they are killed.
+//! The processes of the queue's benchmark: one posts empty tasks, the others complete them until they are killed.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -9,24 +9,24 @@ use skein_redis::queue::{Completion, Consumer, Delivery, Outcome, Pace, Place, Q
 use skein_redis::{Options, Scope};
 use skein_types::{Digest, PeerId};
 
-/// Tasks that one worker has at the same time: enough to keep its connection busy.
+/// Most tasks that one worker takes at a time: enough to keep its connection busy.
 const AT_ONCE: usize = 64;
-/// Short beats: the tasks of a killed worker go to another within the time of the benchmark.
+/// Short beats, so that the tasks of a killed worker reach another one during the benchmark.
 const PACE: Pace =
     Pace { beat: Duration::from_millis(250), rest_min: Duration::from_millis(250), rest_max: Duration::from_secs(5) };
 const WAIT: Duration = Duration::from_secs(1);
 const ROUND: u64 = 1;
 
-/// Arguments of a process.
+/// Arguments of `cargo xtask queue-process`.
 #[derive(clap::Args)]
 pub(crate) struct Process {
-    /// The database.
+    /// URL of the database, with its user.
     #[arg(long)]
     redis: String,
-    /// File with its password.
+    /// File with the user's password.
     #[arg(long)]
     password_file: PathBuf,
-    /// Post so many tasks, wait until all are done and check them; without this, work until killed.
+    /// Post this many tasks, wait until all are done and check them; without this option, work until killed.
     #[arg(long)]
     post: Option<u32>,
 }
@@ -44,7 +44,7 @@ pub(crate) fn run(process: &Process) -> Result<()> {
     })
 }
 
-/// Posts tasks and prints how they ended, as one JSON object.
+/// Posts tasks, waits until they are done, and prints the figures as one JSON object.
 async fn post(options: &Options, scope: Scope, count: u32) -> Result<()> {
     let queue = Queue::open(options, scope).await?;
     let tasks: Vec<Task> = (0..count).map(|index| Task { round: ROUND, index, note: String::new() }).collect();
@@ -56,7 +56,7 @@ async fn post(options: &Options, scope: Scope, count: u32) -> Result<()> {
         }
     };
     let seconds = begun.elapsed().as_secs_f64();
-    ensure!(outcome == Outcome::Done, "a task was lost to the dead letters: {outcome:?}");
+    ensure!(outcome == Outcome::Done, "a task was moved to the dead letters: {outcome:?}");
     let counted = queue.counted(ROUND).await?;
     let figures = json!({
         "tasks": count,
@@ -69,7 +69,7 @@ async fn post(options: &Options, scope: Scope, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Takes tasks and says that they are done, many at the same time.
+/// Takes tasks and reports them done, many at the same time.
 async fn work(options: &Options, scope: Scope) -> Result<()> {
     let place = Place { name: format!("bench-{}", std::process::id()), role: Role::Worker, pace: PACE };
     let consumer = Consumer::join(options, scope, place).await.context("failed to join the queue")?;

@@ -1,4 +1,4 @@
-//! `SKEIN.ACC`: a batch's gradient joins the sum of its round.
+//! `SKEIN.ACC`: adds a batch's gradient to the sum of its round.
 
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
@@ -20,9 +20,9 @@ struct Accumulating {
     asked: asked::Accumulate<usize>,
     len: usize,
     batch: Batch,
-    /// The batch, weighted, and what was added to it.
+    /// The weighted batch plus the sums added so far; `None` before the first computation.
     sum: Option<Buffer>,
-    /// What has to be added next.
+    /// The sum to add next.
     next: Option<Arc<Buffer>>,
 }
 
@@ -46,18 +46,18 @@ impl Command for Accumulate {
             let expected = context.tensor(arguments, parameters)?.ok_or(Failure::NoState)?.values.len();
             return Err(Failure::Length { expected: expected * size_of::<f32>(), actual: bytes });
         }
-        Ok(match work.duplicate(context, arguments)? {
-            true => Next::Reply(Reply::Integer(0)),
-            false => Next::Work(Box::new(work)),
-        })
+        if work.duplicate(context, arguments)? {
+            return Ok(Next::Reply(Reply::Integer(0)));
+        }
+        Ok(Next::Work(Box::new(work)))
     }
 }
 
 impl Accumulating {
-    /// Whether the batch is of no more use.
+    /// Whether the batch was counted before, or its round was already applied.
     ///
     /// # Errors
-    /// It does not fit the parameters or the sum.
+    /// The batch does not fit the parameters or the sum.
     fn duplicate(&self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<bool, Failure> {
         let asked::Accumulate { sum, parameters, round, leaves, .. } = self.asked;
         let parameters = context.tensor(arguments, parameters)?.ok_or(Failure::NoState)?;
@@ -66,7 +66,7 @@ impl Accumulating {
             return Err(Failure::Length { expected, actual: self.len });
         }
         if round <= parameters.version {
-            // A key of another type is an error however late the batch is.
+            // A key of another type is an error even if the batch is late.
             return context.check::<Sum>(arguments, sum).map(|()| true);
         }
         context.sum(arguments, sum, |sum| {
@@ -91,7 +91,7 @@ impl Work for Accumulating {
             return Ok(());
         };
         if let Some(next) = self.next.take() {
-            // Which of two values comes first changes no bit of their sum.
+            // The order of two values does not change their sum by a bit.
             skein_kernels::tree::add(sum.values_mut(), &next);
             self.batch.added.push(next);
         }

@@ -1,4 +1,4 @@
-//! `SKEIN.AGG`: several tensors become one by a rule.
+//! `SKEIN.AGG`: aggregates several tensors into one by a rule.
 
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::work::{Turn, Work};
 
 pub(crate) struct Aggregate;
 
-/// Tensors to aggregate, with the arguments that name them.
+/// Tensors to aggregate, with the places of their keys among the arguments.
 pub(crate) struct Rows {
     keys: Vec<usize>,
     tensors: Vec<Arc<Tensor>>,
@@ -30,7 +30,7 @@ impl Rows {
     /// Finds the tensors at `keys`.
     ///
     /// # Errors
-    /// The index of one that is missing.
+    /// [`Failure::Missing`] with the index of a tensor that does not exist; [`Failure::WrongType`].
     pub(crate) fn find(context: &Context<'_>, arguments: Arguments<'_>, keys: Vec<usize>) -> Result<Rows, Failure> {
         let found = keys.iter().enumerate();
         let found = found.map(|(index, key)| context.tensor(arguments, *key)?.ok_or(Failure::Missing { index }));
@@ -47,7 +47,7 @@ impl Rows {
         }
     }
 
-    /// Refuses to go on when a key holds another tensor than it did.
+    /// Fails if a key no longer holds the tensor that was found there.
     pub(crate) fn unchanged(&self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<(), Failure> {
         let mut rows = self.keys.iter().zip(&self.tensors);
         rows.try_for_each(|(key, tensor)| unchanged(context, arguments, *key, tensor))
@@ -57,7 +57,7 @@ impl Rows {
         self.tensors.iter().map(|tensor| &*tensor.values).collect()
     }
 
-    /// The first tensor, which the others are as long as.
+    /// The first tensor; after [`Rows::check`] all others have its length.
     pub(crate) fn first(&self) -> Option<&Arc<Tensor>> {
         self.tensors.first()
     }

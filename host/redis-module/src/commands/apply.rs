@@ -1,4 +1,4 @@
-//! `SKEIN.APPLY`: one round's change of parameters and optimizer state, all of it at one moment.
+//! `SKEIN.APPLY`: applies one round's change to parameters and optimizer state, atomically.
 
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ struct Applying {
 
 impl Command for Apply {
     type Asked = asked::Apply<usize>;
-    const SUMMARY: &'static CStr = c"Aggregates gradients and moves parameters and optimizer state";
+    const SUMMARY: &'static CStr = c"Aggregates gradients and updates parameters and optimizer state";
     const FLAGS: &'static CStr = c"write deny-oom";
     const ARITY: c_int = -22;
     const KEYS: &'static [Keys] =
@@ -54,7 +54,8 @@ impl Command for Apply {
         if let Some(reply) = applied(parameters, round)? {
             return Ok(Next::Reply(reply));
         }
-        let (needed, given) = (change.optimizer.kind().slots, before.len() - 1);
+        let needed = change.optimizer.kind().slots;
+        let given = before.len() - 1;
         if needed != given {
             return Err(Failure::Slots { needed, given });
         }
@@ -69,10 +70,10 @@ impl Command for Apply {
     }
 }
 
-/// The answer when the round was applied before.
+/// The answer if the round was already applied.
 ///
 /// # Errors
-/// The parameters are not those of the round before either.
+/// [`Failure::Order`] if the parameters are of neither this round nor the one before.
 fn applied(parameters: &Tensor, round: u64) -> Result<Option<Reply>, Failure> {
     match parameters.version {
         version if version == round => Ok(Some(Reply::count(round))),
@@ -81,10 +82,10 @@ fn applied(parameters: &Tensor, round: u64) -> Result<Option<Reply>, Failure> {
     }
 }
 
-/// Refuses keys of which one is named twice, or so that an access list would take it for the beginning of the rows.
+/// Refuses a key that is named twice, or that an access list would take for the keyword before the rows.
 fn check_names(arguments: Arguments<'_>, state: &[usize]) -> Result<(), Failure> {
     let mut names: Vec<&[u8]> = state.iter().map(|key| arguments.get(*key)).collect();
-    // The server compares as C does, up to the first zero.
+    // The server compares C strings, up to the first zero byte.
     let keyword =
         |name: &&[u8]| name.split(|byte| *byte == 0).next().is_some_and(|n| n.eq_ignore_ascii_case(ROWS.to_bytes()));
     if names.iter().any(keyword) {
@@ -119,7 +120,7 @@ impl Work for Applying {
 
     fn commit(&mut self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<Turn, Failure> {
         let parameters = context.tensor(arguments, self.state[0])?.ok_or(Failure::NoState)?;
-        // Somebody else applied the same round meanwhile, to the same bits.
+        // Another client has applied the same round since, with the same bits.
         if let Some(reply) = applied(&parameters, self.round)? {
             return Ok(Turn::Unchanged(reply));
         }

@@ -1,4 +1,4 @@
-//! `SKEIN.AVERAGE`: a complete sum becomes a tensor. `SKEIN.RESTORESUM`: a sum as the log of commands keeps it.
+//! `SKEIN.AVERAGE`: turns a complete sum into a tensor. `SKEIN.RESTORESUM`: stores a sum from the command log.
 
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
@@ -25,9 +25,11 @@ struct Averaging {
     old: Option<Arc<Tensor>>,
 }
 
-/// What a sum says of its average.
+/// State of a sum that has all batches of its round.
 enum Found {
+    /// The average was taken before.
     Taken(sum::Average),
+    /// The sum of all batches, and the answer for its average.
     Complete(Arc<Buffer>, sum::Average),
 }
 
@@ -74,7 +76,7 @@ impl Work for Averaging {
         self.root.len()
     }
 
-    /// Into a buffer of its own: a snapshot that is taken meanwhile has to find the whole sum.
+    /// Divides into a new buffer: a snapshot taken during the computation must find the whole sum.
     fn compute(&mut self, _arguments: Arguments<'_>) -> Result<(), Failure> {
         let divisor = self.average.samples as f32;
         let mut values = Buffer::blank(self.root.len())?;
@@ -95,7 +97,7 @@ impl Work for Averaging {
         let asked::Average { destination, sum, round } = self.asked;
         let made = self.made.take().ok_or(Failure::Internal)?;
         self.old = context.set_tensor(arguments, destination, made, Expiry::Remove)?;
-        // The root that comes back is the one that `self` holds, so it is freed later.
+        // `close` returns the root that `self` also holds, so it is freed later.
         context.change_sum(arguments, sum, || Sum::new(round, 1, 0), |sum| drop(sum.close(self.average)))?;
         context.notify(c"skein.average", arguments, destination);
         Ok(Turn::Written(answer(self.average)))
@@ -106,7 +108,7 @@ pub(crate) struct RestoreSum;
 
 impl Command for RestoreSum {
     type Asked = asked::RestoreSum<usize>;
-    const SUMMARY: &'static CStr = c"Stores a sum as the log of commands keeps it";
+    const SUMMARY: &'static CStr = c"Stores a sum in the form of the command log";
     const FLAGS: &'static CStr = c"write deny-oom";
     const ARITY: c_int = 3;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Overwrite)];

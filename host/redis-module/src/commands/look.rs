@@ -1,4 +1,4 @@
-//! `SKEIN.META`, `SKEIN.STAT`, `SKEIN.NORM`: what a tensor is, without its values. `SKEIN.VERSION`: what the module is.
+//! `SKEIN.META`, `SKEIN.STAT`, `SKEIN.NORM`: properties of tensors. `SKEIN.VERSION`: the version of the grammar.
 
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(crate) struct Meta;
 
 impl Command for Meta {
     type Asked = asked::Meta<usize>;
-    const SUMMARY: &'static CStr = c"Gives a tensor's version, length and shape";
+    const SUMMARY: &'static CStr = c"Returns a tensor's version, length and shape";
     const FLAGS: &'static CStr = c"readonly fast";
     const ARITY: c_int = 2;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Read)];
@@ -55,7 +55,7 @@ struct Hashing {
 
 impl Command for Stat {
     type Asked = asked::Stat<usize>;
-    const SUMMARY: &'static CStr = c"Gives the version, length, hash and finiteness of tensors";
+    const SUMMARY: &'static CStr = c"Returns the version, length, hash and finiteness of tensors";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = -2;
     const KEYS: &'static [Keys] = &[Keys::new(At::From(1), Access::Read)];
@@ -106,7 +106,7 @@ struct Measuring {
 
 impl Command for Norm {
     type Asked = asked::Norm<usize>;
-    const SUMMARY: &'static CStr = c"Gives a tensor's Euclidean norm";
+    const SUMMARY: &'static CStr = c"Returns a tensor's Euclidean norm";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = 2;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Read)];

@@ -1,4 +1,4 @@
-//! `SKEIN.PANIC`: panics, here or in a worker. Only tests load the module with it.
+//! `SKEIN.PANIC`: panics in the call, in a worker or in its commit. Only tests load the module with it.
 
 use std::ffi::{CStr, c_int};
 
@@ -32,7 +32,7 @@ struct Panicking {
 
 impl Command for Panic {
     type Asked = Where;
-    const SUMMARY: &'static CStr = c"Panics, to test what becomes of it";
+    const SUMMARY: &'static CStr = c"Panics, to test that the server survives";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = 2;
     const KEYS: &'static [Keys] = &[];
@@ -41,7 +41,7 @@ impl Command for Panic {
         let work = match arguments.get(place) {
             b"worker" => Panicking { in_commit: false },
             b"commit" => Panicking { in_commit: true },
-            _ => panic!("as was asked for"),
+            _ => panic!("requested by a test"),
         };
         Ok(Next::Work(Box::new(work)))
     }
@@ -57,11 +57,11 @@ impl Work for Panicking {
     }
 
     fn compute(&mut self, _arguments: Arguments<'_>) -> Result<(), Failure> {
-        assert!(self.in_commit, "as was asked for");
+        assert!(self.in_commit, "requested by a test");
         Ok(())
     }
 
     fn commit(&mut self, _context: &Context<'_>, _arguments: Arguments<'_>) -> Result<Turn, Failure> {
-        panic!("as was asked for")
+        panic!("requested by a test")
     }
 }

@@ -1,4 +1,4 @@
-//! `SKEIN.SET`, `SKEIN.SETRANGE`, `SKEIN.GET`, `SKEIN.GETRANGE`: values in and out.
+//! `SKEIN.SET`, `SKEIN.SETRANGE`, `SKEIN.GET`, `SKEIN.GETRANGE`: store and return values.
 
 use std::ffi::{CStr, c_int};
 use std::ops::Range;
@@ -17,11 +17,15 @@ use crate::work::{Turn, Work};
 
 const VALUE: usize = size_of::<f32>();
 
-/// Number of values in a blob; what is no whole number of them has a length that is expected nowhere.
+/// Number of values in a blob.
+///
+/// # Errors
+/// [`Failure::Length`], in bytes, if the blob's length is not a multiple of four.
 fn values_in(blob: &[u8]) -> Result<usize, Failure> {
-    match blob.len().is_multiple_of(VALUE) {
-        true => Ok(blob.len() / VALUE),
-        false => Err(Failure::Length { expected: blob.len() / VALUE * VALUE, actual: blob.len() }),
+    if blob.len().is_multiple_of(VALUE) {
+        Ok(blob.len() / VALUE)
+    } else {
+        Err(Failure::Length { expected: blob.len() / VALUE * VALUE, actual: blob.len() })
     }
 }
 
@@ -129,7 +133,7 @@ impl Work for SettingRange {
     }
 }
 
-/// Refuses to build on a tensor that is no longer what its key holds.
+/// Fails if the key no longer holds the tensor `before`.
 pub(crate) fn unchanged(
     context: &Context<'_>,
     arguments: Arguments<'_>,
@@ -150,7 +154,7 @@ fn range(start: usize, count: usize, length: usize) -> Result<Range<usize>, Fail
 pub(crate) struct Get;
 pub(crate) struct GetRange;
 
-/// Sending values, which copies them; elsewhere than on the main thread if they are many.
+/// Sends values, which copies them; a worker does so if they are many.
 struct Sending {
     tensor: Arc<Tensor>,
     range: Range<usize>,
@@ -158,7 +162,7 @@ struct Sending {
 
 impl Command for Get {
     type Asked = asked::Get<usize>;
-    const SUMMARY: &'static CStr = c"Gives a tensor's values";
+    const SUMMARY: &'static CStr = c"Returns a tensor's values";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = 2;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Read)];
@@ -172,7 +176,7 @@ impl Command for Get {
 
 impl Command for GetRange {
     type Asked = asked::GetRange<usize>;
-    const SUMMARY: &'static CStr = c"Gives some of a tensor's values";
+    const SUMMARY: &'static CStr = c"Returns some of a tensor's values";
     const FLAGS: &'static CStr = c"readonly";
     const ARITY: c_int = 4;
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Read)];

@@ -1,15 +1,15 @@
-//! A `realloc` that moves what it shrinks, for tests to preload into a server.
+//! A `realloc` that moves memory when it shrinks it, which tests preload into a server.
 //!
-//! The standard lets it, and some allocators do. Those of common servers shrink large memory where it is, which hides
-//! it when a thread goes on reading what another one shrinks.
+//! The C standard permits this, and some allocators do it. Those of common servers shrink large memory in place, which
+//! hides the bug of one thread reading memory that another one shrinks.
 
-#![expect(unsafe_code, reason = "an allocator deals in raw memory")]
+#![expect(unsafe_code, reason = "an allocator handles raw memory")]
 
 use std::ffi::c_void;
 
-/// Memory that is moved at a time.
+/// Bytes that are moved at a time.
 const CHUNK: usize = 1 << 16;
-/// What moved memory is overwritten with.
+/// The byte that overwrites moved memory.
 const GONE: u8 = 0xa5;
 
 unsafe extern "C" {
@@ -19,10 +19,10 @@ unsafe extern "C" {
 }
 
 /// # Safety
-/// As the function of C.
+/// As for C's `realloc`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn realloc(memory: *mut c_void, size: usize) -> *mut c_void {
-    // SAFETY: the caller gives memory of the same allocator and stops using it; as much is copied as both sides have.
+    // SAFETY: the caller passes memory of the same allocator and stops using it; the copy fits into both sides.
     unsafe {
         if memory.is_null() {
             return malloc(size);
@@ -30,17 +30,17 @@ unsafe extern "C" fn realloc(memory: *mut c_void, size: usize) -> *mut c_void {
         let moved = malloc(size);
         if !moved.is_null() {
             move_backwards(memory.cast(), moved.cast(), size.min(malloc_usable_size(memory)));
-            // A compiler knows that nobody may read what is freed, and would leave out the overwriting.
+            // Otherwise the compiler would drop the overwriting, since freed memory is not read.
             free(std::hint::black_box(memory));
         }
         moved
     }
 }
 
-/// Moves from the end, so that a reader that started at the beginning meets what is gone already.
+/// Moves from the end, so that a reader that started at the beginning meets overwritten memory.
 ///
 /// # Safety
-/// Both sides have so many bytes, and do not overlap.
+/// Both sides have at least `bytes` bytes, and do not overlap.
 unsafe fn move_backwards(from: *mut u8, to: *mut u8, bytes: usize) {
     for start in (0..bytes).step_by(CHUNK).rev() {
         let chunk = CHUNK.min(bytes - start);

@@ -1,4 +1,4 @@
-//! Access lists: who may only read, and who may read here and write there.
+//! Access lists: users that may only read, and users that may read some keys and write others.
 
 use skein_redis_command::command::{
     Accumulate, Aggregate, Apply, Average, Get, GetRange, Meta, Norm, RestoreSum, Set, SetRange, Stat,
@@ -8,7 +8,7 @@ use skein_redis_command::{Command, key_places};
 use crate::client::{Answer, Client, noise, same_bits};
 use crate::server::{Server, on_each};
 
-/// Somebody who may read gradients, read and write averages, and nothing else.
+/// A user that may read gradients, read and write averages, and nothing else.
 fn averager(server: &Server) -> Client {
     server.client().say("ACL SETUSER averager on >x resetkeys %R~grad:* %RW~avg:* +@all").ok();
     let mut averager = server.client();
@@ -16,11 +16,11 @@ fn averager(server: &Server) -> Client {
     averager
 }
 
-/// What comes after the rows in an update of a state of version 0.
+/// The arguments of `SKEIN.APPLY` after the rows, for a state of version 0.
 const UPDATE: &str = "1 mean 0 WEIGHTS 0 TRAINED 1 CLIPNORM none CLIPVALUE none OPTIMIZER sgd STEP 1 1";
 
 #[test]
-fn access_lists_tell_reading_from_writing() {
+fn access_lists_distinguish_reading_from_writing() {
     on_each("", |server| {
         let mut client = server.client();
         for key in ["pub:a", "grad:a", "grad:b", "state:p"] {
@@ -66,7 +66,7 @@ fn access_lists_tell_reading_from_writing() {
 
 /// A state key that is spelled like the keyword would hide the rows from the access list.
 #[test]
-fn a_state_key_can_not_hide_the_rows() {
+fn a_state_key_cannot_hide_the_rows() {
     on_each("", |server| {
         let mut client = server.client();
         client.say("ACL SETUSER stepper on >x resetkeys %RW~ROWS* %R~1 %R~grad:* +@all").ok();
@@ -88,9 +88,9 @@ fn a_state_key_can_not_hide_the_rows() {
     });
 }
 
-/// The server finds no keys where it cannot read their count, and lets such a command pass: `+1` opened every key.
+/// The server finds no keys if it cannot read their count, and admits such a command: `+1` opened every key.
 #[test]
-fn a_count_that_the_server_does_not_read_opens_no_key() {
+fn a_count_that_the_server_cannot_read_opens_no_key() {
     on_each("", |server| {
         let mut client = server.client();
         ["grad:a", "secret"].iter().for_each(|key| client.set(key, 0, &[7.0]));
@@ -152,8 +152,8 @@ fn transactions_and_scripts_open_no_key_either() {
     });
 }
 
-/// Only the first eight names of a state were looked at. A ninth that is spelled like the keyword, right before it, is
-/// no count to the server, which then finds no keys at all.
+/// Only the first eight names of a state were checked. A ninth that is spelled like the keyword is the keyword to the
+/// server, which cannot read the next word as a count and so finds no keys at all.
 #[test]
 fn a_state_key_cannot_hide_the_rows_behind_many_others() {
     on_each("", |server| {
@@ -168,10 +168,10 @@ fn a_state_key_cannot_hide_the_rows_behind_many_others() {
     });
 }
 
-/// What the log holds was permitted when it was first done. The server replays it as its default user, who may be
-/// allowed to do nothing at all.
+/// Commands in the log were permitted when they were first called. The server replays them as its default user, which
+/// may have no permissions at all.
 #[test]
-fn the_log_of_commands_is_replayed_whatever_the_default_user_may() {
+fn the_command_log_is_replayed_whatever_the_default_user_may() {
     let users = "--user default on nopass resetkeys %R~hello:* +@all --user owner on >x ~* +@all";
     on_each(&format!("--appendonly yes --appendfsync no --aof-use-rdb-preamble no {users}"), |server| {
         let owner = |server: &Server| {
@@ -193,9 +193,9 @@ fn the_log_of_commands_is_replayed_whatever_the_default_user_may() {
     });
 }
 
-/// The server finds the keys where the grammar has them, by which an access list is held against a call.
+/// The server finds the keys at the places of the grammar, and checks exactly these against an access list.
 #[test]
-fn the_server_knows_the_keys_of_every_command() {
+fn the_server_finds_the_keys_of_every_command() {
     fn check<C: Command<usize>>(client: &mut Client, command: &str) {
         let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         assert_eq!(words[0], C::NAME.to_bytes());

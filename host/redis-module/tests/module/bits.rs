@@ -1,4 +1,4 @@
-//! The module gives the bits of the kernels, whatever the size and the rule.
+//! The module computes the same bits as the kernels, for every size and rule.
 
 use skein_kernels::optimizer::{Constant, OPTIMIZERS, Optimizer, OptimizerKind, Step};
 use skein_kernels::rule::{Rule, RuleParameter};
@@ -9,16 +9,16 @@ use skein_types::Statistics;
 use crate::client::{Client, blob, noise, same_bits};
 use crate::server::on_each;
 
-/// Done at once, and by a worker over several of the kernels' windows.
+/// Two lengths that are computed at once, and one for a worker that spans several of the kernels' windows.
 const LENGTHS: [usize; 3] = [1, 1000, 70_001];
 const ROWS: usize = 5;
 
-/// Every rule, with its parameters set and not, and its weights as text.
+/// Every rule, with and without its parameters set, and its weights as text.
 fn rules() -> Vec<(Rule, &'static str)> {
     let mut rules = Vec::new();
     for kind in RULES {
         let rule = Rule::new(kind, 1);
-        let with = |rule: Rule, parameter: &RuleParameter| rule.with(parameter.name, "2").expect("it fits");
+        let with = |rule: Rule, parameter: &RuleParameter| rule.with(parameter.name, "2").expect("the value is valid");
         for rule in [rule.clone(), kind.parameters.iter().fold(rule, with)] {
             assert!(rule.rows_min() <= ROWS, "{rule}");
             rules.push(if kind.takes_weights {
@@ -56,9 +56,10 @@ fn aggregates_have_the_bits_of_the_kernels() {
     });
 }
 
-/// Every optimizer, with the defaults of its constants and with others.
+/// Every optimizer, with default constants and with others.
 fn optimizers() -> Vec<Optimizer> {
-    let other = |optimizer: Optimizer, constant: &Constant| optimizer.with(constant.name, 0.01).expect("it fits");
+    let other =
+        |optimizer: Optimizer, constant: &Constant| optimizer.with(constant.name, 0.01).expect("the value is valid");
     let both =
         |kind: &'static OptimizerKind| [Optimizer::new(kind), kind.constants.iter().fold(Optimizer::new(kind), other)];
     OPTIMIZERS.into_iter().flat_map(both).collect()
@@ -74,7 +75,8 @@ fn check_apply(client: &mut Client, len: usize, optimizer: Optimizer, (rule, wei
     let names: Vec<String> = (0..=slots).map(|slot| format!("state{slot}")).collect();
     names.iter().zip(&state).for_each(|(name, values)| client.set(name, 4, values));
     for round in 5..8u64 {
-        let (clip_norm, clip_value) = ((round == 6).then_some(3.5), (round == 7).then_some(0.25));
+        let clip_norm = (round == 6).then_some(3.5);
+        let clip_value = (round == 7).then_some(0.25);
         let step = Step { number: round - 4, learning_rate: 0.05 };
         let change = Change { trained: len - len / 3, clip_norm, clip_value, optimizer, step };
         let bound = |bound: Option<f32>| bound.map_or("none".to_owned(), |bound| bound.to_string());
@@ -110,7 +112,7 @@ fn updates_have_the_bits_of_the_kernels() {
 }
 
 #[test]
-fn values_come_back_as_they_were_given() {
+fn values_are_returned_as_they_were_stored() {
     on_each("", |server| {
         let mut client = server.client();
         for len in [0, 1, 100_000] {

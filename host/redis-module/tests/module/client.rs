@@ -1,10 +1,10 @@
-//! A client of the protocol that servers speak, small enough to misbehave with.
+//! A minimal client of the Redis protocol, which can also misbehave.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// What a server answers.
+/// A server's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Answer {
     Text(String),
@@ -62,12 +62,12 @@ impl Answer {
     pub(crate) fn fails(&self, message: &str) {
         match self {
             Answer::Error(error) if error.starts_with(message) => {}
-            other => panic!("`{message}` is expected: {other:?}"),
+            other => panic!("expected error `{message}`, got {other:?}"),
         }
     }
 }
 
-/// A connection.
+/// A connection to a server's Unix socket.
 pub(crate) struct Client {
     stream: BufReader<UnixStream>,
 }
@@ -77,7 +77,7 @@ impl Client {
         Client { stream: BufReader::new(UnixStream::connect(socket).expect("the server listens")) }
     }
 
-    /// Sends a command and does not wait for the answer.
+    /// Sends a command without waiting for the answer.
     pub(crate) fn send(&mut self, arguments: &[&[u8]]) {
         let mut request = format!("*{}\r\n", arguments.len()).into_bytes();
         for argument in arguments {
@@ -88,7 +88,7 @@ impl Client {
         self.stream.get_mut().write_all(&request).expect("the server reads");
     }
 
-    /// Waits for an answer; `None`: the server closed the connection.
+    /// Waits for an answer; `None` if the server closed the connection.
     pub(crate) fn receive(&mut self) -> Option<Answer> {
         let mut line = String::new();
         self.stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
@@ -109,7 +109,7 @@ impl Client {
                 bytes.truncate(bytes.len() - 2);
                 Answer::Bulk(bytes)
             }
-            other => panic!("`{other}` begins no answer"),
+            other => panic!("an answer cannot begin with `{other}`"),
         })
     }
 
@@ -119,7 +119,7 @@ impl Client {
         self.receive().expect("the server answers")
     }
 
-    /// A command whose arguments are words.
+    /// Calls a command whose arguments are words, separated by spaces.
     #[track_caller]
     pub(crate) fn say(&mut self, command: &str) -> Answer {
         self.call(&command.split_whitespace().map(str::as_bytes).collect::<Vec<_>>())
@@ -135,20 +135,20 @@ impl Client {
         self.say(&format!("SKEIN.GET {key}")).values()
     }
 
-    /// A number of `INFO skein`.
+    /// A field of `INFO skein`.
     #[track_caller]
     pub(crate) fn info(&mut self, field: &str) -> u64 {
         let info = self.say("INFO skein").text();
         let line = info.lines().find_map(|line| line.strip_prefix(&format!("skein_{field}:")));
-        line.unwrap_or_else(|| panic!("{field} in {info}")).parse().expect("a number")
+        line.unwrap_or_else(|| panic!("no {field} in {info}")).parse().expect("a number")
     }
 
-    /// Repeats a question until the answer is right; each asks a server that works on it, so none is in vain.
+    /// Repeats a question until it is answered with `true`, for at most 60 seconds.
     #[track_caller]
     pub(crate) fn until(&mut self, mut question: impl FnMut(&mut Client) -> bool) {
         let begun = std::time::Instant::now();
         while !question(self) {
-            assert!(begun.elapsed().as_secs() < 60, "it takes too long");
+            assert!(begun.elapsed().as_secs() < 60, "the server has not reached the expected state in 60 s");
             std::thread::yield_now();
         }
     }
@@ -158,13 +158,13 @@ pub(crate) fn blob(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// Values that look random and are the same each time.
+/// Values that look random, the same for each seed.
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<f32> {
     let mut random = Random(seed);
     (0..len).map(|_| (random.below(20_001) as f32 - 10_000.0) * 0.003).collect()
 }
 
-/// Numbers that look random: SplitMix64.
+/// Pseudo-random numbers: SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -181,6 +181,6 @@ pub(crate) fn same_bits(actual: &[f32], expected: &[f32]) {
     assert_eq!(actual.len(), expected.len());
     let differs = actual.iter().zip(expected).position(|(a, b)| a.to_bits() != b.to_bits());
     if let Some(at) = differs {
-        panic!("at {at}: {} where {} is expected", actual[at], expected[at]);
+        panic!("at {at}: expected {}, got {}", expected[at], actual[at]);
     }
 }

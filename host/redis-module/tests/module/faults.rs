@@ -1,4 +1,4 @@
-//! Memory that runs out.
+//! Servers that run out of memory.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ fn keys(client: &mut Client) -> i64 {
 }
 
 #[test]
-fn without_memory_nothing_changes_and_everything_can_be_read() {
+fn without_memory_nothing_changes_and_values_stay_readable() {
     on_each("", |server| {
         let mut client = server.client();
         let values = noise(1, 500_000);
@@ -23,7 +23,7 @@ fn without_memory_nothing_changes_and_everything_can_be_read() {
         client.set("a", 1, &values);
         client.until(|client| client.info("recycled_bytes") == 2_000_000);
         client.say("CONFIG SET maxmemory 1mb").ok();
-        // An idle buffer would go after ten seconds anyway.
+        // An idle buffer would be freed after ten seconds anyway.
         let begun = std::time::Instant::now();
         client.until(|client| client.info("recycled_bytes") == 0);
         assert!(begun.elapsed().as_secs() < 5);
@@ -46,7 +46,7 @@ fn without_memory_nothing_changes_and_everything_can_be_read() {
     });
 }
 
-/// Leaves a server so many bytes of address space beside what it has. `false`: this machine cannot do that.
+/// Limits a server to `bytes` more address space than it has. `false` if this machine lacks `prlimit`.
 fn leave(server: &Server, bytes: u64) -> bool {
     let used = std::fs::read_to_string(format!("/proc/{}/statm", server.pid())).unwrap();
     let pages: u64 = used.split(' ').next().unwrap().parse().unwrap();
@@ -54,7 +54,7 @@ fn leave(server: &Server, bytes: u64) -> bool {
     let limited = Command::new("prlimit").arg("--pid").arg(server.pid().to_string()).arg(limit).status();
     let limited = limited.is_ok_and(|status| status.success());
     if !limited {
-        println!("left out: there is no `prlimit`");
+        println!("skipped: `prlimit` is missing or failed");
     }
     limited
 }
@@ -64,16 +64,16 @@ fn unlimited(server: &Server) {
     assert!(free.is_ok_and(|status| status.success()));
 }
 
-/// Makes averages of the key `a` until there is no memory for one more; some was free already.
+/// Aggregates the key `a` into new keys until the server runs out of memory, of which some was free before.
 #[track_caller]
 fn fill(client: &mut Client) {
     let mut made = (0..64).map(|out| client.say(&format!("SKEIN.AGG out{out} 1 mean 0 1 a")));
-    made.find(|answer| matches!(answer, Answer::Error(_))).expect("an end of memory").fails("OOM");
+    made.find(|answer| matches!(answer, Answer::Error(_))).expect("memory runs out").fails("OOM");
 }
 
-/// An address space that is full: the allocator says no, and the module says so.
+/// If the address space is full, the allocator fails and the module reports an error.
 #[test]
-fn an_allocator_that_gives_nothing_is_an_error() {
+fn an_allocator_that_fails_is_an_error() {
     on_each("threads 1", |server| {
         let mut client = server.client();
         let values = noise(1, 4_000_000);
@@ -88,13 +88,14 @@ fn an_allocator_that_gives_nothing_is_an_error() {
     });
 }
 
-/// Clipping by norm has to see the whole aggregate first. The vector for it came from an allocation that ends the
-/// process when it fails; now there is none, so that an update takes the memory of the state that it makes.
+/// Clipping by norm needs the whole aggregate first. It was kept in a vector whose allocation ends the process if it
+/// fails. Without that vector, an update needs only the memory of the new state.
 #[test]
-fn clipping_by_norm_without_memory_is_an_error_and_takes_no_more_than_the_state() {
+fn clipping_by_norm_without_memory_is_an_error_and_needs_no_more_than_the_state() {
     on_each("threads 1", |server| {
         let mut client = server.client();
-        let (parameters, gradient) = (noise(1, 4_000_000), noise(2, 4_000_000));
+        let parameters = noise(1, 4_000_000);
+        let gradient = noise(2, 4_000_000);
         client.set("p", 0, &parameters);
         client.set("a", 1, &gradient);
         client.say("SKEIN.AGG spare 1 mean 0 1 a").ok();
@@ -116,25 +117,25 @@ fn clipping_by_norm_without_memory_is_an_error_and_takes_no_more_than_the_state(
             step: Step { number: 1, learning_rate: 0.5 },
         };
         let mut expected = vec![0.0; parameters.len()];
-        let (before, after) =
-            (Before { parameters: &parameters, slots: &[] }, After { parameters: &mut expected, slots: Vec::new() });
+        let before = Before { parameters: &parameters, slots: &[] };
+        let after = After { parameters: &mut expected, slots: Vec::new() };
         change.apply(1, &Rule::new(&MEAN, 0), &[&gradient], before, after).unwrap();
         same_bits(&client.get("p"), &expected);
     });
 }
 
-/// A command that wants help from more threads than the system has left does all by itself.
+/// A command for which the system refuses to start helper threads computes alone.
 #[test]
-fn threads_that_the_system_refuses_are_done_without() {
+fn a_command_computes_without_threads_that_the_system_refuses() {
     on_each("threads 4", |server| {
         let mut client = server.client();
         let values = noise(1, 4_000_000);
         ["a", "spare"].iter().for_each(|key| client.set(key, 1, &values));
         client.say("DEL spare");
         client.until(|client| client.info("recycled_bytes") == 16_000_000);
-        // A new client, since what the server keeps for one that sent a large blob is freed at some time.
+        // A new client, because the server frees the buffer of one that sent a large blob at an unknown time.
         let mut client = server.client();
-        // The result has its memory already, and a thread wants two megabytes for its stack.
+        // The result reuses a buffer, and a thread needs two megabytes for its stack.
         if !leave(server, 1 << 20) {
             return;
         }
@@ -144,9 +145,9 @@ fn threads_that_the_system_refuses_are_done_without() {
     });
 }
 
-/// Retired buffers are memory of the server, which it has back when nobody needs them.
+/// Retired buffers are memory of the server. They are freed after a while without use.
 #[test]
-fn idle_buffers_are_given_back() {
+fn idle_buffers_are_freed() {
     on_each("--hz 500", |server| {
         let mut client = server.client();
         client.set("a", 1, &noise(1, 500_000));

@@ -1,4 +1,4 @@
-//! Commands with arguments that make no sense.
+//! Commands with invalid arguments.
 
 use crate::client::{Answer, Client, Random};
 use crate::server::on_each;
@@ -73,8 +73,8 @@ const WORDS: [&[u8]; 50] = [
     b"mean(\r\n=1)",
 ];
 
-/// Calls that are right, of which words are then replaced, dropped or doubled.
-const RIGHT: [&str; 7] = [
+/// Valid calls, of which words are then replaced, dropped or doubled.
+const VALID: [&str; 7] = [
     "SKEIN.SET a 1 abcdabcd 1 2",
     "SKEIN.SETRANGE a 1 abcd",
     "SKEIN.ACC sum a 2 0 2 3 0.5 abcdabcd",
@@ -101,7 +101,7 @@ fn no_argument_ends_the_server() {
                 ["a", "b"].iter().for_each(|key| client.set(key, 1, &[1.0, 2.0]));
             }
             let mut arguments: Vec<&[u8]> =
-                RIGHT[random.below(RIGHT.len() as u64) as usize].split(' ').map(str::as_bytes).collect();
+                VALID[random.below(VALID.len() as u64) as usize].split(' ').map(str::as_bytes).collect();
             if turn % 3 == 0 {
                 let name = COMMANDS[random.below(COMMANDS.len() as u64) as usize].as_bytes();
                 arguments = [name]

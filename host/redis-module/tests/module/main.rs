@@ -1,6 +1,6 @@
-//! The module inside real servers: Redis, and Valkey where `SKEIN_VALKEY_SERVER` names one.
+//! The module in real servers: Redis, and Valkey if `SKEIN_VALKEY_SERVER` names one.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod acl;
 mod bits;

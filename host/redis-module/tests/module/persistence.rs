@@ -1,15 +1,15 @@
-//! Saving, loading, copying: values outlive their server, and damaged ones do not end it.
+//! Saving, loading, copying: values survive a restart, and damaged ones do not end the server.
 
 use crate::client::{Client, Random, blob, noise, same_bits};
 use crate::server::{Server, on_each};
 
-/// Tensors and sums in every state: begun, complete, closed.
+/// Stores tensors, and sums in every state: begun, complete, closed.
 fn fill(client: &mut Client) {
     client.set("parameters", 3, &noise(1, 1000));
     client.call(&[b"SKEIN.SET", b"shaped", b"7", &blob(&noise(2, 100_000)), b"100", b"10", b"100"]).ok();
     client.set("empty", 0, &[]);
-    for (sum, leaves, given) in [("begun", 7, &[0, 2, 3, 6][..]), ("complete", 3, &[0, 1, 2]), ("closed", 2, &[0, 1])] {
-        for leaf in given {
+    for (sum, leaves, sent) in [("begun", 7, &[0, 2, 3, 6][..]), ("complete", 3, &[0, 1, 2]), ("closed", 2, &[0, 1])] {
+        for leaf in sent {
             let words = format!("SKEIN.ACC {sum} parameters 4 {leaf} {leaves} {} 0.5", leaf + 1);
             let values = blob(&noise(*leaf as u64, 1000));
             let arguments: Vec<&[u8]> = words.split(' ').map(str::as_bytes).chain([values.as_slice()]).collect();
@@ -28,8 +28,8 @@ fn digests(client: &mut Client) -> Vec<String> {
     digests
 }
 
-/// The sums go on as if nothing had happened.
-fn go_on(client: &mut Client) {
+/// Sends the missing batches, and checks that the sums continue as without a restart.
+fn resume(client: &mut Client) {
     for leaf in [1, 4, 5] {
         let words = format!("SKEIN.ACC begun parameters 4 {leaf} 7 {} 0.5", leaf + 1);
         let values = blob(&noise(leaf as u64, 1000));
@@ -54,31 +54,31 @@ fn snapshots_keep_everything() {
         server.client().say("SAVE").ok();
         server.restart();
         assert_eq!(digests(&mut server.client()), before);
-        go_on(&mut server.client());
+        resume(&mut server.client());
     });
 }
 
 #[test]
-fn the_log_of_commands_keeps_everything() {
+fn the_command_log_keeps_everything() {
     // A server that syncs every second does not always write before it answers.
     on_each("--appendonly yes --appendfsync no --aof-use-rdb-preamble no", |server| {
         fill(&mut server.client());
         let before = digests(&mut server.client());
         server.restart();
-        assert_eq!(digests(&mut server.client()), before, "by the commands themselves");
+        assert_eq!(digests(&mut server.client()), before, "after replaying the commands themselves");
         let mut client = server.client();
         client.say("BGREWRITEAOF");
         client.until(|client| client.say("INFO persistence").text().contains("aof_rewrite_in_progress:0"));
         assert!(client.say("INFO persistence").text().contains("aof_last_bgrewrite_status:ok"));
         server.restart();
-        assert_eq!(digests(&mut server.client()), before, "by the commands that make the values");
-        go_on(&mut server.client());
+        assert_eq!(digests(&mut server.client()), before, "after replaying the rewritten log");
+        resume(&mut server.client());
     });
 }
 
-/// What workers do meanwhile is in the snapshot wholly or not at all.
+/// A snapshot has each batch that workers add during it either wholly or not at all.
 #[test]
-fn a_snapshot_during_aggregation_is_whole() {
+fn a_snapshot_during_aggregation_is_consistent() {
     on_each("threads 2", |server| {
         let len = 500_000;
         server.client().set("parameters", 0, &vec![0.0; len]);
@@ -120,7 +120,7 @@ fn a_snapshot_during_aggregation_is_whole() {
 }
 
 #[test]
-fn copies_live_apart() {
+fn copies_change_independently() {
     on_each("", |server| {
         let mut client = server.client();
         fill(&mut client);
@@ -130,7 +130,7 @@ fn copies_live_apart() {
             assert!(client.say(&format!("MEMORY USAGE {key}")).integer() > 0);
         }
         assert!(client.say("MEMORY USAGE shaped").integer() >= 400_000);
-        go_on(&mut client);
+        resume(&mut client);
         client.say("SKEIN.SETRANGE parameters 0 abcd").ok();
         for key in KEYS.split(' ') {
             client.say(&format!("RENAME copy:{key} {key}")).ok();
@@ -142,7 +142,7 @@ fn copies_live_apart() {
     });
 }
 
-/// CRC-64 as the server appends it to what it dumps: the polynomial of Jones, reflected.
+/// CRC-64 as the server appends it to a dump: Jones's polynomial, reflected.
 fn crc64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(
@@ -158,7 +158,7 @@ fn restore(server: &Server, client: &mut Client, payload: &[u8]) -> bool {
         crate::client::Answer::Error(_) => false,
         answer => {
             answer.ok();
-            // What was accepted may be used like any other value.
+            // An accepted value may be used like any other.
             for command in [
                 "SKEIN.GET damaged",
                 "SKEIN.STAT damaged",
@@ -183,16 +183,17 @@ fn damaged_dumps_are_refused_or_harmless() {
         fill(&mut client);
         client.set("small", 3, &noise(1, 5));
         let mut random = Random(11);
-        let (mut refused, mut accepted) = (0, 0);
+        let mut refused = 0;
+        let mut accepted = 0;
         for key in ["small", "begun", "complete", "closed", "empty"] {
             let dump = client.say(&format!("DUMP {key}")).bulk().to_vec();
             let whole = &dump[..dump.len() - 8];
             assert_eq!(crc64(whole).to_le_bytes(), dump[dump.len() - 8..]);
-            assert!(restore(server, &mut client, whole), "the dump as it is");
+            assert!(restore(server, &mut client, whole), "an unchanged dump of {key}");
             for turn in 0..700u64 {
                 let mut payload = whole.to_vec();
                 for _ in 0..=turn % 3 {
-                    // The type's name and the version at the end are the server's own; most of what counts is in front.
+                    // The server owns the type's name and the version at the end; most fields are near the beginning.
                     let end = if turn % 2 == 0 { payload.len().min(80) } else { payload.len() } as u64 - 2;
                     let at = 10 + random.below(end - 10) as usize;
                     match random.below(5) {
@@ -212,7 +213,7 @@ fn damaged_dumps_are_refused_or_harmless() {
     });
 }
 
-/// Fields that each on its own make a value of no sense.
+/// Fields of which each alone makes the value invalid.
 #[test]
 fn a_dump_is_checked_field_by_field() {
     on_each("", |server| {
@@ -220,7 +221,7 @@ fn a_dump_is_checked_field_by_field() {
         client.set("a", 3, &[1.0, 2.0]);
         let dump = client.say("DUMP a").bulk().to_vec();
         let whole = &dump[..dump.len() - 8];
-        // Type, nine bytes of module and version; then pairs of an opcode and a number, below 64 each in one byte.
+        // Type, nine bytes of module and version, then pairs of opcode and number. Numbers below 64 take one byte.
         assert_eq!(whole[10..20], [2, 1, 2, 3, 2, 1, 2, 2, 5, 8]);
         for (at, byte) in [(11, 0), (11, 2), (15, 0), (15, 33), (17, 1), (17, 3), (19, 4), (19, 7)] {
             let mut payload = whole.to_vec();
@@ -229,8 +230,8 @@ fn a_dump_is_checked_field_by_field() {
         }
         let mut payload = whole.to_vec();
         payload[13] = 9;
-        assert!(restore(server, &mut client, &payload), "any version will do");
-        // A length of 2^62 that is not there.
+        assert!(restore(server, &mut client, &payload), "any version is valid");
+        // A length of 2^62 without the bytes.
         let huge = [&whole[..19], &[0x81], &(1u64 << 62).to_be_bytes(), &whole[20..]].concat();
         assert!(!restore(server, &mut client, &huge));
     });
@@ -246,7 +247,7 @@ fn a_dumped_sum_is_checked_field_by_field() {
         }
         let dump = client.say("DUMP sum").bulk().to_vec();
         let whole = &dump[..dump.len() - 8];
-        // Version, round, leaves, length, closed; two batches with index, samples, loss; two parts with level, index.
+        // Format, round, leaves, length, closed; two batches with index, samples, loss; two parts with level, index.
         assert_eq!(whole[10..22], [2, 1, 2, 4, 2, 3, 2, 2, 2, 0, 2, 2]);
         assert_eq!(whole[22..42], [2, 0, 2, 1, 2, 0, 2, 2, 2, 1, 2, 0, 2, 2, 2, 0, 2, 0, 5, 8]);
         assert_eq!(whole[50..56], [2, 1, 2, 1, 5, 8]);

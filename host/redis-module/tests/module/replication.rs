@@ -1,4 +1,4 @@
-//! Replicas do what their master did, with the same bits.
+//! Replicas repeat their master's commands, with the same bits.
 
 use crate::client::{Client, blob, noise};
 use crate::server::{Server, on_each};
@@ -16,7 +16,7 @@ fn digest(client: &mut Client) -> String {
     client.say("DEBUG DIGEST").text()
 }
 
-/// A replica that is attached in the middle of a round, so that it gets some of it as a snapshot.
+/// The replica is attached in the middle of a round, so it gets a part of the round as a snapshot.
 #[test]
 fn a_replica_has_the_same_bits() {
     on_each("threads 3 --port 0", |master| {
@@ -46,7 +46,7 @@ fn a_replica_has_the_same_bits() {
     });
 }
 
-/// The link to a master has no user, and what comes over it was permitted there.
+/// The link to a master has no user; its commands were permitted on the master.
 #[test]
 fn a_replica_follows_whatever_its_own_users_may() {
     on_each("--port 0", |master| {
@@ -68,13 +68,13 @@ fn a_replica_follows_whatever_its_own_users_may() {
 }
 
 impl Client {
-    /// A replica takes no writes but its master's.
+    /// Checks that a replica refuses writes from clients.
     fn set_is_refused(&mut self) {
         self.say("SKEIN.SET x 1 abcd").fails("READONLY");
     }
 }
 
-/// Replication needs a port, which the operating system chooses: it is free when the master takes it.
+/// Starts a replica. Replication needs a port; the operating system chooses a free one for the master.
 fn attach(master: &Server) -> Server {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     master.client().say(&format!("CONFIG SET port {port}")).ok();

@@ -1,4 +1,4 @@
-//! Servers with the module, as children that end with the test.
+//! Servers with the module, as child processes that end with the test.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 
-/// A running server.
+/// A running server, which is killed on drop.
 pub(crate) struct Server {
     program: PathBuf,
     arguments: String,
-    /// A library whose functions the server has to use before its own.
+    /// A library whose functions replace the server's own.
     preload: Option<PathBuf>,
     folder: TempDir,
     child: Child,
@@ -23,7 +23,7 @@ pub(crate) fn programs() -> Vec<PathBuf> {
     let mut programs = vec![PathBuf::from("redis-server")];
     match std::env::var_os("SKEIN_VALKEY_SERVER") {
         Some(valkey) => programs.push(valkey.into()),
-        None => println!("Valkey is left out: SKEIN_VALKEY_SERVER names no valkey-server"),
+        None => println!("Valkey is skipped: set SKEIN_VALKEY_SERVER to the path of a valkey-server"),
     }
     programs
 }
@@ -38,36 +38,36 @@ pub(crate) fn on_each(arguments: &str, test: impl Fn(&mut Server)) {
     }
 }
 
-/// The module, which Cargo puts beside the tests when it builds them.
+/// Path of the module, which Cargo builds beside the tests.
 fn module() -> PathBuf {
     let tests = std::env::current_exe().expect("the test runs");
     let module = tests.with_file_name(skein_redis_module::FILE_NAME);
-    assert!(module.exists(), "{} is built with the tests", module.display());
+    assert!(module.exists(), "`{}` is missing: Cargo builds it with the tests", module.display());
     module
 }
 
-/// The library of `tests/allocator/moving.rs`.
+/// File name of the library of `tests/allocator/moving.rs`.
 const ALLOCATOR: &str = "libmoving_allocator.so";
 
-/// The allocator, which Cargo builds as an example.
+/// Path of the allocator, which Cargo builds as an example.
 fn moving_allocator() -> PathBuf {
     let tests = std::env::current_exe().expect("the test runs");
     let allocator = tests.with_file_name("../examples").join(ALLOCATOR);
-    assert!(allocator.exists(), "{} is built by `cargo test --examples`", allocator.display());
+    assert!(allocator.exists(), "`{}` is missing: `cargo test --examples` builds it", allocator.display());
     allocator
 }
 
 impl Server {
-    /// Starts a server; `arguments` are the module's, then the server's from the first `--` on.
+    /// Starts a server; `arguments` are those of the module, then, from the first `--` on, those of the server.
     pub(crate) fn start(program: &Path, arguments: &str) -> Server {
         Server::launched(program, arguments, None)
     }
 
-    /// Starts a server whose allocator moves what it shrinks, which every allocator may do and few do.
+    /// Starts a server whose allocator moves memory when it shrinks it, which every allocator may do and few do.
     pub(crate) fn start_with_moving_allocator(program: &Path, arguments: &str) -> Server {
         let server = Server::launched(program, arguments, Some(moving_allocator()));
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.pid())).expect("the server runs");
-        assert!(maps.contains(ALLOCATOR), "the server has its allocator:\n{maps}");
+        assert!(maps.contains(ALLOCATOR), "the server did not load the allocator:\n{maps}");
         server
     }
 
@@ -77,7 +77,7 @@ impl Server {
         Server { program: program.to_owned(), arguments: arguments.to_owned(), preload, folder, child }
     }
 
-    /// Number of the server's process.
+    /// The server's process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -94,7 +94,7 @@ impl Server {
         Client::connect(&self.socket())
     }
 
-    /// Ends the server as a power failure would, and starts another on what it left.
+    /// Kills the server as a power failure would, and starts another in the same folder.
     pub(crate) fn restart(&mut self) {
         self.kill();
         self.child = launch(&self.program, &self.arguments, self.preload.as_deref(), self.folder.path());
@@ -141,14 +141,14 @@ fn launch(program: &Path, arguments: &str, preload: Option<&Path>, folder: &Path
             break;
         }
     }
-    // A pipe that nobody reads fills up and stops the server.
+    // A pipe that is not read fills up and stops the server.
     std::thread::spawn(move || {
         log.lines().map_while(Result::ok).filter(|line| line.contains("skein")).for_each(|line| println!("{line}"));
     });
     child
 }
 
-/// What a server says that refuses to start.
+/// The log of a server that refuses to start.
 pub(crate) fn refusal(program: &Path, arguments: &str) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(program);

@@ -12,7 +12,7 @@ fn accumulate(client: &mut Client, round: u64, leaf: usize, leaves: usize, len: 
     client.call(&words.split(' ').map(str::as_bytes).chain([values.as_slice()]).collect::<Vec<_>>())
 }
 
-/// What the average of those batches has to be.
+/// The expected average of the batches that [`accumulate`] sends, with its samples and mean loss.
 fn average(leaves: usize, len: usize) -> (Vec<f32>, i64, f64) {
     let rows: Vec<Vec<f32>> = (0..leaves).map(|leaf| noise(leaf as u64, len)).collect();
     let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
@@ -63,7 +63,7 @@ fn batches_count_once_in_any_order() {
     });
 }
 
-/// Each leaf by two of many clients at the same time, over and over.
+/// Has eight clients add batches at the same time, each leaf by two of them, five times over.
 fn check_concurrent(server: &Server, len: usize, leaves: usize) {
     server.client().set("parameters", 0, &vec![0.0; len]);
     for _ in 0..5 {
@@ -83,9 +83,9 @@ fn check_concurrent(server: &Server, len: usize, leaves: usize) {
     }
 }
 
-/// What the module builds on: adding beside the tree, and placing each leaf with all that it led to.
+/// The module adds outside the tree, then places each leaf with the sums that result.
 #[test]
-fn adding_beside_the_tree_gives_its_bits() {
+fn adding_outside_the_tree_has_the_same_bits() {
     let mut random = Random(3);
     for leaves in 1..40usize {
         let mut tree: Tree = Tree::new(leaves as u32);
@@ -111,11 +111,12 @@ fn adding_beside_the_tree_gives_its_bits() {
     }
 }
 
-/// The weighted sum of those batches.
+/// The weighted sum of the same batches, added by the tree.
 fn average_sum(leaves: usize) -> Vec<f32> {
     let mut tree = Tree::new(leaves as u32);
     for leaf in 0..leaves as u32 {
-        let (mut at, mut values) = (Position::leaf(leaf), noise(u64::from(leaf), 3));
+        let mut at = Position::leaf(leaf);
+        let mut values = noise(u64::from(leaf), 3);
         values.iter_mut().for_each(|value| *value *= (leaf + 1) as f32);
         while let Placed::Join { parent, mut left, right } = tree.place(at, values) {
             add(&mut left, &right);
@@ -126,7 +127,7 @@ fn average_sum(leaves: usize) -> Vec<f32> {
 }
 
 #[test]
-fn concurrent_batches_give_the_same_bits() {
+fn concurrent_batches_have_the_same_bits() {
     on_each("threads 4", |server| {
         check_concurrent(server, 40_000, 21);
         check_concurrent(server, 100, 64);
@@ -134,7 +135,7 @@ fn concurrent_batches_give_the_same_bits() {
 }
 
 #[test]
-fn what_is_no_batch_of_the_round_is_refused() {
+fn a_batch_of_another_round_or_size_is_refused() {
     on_each("", |server| {
         let mut client = server.client();
         accumulate(&mut client, 1, 0, 2, 3).fails("NOSTATE");

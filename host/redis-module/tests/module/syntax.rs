@@ -1,4 +1,4 @@
-//! Arguments that do not fit, and what is said about them.
+//! Arguments that do not fit, and their error messages.
 
 use skein_kernels::rules::RULES;
 
@@ -6,7 +6,7 @@ use crate::client::{Answer, Client, blob, noise};
 use crate::server::{on_each, programs, refusal};
 
 #[test]
-fn what_is_wrong_is_told_by_its_code() {
+fn every_error_has_its_code() {
     on_each("", |server| {
         let mut client = server.client();
         client.set("a", 5, &[1.0, 2.0]);
@@ -52,9 +52,9 @@ fn what_is_wrong_is_told_by_its_code() {
     });
 }
 
-/// What sorts the rows of a median grows faster than they do, and an allocation for it that failed ended the server.
+/// The sorting network of a median grows faster than the number of rows. If its allocation failed, the server ended.
 #[test]
-fn more_keys_than_there_is_memory_for_are_refused() {
+fn more_keys_than_memory_allows_are_refused() {
     on_each("", |server| {
         let mut client = server.client();
         client.set("a", 0, &[1.0]);
@@ -63,20 +63,20 @@ fn more_keys_than_there_is_memory_for_are_refused() {
             let weights = if kind.takes_weights { format!(" WEIGHTS{}", " 1".repeat(1024)) } else { String::new() };
             client.say(&format!("SKEIN.AGG out 1 {} 0 1024{most}{weights}", kind.name)).ok();
         }
-        let refusal = "is not a number from 1 to 1024";
+        let refusal = "must be between 1 and 1024";
         client.say(&format!("SKEIN.AGG out 2 median 0 1025{most} a")).fails(&format!("ERR skein: `numkeys` {refusal}"));
         let end = "1 median 0 WEIGHTS 0 TRAINED 1 CLIPNORM none CLIPVALUE none OPTIMIZER sgd STEP 1 1";
         let apply = format!("SKEIN.APPLY 1 a ROWS 1025{most} a {end}");
         client.say(&apply).fails(&format!("ERR skein: `numrows` {refusal}"));
         assert_eq!(client.say(&format!("SKEIN.STAT{most}")).array().len(), 1024);
-        client.say(&format!("SKEIN.STAT{most} a")).fails("ERR skein: 1025 keys are more than 1024");
+        client.say(&format!("SKEIN.STAT{most} a")).fails("ERR skein: at most 1024 keys are allowed, got 1025");
         assert_eq!(client.say("SKEIN.META out").array()[0].integer(), 1);
     });
 }
 
-/// A message has a code word and is short, whatever it is about.
+/// A message has a code and is short, whatever the client sent.
 #[test]
-fn a_text_form_that_does_not_fit_is_told_in_few_words() {
+fn the_error_of_a_long_text_form_is_short() {
     on_each("", |server| {
         let mut client = server.client();
         client.set("a", 0, &[1.0]);
@@ -144,7 +144,7 @@ fn an_update_that_does_not_fit_changes_nothing() {
         let good = format!("SKEIN.APPLY 2 p m ROWS 1 g 6 mean 0 WEIGHTS 0 {momentum}");
         assert_eq!(client.say(&good).integer(), 6);
         let after = client.get("p");
-        assert_eq!(client.say(&good).integer(), 6, "it was applied before");
+        assert_eq!(client.say(&good).integer(), 6, "the round was already applied");
         assert_eq!(client.get("p"), after);
     });
 }
@@ -166,9 +166,9 @@ fn a_new_value_does_not_expire_with_the_old_one() {
 fn arguments_of_the_module_are_checked() {
     for program in programs() {
         for (arguments, reason) in [
-            ("threads 0", "`threads 0`: a number from 1 to 64 is expected"),
-            ("threads many", "`threads many`: a number from 1 to 64 is expected"),
-            ("speed 9", "`speed 9` is none of `threads N`, `queue N`"),
+            ("threads 0", "`threads` must be between 1 and 64, got `0`"),
+            ("threads many", "`threads` must be between 1 and 64, got `many`"),
+            ("speed 9", "`speed 9` is not an option: use `threads N` or `queue N`"),
         ] {
             let log = refusal(&program, arguments);
             assert!(log.contains(reason), "{log}");
@@ -182,7 +182,7 @@ fn the_module_is_loaded_once() {
     on_each("--enable-module-command yes", |server| {
         let mut client = server.client();
         client.set("a", 1, &noise(1, 10));
-        // Servers have modules of their own, and list all in no order.
+        // Servers bring their own modules, and list all in no fixed order.
         let modules = client.say("MODULE LIST").array().to_vec();
         let answers = modules.iter().flat_map(|module| module.array().iter());
         let is_name =

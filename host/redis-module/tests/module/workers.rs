@@ -1,12 +1,12 @@
-//! Work in the background: what changes meanwhile, clients that go away, transactions, queues, panics.
+//! Work in the background: inputs that change, clients that disconnect, transactions, queues, panics.
 
 use crate::client::{Client, blob, noise, same_bits};
 use crate::server::{Server, on_each, programs};
 
-/// Values of a tensor that keeps a worker busy for a while.
+/// Length of a tensor that keeps a worker busy for a while.
 const LARGE: usize = 3_000_000;
 
-/// Fills the keys `row0`, `row1`, ... and gives a command that aggregates them slowly.
+/// Fills the keys `row0`, `row1`, ... and returns a command that aggregates them slowly.
 fn rows(client: &mut Client, count: usize) -> String {
     let first = noise(0, LARGE);
     client.set("row0", 1, &first);
@@ -29,13 +29,13 @@ fn begin(server: &Server, command: &str) -> Client {
     client
 }
 
-/// Waits until no worker has anything to do.
+/// Waits until all workers are idle.
 fn wait(server: &Server) {
     server.client().until(|client| client.info("clients_blocked") == 0);
 }
 
 #[test]
-fn an_input_that_changes_meanwhile_is_told_and_nothing_is_written() {
+fn an_input_that_changes_during_the_work_is_reported_and_nothing_is_written() {
     on_each("threads 1", |server| {
         let mut other = server.client();
         let command = rows(&mut other, 16);
@@ -53,7 +53,7 @@ fn an_input_that_changes_meanwhile_is_told_and_nothing_is_written() {
 }
 
 #[test]
-fn a_state_that_changes_meanwhile_is_told() {
+fn a_state_that_changes_during_the_work_is_reported() {
     on_each("threads 1", |server| {
         let mut other = server.client();
         let slow = rows(&mut other, 16);
@@ -64,7 +64,7 @@ fn a_state_that_changes_meanwhile_is_told() {
         let state = |other: &mut Client, version| {
             ["p", "m"].map(|key| other.say(&format!("COPY zeros{version} {key} REPLACE")).integer())
         };
-        // The worker is behind a slow command; what it starts from was chosen before.
+        // The work waits behind a slow command; its inputs are already chosen.
         let apply = |other: &mut Client| {
             assert_eq!(state(other, 0), [1, 1]);
             let running = begin(server, &slow);
@@ -87,13 +87,13 @@ fn a_state_that_changes_meanwhile_is_told() {
 
         let (_running, mut waiting) = apply(&mut other);
         assert_eq!(state(&mut other, 1), [1, 1]);
-        assert_eq!(waiting.receive().unwrap().integer(), 1, "the round was applied by somebody else");
+        assert_eq!(waiting.receive().unwrap().integer(), 1, "another client applied the round");
         assert!(other.get("p").iter().all(|value| *value == 0.0));
     });
 }
 
 #[test]
-fn a_sum_that_is_replaced_meanwhile_is_told() {
+fn a_sum_that_is_deleted_during_the_work_is_started_anew() {
     on_each("threads 1", |server| {
         let mut other = server.client();
         other.set("parameters", 0, &vec![0.0; LARGE]);
@@ -105,7 +105,7 @@ fn a_sum_that_is_replaced_meanwhile_is_told() {
             leaf(&mut other, index);
             assert_eq!(other.receive().unwrap().integer(), 1);
         }
-        // The worker is behind a slow command, so that the sum is gone when it begins or while it adds.
+        // The work waits behind a slow command, so the sum is deleted before it starts or while it adds.
         let rows = rows(&mut other, 16);
         let mut slow = begin(server, &rows);
         let mut waiting = server.client();
@@ -114,13 +114,13 @@ fn a_sum_that_is_replaced_meanwhile_is_told() {
         other.say("DEL sum");
         slow.receive().unwrap().ok();
         let answer = waiting.receive().unwrap();
-        assert_eq!(answer.integer(), 1, "a sum of its own: nothing was added yet");
+        assert_eq!(answer.integer(), 1, "a new sum: nothing had been added yet");
         other.say("SKEIN.AVERAGE average sum 1").fails("INCOMPLETE");
     });
 }
 
 #[test]
-fn results_are_kept_though_the_client_went_away() {
+fn results_are_kept_after_the_client_disconnects() {
     on_each("threads 1", |server| {
         let mut other = server.client();
         let command = rows(&mut other, 16);
@@ -143,7 +143,7 @@ fn results_are_kept_though_the_client_went_away() {
 }
 
 #[test]
-fn clients_that_are_killed_or_come_in_crowds_harm_nothing() {
+fn a_crowd_of_killed_clients_does_no_harm() {
     on_each("threads 2 queue 4", |server| {
         let mut other = server.client();
         let command = rows(&mut other, 8);
@@ -215,7 +215,7 @@ fn workers_stay_in_the_database_that_the_client_selected() {
 }
 
 #[test]
-fn a_race_on_an_input_ends_in_one_of_both_or_in_changed() {
+fn a_race_on_an_input_ends_in_either_value_or_in_changed() {
     on_each("threads 2", |server| {
         let two = [noise(1, 60_000), noise(2, 60_000)];
         server.client().set("a", 1, &two[0]);
@@ -231,7 +231,7 @@ fn a_race_on_an_input_ends_in_one_of_both_or_in_changed() {
                     answer => {
                         answer.ok();
                         let out = client.get("out");
-                        assert!(two.contains(&out), "neither the one nor the other");
+                        assert!(two.contains(&out), "the result is neither of the two inputs");
                     }
                 }
             }
@@ -251,7 +251,8 @@ fn a_pause_for_a_failover_delays_what_workers_write() {
     });
 }
 
-/// Has each client send the command, with a result of its own, and counts the server's threads until all are answered.
+/// Has each client send the command with its own destination, and returns the most threads that the server had until
+/// all were answered.
 fn most_threads(server: &Server, clients: &mut [Client], command: &str) -> usize {
     let mut other = server.client();
     let done = other.info("commands_done") + clients.len() as u64;
@@ -267,7 +268,7 @@ fn most_threads(server: &Server, clients: &mut [Client], command: &str) -> usize
     most
 }
 
-/// Every command took as many threads as the pool has, and as many commands run at a time.
+/// Every running command took as many threads as the pool has.
 #[test]
 fn commands_share_their_threads() {
     const THREADS: usize = 8;
@@ -276,26 +277,27 @@ fn commands_share_their_threads() {
         let command = rows(&mut other, 8);
         let always = most_threads(server, &mut [], &command);
         let mut clients: Vec<Client> = (0..2 * THREADS).map(|_| server.client()).collect();
-        // Help is there for a moment, which may pass unseen.
+        // Helper threads run so briefly that a count may miss them.
         let mut alone = || most_threads(server, &mut clients[..1], &command) > always;
-        assert!((0..100).any(|_| alone()), "a command that is alone has help");
+        assert!((0..100).any(|_| alone()), "a single command has no helper threads");
         let most = most_threads(server, &mut clients, &command);
-        // The system may list threads of one command that have just ended beside those of the next.
-        assert!(most - always < 2 * THREADS, "{} threads beside the {always} that there are always", most - always);
+        // The system may still list ended threads of one command beside those of the next.
+        assert!(most - always < 2 * THREADS, "{} threads beside the {always} of an idle server", most - always);
         let expected = other.get("row0");
         (0..2 * THREADS).for_each(|out| same_bits(&other.get(&format!("out{out}")), &expected));
     });
 }
 
-/// The server trims an argument that came in too large a buffer, as a blob does that follows a larger one. It did so
-/// after a worker had begun to read, and an allocator may move what it trims.
+/// The server trims an argument whose buffer is too large, such as that of a blob after a larger one. It did so after a
+/// worker had started to read, and an allocator may move memory that is trimmed.
 #[test]
-fn a_blob_stays_where_it_is_while_a_worker_reads_it() {
+fn a_blob_does_not_move_while_a_worker_reads_it() {
     for program in programs() {
         println!("on {}", program.display());
         let mut server = Server::start_with_moving_allocator(&program, "threads 1");
         let mut client = server.client();
-        let (large, small) = (noise(1, 5_000_000), noise(2, 4_000_000));
+        let large = noise(1, 5_000_000);
+        let small = noise(2, 4_000_000);
         for _ in 0..10 {
             client.set("large", 1, &large);
             client.set("small", 1, &small);
@@ -306,7 +308,7 @@ fn a_blob_stays_where_it_is_while_a_worker_reads_it() {
 }
 
 #[test]
-fn watchers_learn_of_what_workers_write() {
+fn watchers_are_notified_of_writes_by_workers() {
     on_each("--notify-keyspace-events Ed", |server| {
         let mut client = server.client();
         client.set("a", 1, &noise(1, 100_000));
@@ -322,7 +324,7 @@ fn watchers_learn_of_what_workers_write() {
 }
 
 #[test]
-fn a_panic_is_an_error_and_no_more() {
+fn a_panic_is_only_an_error() {
     on_each("threads 1 panic-command yes", |server| {
         let mut client = server.client();
         for (count, place) in (1..).zip(["here", "worker", "commit", "worker"]) {
