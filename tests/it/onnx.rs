@@ -134,7 +134,7 @@ fn a_model_that_cannot_be_used_is_refused_by_name() {
         (&["model", "add", "small.onnx", "--lowering", "fast"], "there is no lowering `fast`"),
         (&["train", "--model", "small.tflite"], "a file that ends in `.onnx`"),
         (&["train", "--engine", "tensorflow"], "there is no engine `tensorflow`"),
-        (&["train", "--engine", "rten", "--device", "cuda"], "`rten` can not run on cuda"),
+        (&["train", "--engine", "rten", "--device", "cuda"], "`rten` cannot run on cuda"),
         (&["engine", "install", "rten"], "`rten` is built in"),
     ] {
         let error = place.run(arguments);

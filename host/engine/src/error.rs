@@ -1,73 +1,73 @@
-//! What can go wrong with an engine, and what would help.
+//! Errors of engines, and how to fix them.
 
 use std::path::PathBuf;
 
 use crate::Kind;
 
-/// An engine can not be opened, or can not run a graph.
+/// An engine cannot be opened, or cannot run a graph.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// There is no engine of that name.
+    /// No engine has that name.
     #[error("there is no engine `{0}`: choose `onnxruntime`, `openvino` or `rten`")]
     Unknown(String),
-    /// The engine's library is not on this machine.
+    /// The engine's library was not found on this machine.
     #[error("the library of `{kind}` is not in {}: install it with `skein engine install {kind}`", places(searched))]
     Missing {
-        /// The engine.
+        /// Engine whose library is missing.
         kind: Kind,
-        /// Folders that were searched.
+        /// Paths that were searched.
         searched: Vec<PathBuf>,
     },
-    /// The library is there, but it is not one that can be used.
+    /// The library exists but cannot be used.
     #[error("failed to load `{}` as the library of `{kind}`: {reason}; install it with `skein engine install {kind}`", path.display())]
     Library {
-        /// The engine.
+        /// Engine that needs the library.
         kind: Kind,
-        /// The library.
+        /// Path of the library's file.
         path: PathBuf,
-        /// What its loader said.
+        /// Message of the loader or the engine.
         reason: String,
     },
-    /// The engine can not run there.
-    #[error("`{kind}` can not run on {device}: {reason}")]
+    /// The engine cannot run on the device.
+    #[error("`{kind}` cannot run on {device}: {reason}")]
     Device {
-        /// The engine.
+        /// Engine that was to run there.
         kind: Kind,
-        /// The device asked for.
+        /// Name of the requested device.
         device: &'static str,
-        /// What the engine said, or what is missing.
+        /// Message of the engine, or the missing feature.
         reason: String,
     },
     /// The engine does not accept the graph.
-    #[error("`{kind}` can not compile the graph: {reason}")]
+    #[error("`{kind}` cannot compile the graph: {reason}")]
     Compile {
-        /// The engine.
+        /// Engine that returned the error.
         kind: Kind,
-        /// What the engine said.
+        /// Message of the engine.
         reason: String,
     },
     /// An input is missing, unknown, or of a type or shape that does not fit.
     #[error("input `{name}` of the graph: {reason}")]
     Input {
-        /// Its name.
+        /// Name in the graph or the call.
         name: String,
-        /// What is wrong.
+        /// The problem, in words.
         reason: String,
     },
-    /// There is no output of that name, or it has a type that tensors do not have.
+    /// The graph has no output of that name, or its type is not supported.
     #[error("output `{name}` of the graph: {reason}")]
     Output {
-        /// Its name.
+        /// Name in the graph or the call.
         name: String,
-        /// What is wrong.
+        /// The problem, in words.
         reason: String,
     },
-    /// The engine failed while it ran.
+    /// The engine failed during a run.
     #[error("`{kind}` failed to run the graph: {reason}")]
     Run {
-        /// The engine.
+        /// Engine that returned the error.
         kind: Kind,
-        /// What the engine said.
+        /// Message of the engine.
         reason: String,
     },
 }

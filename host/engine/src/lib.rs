@@ -1,8 +1,8 @@
-//! Runs ONNX graphs on whatever engine the machine has.
+//! Runs ONNX graphs on any engine that the machine has.
 //!
 //! [`Engine`] compiles a graph, [`Session`] runs it by the names of its inputs and outputs. rten is built in; ONNX
 //! Runtime and OpenVINO are libraries found at run time ([`library`]). [`Pool`] keeps as many sessions of a graph as
-//! calls run at the same time. Nothing above this crate knows which engine it is.
+//! there are concurrent calls. Callers need not know which engine it is.
 
 mod error;
 mod onnxruntime;
@@ -25,22 +25,22 @@ pub use pool::Pool;
 pub use signature::Signature;
 pub use tensor::{Buffer, ElementType, RANK_MAX, ShapeError, Tensor};
 
-/// An engine by name.
+/// Identifies an engine by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Built in, in Rust.
+    /// rten: built in, pure Rust.
     Rten,
-    /// Microsoft's, from a library.
+    /// Microsoft's ONNX Runtime, from a shared library.
     OnnxRuntime,
-    /// Intel's, from a library.
+    /// Intel's OpenVINO, from a shared library.
     OpenVino,
 }
 
 impl Kind {
-    /// All engines.
+    /// All engines, in order of preference.
     pub const ALL: [Kind; 3] = [Kind::OnnxRuntime, Kind::OpenVino, Kind::Rten];
 
-    /// Its name in configuration and on the command line.
+    /// Name in configuration and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Rten => "rten",
@@ -67,10 +67,10 @@ impl FromStr for Kind {
 /// Where a graph runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The processor.
+    /// The CPU, on every engine.
     #[default]
     Cpu,
-    /// The first graphics processor, by CUDA.
+    /// The first GPU, by CUDA: ONNX Runtime only.
     Cuda,
 }
 
@@ -79,39 +79,39 @@ pub enum Device {
 pub struct Options {
     /// Threads that one run uses, at least 1.
     pub threads: usize,
-    /// Where it runs.
+    /// Device that runs the graph.
     pub device: Device,
 }
 
-/// Something that compiles graphs.
+/// Compiles graphs into sessions.
 pub trait Engine: Send + Sync {
-    /// Which one it is.
+    /// Kind of this engine.
     fn kind(&self) -> Kind;
 
-    /// Makes a graph, an ONNX file, ready to run.
+    /// Compiles a graph, an ONNX file.
     ///
     /// # Errors
-    /// [`EngineError`]: the engine can not run the graph, or not on that device.
+    /// [`EngineError`]: the engine cannot run the graph, or not on that device.
     fn compile(&self, graph: &[u8], options: Options) -> Result<Box<dyn Session>, EngineError>;
 }
 
-/// A compiled graph. One run at a time.
+/// A compiled graph, for one run at a time.
 pub trait Session: Send {
     /// Names of the graph's inputs and outputs.
     fn signature(&self) -> &Signature;
 
-    /// Runs the graph on named inputs and gives the outputs asked for, in that order.
+    /// Runs the graph on named inputs and returns the requested outputs, in that order.
     ///
     /// # Errors
     /// [`EngineError`]: an input or output is unknown or does not fit, or the engine failed.
     fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError>;
 }
 
-/// Opens an engine; a library is taken from `path`, or found by [`library::find`]. A process loads a library once:
-/// whoever opens the engine again shares it.
+/// Opens an engine; its library is at `path`, or found by [`library::find`]. A process loads a library once: later calls
+/// share it.
 ///
 /// # Errors
-/// [`EngineError`]: its library is not there, is not one that can be used, or another one is loaded already.
+/// [`EngineError`]: its library is missing or cannot be used, or another one is already loaded.
 pub fn open(kind: Kind, path: Option<PathBuf>) -> Result<Arc<dyn Engine>, EngineError> {
     static LOADED: Mutex<Vec<(PathBuf, Arc<dyn Engine>)>> = Mutex::new(Vec::new());
     if kind == Kind::Rten {
@@ -124,7 +124,7 @@ pub fn open(kind: Kind, path: Option<PathBuf>) -> Result<Arc<dyn Engine>, Engine
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((path, engine)) = loaded.iter().find(|(_, engine)| engine.kind() == kind) {
         if *path != library {
-            let reason = format!("`{}` is loaded already", path.display());
+            let reason = format!("`{}` is already loaded", path.display());
             return Err(EngineError::Library { kind, path: library, reason });
         }
         return Ok(engine.clone());

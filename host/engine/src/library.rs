@@ -1,4 +1,4 @@
-//! Where the libraries of engines lie: in the user's data folder, one folder each, as their wheels have them.
+//! Finds the libraries of engines: in the user's data folder, one folder per engine, laid out as its wheel.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ pub fn folder(kind: Kind) -> PathBuf {
     root().join(kind.name())
 }
 
-/// The library of an engine where it was installed.
+/// The installed library of an engine.
 ///
 /// # Errors
 /// [`EngineError::Missing`]
@@ -27,7 +27,7 @@ pub fn find(kind: Kind) -> Result<PathBuf, EngineError> {
     inside(kind, &folder).ok_or(EngineError::Missing { kind, searched: vec![folder] })
 }
 
-/// The library itself, or the one in a folder that has the layout of its wheel.
+/// The library at `path`, or in `path` if that is a folder with the layout of its wheel.
 pub fn inside(kind: Kind, path: &Path) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path.to_owned());
@@ -40,6 +40,6 @@ pub fn inside(kind: Kind, path: &Path) -> Option<PathBuf> {
     let folders = [path.join(subfolder), path.to_owned()];
     let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
     let libraries = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    // The shortest name comes first: a link without a version, where there is one.
+    // The shortest name comes first: a link without a version, if one exists.
     libraries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))).min()
 }

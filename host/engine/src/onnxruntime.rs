@@ -20,7 +20,7 @@ pub(crate) struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// Loads the library; the first one that a process loads stays.
+    /// Loads the library; the first one that a process loads stays loaded.
     pub(crate) fn load(path: &Path) -> Result<OnnxRuntime, EngineError> {
         let refuse = |reason: String| EngineError::Library { kind: Kind::OnnxRuntime, path: path.to_owned(), reason };
         let builder = ort::init_from(path).map_err(|error| refuse(error.to_string()))?;
@@ -51,9 +51,9 @@ impl Engine for OnnxRuntime {
 fn build(environment: &Environment, graph: &[u8], options: Options) -> ort::Result<OrtSession> {
     let builder = OrtSession::builder(environment)?
         .with_intra_threads(options.threads)?
-        // What goes wrong comes back as an error; it would be on standard error as well.
+        // Errors are returned; they would be printed to standard error as well.
         .with_log_level(LogLevel::Fatal)?
-        // Graphs come simplified; what more would be fused is slower, and takes seconds to find in a large one.
+        // Graphs are already simplified; further fusion is slower, and takes seconds to find in a large graph.
         .with_optimization_level(GraphOptimizationLevel::Disable)?;
     let mut builder = match options.device {
         Device::Cpu => builder,
@@ -86,7 +86,7 @@ impl Session for Compiled {
         let mut found = self.session.run_with_options(values, &options).map_err(fail)?;
         let take = |name: &&str| {
             let refuse = |reason: String| EngineError::Output { name: (*name).to_owned(), reason };
-            let value = found.remove(name).ok_or_else(|| refuse("the engine did not give it".into()))?;
+            let value = found.remove(name).ok_or_else(|| refuse("the engine did not return it".into()))?;
             output(value).map_err(refuse)
         };
         outputs.iter().map(take).collect()
@@ -123,12 +123,12 @@ impl<'a> View<'a> {
             View::Small(values) => TensorRef::from_array_view((shape, &values[..]))?.into(),
             View::Doubles(values) => TensorRef::from_array_view((shape, &values[..]))?.into(),
             View::Bytes(values) => TensorRef::from_array_view((shape, *values))?.into(),
-            View::Other(other) => return Err(ort::Error::new(format!("tensors of type {other:?} are not taken"))),
+            View::Other(other) => return Err(ort::Error::new(format!("tensors of type {other:?} are not supported"))),
         })
     }
 }
 
-/// An output where the engine put it.
+/// An output in the engine's memory.
 struct Output {
     value: DynValue,
     ty: ElementType,
@@ -136,7 +136,7 @@ struct Output {
 
 impl Buffer for Output {
     fn bytes(&self) -> &[u8] {
-        let checked = "the type was checked when the value came in";
+        let checked = "the type was checked when the output was created";
         match self.ty {
             ElementType::Fp32 => bytemuck::cast_slice(self.value.try_extract_tensor::<f32>().expect(checked).1),
             ElementType::Fp64 => bytemuck::cast_slice(self.value.try_extract_tensor::<f64>().expect(checked).1),
@@ -149,17 +149,17 @@ impl Buffer for Output {
 
 fn output(value: DynValue) -> Result<Tensor, String> {
     let ort::value::ValueType::Tensor { ty, shape, .. } = value.dtype() else {
-        return Err("is no tensor".to_owned());
+        return Err("is not a tensor".to_owned());
     };
     let dimensions = shape.iter().map(|size| u32::try_from(*size)).collect::<Result<Vec<_>, _>>();
-    let dimensions = dimensions.map_err(|_| format!("has the shape {shape:?}"))?;
+    let dimensions = dimensions.map_err(|_| format!("has unsupported shape {shape:?}"))?;
     let ty = match ty {
         TensorElementType::Float32 => ElementType::Fp32,
         TensorElementType::Float64 => ElementType::Fp64,
         TensorElementType::Int64 => ElementType::I64,
         TensorElementType::Int32 => ElementType::I32,
         TensorElementType::Uint8 => ElementType::U8,
-        other => return Err(format!("has type {other}, which tensors do not have")),
+        other => return Err(format!("has type {other}, which is not supported")),
     };
     Tensor::from_buffer(dimensions, ty, Arc::new(Output { value, ty })).map_err(|error| error.to_string())
 }

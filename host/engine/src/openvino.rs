@@ -17,7 +17,7 @@ pub(crate) struct OpenVino {
 }
 
 impl OpenVino {
-    /// Loads the library; the first one that a process loads stays.
+    /// Loads the library; the first one that a process loads stays loaded.
     pub(crate) fn load(path: &Path) -> Result<OpenVino, EngineError> {
         let refuse = |reason: String| EngineError::Library { kind: Kind::OpenVino, path: path.to_owned(), reason };
         openvino_sys::library::load_from(path).map_err(refuse)?;
@@ -33,18 +33,18 @@ impl Engine for OpenVino {
 
     fn compile(&self, graph: &[u8], options: Options) -> Result<Box<dyn Session>, EngineError> {
         if options.device != Device::Cpu {
-            let reason = "it has no support for it: use `onnxruntime`".to_owned();
+            let reason = "it supports only the CPU: use `onnxruntime`".to_owned();
             return Err(EngineError::Device { kind: Kind::OpenVino, device: "cuda", reason });
         }
         let fail = |error: InferenceError| EngineError::Compile { kind: Kind::OpenVino, reason: error.to_string() };
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let threads = options.threads.to_string();
         for (key, value) in [
-            // Without this it computes in bfloat16 wherever the processor can.
+            // Otherwise it computes in bfloat16 if the CPU supports it.
             (RwPropertyKey::HintInferencePrecision, "f32"),
             (RwPropertyKey::InferenceNumThreads, threads.as_str()),
             (RwPropertyKey::NumStreams, "1"),
-            // Else the threads of all sessions are tied to the same cores.
+            // Otherwise the threads of all sessions are pinned to the same cores.
             (RwPropertyKey::HintEnableCpuPinning, "NO"),
         ] {
             core.set_property(&DeviceType::CPU, &key, value).map_err(fail)?;
@@ -116,7 +116,7 @@ impl Buffer for Copied {
     }
 }
 
-/// A copy of an output, whose memory the next run writes again.
+/// A copy of an output, since the next run overwrites its memory.
 fn output(tensor: &OvTensor) -> Result<Tensor, String> {
     let text = |error: InferenceError| error.to_string();
     let ty = match tensor.get_element_type().map_err(text)? {
@@ -125,12 +125,12 @@ fn output(tensor: &OvTensor) -> Result<Tensor, String> {
         OvType::I64 => ElementType::I64,
         OvType::I32 => ElementType::I32,
         OvType::U8 => ElementType::U8,
-        other => return Err(format!("has type {other:?}, which tensors do not have")),
+        other => return Err(format!("has type {other:?}, which is not supported")),
     };
     let shape = tensor.get_shape().map_err(text)?;
     let sizes = shape.get_dimensions();
     let dimensions = sizes.iter().map(|size| u32::try_from(*size)).collect::<Result<Vec<_>, _>>();
-    let dimensions = dimensions.map_err(|_| format!("has the shape {sizes:?}"))?;
+    let dimensions = dimensions.map_err(|_| format!("has unsupported shape {sizes:?}"))?;
     let bytes = tensor.get_raw_data().map_err(text)?.to_vec();
     Tensor::from_buffer(dimensions, ty, Arc::new(Copied(bytes))).map_err(|error| error.to_string())
 }

@@ -1,12 +1,12 @@
-//! As many sessions of one graph as calls run at the same time.
+//! A pool of sessions of one graph, one per concurrent call.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{Engine, EngineError, Options, Session, Signature, Tensor};
 
-/// A graph and its sessions. A run takes a session that is idle, or compiles one more.
+/// A graph and its sessions. A run takes an idle session, or compiles another.
 ///
-/// There are as many sessions as there were runs at the same time; who admits calls bounds that.
+/// There are as many sessions as there were concurrent runs; the caller bounds their number.
 pub struct Pool {
     engine: Arc<dyn Engine>,
     graph: Vec<u8>,
@@ -16,7 +16,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Compiles the graph once, so that one that can not run is found out now.
+    /// Compiles the graph once, so that an unusable graph fails here.
     ///
     /// # Errors
     /// [`EngineError`]

@@ -19,7 +19,7 @@ impl Engine for Rten {
 
     fn compile(&self, graph: &[u8], options: Options) -> Result<Box<dyn Session>, EngineError> {
         if options.device != Device::Cpu {
-            let reason = "it has no support for it: use `onnxruntime`".to_owned();
+            let reason = "it supports only the CPU: use `onnxruntime`".to_owned();
             return Err(EngineError::Device { kind: Kind::Rten, device: "cuda", reason });
         }
         let compile = |reason: String| EngineError::Compile { kind: Kind::Rten, reason };
@@ -38,11 +38,11 @@ struct Compiled {
     pool: Arc<ThreadPool>,
 }
 
-/// Turns a panic of the engine into what it said.
+/// Turns a panic of the engine into an error with its message.
 fn guard<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        format!("it panicked: {}", text.unwrap_or("without a word"))
+        format!("it panicked: {}", text.unwrap_or("without a message"))
     })
 }
 
@@ -81,21 +81,21 @@ impl Session for Compiled {
     }
 }
 
-/// rten has integers of 32 bits only.
+/// Converts integers to 32 bits, the only ones that rten has.
 fn integers(tensor: &Tensor, shape: &[usize]) -> Result<Array<i32>, String> {
     let values: Vec<i32> = match tensor.ty() {
         ElementType::I64 => {
             let values = tensor.integers().unwrap_or_default();
             let narrow = values.iter().map(|value| i32::try_from(*value));
-            narrow.collect::<Result<_, _>>().map_err(|_| "rten has no integers beyond 32 bits".to_owned())?
+            narrow.collect::<Result<_, _>>().map_err(|_| "rten supports integers of 32 bits only".to_owned())?
         }
         ElementType::I32 => bytemuck::pod_collect_to_vec(tensor.bytes()),
-        other => return Err(format!("rten does not take {other:?}")),
+        other => return Err(format!("rten does not support {other:?}")),
     };
     Ok(Array::from_data(shape, values))
 }
 
-/// Values of an output, which belong to the run that computed them.
+/// Values of an output, moved out of the engine.
 struct Floats(Vec<f32>);
 
 impl Buffer for Floats {
@@ -116,10 +116,10 @@ fn tensor(value: Value) -> Result<Tensor, String> {
             let bytes = bytemuck::cast_slice(&array.into_data()).to_vec();
             Tensor::from_bytes(dimensions, ElementType::I32, bytes).map_err(|error| error.to_string())
         }
-        other => Err(format!("has type {:?}, which tensors do not have", other.dtype())),
+        other => Err(format!("has type {:?}, which is not supported", other.dtype())),
     }
 }
 
 fn dimensions(shape: &[usize]) -> Result<Vec<u32>, String> {
-    shape.iter().map(|size| u32::try_from(*size).map_err(|_| format!("has the shape {shape:?}"))).collect()
+    shape.iter().map(|size| u32::try_from(*size).map_err(|_| format!("has unsupported shape {shape:?}"))).collect()
 }

@@ -1,10 +1,10 @@
-//! The names of a graph's inputs and outputs, and whether a run gives and asks for them.
+//! The names of a graph's inputs and outputs, and the check of a run against them.
 
 use std::collections::HashSet;
 
 use crate::{EngineError, Tensor};
 
-/// Names of a compiled graph.
+/// Input and output names of a compiled graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
     /// Names of the inputs, in the graph's order.
@@ -14,12 +14,12 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Every input is given once, and nothing else is; every output asked for is there.
+    /// Checks that every input is passed once, and nothing else, and that every requested output exists.
     ///
-    /// Engines differ in what they do with an input that is left out: one of them takes that of the run before.
+    /// Engines differ in how they treat a missing input: one of them reuses that of the previous run.
     pub(crate) fn check(&self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<(), EngineError> {
         let refuse = |name: &str, reason: &str| EngineError::Input { name: name.to_owned(), reason: reason.to_owned() };
-        // Large models have hundreds of inputs, and this is done at every run.
+        // Sets, since large models have hundreds of inputs and every run is checked.
         let own: HashSet<&str> = self.inputs.iter().map(String::as_str).collect();
         let mut given = HashSet::with_capacity(inputs.len());
         for (name, _) in inputs {

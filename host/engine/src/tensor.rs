@@ -1,13 +1,13 @@
-//! Tensors that live with the host: shared, immutable, of whatever memory they came from.
+//! Tensors of the host: shared, immutable, in the memory of the guest, store or engine they came from.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Type of the elements, as `wasi:nn` has them.
+/// Type of the elements, one of those of `wasi:nn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum ElementType {
     Fp16,
     Fp32,
@@ -59,32 +59,32 @@ impl fmt::Debug for Data {
     }
 }
 
-/// Most dimensions of a tensor. Networks have up to six; without a bound, dimensions alone could fill the memory, since
+/// Maximum number of dimensions. Networks have up to six; without a bound, dimensions alone could fill the memory, since
 /// `[0, 0, 0, …]` needs no data.
 pub const RANK_MAX: usize = 16;
 
 /// Dimensions that a tensor cannot have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
-    /// There are too many of them.
+    /// More than [`RANK_MAX`] dimensions.
     #[error("a tensor has at most {RANK_MAX} dimensions, this one has {rank}")]
     Rank {
-        /// How many there are.
+        /// Number of dimensions of the tensor.
         rank: usize,
     },
-    /// The data does not have as many bytes as they and the type ask for.
+    /// The data does not have the number of bytes that the dimensions and the type require.
     #[error("a tensor of dimensions {dimensions:?} and type {ty:?} cannot have {bytes} bytes")]
     Size {
-        /// The dimensions.
+        /// Dimensions of the tensor, outermost first.
         dimensions: Vec<u32>,
         /// Type of the elements.
         ty: ElementType,
-        /// Bytes that the data has.
+        /// Length of the data, in bytes.
         bytes: usize,
     },
 }
 
-const _: () = assert!(cfg!(target_endian = "little"), "tensors are little endian and handed out as they are");
+const _: () = assert!(cfg!(target_endian = "little"), "tensors are little endian and shared as they are");
 
 impl Data {
     fn bytes(&self) -> &[u8] {
@@ -123,7 +123,7 @@ impl Tensor {
         Tensor { dimensions, ty: ElementType::I64, data: Data::Integers(Arc::new(values)) }
     }
 
-    /// A tensor in memory of an engine.
+    /// A tensor in an engine's memory.
     ///
     /// # Errors
     /// [`ShapeError`]
@@ -157,12 +157,12 @@ impl Tensor {
         self.data.bytes()
     }
 
-    /// The elements of an FP32 tensor; copied only if a guest's bytes do not happen to be aligned.
+    /// The elements of an FP32 tensor; copied only if a guest's bytes are not aligned.
     pub fn floats(&self) -> Option<Cow<'_, [f32]>> {
         (self.ty == ElementType::Fp32).then(|| aligned(self.bytes()))
     }
 
-    /// The elements of an I64 tensor; copied only if a guest's bytes do not happen to be aligned.
+    /// The elements of an I64 tensor; copied only if a guest's bytes are not aligned.
     pub fn integers(&self) -> Option<Cow<'_, [i64]>> {
         (self.ty == ElementType::I64).then(|| aligned(self.bytes()))
     }
@@ -175,13 +175,12 @@ impl Tensor {
         Tensor::new(dimensions, self.ty, self.data)
     }
 
-    /// Whether the elements are part of `values`, and not a copy.
+    /// Whether the elements are part of `values` and not a copy.
     pub fn shares(&self, values: &Arc<Vec<f32>>) -> bool {
         matches!(&self.data, Data::Floats(own, _) if Arc::ptr_eq(own, values))
     }
 
-    /// Bytes that exist for this tensor alone and go when it does, dimensions included: not those of the store's
-    /// vectors.
+    /// Bytes that belong to this tensor alone, dimensions included, without vectors shared with the store.
     pub fn own_bytes(&self) -> usize {
         let elements = match &self.data {
             Data::Bytes(_) | Data::Engine(_) => self.bytes().len(),
@@ -207,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_has_to_fit_dimensions_and_type() {
+    fn data_must_fit_dimensions_and_type() {
         for (dimensions, ty, bytes, fits) in [
             (vec![2, 3], ElementType::Fp32, 24, true),
             (vec![], ElementType::Fp64, 8, true),
@@ -225,7 +224,7 @@ mod tests {
     fn a_tensor_has_a_bounded_number_of_dimensions() {
         let made = |rank| Tensor::from_bytes(vec![0; rank], ElementType::U8, vec![]);
         assert!(made(RANK_MAX).is_ok());
-        let error = made(RANK_MAX + 1).expect_err("one too many");
+        let error = made(RANK_MAX + 1).expect_err("one dimension too many");
         assert_eq!(error.to_string(), "a tensor has at most 16 dimensions, this one has 17");
         assert!(made(1 << 20).is_err_and(|error| error.to_string().len() < 100), "the text does not repeat them");
     }

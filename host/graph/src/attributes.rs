@@ -1,4 +1,4 @@
-//! A node's attributes.
+//! A node's attributes, typed and by name.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ pub(crate) enum Attribute {
     Tensor(Constant),
 }
 
-/// Attributes by name.
+/// Attributes of one node, ordered by name.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Attributes(BTreeMap<String, Attribute>);
 
 impl Attributes {
-    /// Adds or replaces one.
+    /// Adds or replaces the attribute `name`.
     pub(crate) fn with(mut self, name: &str, value: impl Into<Attribute>) -> Attributes {
         self.0.insert(name.to_owned(), value.into());
         self

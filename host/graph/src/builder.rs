@@ -1,7 +1,7 @@
-//! Adds nodes to a graph: each is checked, typed, simplified and shared as it comes in.
+//! Adds nodes to a graph. Each is checked, typed, simplified and deduplicated when it is added.
 //!
-//! There are no passes over a finished graph but one, which drops what no output needs. A node that equals an earlier one
-//! has the earlier one's outputs; arithmetic on shapes turns into numbers; what does nothing vanishes.
+//! The only pass over a finished graph drops the nodes that no output needs. A node that equals an earlier one reuses its
+//! outputs, arithmetic on shapes becomes numbers, and nodes without effect disappear.
 
 use std::fmt::Write;
 

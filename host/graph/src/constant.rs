@@ -1,10 +1,10 @@
-//! Types of elements, and tensors whose values are known.
+//! Element types, and tensors whose values are known.
 
 use bytes::Bytes;
 
 /// Type of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum ElementType {
     F32,
     F64,
@@ -27,7 +27,7 @@ impl ElementType {
         }
     }
 
-    /// The type of a `TensorProto.DataType`, or why there is none.
+    /// The type of a `TensorProto.DataType`, or the reason why it is not supported.
     pub(crate) fn of_code(code: i32) -> Result<ElementType, String> {
         match code {
             1 => Ok(ElementType::F32),
@@ -63,14 +63,14 @@ pub struct Constant {
 }
 
 impl Constant {
-    /// A tensor of little-endian, row-major elements; none if their number does not fit the sizes.
+    /// A tensor of little-endian, row-major elements; `None` if their number does not fit the sizes.
     pub(crate) fn new(ty: ElementType, dims: Vec<i64>, bytes: Bytes) -> Option<Constant> {
         let count = dims.iter().try_fold(1i64, |count, size| count.checked_mul((*size >= 0).then_some(*size)?));
         let fits = count.and_then(|count| count.checked_mul(ty.size() as i64)) == i64::try_from(bytes.len()).ok();
         fits.then_some(Constant { ty, dims, bytes })
     }
 
-    /// A vector of integers.
+    /// A vector of 64-bit integers.
     pub(crate) fn integers(values: &[i64]) -> Constant {
         Constant::array(&[values.len() as i64], values)
     }
@@ -78,13 +78,13 @@ impl Constant {
     /// 32-bit floats of the given sizes.
     pub(crate) fn floats(dims: &[i64], values: &[f32]) -> Constant {
         let bytes = Bytes::copy_from_slice(bytemuck::cast_slice(values));
-        Constant::new(ElementType::F32, dims.to_vec(), bytes).expect("the caller gives as many values as fit")
+        Constant::new(ElementType::F32, dims.to_vec(), bytes).expect("the caller passes as many values as fit")
     }
 
     /// 64-bit integers of the given sizes.
     pub(crate) fn array(dims: &[i64], values: &[i64]) -> Constant {
         let bytes = Bytes::copy_from_slice(bytemuck::cast_slice(values));
-        Constant::new(ElementType::I64, dims.to_vec(), bytes).expect("the caller gives as many values as fit")
+        Constant::new(ElementType::I64, dims.to_vec(), bytes).expect("the caller passes as many values as fit")
     }
 
     /// Type of the elements.
@@ -102,12 +102,12 @@ impl Constant {
         &self.bytes
     }
 
-    /// Number of elements.
+    /// Number of elements, 1 without dimensions.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() / self.ty.size()
     }
 
-    /// The elements of a tensor of integers or truth values.
+    /// The elements of an integer or boolean tensor; `None` for other types.
     pub(crate) fn to_integers(&self) -> Option<Vec<i64>> {
         match self.ty {
             ElementType::I64 => Some(bytemuck::pod_collect_to_vec(&self.bytes)),
@@ -119,7 +119,7 @@ impl Constant {
         }
     }
 
-    /// The elements of a tensor of floats.
+    /// The elements of a float tensor, as 32-bit floats; `None` for other types.
     pub fn to_floats(&self) -> Option<Vec<f32>> {
         match self.ty {
             ElementType::F32 => Some(bytemuck::pod_collect_to_vec(&self.bytes)),
@@ -130,7 +130,7 @@ impl Constant {
         }
     }
 
-    /// The value that all elements have, as a float; none if they differ or there is none.
+    /// The value of all elements of a float tensor; `None` if they differ or the tensor is empty.
     pub(crate) fn uniform(&self) -> Option<f32> {
         let values = self.to_floats()?;
         let first = *values.first()?;

@@ -1,11 +1,11 @@
-//! Sizes of dimensions, of which some are known only at run time.
+//! Sizes of dimensions, some of them known only at run time.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A size: a number times the sizes with a name, such as `batch` or `4·batch`.
+/// A size: a number times any named sizes, such as `batch` or `4·batch`.
 ///
-/// Products are all that reshaping needs; sums of names do not occur in what can be differentiated.
+/// Reshaping needs only products; sums of names do not occur in models that can be differentiated.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dim {
     factor: i64,
@@ -21,24 +21,24 @@ impl Dim {
         Dim { factor: 1, symbols: vec![name.into()] }
     }
 
-    /// The number, if it is known.
+    /// The size as a number, if it has no names.
     pub fn fixed(&self) -> Option<i64> {
         self.symbols.is_empty().then_some(self.factor)
     }
 
-    /// Names in it, in alphabetical order.
+    /// Names of its factors, in alphabetical order.
     pub fn symbols(&self) -> impl Iterator<Item = &str> {
         self.symbols.iter().map(|symbol| &**symbol)
     }
 
-    /// The product; none where it overflows.
+    /// The product; `None` if it overflows.
     pub(crate) fn times(&self, other: &Dim) -> Option<Dim> {
         let mut symbols = [&self.symbols[..], &other.symbols[..]].concat();
         symbols.sort();
         Some(Dim { factor: self.factor.checked_mul(other.factor)?, symbols })
     }
 
-    /// The quotient, if the division leaves no rest.
+    /// The quotient; `None` if the division leaves a remainder.
     pub(crate) fn over(&self, divisor: &Dim) -> Option<Dim> {
         if divisor.factor == 0 || self.factor % divisor.factor != 0 {
             return None;
@@ -73,7 +73,7 @@ pub(crate) fn text(shape: &[Dim]) -> String {
     format!("[{}]", sizes.join(", "))
 }
 
-/// Number of elements; none where it overflows.
+/// Number of elements; `None` if it overflows.
 pub(crate) fn product(shape: &[Dim]) -> Option<Dim> {
     shape.iter().try_fold(Dim::from(1), |product, dim| product.times(dim))
 }
@@ -83,7 +83,7 @@ pub(crate) fn fixed(shape: &[Dim]) -> Option<Vec<i64>> {
     shape.iter().map(Dim::fixed).collect()
 }
 
-/// Shape of an element-wise result.
+/// Shape of an element-wise result, broadcast as in NumPy.
 pub(crate) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
     let rank = a.len().max(b.len());
     let at = |shape: &[Dim], axis: usize| match (axis + shape.len()).checked_sub(rank) {

@@ -1,40 +1,40 @@
-//! What can be wrong with a model: the place, the reason and what would help.
+//! Errors of models: the place, the reason and a fix.
 
-/// A model that can not be read, or not be trained.
+/// A model that cannot be read or trained.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum GraphError {
-    /// The bytes are not an ONNX model, or one that contradicts itself.
-    #[error("the file is no usable ONNX model: {0}")]
+    /// The bytes are not an ONNX model, or the model contradicts itself.
+    #[error("the file is not a usable ONNX model: {0}")]
     Malformed(String),
-    /// A tensor of the file can not be used.
+    /// A tensor of the file cannot be used.
     #[error("tensor `{name}`: {reason}")]
     Tensor {
         /// Name of the initializer, input or output.
         name: String,
-        /// What is wrong, and what would help.
+        /// The problem and a fix, in words.
         reason: String,
     },
-    /// A node of the file can not be used.
+    /// A node of the file cannot be used.
     #[error("node `{node}` (operator `{operator}`): {reason}")]
     Node {
-        /// Name of the node, or of its first output where it has none.
+        /// Name of the node, or of its first output if it has none.
         node: String,
-        /// Operator, with its domain where that is not `ai.onnx`.
+        /// Operator, with its domain if that is not `ai.onnx`.
         operator: String,
-        /// What is wrong, and what would help.
+        /// The problem and a fix, in words.
         reason: String,
     },
-    /// What was asked for does not fit the model.
+    /// The request does not fit the model.
     #[error("{0}")]
     Request(String),
 }
 
 impl GraphError {
-    /// What is wrong with a node.
+    /// An error at a node.
     pub(crate) fn node(node: &str, operator: &str, reason: Reason) -> GraphError {
         GraphError::Node { node: node.to_owned(), operator: operator.to_owned(), reason }
     }
 }
 
-/// Why a node can not be built. Who builds it knows its name and makes a [`GraphError::Node`] of it.
+/// Why a node cannot be built. The caller knows the node's name and turns this into a [`GraphError::Node`].
 pub(crate) type Reason = String;

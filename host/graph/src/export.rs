@@ -1,4 +1,4 @@
-//! A graph as an ONNX file: standard operators only, every attribute written out.
+//! Writes a graph as an ONNX file: standard operators only, every attribute written out.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,10 +13,10 @@ use crate::proto::{self, DimensionValue, attribute_type};
 
 /// The operator set that graphs are written in.
 pub(crate) const OPSET: i64 = 20;
-/// The version of the format that goes with it.
+/// The format version that goes with [`OPSET`].
 pub(crate) const IR_VERSION: i64 = 9;
 
-/// The file of a graph.
+/// Encodes a graph as an ONNX file.
 pub(crate) fn encode(graph: &Graph) -> Vec<u8> {
     let mut names = Names::new(graph);
     let mut nodes: Vec<proto::Node> = Vec::with_capacity(graph.nodes.len());
@@ -61,7 +61,7 @@ pub(crate) fn encode(graph: &Graph) -> Vec<u8> {
     model.encode_to_vec()
 }
 
-/// Names of values: inputs and outputs by their own, others by number.
+/// Names of values: inputs and outputs keep theirs, others are numbered.
 struct Names {
     given: HashMap<ValueId, String>,
     taken: HashSet<String>,
@@ -96,7 +96,7 @@ impl Names {
 }
 
 fn encode_node(node: &Node, index: usize, names: &mut Names) -> proto::Node {
-    // MaxPool's second output is what the builder knows by an attribute of its own.
+    // `indices` is internal: it marks a MaxPool whose second output is used.
     let attributes = node.attributes.iter().filter(|(name, _)| *name != "indices");
     proto::Node {
         input: node.inputs.iter().map(|id| id.map(|id| names.of(id)).unwrap_or_default()).collect(),
@@ -144,7 +144,7 @@ fn info(name: &str, ty: &Type) -> proto::ValueInfo {
             (None, Some(symbol), None) if *dim == Dim::symbol(symbol) => {
                 Some(DimensionValue::Symbol(symbol.to_owned()))
             }
-            // A product of sizes has no name in the format.
+            // The format cannot express a product of sizes.
             _ => None,
         };
         proto::Dimension { value }

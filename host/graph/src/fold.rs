@@ -1,7 +1,7 @@
-//! Arithmetic on shapes and small constants, done while the graph is built.
+//! Folds arithmetic on shapes and small constants while the graph is built.
 //!
 //! Exporters compute target shapes from `Shape`, `Gather`, `Concat` and arithmetic, and write constants as casts and
-//! expansions of others. All of that is followed here, so that none of it is left in a graph whose sizes are known.
+//! expansions of others. All of it is evaluated here, so that none remains in a graph whose sizes are known.
 
 mod elements;
 mod shapes;
@@ -15,10 +15,10 @@ use crate::graph::{Graph, Type, ValueId};
 
 pub(crate) use shapes::sizes;
 
-/// Largest result that is computed here and not by the engine: enough for shapes, biases, masks of small attention.
+/// Most elements of a folded result: enough for shapes, biases and masks of small attention.
 const ELEMENTS_MAX: usize = 1 << 16;
 
-/// The result of a node, where it is known.
+/// The result of a node, if it is known.
 pub(crate) fn constant(
     graph: &Graph,
     op: &str,
@@ -51,7 +51,7 @@ pub(crate) fn constant(
     }
 }
 
-/// Numbers as a tensor of a type and sizes.
+/// Converts numbers to a tensor of the given type and sizes.
 fn of_numbers(element: ElementType, dims: Vec<i64>, numbers: &[f64]) -> Option<Constant> {
     let bytes = match element {
         ElementType::F32 => bytemuck::pod_collect_to_vec(&numbers.iter().map(|n| *n as f32).collect::<Vec<_>>()),
@@ -66,7 +66,7 @@ fn of_numbers(element: ElementType, dims: Vec<i64>, numbers: &[f64]) -> Option<C
 
 fn of_integers(element: ElementType, dims: Vec<i64>, numbers: &[i64]) -> Option<Constant> {
     match element {
-        // Not by way of floats, which the bounds of slices do not fit.
+        // Without conversion to floats, which cannot represent the bounds of slices.
         ElementType::I64 => Constant::new(element, dims, Bytes::copy_from_slice(bytemuck::cast_slice(numbers))),
         _ => of_numbers(element, dims, &numbers.iter().map(|n| *n as f64).collect::<Vec<_>>()),
     }

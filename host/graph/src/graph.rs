@@ -1,4 +1,4 @@
-//! A graph: values, nodes, and what is known of them. How nodes are added is in `builder`.
+//! A graph: its values, its nodes and what is known about them. `builder` adds nodes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,19 +34,19 @@ impl Type {
     }
 }
 
-/// What is known of a tensor.
+/// The known properties of a tensor.
 #[derive(Debug, Clone)]
 pub(crate) struct Value {
     pub(crate) ty: Type,
-    /// Its elements, where they are known.
+    /// Elements, if they are known.
     pub(crate) constant: Option<Arc<Constant>>,
-    /// Its elements, where it is a vector or a number that was computed from shapes.
+    /// Elements, if it is a vector or a number that was computed from shapes.
     pub(crate) sizes: Option<Vec<Dim>>,
-    /// Its name, where it is an input of the graph.
+    /// Name, if it is an input of the graph.
     pub(crate) name: Option<Arc<str>>,
 }
 
-/// One operation.
+/// One operation; an input of `None` is omitted.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) op: &'static str,
@@ -55,18 +55,18 @@ pub(crate) struct Node {
     pub(crate) attributes: Attributes,
 }
 
-/// A graph in the making.
+/// A graph under construction.
 #[derive(Debug, Clone)]
 pub(crate) struct Graph {
     pub(crate) values: Vec<Value>,
     pub(crate) nodes: Vec<Node>,
-    /// Inputs in their order.
+    /// Inputs, in the order in which they were added.
     pub(crate) inputs: Vec<ValueId>,
-    /// Outputs and their names.
+    /// Names and values of the outputs, in order.
     pub(crate) outputs: Vec<(String, ValueId)>,
-    /// The node of the model that nodes are made for at the moment.
+    /// Name of the model's node that is being added.
     pub(crate) origin: Arc<str>,
-    /// Outputs of the nodes that are there, by all that makes them what they are.
+    /// Outputs of existing nodes, by operator, inputs and attributes.
     pub(crate) known_nodes: HashMap<String, Vec<ValueId>>,
     known_constants: HashMap<Constant, ValueId>,
     /// Index of the node that computes a value.
@@ -105,27 +105,27 @@ impl Graph {
         self.value(id).ty.element
     }
 
-    /// Sizes of all dimensions, where all are known.
+    /// Sizes of all dimensions, if all are known.
     pub(crate) fn fixed_shape(&self, id: ValueId) -> Option<Vec<i64>> {
         dim::fixed(self.shape(id))
     }
 
-    /// Sizes from axis `first` on, where all are known.
+    /// Sizes from axis `first` on, if all are known.
     pub(crate) fn fixed_shape_from(&self, id: ValueId, first: usize) -> Option<Vec<i64>> {
         dim::fixed(self.shape(id).get(first..)?)
     }
 
-    /// The elements, where they are known.
+    /// The elements, if they are known.
     pub(crate) fn constant_of(&self, id: ValueId) -> Option<&Constant> {
         self.value(id).constant.as_deref()
     }
 
-    /// The elements of a vector or number of integers, where they are known.
+    /// The elements of a tensor of integers, if they are known.
     pub(crate) fn integers_of(&self, id: ValueId) -> Option<Vec<i64>> {
         self.constant_of(id).and_then(Constant::to_integers)
     }
 
-    /// The same value for all elements, where it is known.
+    /// The value of all elements, if they are known and equal.
     pub(crate) fn uniform_of(&self, id: ValueId) -> Option<f32> {
         self.constant_of(id).and_then(Constant::uniform)
     }
@@ -136,19 +136,19 @@ impl Graph {
         inputs.filter_map(|value| Some((value.name.as_ref()?.to_string(), value.ty.shape.clone()))).collect()
     }
 
-    /// The node that computes a value, if one does.
+    /// The node that computes a value; `None` for inputs and constants.
     pub(crate) fn producer(&self, id: ValueId) -> Option<&Node> {
         self.producers.get(&id).map(|index| &self.nodes[*index])
     }
 
-    /// Adds an input.
+    /// Adds an input after the existing ones.
     pub(crate) fn input(&mut self, name: &str, ty: Type) -> ValueId {
         let id = self.add_value(Value { ty, constant: None, sizes: None, name: Some(name.into()) });
         self.inputs.push(id);
         id
     }
 
-    /// A tensor whose values are known; equal ones are one.
+    /// Adds a tensor whose values are known; equal tensors share one value.
     pub(crate) fn constant(&mut self, constant: Constant) -> ValueId {
         if let Some(id) = self.known_constants.get(&constant) {
             return *id;

@@ -1,4 +1,4 @@
-//! Types and shapes of a node's outputs, and whether the node is well formed at all.
+//! Infers types and shapes of a node's outputs, and checks that the node is well formed.
 
 mod elementwise;
 mod linear;
@@ -16,7 +16,7 @@ use crate::graph::{Graph, Type, ValueId};
 
 pub(crate) use spatial::Window;
 
-/// Types of all outputs of a node in the form that this crate keeps: operator set 20, every attribute written out.
+/// Types of all outputs of a node in this crate's normal form: operator set 20, every attribute written out.
 pub(crate) fn types(
     graph: &Graph,
     op: &str,
@@ -35,7 +35,7 @@ pub(crate) fn types(
     Err("there is no rule for this operator".into())
 }
 
-/// How many inputs an operator takes; rules rely on there being as many.
+/// How many inputs an operator takes; rules rely on this number.
 fn arity(op: &str) -> RangeInclusive<usize> {
     match op {
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "And" | "Or" | "Xor" | "Equal" | "Greater" | "Less"
@@ -56,7 +56,7 @@ fn arity(op: &str) -> RangeInclusive<usize> {
     }
 }
 
-/// What a node is given.
+/// Inputs and attributes of a node.
 struct Operands<'a> {
     graph: &'a Graph,
     inputs: &'a [Option<ValueId>],
@@ -80,28 +80,28 @@ impl Operands<'_> {
         Ok(self.graph.element(self.get(index)?))
     }
 
-    /// An input that has to be of 32-bit floats.
+    /// The shape of an input that must be float32.
     fn float_shape(&self, index: usize) -> Result<&[Dim], Reason> {
         match self.element(index)? {
             ElementType::F32 => self.shape(index),
-            other => Err(format!("input {index} is of type {other:?} where float32 is needed")),
+            other => Err(format!("input {index} has type {other:?}, expected float32")),
         }
     }
 
-    /// The integers of an input that has to be known when the graph is built.
+    /// The integers of an input that must be known when the graph is built.
     fn integers(&self, index: usize) -> Result<Vec<i64>, Reason> {
         let id = self.get(index)?;
         let known = self.graph.integers_of(id).filter(|numbers| numbers.len() <= 1 << 16);
-        known.ok_or_else(|| format!("input {index} depends on data: its values have to be known beforehand"))
+        known.ok_or_else(|| format!("input {index} depends on data: its values must be constant"))
     }
 
-    /// Sizes that an input holds, some perhaps by name only.
+    /// Sizes that an input holds; some may be known by name only.
     fn sizes(&self, index: usize) -> Result<Vec<Dim>, Reason> {
         let value = self.graph.value(self.get(index)?);
-        value.sizes.clone().ok_or_else(|| format!("the shape in input {index} can not be told from the model's inputs"))
+        value.sizes.clone().ok_or_else(|| format!("the shape in input {index} cannot be derived from the model's inputs"))
     }
 
-    /// Axes in input `index`, counted from the front; all where there is none.
+    /// Axes in input `index`, counted from the front; all axes if the input is missing.
     fn axes(&self, index: usize, rank: usize) -> Result<Vec<usize>, Reason> {
         match self.optional(index) {
             None => Ok((0..rank).collect()),
@@ -115,7 +115,7 @@ impl Operands<'_> {
     }
 }
 
-/// An axis counted from the front.
+/// Resolves an axis, which counts from the end if negative.
 pub(crate) fn resolve_axis(axis: i64, rank: usize) -> Result<usize, Reason> {
     let from_front = if axis < 0 { axis + rank as i64 } else { axis };
     let found = usize::try_from(from_front).ok().filter(|axis| *axis < rank);
@@ -126,7 +126,7 @@ fn one(element: ElementType, shape: Shape) -> Result<Vec<Type>, Reason> {
     Ok(vec![Type::new(element, shape)])
 }
 
-/// The part of a shape that `Shape` returns.
+/// The range of dimensions that `Shape` returns.
 pub(crate) fn shape_range(rank: i64, attributes: &Attributes) -> (usize, usize) {
     let clamp = |position: i64| (if position < 0 { position + rank } else { position }).clamp(0, rank) as usize;
     (clamp(attributes.int("start", 0)), clamp(attributes.int("end", rank)))

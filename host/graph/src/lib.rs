@@ -1,9 +1,9 @@
 //! Turns a forward ONNX model into the graph that trains it.
 //!
-//! ONNX engines run graphs; they have no notion of training. So the gradient is a graph as well: [`Model::parse`] reads
-//! a forward file, [`Model::training_graph`] derives by reverse-mode differentiation one that gives the loss, every
-//! parameter's gradient and the new running statistics, out of standard `ai.onnx` operators only. Any engine can run
-//! it. This crate does no input or output and knows no engine.
+//! ONNX engines run graphs and have no notion of training, so the gradient is a graph as well. [`Model::parse`] reads a
+//! forward file. [`Model::training_graph`] derives a graph by reverse-mode differentiation: it computes the loss, every
+//! parameter's gradient and the new running statistics with standard `ai.onnx` operators only, so any engine can run
+//! it. This crate does no I/O and depends on no engine.
 //!
 //! ```
 //! # fn derive(file: Vec<u8>) -> Result<(), skein_graph::GraphError> {
@@ -11,13 +11,13 @@
 //!
 //! let model = Model::parse(file.into(), &|data| Err(format!("{} is elsewhere", data.location)))?;
 //! let graph = model.training_graph(&Options { lowering: Lowering::onnxruntime(), ..Options::default() })?;
-//! println!("{} gradients out of {} nodes", graph.trained.len(), graph.nodes);
+//! println!("{} gradients, {} nodes", graph.trained.len(), graph.nodes);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Where things are: `proto` and [`Model`] read files; `opset` brings every node into one form; `graph` and
-//! `builder` build and simplify (`infer`, `fold`, `simplify`); `tape` and `rules` differentiate; `export` writes.
+//! Modules: `proto` and [`Model`] read files; `opset` brings every node into one form; `graph` and `builder` build and
+//! simplify (`infer`, `fold`, `simplify`); `tape` and `rules` differentiate; `export` writes.
 
 mod attributes;
 mod builder;

@@ -1,4 +1,4 @@
-//! What is minimized: the mean over the batch.
+//! Loss functions: means over the batch.
 
 use std::fmt;
 use std::mem::discriminant;
@@ -12,7 +12,7 @@ use crate::graph::{Type, ValueId};
 use crate::ops::Made;
 use crate::tape::Tape;
 
-/// A loss function.
+/// A loss function, averaged over the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     /// Softmax cross-entropy of logits and classes, the mean over all labels.
@@ -20,7 +20,7 @@ pub enum Loss {
     /// Logits of shape `[N, C]` take labels of shape `[N]`; `[N, T, C]` takes `[N, T]`, as in language models; and
     /// `[N, C, H, W]` takes `[N, H, W]`, as in segmentation.
     CrossEntropy {
-        /// Label of samples that count for nothing.
+        /// Label of samples that are ignored.
         ignore_index: Option<i64>,
     },
     /// Mean of the squared differences, over all elements.
@@ -29,14 +29,14 @@ pub enum Loss {
     BinaryCrossEntropy,
 }
 
-/// All losses, by the names that manifests and the command line know them by.
+/// All losses, by their names in manifests and on the command line.
 pub const LOSSES: [(&str, Loss); 3] = [
     ("cross-entropy", Loss::CrossEntropy { ignore_index: None }),
     ("mean-squared-error", Loss::MeanSquaredError),
     ("binary-cross-entropy", Loss::BinaryCrossEntropy),
 ];
 
-/// There is no loss of that name.
+/// No loss has that name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no loss `{0}`: choose {known}", known = LOSSES.map(|(name, _)| format!("`{name}`")).join(", "))]
 pub struct UnknownLoss(String);
@@ -71,7 +71,7 @@ impl Loss {
     /// Adds the loss of `output`, of shape `[1]`.
     pub(crate) fn apply(self, tape: &mut Tape, output: ValueId) -> Made {
         if tape.graph.element(output) != ElementType::F32 {
-            return Err("the model's output is not of float32".into());
+            return Err("the model's output is not float32".into());
         }
         let ty = self.labels(tape.graph.shape(output))?;
         let labels = tape.graph.input("labels", ty);
@@ -83,7 +83,7 @@ impl Loss {
                 mean_of_all(tape, square)
             }
             Loss::BinaryCrossEntropy => {
-                // softplus(z) − z·y, which is stable on either side.
+                // softplus(z) − z·y, which is stable for large z of either sign.
                 let soft = step(tape, "Softplus", &[output])?;
                 let product = step(tape, "Mul", &[output, labels])?;
                 let each = step(tape, "Sub", &[soft, product])?;
@@ -105,7 +105,7 @@ fn class_axis(output: &[Dim]) -> Result<usize, Reason> {
         2 => Ok(1),
         3 => Ok(2),
         4.. => Ok(1),
-        _ => Err(format!("an output of shape {} holds no logits of classes", text(output))),
+        _ => Err(format!("an output of shape {} has no axis of classes", text(output))),
     }
 }
 
@@ -124,13 +124,11 @@ fn reduce(tape: &mut Tape, op: &'static str, x: ValueId, axes: &[i64]) -> Made {
 fn cross_entropy(tape: &mut Tape, (output, labels): (ValueId, ValueId), ignored: Option<i64>) -> Made {
     let rank = tape.graph.rank(output);
     let axis = class_axis(tape.graph.shape(output))?;
-    let logits = match axis + 1 == rank {
-        true => output,
-        false => {
-            let perm: Vec<i64> =
-                (0..rank).filter(|other| *other != axis).chain([axis]).map(|axis| axis as i64).collect();
-            tape.apply_one("Transpose", &[output], Attributes::default().with("perm", perm))?
-        }
+    let logits = if axis + 1 == rank {
+        output
+    } else {
+        let perm: Vec<i64> = (0..rank).filter(|other| *other != axis).chain([axis]).map(|axis| axis as i64).collect();
+        tape.apply_one("Transpose", &[output], Attributes::default().with("perm", perm))?
     };
     let classes = tape.graph.shape(logits)[rank - 1].fixed().ok_or("the number of classes is not known")?;
     let attributes = Attributes::default().with("axis", rank as i64 - 1);
@@ -151,7 +149,7 @@ fn cross_entropy(tape: &mut Tape, (output, labels): (ValueId, ValueId), ignored:
             let kept = step(tape, "Mul", &[each, counts])?;
             let sum = reduce(tape, "ReduceSum", kept, &axes)?;
             let count = reduce(tape, "ReduceSum", counts, &axes)?;
-            // A batch of ignored labels alone has loss 0.
+            // A batch with only ignored labels has loss 0.
             let one = tape.graph.scalar(1.0);
             let count = tape.graph.op("Max", &[count, one])?;
             step(tape, "Div", &[sum, count])?

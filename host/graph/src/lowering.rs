@@ -1,11 +1,11 @@
-//! How the gradients of operators are written down: engines differ in what they do fast.
+//! How the gradients of operators are expressed: engines differ in which form they run fast.
 
 /// Gradient of a convolution with respect to its weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightGradient {
-    /// A convolution of the input with the gradient, batch and channels exchanged.
+    /// A convolution of the input with the gradient, with batch and channels exchanged.
     Conv,
-    /// One matrix product with the patches of the input side by side.
+    /// One matrix product with the patches of the input side by side (im2col).
     Patches,
 }
 
@@ -14,33 +14,33 @@ pub enum WeightGradient {
 pub enum InputGradient {
     /// A transposed convolution.
     ConvTranspose,
-    /// A convolution with the kernel flipped where the stride is 1, a transposed one elsewhere.
+    /// A convolution with the flipped kernel if the stride is 1, a transposed convolution otherwise.
     FlippedConv,
 }
 
 /// Gradient of a maximum over windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolGradient {
-    /// Scattered to the positions that `MaxPool` gives as a second output.
+    /// Scattered to the positions that `MaxPool` returns as its second output.
     Scatter,
-    /// By comparing slices of the input, without positions: for engines that do not give them, or slowly.
+    /// Routed by comparing slices of the input: for engines that return no positions, or do so slowly.
     Slices,
 }
 
-/// How what has channels and a batch is laid out in a training graph.
+/// Layout of tensors with channels and a batch in a training graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// As in the model: `[N, C, H, W]`, convolutions by the engine's own.
+    /// `[N, C, H, W]` as in the model, with the engine's convolutions.
     BatchFirst,
-    /// `[C, H·W, N]`: convolutions as matrix products, few of them transposed, with fewer multiplications for 3×3.
+    /// `[C, H·W, N]`: convolutions are matrix products, few of them transposed, with fewer multiplications for 3×3.
     BatchLast,
 }
 
-/// How a training graph is written down. Every choice gives the same gradients but for rounding.
+/// How a training graph is expressed. Every choice computes the same gradients up to rounding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lowering {
-    /// Layout of what has channels and a batch. The choices below are for [`Layout::BatchFirst`], and for what has no
-    /// rule in the other.
+    /// Layout of tensors with channels and a batch. The choices below apply to [`Layout::BatchFirst`], and to operators
+    /// without a rule in [`Layout::BatchLast`].
     pub layout: Layout,
     /// Gradient of a convolution with respect to its weight.
     pub weight_gradient: WeightGradient,
@@ -53,7 +53,7 @@ pub struct Lowering {
 }
 
 impl Lowering {
-    /// What every engine can run.
+    /// The lowering that every engine can run.
     pub fn portable() -> Lowering {
         Lowering {
             layout: Layout::BatchFirst,
@@ -64,7 +64,7 @@ impl Lowering {
         }
     }
 
-    /// For ONNX Runtime.
+    /// For ONNX Runtime, which returns and scatters to positions of maxima.
     pub fn onnxruntime() -> Lowering {
         Lowering { layout: Layout::BatchLast, pool_gradient: PoolGradient::Scatter, ..Lowering::portable() }
     }
@@ -79,7 +79,7 @@ impl Lowering {
         Lowering { layout: Layout::BatchLast, input_gradient: InputGradient::FlippedConv, ..Lowering::portable() }
     }
 
-    /// The lowering of that name.
+    /// The lowering for the engine of that name, or `portable`.
     pub fn named(name: &str) -> Option<Lowering> {
         match name {
             "portable" => Some(Lowering::portable()),

@@ -1,4 +1,4 @@
-//! A forward model as a file describes it: inputs, parameters, buffers and nodes.
+//! A forward model as its file describes it: inputs, parameters, buffers and nodes.
 
 mod decode;
 mod inline;
@@ -22,7 +22,7 @@ use crate::proto;
 pub use decode::{ExternalData, ReadExternal};
 pub use trained::trained_file;
 
-/// Operator sets of `ai.onnx` that are understood.
+/// Supported operator sets of `ai.onnx`.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=24;
 
 /// A forward model, read and checked. Cloning shares its tensors.
@@ -37,28 +37,28 @@ pub struct Model {
     buffers: Vec<Tensor>,
 }
 
-/// A named tensor of a model with the values that the file gives it.
+/// A named tensor of a model, with its values from the file.
 #[derive(Debug, Clone)]
 pub struct Tensor {
     /// Name in the file.
     pub name: String,
-    /// Its values: 32-bit floats.
+    /// Values in the file: 32-bit floats.
     pub initial: Constant,
-    /// What it does in the model, for those who start it anew.
+    /// Role in the model, for drawing new initial values.
     pub kind: TensorKind,
 }
 
-/// What a tensor does in a model.
+/// Role of a tensor in a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorKind {
-    /// It is multiplied with; this many inputs go into each output.
+    /// Factor of a matrix product or convolution.
     Weight {
-        /// Inputs of each output.
+        /// Number of inputs that contribute to each output.
         fan_in: i64,
     },
-    /// It scales what was normalized.
+    /// Scale of a normalization.
     Scale,
-    /// It is added, or anything else.
+    /// Bias, or any other parameter.
     Bias,
     /// Running mean of a batch normalization.
     Mean,
@@ -66,22 +66,22 @@ pub enum TensorKind {
     Variance,
 }
 
-/// A node as the file has it.
+/// A node as the file describes it.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceNode {
     pub(crate) name: Arc<str>,
     pub(crate) op: &'static str,
-    /// Empty names are inputs left out.
+    /// An empty name is an omitted input.
     pub(crate) inputs: Vec<String>,
     pub(crate) outputs: Vec<String>,
     pub(crate) attributes: Attributes,
 }
 
 impl Model {
-    /// Reads an ONNX file; `read` fetches tensors that the file keeps in others.
+    /// Reads an ONNX file; `read` fetches tensors that are stored in other files.
     ///
     /// # Errors
-    /// [`GraphError`]: the file is damaged, or has a tensor or a node that can not be used.
+    /// [`GraphError`]: the file is damaged, or has a tensor or node that cannot be used.
     pub fn parse(file: Bytes, read: &ReadExternal<'_>) -> Result<Model, GraphError> {
         let malformed = |reason: &str| GraphError::Malformed(reason.to_owned());
         let proto = proto::Model::decode(file).map_err(|error| GraphError::Malformed(error.to_string()))?;
@@ -97,10 +97,10 @@ impl Model {
             let constant =
                 decode::tensor(tensor, read).map_err(|reason| GraphError::Tensor { name: name.clone(), reason })?;
             if initial.insert(name.clone(), constant).is_some() {
-                return Err(GraphError::Malformed(format!("initializer `{name}` is there twice")));
+                return Err(GraphError::Malformed(format!("initializer `{name}` occurs twice")));
             }
         }
-        // Files of before 2019 list initializers among the inputs.
+        // Files from before 2019 list initializers among the inputs.
         let declared = graph.input.into_iter().filter(|input| !initial.contains_key(&input.name));
         let inputs = declared.map(decode::input).collect::<Result<Vec<_>, _>>()?;
         let outputs: Vec<String> = graph.output.into_iter().map(|output| output.name).collect();
@@ -113,13 +113,13 @@ impl Model {
         Ok(model)
     }
 
-    /// What training changes, in the order of the file's names.
+    /// Tensors that training changes, sorted by name.
     pub fn parameters(&self) -> &[Tensor] {
         &self.parameters
     }
 
-    /// Running means and variances of batch normalizations, each that of one node, in the order of their names. A tensor
-    /// that several nodes share in the file is there as `<node>.running_mean` or `<node>.running_var` for each.
+    /// Running means and variances of batch normalizations, one per node, sorted by name. A tensor that several nodes
+    /// share in the file becomes `<node>.running_mean` or `<node>.running_var` of each.
     pub fn buffers(&self) -> &[Tensor] {
         &self.buffers
     }
@@ -136,7 +136,7 @@ impl Model {
         counts
     }
 
-    /// The model with named sizes set, such as `batch` to 64.
+    /// Sets named sizes, such as `batch` to 64.
     ///
     /// # Errors
     /// [`GraphError::Request`] if no input has a size of that name.
@@ -155,7 +155,7 @@ impl Model {
         Ok(self)
     }
 
-    /// The first input with the shape given; sizes known by name only are bound to it.
+    /// Sets the named sizes of the first input so that its samples have the shape `sample`.
     ///
     /// # Errors
     /// [`GraphError::Request`] if the shape contradicts the model's.
@@ -163,7 +163,7 @@ impl Model {
         let (name, ty) = &self.inputs[0];
         let asked = || {
             GraphError::Request(format!(
-                "input `{name}` has shape {} where samples have {sample:?}",
+                "input `{name}` has shape {}, but samples have {sample:?}",
                 crate::dim::text(&ty.shape)
             ))
         };
@@ -179,7 +179,7 @@ impl Model {
         self.with_sizes(&sizes)
     }
 
-    /// Tells parameters and buffers from constants by how the nodes use them.
+    /// Separates parameters and buffers from constants by how the nodes use them.
     fn sort_initializers(&mut self) -> Result<(), GraphError> {
         let (mut learned, mut running) = (BTreeSet::new(), BTreeSet::new());
         let mut kinds = BTreeMap::new();
@@ -216,7 +216,7 @@ impl Model {
     }
 }
 
-/// A file's graph as everything here knows it: without calls, each running statistic that of one node.
+/// A file's graph with function calls inlined and running statistics split per node.
 fn unfolded(graph: Option<proto::Graph>, functions: &[proto::Function]) -> Result<proto::Graph, GraphError> {
     let mut graph = graph.ok_or_else(|| GraphError::Malformed("it has no graph".into()))?;
     graph.node = inline::calls(graph.node, functions)?;
@@ -224,7 +224,7 @@ fn unfolded(graph: Option<proto::Graph>, functions: &[proto::Function]) -> Resul
     Ok(graph)
 }
 
-/// What a node does with a tensor of the given sizes as its input `index`.
+/// The role of a tensor of sizes `dims` as input `index` of a node.
 fn kind(node: &SourceNode, index: usize, dims: &[i64]) -> Option<TensorKind> {
     let inputs = |outputs: usize| {
         let others = dims.iter().enumerate().filter(|(axis, _)| *axis != outputs).map(|(_, size)| *size);

@@ -1,4 +1,4 @@
-//! Networks that need no file: written as ONNX, so that they go the way that every other model goes.
+//! Networks that need no file. They are written as ONNX, so that they are handled as any other model.
 
 use bytes::Bytes;
 use prost::Message;
@@ -9,9 +9,9 @@ use crate::proto::{self, DimensionValue, attribute_type};
 const CHANNELS: [i64; 2] = [16, 32];
 
 /// A small convolutional network for images of `[channels, height, width]`: two blocks of convolution (3×3), batch
-/// normalization and rectifier, a maximum over 2×2 where the image has room for it, and a linear layer.
+/// normalization and ReLU, a maximum over 2×2 if the image is large enough, and a linear layer.
 ///
-/// Its weights are zeros: they are to be drawn from a seed.
+/// Its weights are zeros: the caller draws them from a seed.
 pub fn convolutional([channels, height, width]: [i64; 3], classes: i64) -> Vec<u8> {
     let mut graph = proto::Graph { name: "convolutional".into(), ..Default::default() };
     let sizes = [None, Some(channels), Some(height), Some(width)];
@@ -101,7 +101,7 @@ mod tests {
         let graph = model.training_graph(&Options::default()).expect("a graph");
         assert_eq!(graph.trained.len(), 8);
         assert_eq!(graph.statistics.len(), 4);
-        let kind = |name: &str| model.parameters().iter().find(|tensor| tensor.name == name).expect("it is there").kind;
+        let kind = |name: &str| model.parameters().iter().find(|tensor| tensor.name == name).expect("a known parameter").kind;
         assert_eq!(kind("blocks.1.conv.weight"), TensorKind::Weight { fan_in: 16 * 9 });
         assert_eq!(kind("blocks.1.norm.weight"), TensorKind::Scale);
         assert_eq!(kind("linear.weight"), TensorKind::Weight { fan_in: 32 * 4 * 4 });

@@ -1,13 +1,13 @@
-//! The operators of `ai.onnx` that are understood, and what their inputs are for.
+//! The supported operators of `ai.onnx`, and the roles of their inputs.
 
-/// What an initializer is that a node takes as one of its inputs.
+/// Role of an initializer as an input of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Something to compute with: a parameter, if the file gives its values.
+    /// An operand: a parameter, if the file has its values.
     Operand,
     /// A running statistic of a batch normalization.
     Running,
-    /// Something that says how to compute.
+    /// A setting of the computation, such as axes or a shape.
     Setting,
 }
 
@@ -25,12 +25,12 @@ pub(crate) fn role(op: &str, input: usize) -> Role {
     }
 }
 
-/// An operator's name as this crate keeps it.
+/// The static name of a supported operator.
 pub(crate) fn find(name: &str) -> Option<&'static str> {
     NAMES.iter().copied().find(|known| *known == name)
 }
 
-/// All operators that [`crate::opset`] or inference takes.
+/// All operators that [`crate::opset`] or inference accepts.
 pub(crate) const NAMES: [&str; 107] = [
     "Abs",
     "Add",

@@ -1,4 +1,4 @@
-//! Short names for the nodes that rules are written with.
+//! Short names for the nodes that rules emit.
 
 use crate::attributes::Attributes;
 use crate::constant::{Constant, ElementType};
@@ -6,7 +6,7 @@ use crate::dim::{Dim, Shape};
 use crate::error::Reason;
 use crate::graph::{Graph, ValueId};
 
-/// A new value, or why it can not be.
+/// A new value, or the reason why it cannot be built.
 pub(crate) type Made = Result<ValueId, Reason>;
 
 impl Graph {
@@ -21,12 +21,12 @@ impl Graph {
         Ok(self.push(op, &inputs, attributes)?[0])
     }
 
-    /// A number without dimensions.
+    /// A constant float without dimensions.
     pub(crate) fn scalar(&mut self, value: f32) -> ValueId {
         self.constant(Constant::floats(&[], &[value]))
     }
 
-    /// A vector of integers.
+    /// A constant vector of integers.
     pub(crate) fn integers(&mut self, values: &[i64]) -> ValueId {
         self.constant(Constant::integers(values))
     }
@@ -80,7 +80,7 @@ impl Graph {
         self.op_with("Transpose", &[a], Attributes::default().with("perm", perm))
     }
 
-    /// `a` with its last two axes exchanged.
+    /// `a` with its last two axes swapped.
     pub(crate) fn transpose_last(&mut self, a: ValueId) -> Made {
         let mut perm: Vec<usize> = (0..self.rank(a)).collect();
         let rank = perm.len();
@@ -88,18 +88,18 @@ impl Graph {
         self.transpose(a, &perm)
     }
 
-    /// `a` in a shape with at most one size of which only the name is known.
+    /// `a` reshaped; at most one size may be known by name only.
     pub(crate) fn reshape(&mut self, a: ValueId, shape: &[Dim]) -> Made {
         let unknown = shape.iter().filter(|dim| dim.fixed().is_none()).count();
         if unknown > 1 {
-            return Err(format!("a shape with two unknown sizes, {}, has to be copied", crate::dim::text(shape)));
+            return Err(format!("shape {} has more than one unknown size", crate::dim::text(shape)));
         }
         let target: Vec<i64> = shape.iter().map(|dim| dim.fixed().unwrap_or(-1)).collect();
         let target = self.integers(&target);
         self.op_with("Reshape", &[a, target], Attributes::default().with("allowzero", 0))
     }
 
-    /// `a` in the shape of `model`.
+    /// `a` reshaped to the shape of `model`.
     pub(crate) fn reshape_like(&mut self, a: ValueId, model: ValueId) -> Made {
         let shape = self.shape(model).to_vec();
         if shape.iter().filter(|dim| dim.fixed().is_none()).count() <= 1 {
@@ -123,17 +123,17 @@ impl Graph {
         self.op_with(op, &[a, axes], attributes)
     }
 
-    /// Sum over `axes`, which stay with size 1.
+    /// Sum over `axes`, which are kept with size 1.
     pub(crate) fn sum(&mut self, a: ValueId, axes: &[usize]) -> Made {
         self.reduce("ReduceSum", a, axes, true)
     }
 
-    /// Mean over `axes`, which stay with size 1.
+    /// Mean over `axes`, which are kept with size 1.
     pub(crate) fn mean(&mut self, a: ValueId, axes: &[usize]) -> Made {
         self.reduce("ReduceMean", a, axes, true)
     }
 
-    /// Part of `a`, per axis `(axis, start, end, step)`.
+    /// A slice of `a`, with one `(axis, start, end, step)` per sliced axis.
     pub(crate) fn slice(&mut self, a: ValueId, ranges: &[(usize, i64, i64, i64)]) -> Made {
         let ranges: Vec<_> = ranges.iter().filter(|range| !self.is_whole(a, range)).collect();
         if ranges.is_empty() {
@@ -154,7 +154,7 @@ impl Graph {
         *start == 0 && *step == 1 && self.shape(a)[*axis].fixed() == Some(*end)
     }
 
-    /// `a` between `begins` and `ends` elements of `value`, per axis.
+    /// `a` padded with `begins` elements of `value` before it and `ends` after it, per axis.
     pub(crate) fn pad(&mut self, a: ValueId, begins: &[i64], ends: &[i64], value: f32) -> Made {
         let pads = self.integers(&[begins, ends].concat());
         let value = self.scalar(value);
@@ -178,7 +178,7 @@ impl Graph {
         self.op("MatMul", &[a, b])
     }
 
-    /// The product of two matrices, each perhaps transposed.
+    /// The product of two matrices, each optionally transposed.
     pub(crate) fn gemm(&mut self, (a, trans_a): (ValueId, bool), (b, trans_b): (ValueId, bool)) -> Made {
         let attributes = Attributes::default()
             .with("alpha", 1.0)
@@ -192,7 +192,7 @@ impl Graph {
         self.op_with("Cast", &[a], Attributes::default().with("to", i64::from(to.code())))
     }
 
-    /// The sum of a gradient over what broadcasting repeated, in the shape of `model`.
+    /// Sums a gradient over the axes that broadcasting repeated, in the shape of `model`.
     pub(crate) fn unbroadcast(&mut self, gradient: ValueId, model: ValueId) -> Made {
         let (own, target) = (self.shape(gradient).to_vec(), self.shape(model).to_vec());
         if own == target {
@@ -206,7 +206,7 @@ impl Graph {
         self.reshape_like(summed, model)
     }
 
-    /// Shape in which a vector of length `C` goes with `[N, C, ..]`.
+    /// Shape in which a vector of length `C` broadcasts to `[N, C, ..]`.
     pub(crate) fn channel_shape(&self, x: ValueId) -> Shape {
         let channels = self.shape(x)[1].clone();
         let mut shape = vec![Dim::from(1); self.rank(x)];

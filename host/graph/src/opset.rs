@@ -1,5 +1,5 @@
-//! Every node of a model in the one form that this crate works with: operator set 20, attributes written out,
-//! operators that are short for others taken apart.
+//! Brings every node of a model into one normal form: operator set 20, attributes written out, composite operators
+//! decomposed.
 
 mod composite;
 mod einsum;
@@ -57,7 +57,7 @@ impl Tape {
     }
 }
 
-/// Adds a model's node to the tape and gives its outputs.
+/// Adds a model's node to the tape and returns its outputs.
 pub(crate) fn apply(tape: &mut Tape, opset: i64, node: &SourceNode, inputs: &[Option<ValueId>]) -> Outputs {
     let mut call = Call { tape, opset, node, inputs: inputs.to_vec() };
     match node.op {
@@ -103,18 +103,18 @@ pub(crate) fn apply(tape: &mut Tape, opset: i64, node: &SourceNode, inputs: &[Op
 }
 
 impl Call<'_> {
-    /// The operator as it is, with these attributes.
+    /// Applies the operator as it is, with these attributes.
     fn with(&mut self, attributes: Attributes) -> Outputs {
         self.tape.apply(self.node.op, &self.inputs, attributes)
     }
 
-    /// Another operator on the first input.
+    /// Applies another operator to the first input.
     fn unary(&mut self, op: &'static str, attributes: Attributes) -> Result<ValueId, Reason> {
         let first = self.input(0)?;
         self.tape.apply_one(op, &[first], attributes)
     }
 
-    /// A step with inputs that are all there.
+    /// Applies an operator without attributes to inputs that are all present.
     fn step(&mut self, op: &'static str, inputs: &[ValueId]) -> Result<ValueId, Reason> {
         self.tape.apply_one(op, inputs, Attributes::default())
     }
@@ -139,7 +139,7 @@ impl Call<'_> {
         self.tape.graph.scalar(value)
     }
 
-    /// Numbers that older operator sets have as attribute `name` and newer ones as input `index`.
+    /// Numbers that are attribute `name` in older operator sets and input `index` in newer ones.
     fn numbers(&self, name: &str, index: usize) -> Result<Option<Vec<i64>>, Reason> {
         if let Some(values) = self.node.attributes.ints(name) {
             return Ok(Some(values.to_vec()));
@@ -148,10 +148,10 @@ impl Call<'_> {
         let known = self.tape.graph.integers_of(id);
         known
             .map(Some)
-            .ok_or_else(|| format!("input {index} (`{name}`) depends on data: it has to be known beforehand"))
+            .ok_or_else(|| format!("input {index} (`{name}`) depends on data: it must be constant"))
     }
 
-    /// A number that older operator sets have as attribute and newer ones as input.
+    /// A number that is attribute `name` in older operator sets and input `index` in newer ones.
     fn number(&self, name: &str, index: usize) -> Result<Option<f32>, Reason> {
         if let Some(Attribute::Float(value)) = self.node.attributes.get(name) {
             return Ok(Some(*value));
@@ -160,7 +160,7 @@ impl Call<'_> {
         let known = self.tape.graph.uniform_of(id);
         known
             .map(Some)
-            .ok_or_else(|| format!("input {index} (`{name}`) depends on data: it has to be known beforehand"))
+            .ok_or_else(|| format!("input {index} (`{name}`) depends on data: it must be constant"))
     }
 
     fn constant(&mut self) -> Outputs {
@@ -171,7 +171,7 @@ impl Call<'_> {
             Attribute::Ints(values) => Constant::integers(values),
             Attribute::Float(value) => Constant::floats(&[], &[*value]),
             Attribute::Floats(values) => Constant::floats(&[values.len() as i64], values),
-            Attribute::Text(_) => return Err(format!("its value `{name}` is text, which can not be computed with")),
+            Attribute::Text(_) => return Err(format!("its value `{name}` is text, which is not supported")),
         };
         Ok(vec![self.tape.graph.constant(constant)])
     }
@@ -181,7 +181,7 @@ impl Call<'_> {
         Ok(vec![self.unary("Cast", Attributes::default().with("to", i64::from(to.code())))?])
     }
 
-    /// `min` and `max` as inputs, of which each may be missing.
+    /// Turns `min` and `max` into inputs, each of which may be missing.
     fn clip(&mut self) -> Outputs {
         for (index, name) in [(1, "min"), (2, "max")] {
             if let Some(Attribute::Float(bound)) = self.node.attributes.get(name) {
@@ -197,7 +197,7 @@ impl Call<'_> {
         let default = if self.opset < 12 { 0.5 } else { self.number("ratio", 1)?.unwrap_or(0.5) };
         let ratio = self.float("ratio", default);
         if !(0.0..1.0).contains(&ratio) {
-            return Err(format!("it drops a share of {ratio}, which is not in [0, 1)"));
+            return Err(format!("its ratio must be in [0, 1), got {ratio}"));
         }
         Ok(vec![self.unary("Dropout", Attributes::default().with("ratio", ratio))?])
     }
@@ -211,7 +211,7 @@ impl Call<'_> {
         self.with(attributes)
     }
 
-    /// Before operator set 13 all axes from `axis` on were one.
+    /// Before operator set 13 all axes from `axis` on were merged.
     fn softmax(&mut self) -> Outputs {
         let x = self.input(0)?;
         let rank = self.tape.graph.rank(x);
@@ -237,7 +237,7 @@ impl Call<'_> {
         self.with(attributes)
     }
 
-    /// Axes as an input; norms and sums of squares taken apart.
+    /// Turns axes into an input, and decomposes norms and sums of squares.
     fn reduction(&mut self) -> Outputs {
         let x = self.input(0)?;
         let rank = self.tape.graph.rank(x);
@@ -278,13 +278,13 @@ impl Call<'_> {
     fn reshape(&mut self, x: ValueId, shape: &[crate::dim::Dim]) -> Result<ValueId, Reason> {
         let target: Vec<i64> = shape.iter().map(|dim| dim.fixed().unwrap_or(-1)).collect();
         if target.iter().filter(|size| **size == -1).count() > 1 {
-            return Err("two sizes of its result are not known: give the model's input sizes".into());
+            return Err("two sizes of its result are not known: set the model's input sizes".into());
         }
         let target = self.tape.graph.integers(&target);
         self.tape.apply_one("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
     }
 
-    /// A tensor of truth values or integers as a constant of 32-bit floats is never differentiated.
+    /// Whether `x` is of 32-bit floats; other tensors are never differentiated.
     fn is_float(&self, x: ValueId) -> bool {
         self.tape.graph.element(x) == ElementType::F32
     }

@@ -1,7 +1,7 @@
 //! The messages of `onnx.proto` that a model is made of, by their field numbers.
 //!
-//! `prost` bounds how deep messages may nest, so a hostile file is an error and not an overflow of the stack; it
-//! leaves tensors as slices of the file. Fields that are read only to be refused are here as well.
+//! `prost` bounds the nesting of messages, so a hostile file is an error and not a stack overflow. It keeps tensors as
+//! slices of the file. Fields that are read only to be refused are here as well.
 
 use std::collections::{HashMap, HashSet};
 
@@ -80,7 +80,7 @@ impl Graph {
         uses
     }
 
-    /// Drops those of the named initializers and constants that nothing uses, and what they alone were copied from.
+    /// Drops the named initializers and constants that nothing uses, and the sources that only they copied.
     pub(crate) fn drop_unused(&mut self, mut names: Vec<String>) {
         let mut uses = self.uses();
         let is_plain = |node: &Node| matches!(&*node.op_type, "Constant" | "Identity") && node.output.len() == 1;
@@ -128,7 +128,7 @@ pub(crate) struct Node {
 pub(crate) struct Attribute {
     #[prost(string, tag = "1")]
     pub(crate) name: String,
-    // Values have presence, so that a zero is written out: some engines take what is missing for the default.
+    // Values are optional, so that a zero is written out: some engines replace a missing value by the default.
     #[prost(float, optional, tag = "2")]
     pub(crate) f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
@@ -206,7 +206,7 @@ pub(crate) struct ValueInfo {
     pub(crate) r#type: Option<Type>,
 }
 
-/// `TypeProto`, of which only tensors are of use.
+/// `TypeProto`, of which only tensors are read.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Type {
     #[prost(message, optional, tag = "1")]

@@ -1,7 +1,7 @@
 //! Forward and gradient rules, by operator.
 //!
-//! A forward rule may compose an operator of others, whose gradients then follow by themselves, or keep values for
-//! the backward rule. A backward rule gives the gradients of its inputs from those of its outputs.
+//! A forward rule may compose an operator of others, which bring their own gradient rules, or keep values for the
+//! backward rule. A backward rule computes the gradients of a step's inputs from those of its outputs.
 
 mod convolution;
 mod elementwise;
@@ -20,20 +20,20 @@ use crate::graph::ValueId;
 use crate::lowering::Layout;
 use crate::tape::{Step, Tape};
 
-/// What a forward rule did.
+/// Result of a forward rule.
 pub(crate) enum Forward {
-    /// Nothing: the operator is emitted as it is.
+    /// The operator has no rule and is emitted as it is.
     Plain,
-    /// It applied other operators, which gave these outputs.
+    /// The rule applied other operators, with these outputs.
     Composed(Vec<ValueId>),
-    /// It emitted nodes that gave the outputs, and the values kept for the backward rule.
+    /// The rule emitted nodes: their outputs, and the values kept for the backward rule.
     Saved(Vec<ValueId>, Vec<ValueId>),
 }
 
-/// Gradients of a step's inputs; none where there is none.
+/// Gradients of a step's inputs; `None` for an input without one.
 type Gradients = Result<Vec<Option<ValueId>>, Reason>;
 
-/// Lets an operator with a forward rule emit itself.
+/// Applies the forward rule of an operator, if it has one.
 pub(crate) fn forward(
     tape: &mut Tape,
     op: &'static str,
@@ -55,7 +55,7 @@ pub(crate) fn forward(
     }
 }
 
-/// Gradients of a step's inputs, from those of its outputs, of which at least one is there.
+/// Gradients of a step's inputs, from those of its outputs, of which at least one is `Some`.
 pub(crate) fn backward(tape: &mut Tape, step: &Step, gradients: &[Option<ValueId>]) -> Gradients {
     if step.op == "Positions" || step.op == "MapMaxPool" {
         let Some(gradient) = gradients[0] else { return Ok(vec![]) };
@@ -82,16 +82,16 @@ pub(crate) fn backward(tape: &mut Tape, step: &Step, gradients: &[Option<ValueId
             return found;
         }
     }
-    Err("it has no gradient: keep what is trained behind it, or freeze what is in front of it".into())
+    Err("it has no gradient: freeze the parameters before it, or train only parameters after it".into())
 }
 
-/// The gradient of the first input alone.
+/// The gradient of the first input only.
 fn first(gradient: Result<ValueId, Reason>) -> Gradients {
     gradient.map(|gradient| vec![Some(gradient)])
 }
 
 impl Tape {
-    /// Adds a step of the forward computation, by steps it is made of where it is no primitive.
+    /// Adds a step of the forward computation, decomposed into other steps if it is not primitive.
     pub(crate) fn apply(
         &mut self,
         op: &'static str,
@@ -107,7 +107,7 @@ impl Tape {
         Ok(outputs)
     }
 
-    /// [`apply`](Self::apply) for one output and inputs that are all there.
+    /// [`apply`](Self::apply) for one output and inputs that are all present.
     pub(crate) fn apply_one(
         &mut self,
         op: &'static str,
@@ -118,7 +118,7 @@ impl Tape {
         Ok(self.apply(op, &inputs, attributes)?[0])
     }
 
-    /// Gradients of `loss`, a number, with respect to `wanted`; none where it does not depend on one.
+    /// Gradients of `loss`, a number, with respect to `wanted`; `None` for values that it does not depend on.
     pub(crate) fn differentiate(
         &mut self,
         loss: ValueId,

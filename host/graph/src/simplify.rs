@@ -1,11 +1,11 @@
-//! Nodes that do nothing, and one form for those that can be written in several.
+//! Removes nodes without effect, and brings equivalent nodes into one form.
 
 use crate::attributes::Attributes;
 use crate::constant::Constant;
 use crate::dim::Dim;
 use crate::graph::{Graph, Type, ValueId};
 
-/// The input that a node would only repeat, if it does.
+/// The input that a node would return unchanged, if any.
 pub(crate) fn same(
     graph: &mut Graph,
     op: &str,
@@ -53,7 +53,7 @@ fn positive_steps(graph: &Graph, inputs: &[Option<ValueId>]) -> bool {
     }
 }
 
-/// One form of a node: a target shape as numbers where it can be, reshapes not chained.
+/// The normal form of a node: a target shape as numbers if possible, and no chained reshapes.
 pub(crate) fn canonical(
     graph: &mut Graph,
     op: &str,
@@ -77,15 +77,15 @@ pub(crate) fn canonical(
     inputs
 }
 
-/// A target with at most one size of which only the name is known.
+/// A reshape target as numbers; `None` if more than one size is known by name only.
 fn reshape_target(shape: &[Dim]) -> Option<Vec<i64>> {
     let unknown = shape.iter().filter(|size| size.fixed().is_none()).count();
-    // A size of 0 would copy one of the input.
+    // A size of 0 would copy the input's size.
     let is_plain = unknown <= 1 && shape.iter().all(|size| size.fixed() != Some(0));
     is_plain.then(|| shape.iter().map(|size| size.fixed().unwrap_or(-1)).collect())
 }
 
-/// A target in which what the input has already is 1.
+/// An expand target as numbers, with 1 for named sizes that the input already has.
 fn expand_target(graph: &Graph, source: Option<ValueId>, shape: &[Dim]) -> Option<Vec<i64>> {
     let own = graph.shape(source?);
     let added = shape.len().checked_sub(own.len())?;

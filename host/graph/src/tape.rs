@@ -1,5 +1,5 @@
-//! A graph that remembers how it was built, so that gradients can be led back along it. Nodes of a model come in through
-//! `opset`; what a step is made of, and its gradient, is in `rules`.
+//! A graph that records how it was built, so that gradients can be propagated back. `opset` adds the nodes of a model;
+//! `rules` defines how each step is composed and differentiated.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::error::Reason;
 use crate::graph::{Graph, ValueId};
 use crate::lowering::Lowering;
 
-/// What a graph is for.
+/// Whether a graph trains or evaluates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Batch statistics, noise for dropout.
     Training {
-        /// Whether dropout drops.
+        /// Whether dropout is active, or the identity.
         dropout: bool,
     },
     /// Running statistics, no dropout.
@@ -30,25 +30,25 @@ pub(crate) struct Step {
     pub(crate) inputs: Vec<Option<ValueId>>,
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) attributes: Attributes,
-    /// Values that the forward rule keeps for the backward one.
+    /// Values that the forward rule keeps for the backward rule.
     pub(crate) saved: Vec<ValueId>,
     pub(crate) origin: Arc<str>,
 }
 
 impl Step {
-    /// An input that inference has made sure of.
+    /// An input whose presence inference has checked.
     pub(crate) fn input(&self, index: usize) -> Result<ValueId, Reason> {
         self.inputs.get(index).copied().flatten().ok_or_else(|| format!("input {index} is missing"))
     }
 }
 
-/// A tensor of the model in another layout, with the batch last.
+/// A tensor of the model in the layout with the batch last.
 #[derive(Debug, Clone)]
 pub(crate) struct Map {
     /// `[C, positions, N]`
     pub(crate) value: ValueId,
     pub(crate) channels: i64,
-    /// Sizes behind the channels in the model's own layout; none for `[N, C]`.
+    /// Sizes after the channels in the model's layout; empty for `[N, C]`.
     pub(crate) sizes: Vec<i64>,
     pub(crate) batch: Dim,
     /// Whether it is an input of the model, which has no gradient.
@@ -57,22 +57,22 @@ pub(crate) struct Map {
     pub(crate) repeats: Option<(ValueId, i64)>,
 }
 
-/// A graph, how it was built, and what training adds to it.
+/// A graph, the steps that built it, and the running statistics that training updates.
 pub(crate) struct Tape {
     pub(crate) graph: Graph,
     pub(crate) lowering: Lowering,
     pub(crate) mode: Mode,
-    /// New running statistics by the name of the buffer.
+    /// New running statistics by buffer name.
     pub(crate) statistics: BTreeMap<String, ValueId>,
-    /// Values of the model that are there in another layout.
+    /// Values of the model that also exist in the layout with the batch last.
     pub(crate) maps: HashMap<ValueId, Map>,
-    /// Values that depend on a parameter, as far as steps have been recorded.
+    /// Values that depend on a trained parameter, through the steps recorded so far.
     pub(crate) active: HashSet<ValueId>,
     pub(crate) steps: Vec<Step>,
     recorded: HashSet<ValueId>,
 }
 
-/// The values that a model's names stand for.
+/// Values by their names in the model.
 pub(crate) type Names = HashMap<String, ValueId>;
 
 impl Tape {
@@ -89,7 +89,7 @@ impl Tape {
         }
     }
 
-    /// Adds a step as it is, whatever other rules would make of it.
+    /// Adds a step as it is, without applying a forward rule.
     pub(crate) fn plain(
         &mut self,
         op: &'static str,
@@ -102,7 +102,7 @@ impl Tape {
         Ok(outputs[0])
     }
 
-    /// Remembers a step that a rule has emitted, and values kept for the backward rule.
+    /// Records a step that a rule has emitted, and the values kept for the backward rule.
     pub(crate) fn record(
         &mut self,
         op: &'static str,
@@ -121,7 +121,7 @@ impl Tape {
         attributes: Attributes,
         saved: Vec<ValueId>,
     ) {
-        // A node that was simplified away gives back a value that is known already.
+        // A node that was simplified away returns a value that is already known.
         let is_new = !inputs.contains(&Some(outputs[0])) && self.recorded.insert(outputs[0]);
         if is_new && inputs.iter().flatten().any(|id| self.active.contains(id)) {
             let floats = outputs.iter().filter(|id| self.graph.element(**id) == ElementType::F32);
@@ -131,12 +131,12 @@ impl Tape {
         }
     }
 
-    /// Whether a value depends on a parameter that is trained.
+    /// Whether a value depends on a trained parameter.
     pub(crate) fn is_active(&self, id: ValueId) -> bool {
         self.active.contains(&id)
     }
 
-    /// The sum of what came from all uses of a value.
+    /// The sum of the gradients from all uses of a value.
     pub(crate) fn total(&mut self, parts: Option<Vec<ValueId>>) -> Result<Option<ValueId>, Reason> {
         match parts.as_deref() {
             None | Some([]) => Ok(None),

@@ -1,4 +1,4 @@
-//! From a forward model to the graph that trains it, and to the one that evaluates it.
+//! Derives the graphs that train and evaluate a forward model.
 
 use crate::attributes::Attributes;
 use crate::constant::Constant;
@@ -11,17 +11,17 @@ use crate::lowering::Lowering;
 use crate::model::Model;
 use crate::tape::{Mode, Names, Tape};
 
-/// What a training graph is to compute.
+/// Loss, parameters and form of a training graph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// What is minimized.
+    /// Loss to be minimized.
     pub loss: Loss,
-    /// How gradients are written down.
+    /// How gradients are expressed for the engine.
     pub lowering: Lowering,
-    /// Whether dropout drops, by noise that is an input.
+    /// Whether dropout is active, with noise as an input.
     pub dropout: bool,
-    /// Whether gradients may come in another shape, of the same elements in the same order: for a host that gives them
-    /// their shape, engines need not copy them.
+    /// Whether gradients may have another shape, with the same elements in the same order. It saves engines a copy if
+    /// the host restores the shapes.
     pub flat_outputs: bool,
     /// Parameters that are not trained, by name; `*` stands for any characters.
     pub frozen: Vec<String>,
@@ -34,36 +34,36 @@ impl Default for Options {
     }
 }
 
-/// A graph that gives the loss, the gradients and the new running statistics of a batch.
+/// A graph that computes the loss, the gradients and the new running statistics of a batch.
 ///
-/// Inputs: those of the model, `labels`, every parameter and buffer under its own name, and `noise.<node>` for each
+/// Inputs: those of the model, `labels`, every parameter and buffer under its name, and `noise.<node>` for each
 /// dropout. Outputs: `loss` of shape `[1]`, `grad.<parameter>`, `new.<buffer>`.
 #[derive(Debug, Clone)]
 pub struct TrainingGraph {
-    /// The ONNX file.
+    /// The graph as an ONNX file.
     pub onnx: Vec<u8>,
-    /// Parameters with a gradient, in the order of the file's names.
+    /// Parameters with a gradient, sorted by name.
     pub trained: Vec<String>,
-    /// Buffers with a new value, in the order of the file's names.
+    /// Buffers with a new value, sorted by name.
     pub statistics: Vec<String>,
     /// Names and shapes of all inputs.
     pub inputs: Vec<(String, Shape)>,
-    /// Names and shapes of the noise, uniform in [0, 1).
+    /// Names and shapes of the noise inputs, uniform in [0, 1).
     pub noise: Vec<(String, Shape)>,
-    /// Number of nodes.
+    /// Number of nodes after simplification.
     pub nodes: usize,
 }
 
-/// A graph that gives the model's outputs, with every parameter and buffer as an input under its own name.
+/// A graph that computes the model's outputs, with every parameter and buffer as an input under its name.
 #[derive(Debug, Clone)]
 pub struct EvaluationGraph {
-    /// The ONNX file.
+    /// The graph as an ONNX file.
     pub onnx: Vec<u8>,
     /// Names and shapes of all inputs.
     pub inputs: Vec<(String, Shape)>,
     /// Names and shapes of the outputs.
     pub outputs: Vec<(String, Shape)>,
-    /// Number of nodes.
+    /// Number of nodes after simplification.
     pub nodes: usize,
 }
 
@@ -81,7 +81,7 @@ impl Model {
         let names_of_all = self.parameters().iter().map(|parameter| parameter.name.clone());
         let trained: Vec<String> = names_of_all.filter(|name| is_trained(name)).collect();
         if trained.is_empty() {
-            let hint = "its file has to hold float32 initializers that are not frozen";
+            let hint = "its file must hold float32 initializers that are not frozen";
             return Err(GraphError::Request(format!("the model has no parameter to train: {hint}")));
         }
         let output = self.output(&names)?;
@@ -91,7 +91,7 @@ impl Model {
         let gradients = tape.differentiate(loss, &wanted)?;
         let mut outputs = vec![("loss".to_owned(), loss)];
         for ((name, parameter), gradient) in trained.iter().zip(&wanted).zip(gradients) {
-            // What the loss does not depend on has a gradient of zeros.
+            // A parameter that the loss does not depend on has a gradient of zeros.
             let gradient = gradient.map_or_else(|| zeros_like(&mut tape.graph, *parameter), Ok);
             outputs.push((format!("grad.{name}"), gradient.map_err(GraphError::Request)?));
         }
@@ -107,10 +107,10 @@ impl Model {
         Ok(TrainingGraph { onnx, trained, statistics, inputs, noise, nodes })
     }
 
-    /// The graph that evaluates the model, batch normalizations by their running statistics.
+    /// Derives the graph that evaluates the model; batch normalizations use their running statistics.
     ///
     /// # Errors
-    /// [`GraphError`]: a node can not be used.
+    /// [`GraphError`]: a node cannot be used.
     pub fn evaluation_graph(&self) -> Result<EvaluationGraph, GraphError> {
         let mut tape = Tape::new(Lowering::portable(), Mode::Evaluation);
         let names = tape.replay(self, |_| false)?;
@@ -126,13 +126,13 @@ impl Model {
         match &self.outputs[..] {
             [only] => find(names, only),
             several => Err(GraphError::Request(format!(
-                "the model has {} outputs, of which a loss takes one: export it with its logits alone",
+                "the model has {} outputs, but a loss takes one: export it with its logits only",
                 several.len()
             ))),
         }
     }
 
-    /// Every pattern freezes something.
+    /// Checks that every pattern freezes a parameter.
     fn check_patterns(&self, frozen: &[String]) -> Result<(), GraphError> {
         let is_idle = |pattern: &&String| !self.parameters().iter().any(|parameter| matches(pattern, &parameter.name));
         match frozen.iter().find(is_idle) {
@@ -141,7 +141,7 @@ impl Model {
         }
     }
 
-    /// Names that the training graph gives a meaning of its own are free.
+    /// Checks that the model uses no name that the training graph reserves.
     fn check_names(&self) -> Result<(), GraphError> {
         let is_reserved = |name: &&String| {
             matches!(name.as_str(), "labels" | "loss")
@@ -159,7 +159,7 @@ impl Model {
     }
 }
 
-/// The value that is only reshaped in the end.
+/// The value before its trailing reshapes.
 fn unshaped(graph: &Graph, mut id: ValueId) -> ValueId {
     while let Some(node) = graph.producer(id).filter(|node| node.op == "Reshape")
         && let Some(source) = node.inputs[0].filter(|source| graph.producer(*source).is_some())
@@ -187,12 +187,12 @@ fn finish(mut graph: Graph, outputs: Vec<(String, ValueId)>) -> Graph {
     graph
 }
 
-/// Whether one of the patterns freezes the parameter of that name.
+/// Whether one of the patterns freezes the parameter `name`.
 pub fn is_frozen(patterns: &[String], name: &str) -> bool {
     patterns.iter().any(|pattern| matches(pattern, name))
 }
 
-/// Whether a name fits a pattern in which `*` stands for any characters.
+/// Whether a name matches a pattern in which `*` stands for any characters.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,

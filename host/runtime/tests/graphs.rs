@@ -110,7 +110,7 @@ async fn what_a_guest_does_wrong_is_an_error_that_it_can_read() {
         ("graph-twice", "ErrorCode::InvalidArgument: input `input` of the graph: it is given twice"),
         ("graph-wrong-shape", "input `input` of the graph: it has shape [3] where [batch, 1, 8, 8] is expected"),
         ("graph-wrong-type", "ErrorCode::"),
-        ("graph-half", "input `input` of the graph: rten does not take Fp16"),
+        ("graph-half", "input `input` of the graph: rten does not support Fp16"),
     ] {
         let Call { result, .. } = call("gradient-probe.wasm", behaviour, graphs.clone(), parameters.clone()).await;
         let error = result.expect_err(behaviour).to_string();
@@ -126,7 +126,7 @@ async fn a_guest_may_load_a_graph_only_where_it_is_allowed() {
     let engine = skein_engine::open(Kind::Rten, None).expect("it is built in");
     graphs.loader = Some((engine, skein_engine::Options { threads: 1, device: Device::Cpu }));
     for (behaviour, expected) in [
-        ("graph-load", "ErrorCode::InvalidEncoding: `rten` can not compile the graph"),
+        ("graph-load", "ErrorCode::InvalidEncoding: `rten` cannot compile the graph"),
         ("graph-load-openvino", "ErrorCode::InvalidEncoding: graphs have to be ONNX"),
     ] {
         let Call { result, .. } = call("gradient-probe.wasm", behaviour, graphs.clone(), parameters.clone()).await;

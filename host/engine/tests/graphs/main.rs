@@ -1,6 +1,6 @@
 //! Derived graphs on every engine that the machine has, against references in 64-bit floats.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod misuse;
 mod models;
@@ -31,11 +31,11 @@ fn lowering(kind: Kind) -> Lowering {
 
 const ONE_THREAD: Options = Options { threads: 1, device: Device::Cpu };
 
-/// A file of the shared folder beside the checkout, if that is there.
+/// A file of the shared folder next to the checkout, if it exists.
 fn shared(path: &str) -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
     if !path.exists() {
-        println!("skipped: `{}` is not there", path.display());
+        println!("skipped: `{}` does not exist", path.display());
     }
     path.exists().then_some(path)
 }
@@ -45,7 +45,7 @@ fn floats(dimensions: &[u32], values: Vec<f32>) -> Tensor {
     Tensor::from_floats(dimensions.to_vec(), Arc::new(values), range).unwrap()
 }
 
-/// Every parameter and buffer of a model, as the file gives it.
+/// Every parameter and buffer of a model, with its values from the file.
 fn initial(model: &Model) -> HashMap<String, Tensor> {
     let tensors = model.parameters().iter().chain(model.buffers());
     let convert = |tensor: &skein_graph::Tensor| {
@@ -55,7 +55,7 @@ fn initial(model: &Model) -> HashMap<String, Tensor> {
     tensors.map(convert).collect()
 }
 
-/// Runs a graph once; gives all the outputs that are asked for.
+/// Runs a graph once, and returns the requested outputs.
 fn run(
     engine: &dyn Engine,
     graph: &[u8],

@@ -1,4 +1,4 @@
-//! What is wrong with a library, a graph or its inputs is an error by name, on every engine.
+//! A bad library, graph or input is an error that names it, on every engine.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use skein_graph::Model;
 use super::{ONE_THREAD, engines, floats, shared};
 
 #[test]
-fn a_missing_library_is_an_error_that_says_how_to_install_it() {
+fn a_missing_library_is_an_error_with_the_install_command() {
     let empty = std::env::temp_dir().join("skein-no-engine-is-here");
     for kind in [Kind::OnnxRuntime, Kind::OpenVino] {
         let error = open(kind, Some(empty.clone())).err().expect("an error");
@@ -21,23 +21,23 @@ fn a_missing_library_is_an_error_that_says_how_to_install_it() {
 }
 
 #[test]
-fn bytes_that_are_no_graph_are_refused() {
+fn bytes_that_are_not_a_graph_are_refused() {
     for engine in engines() {
-        let error = engine.compile(b"no graph at all", ONE_THREAD).err().expect("an error");
+        let error = engine.compile(b"not a graph", ONE_THREAD).err().expect("an error");
         assert!(matches!(error, EngineError::Compile { .. }), "{error}");
     }
 }
 
 #[test]
-fn only_onnxruntime_takes_a_graphics_processor() {
+fn only_onnxruntime_runs_on_a_gpu() {
     for engine in engines().into_iter().filter(|engine| engine.kind() != Kind::OnnxRuntime) {
         let error = engine.compile(b"", Options { device: Device::Cuda, ..ONE_THREAD }).err().expect("an error");
-        assert!(error.to_string().contains("can not run on cuda"), "{error}");
+        assert!(error.to_string().contains("cannot run on cuda"), "{error}");
     }
 }
 
 #[test]
-fn inputs_and_outputs_are_told_by_name() {
+fn bad_inputs_and_outputs_are_named() {
     let Some(path) = shared("models/squeezenet1_1.onnx") else { return };
     let model = Model::parse(fs::read(path).unwrap().into(), &|_| Err(String::new())).unwrap();
     let graph = model.evaluation_graph().unwrap().onnx;
@@ -74,14 +74,14 @@ fn inputs_and_outputs_are_told_by_name() {
             let text = result.expect_err("an error").to_string();
             assert!(text.contains(named), "{kind}: {text}");
         }
-        // An error spoils nothing: the session goes on.
+        // The session still works after an error.
         run(&[image()], "", "logits").unwrap();
     }
 }
 
-/// The same inputs give the same bits, however many runs there are at the same time.
+/// The same inputs produce the same bits, regardless of the number of concurrent runs.
 #[test]
-fn runs_at_the_same_time_give_the_same_bits() {
+fn concurrent_runs_produce_the_same_bits() {
     let Some(path) = shared("models/squeezenet1_1.onnx") else { return };
     let model = Model::parse(fs::read(path).unwrap().into(), &|_| Err(String::new())).unwrap();
     for engine in engines() {

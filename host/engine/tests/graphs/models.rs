@@ -12,7 +12,7 @@ use super::{engines, floats, initial, lowering, run, shared};
 
 const SAMPLES: usize = 16;
 
-/// The first records of CIFAR-10's test file, normalized as the references say.
+/// The first records of CIFAR-10's test file, normalized as for the references.
 fn batch() -> Option<(Tensor, Tensor)> {
     let bytes = fs::read(shared("data/cifar10/test_batch.bin")?).unwrap();
     let (mean, deviation) = ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]);
@@ -33,7 +33,7 @@ fn norm(values: &[f32]) -> f64 {
 fn check_norms(name: &str, reference: &Value, found: &BTreeMap<String, Vec<f32>>) {
     let expected = reference["loss_value"].as_f64().unwrap();
     let actual = f64::from(found["loss"][0]);
-    assert!(((actual - expected) / expected).abs() < 1e-5, "{name}: the loss is {actual} where {expected} is expected");
+    assert!(((actual - expected) / expected).abs() < 1e-5, "{name}: the loss is {actual}, expected {expected}");
     let parameters = reference["parameters"].as_object().unwrap();
     let norm_of = |value: &Value| value["grad_l2"].as_f64().unwrap();
     let largest = parameters.values().map(norm_of).fold(0.0, f64::max);
@@ -42,7 +42,7 @@ fn check_norms(name: &str, reference: &Value, found: &BTreeMap<String, Vec<f32>>
         let is_tiny = expected < 1e-4 * largest;
         assert!(
             is_tiny || ((actual - expected) / expected).abs() < 0.02,
-            "{name}, {parameter}: {actual} for {expected}"
+            "{name}, {parameter}: {actual}, expected {expected}"
         );
     }
     for (buffer, value) in reference["batch_norm_running_after_one_step"].as_object().into_iter().flatten() {
@@ -50,12 +50,12 @@ fn check_norms(name: &str, reference: &Value, found: &BTreeMap<String, Vec<f32>>
             continue;
         }
         let (expected, actual) = (value["l2"].as_f64().unwrap(), norm(&found[&format!("new.{buffer}")]));
-        // A mean of zeros is noise of the last bits.
-        assert!((actual - expected).abs() <= 1e-4 * expected + 1e-6, "{name}, {buffer}: {actual} for {expected}");
+        // A mean of zeros is only rounding noise.
+        assert!((actual - expected).abs() <= 1e-4 * expected + 1e-6, "{name}, {buffer}: {actual}, expected {expected}");
     }
 }
 
-/// Cosine of the angle between all gradients together and the file's.
+/// Cosine of the angle between all gradients together and those of the file.
 fn cosine(file: &[u8], found: &BTreeMap<String, Vec<f32>>) -> f64 {
     let reference = SafeTensors::deserialize(file).unwrap();
     let (mut product, mut own, mut others) = (0.0, 0.0, 0.0);
@@ -76,7 +76,7 @@ fn check(name: &str) {
     let (Some(file), Some((x, labels))) = (shared(&format!("models/{name}.onnx")), batch()) else { return };
     let reference = fs::read(shared(&format!("models/{name}.reference.json")).unwrap()).unwrap();
     let reference: Value = serde_json::from_slice(&reference).unwrap();
-    let model = Model::parse(fs::read(file).unwrap().into(), &|_| Err("it has none".into())).unwrap();
+    let model = Model::parse(fs::read(file).unwrap().into(), &|_| Err("the model has no external data".into())).unwrap();
     let sizes = BTreeMap::from([("batch".to_owned(), SAMPLES as i64)]);
     for engine in engines() {
         for model in [model.clone(), model.clone().with_sizes(&sizes).unwrap()] {
@@ -99,7 +99,7 @@ fn check_directions(name: &str) {
     check(name);
     let (Some(file), Some((x, labels))) = (shared(&format!("models/{name}.onnx")), batch()) else { return };
     let gradients = fs::read(shared(&format!("models/{name}.gradients.safetensors")).unwrap()).unwrap();
-    let model = Model::parse(fs::read(file).unwrap().into(), &|_| Err("it has none".into())).unwrap();
+    let model = Model::parse(fs::read(file).unwrap().into(), &|_| Err("the model has no external data".into())).unwrap();
     for engine in engines() {
         let graph = model.training_graph(&Options { lowering: lowering(engine.kind()), ..Options::default() }).unwrap();
         let mut inputs: HashMap<String, Tensor> = initial(&model);

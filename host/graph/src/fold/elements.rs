@@ -3,7 +3,7 @@
 use super::of_numbers;
 use crate::constant::{Constant, ElementType};
 
-/// Integers beyond this are not exact as a float.
+/// Integers below this bound are exact as 64-bit floats.
 const EXACT_MAX: f64 = (1u64 << 53) as f64;
 
 /// Steps from an element to the next along each axis.
@@ -15,7 +15,7 @@ fn strides(dims: &[i64]) -> Vec<usize> {
     strides
 }
 
-/// A tensor of `dims` whose elements are those of `source` at the positions that `position` gives for each index.
+/// A tensor of `dims` with the elements of `source` at the positions that `position` returns for each index.
 fn rearrange(source: &Constant, dims: Vec<i64>, position: impl Fn(&[usize]) -> Option<usize>) -> Option<Constant> {
     let size = source.ty().size();
     let count = dims.iter().product::<i64>() as usize;
@@ -94,8 +94,8 @@ fn numbers(constant: &Constant) -> Option<Vec<f64>> {
     }
 }
 
-/// Element-wise operators, broadcast. Rounding a sum, product or quotient of two 32-bit floats from 64 bits gives
-/// what the operation on 32 bits gives.
+/// Element-wise operators, broadcast. A sum, product or quotient of two 32-bit floats that is rounded from 64 bits equals
+/// the result of the 32-bit operation.
 pub(super) fn arithmetic(op: &str, operands: &[&Constant], element: ElementType, dims: Vec<i64>) -> Option<Constant> {
     let values = operands.iter().map(|operand| numbers(operand)).collect::<Option<Vec<_>>>()?;
     let is_integer = !matches!(operands[0].ty(), ElementType::F32 | ElementType::F64);

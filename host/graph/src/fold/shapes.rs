@@ -1,4 +1,4 @@
-//! Sizes that are followed through the arithmetic of exporters, some of them by name only.
+//! Follows sizes through the shape arithmetic of exporters, some of them by name only.
 
 use crate::attributes::{Attribute, Attributes};
 use crate::constant::ElementType;

@@ -1,4 +1,4 @@
-//! Operators that work on each element by itself, and normalizations, which keep the shape.
+//! Element-wise operators, and normalizations, which keep the shape.
 
 use super::{Operands, one};
 use crate::constant::ElementType;
@@ -42,7 +42,7 @@ fn broadcast_all(operands: &Operands<'_>) -> Result<Shape, Reason> {
     let (mut shape, element) = (operands.shape(0)?.to_vec(), operands.element(0)?);
     for index in 1..operands.inputs.len() {
         if operands.element(index)? != element {
-            return Err(format!("inputs of type {element:?} and {:?} can not be mixed", operands.element(index)?));
+            return Err(format!("inputs of type {element:?} and {:?} cannot be mixed", operands.element(index)?));
         }
         shape = broadcast(&shape, operands.shape(index)?)?;
     }
@@ -60,14 +60,14 @@ fn cast(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
     one(to, operands.shape(0)?.to_vec())
 }
 
-/// `input` of shape `[N, C, ..]` and as many vectors of length `C`.
+/// An input of shape `[N, C, ..]`, and `vectors` inputs of length `C`.
 fn per_channel(operands: &Operands<'_>, vectors: usize) -> Result<Vec<Type>, Reason> {
     let shape = operands.float_shape(0)?;
-    let channels = shape.get(1).ok_or("its input has no channels: it needs two dimensions at least")?;
+    let channels = shape.get(1).ok_or("its input has no channels: it needs at least two dimensions")?;
     for index in 1..=vectors {
         let vector = operands.float_shape(index)?;
         if vector != std::slice::from_ref(channels) {
-            return Err(format!("input {index} has shape {} where [{channels}] is needed", crate::dim::text(vector)));
+            return Err(format!("input {index} has shape {}, expected [{channels}]", crate::dim::text(vector)));
         }
     }
     one(ElementType::F32, shape.to_vec())

@@ -1,4 +1,4 @@
-//! Operators that take many elements to one.
+//! Operators that reduce many elements to one.
 
 use super::{Operands, one};
 use crate::constant::ElementType;
@@ -20,9 +20,8 @@ fn reduce(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
     let shape = operands.shape(0)?;
     let axes = operands.axes(1, shape.len())?;
     let keeps = operands.attributes.int("keepdims", 1) == 1;
-    let dims = shape.iter().enumerate().filter_map(|(axis, dim)| match axes.contains(&axis) {
-        true => keeps.then(|| Dim::from(1)),
-        false => Some(dim.clone()),
+    let dims = shape.iter().enumerate().filter_map(|(axis, dim)| {
+        if axes.contains(&axis) { keeps.then(|| Dim::from(1)) } else { Some(dim.clone()) }
     });
     one(operands.element(0)?, dims.collect())
 }

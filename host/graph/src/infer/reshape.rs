@@ -1,4 +1,4 @@
-//! Operators that move elements about and compute nothing from them.
+//! Operators that move elements without computing.
 
 use super::{Operands, one, resolve_axis};
 use crate::attributes::Attribute;
@@ -50,7 +50,7 @@ fn reshape(operands: &Operands<'_>) -> Result<Shape, Reason> {
     for (axis, size) in target.iter_mut().enumerate().filter(|(_, size)| size.fixed() == Some(0) && !keeps_zero) {
         *size = source.get(axis).ok_or("its shape copies a dimension that the input lacks")?.clone();
     }
-    let misfit = || format!("{} can not be reshaped to {}", text(source), text(&operands.sizes(1).unwrap_or_default()));
+    let misfit = || format!("{} cannot be reshaped to {}", text(source), text(&operands.sizes(1).unwrap_or_default()));
     let all = product(source).ok_or_else(misfit)?;
     let free: Vec<usize> = (0..target.len()).filter(|axis| target[*axis].fixed() == Some(-1)).collect();
     match free[..] {
@@ -92,11 +92,8 @@ fn unsqueeze(operands: &Operands<'_>) -> Result<Shape, Reason> {
     let rank = shape.len() + axes.len();
     let added = axes.into_iter().map(|axis| resolve_axis(axis, rank)).collect::<Result<Vec<_>, _>>()?;
     let mut rest = shape.iter();
-    let dims = (0..rank).map(|axis| match added.contains(&axis) {
-        true => Some(Dim::from(1)),
-        false => rest.next().cloned(),
-    });
-    dims.collect::<Option<_>>().ok_or_else(|| "an axis is given twice".into())
+    let dims = (0..rank).map(|axis| if added.contains(&axis) { Some(Dim::from(1)) } else { rest.next().cloned() });
+    dims.collect::<Option<_>>().ok_or_else(|| "an axis occurs twice".into())
 }
 
 fn transpose(operands: &Operands<'_>) -> Result<Shape, Reason> {
@@ -105,7 +102,7 @@ fn transpose(operands: &Operands<'_>) -> Result<Shape, Reason> {
     let mut sorted = perm.to_vec();
     sorted.sort_unstable();
     if !sorted.iter().copied().eq(0..shape.len() as i64) {
-        return Err(format!("{perm:?} is no permutation of {} dimensions", shape.len()));
+        return Err(format!("{perm:?} is not a permutation of {} dimensions", shape.len()));
     }
     Ok(perm.iter().map(|axis| shape[*axis as usize].clone()).collect())
 }
@@ -127,9 +124,9 @@ fn concat(operands: &Operands<'_>) -> Result<Shape, Reason> {
         let shape = operands.shape(index)?;
         let differs = |other: usize| other != axis && shape.get(other) != first.get(other);
         if shape.len() != first.len() || (0..first.len()).any(differs) {
-            return Err(format!("{} and {} can not be joined along axis {axis}", text(first), text(shape)));
+            return Err(format!("{} and {} cannot be joined along axis {axis}", text(first), text(shape)));
         }
-        let size = shape[axis].fixed().ok_or_else(|| format!("axis {axis} is not known beforehand"))?;
+        let size = shape[axis].fixed().ok_or_else(|| format!("the size of axis {axis} is not known"))?;
         total = total.checked_add(size).ok_or("its result is too large")?;
     }
     let mut joined = first.to_vec();
@@ -145,7 +142,7 @@ fn split(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
     let sizes = operands.integers(1)?;
     let sum = sizes.iter().try_fold(0i64, |sum, size| sum.checked_add((*size >= 0).then_some(*size)?));
     if sum.is_none() || shape[axis].fixed() != sum || sizes.is_empty() {
-        return Err(format!("axis {axis} of {} can not be split into {sizes:?}", text(shape)));
+        return Err(format!("axis {axis} of {} cannot be split into {sizes:?}", text(shape)));
     }
     let part = |size: &i64| {
         let mut part = shape.to_vec();
@@ -167,7 +164,7 @@ fn slice(operands: &Operands<'_>) -> Result<Shape, Reason> {
         None => vec![1; starts.len()],
     };
     if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
-        return Err("its starts, ends, axes and steps are not equally many".into());
+        return Err("its starts, ends, axes and steps differ in number".into());
     }
     for (((axis, start), end), step) in axes.into_iter().zip(starts).zip(ends).zip(steps) {
         let dim = shape.get(axis).ok_or("it has more starts than the input has dimensions")?;
@@ -175,13 +172,13 @@ fn slice(operands: &Operands<'_>) -> Result<Shape, Reason> {
         if dim.fixed().is_none() && takes_all {
             continue;
         }
-        let size = dim.fixed().ok_or_else(|| format!("the size of axis {axis}, `{dim}`, is not known beforehand"))?;
+        let size = dim.fixed().ok_or_else(|| format!("the size of axis {axis}, `{dim}`, is not known"))?;
         shape[axis] = Dim::from(slice_len(size, start, end, step).ok_or("its step is 0")?);
     }
     Ok(shape)
 }
 
-/// Elements that a slice of one axis takes.
+/// Number of elements in a slice of one axis; `None` if the step is 0.
 fn slice_len(size: i64, start: i64, end: i64, step: i64) -> Option<i64> {
     let from_front = |position: i64| if position < 0 { position.saturating_add(size) } else { position };
     let (start, end) = (from_front(start), from_front(end));
@@ -205,7 +202,7 @@ fn pad(operands: &Operands<'_>) -> Result<Shape, Reason> {
             return Ok(dim.clone());
         }
         let sum = dim.fixed().and_then(|size| size.checked_add(*begin)?.checked_add(*end)).filter(|size| *size >= 0);
-        sum.map(Dim::from).ok_or_else(|| format!("a dimension of {} can not be padded", text(shape)))
+        sum.map(Dim::from).ok_or_else(|| format!("a dimension of {} cannot be padded", text(shape)))
     });
     dims.collect()
 }
@@ -238,7 +235,7 @@ fn range(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
         return one(element, vec![Dim::from(count as i64)]);
     }
     let sizes = [operands.sizes(0)?, operands.sizes(1)?, operands.sizes(2)?].concat();
-    let [start, limit, delta] = &sizes[..] else { return Err("its limits are no numbers".into()) };
+    let [start, limit, delta] = &sizes[..] else { return Err("its limits are not numbers".into()) };
     let counts_up = start.fixed() == Some(0) && delta.fixed() == Some(1);
     let len = match dim::fixed(&sizes).as_deref() {
         _ if counts_up => Some(limit.clone()),
@@ -248,5 +245,5 @@ fn range(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
             .map(|span| (span / delta).into()),
         _ => None,
     };
-    one(element, vec![len.ok_or("its length is not known beforehand")?])
+    one(element, vec![len.ok_or("its length is not known")?])
 }

@@ -20,7 +20,7 @@ pub(super) fn types(op: &str, operands: &Operands<'_>) -> Option<Result<Vec<Type
     })
 }
 
-/// Where a window goes, per spatial dimension.
+/// Geometry of a sliding window, per spatial dimension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
     pub(crate) kernel: Vec<i64>,
@@ -38,11 +38,11 @@ impl Window {
         let read = |name: &str, count: usize, default: i64, least: i64| {
             let values = attributes.ints(name).map_or_else(|| vec![default; count], <[i64]>::to_vec);
             let is_sound = values.len() == count && values.iter().all(|v| (least..1 << 31).contains(v));
-            if is_sound { Ok(values) } else { Err(format!("its attribute `{name}` is {values:?}")) }
+            if is_sound { Ok(values) } else { Err(format!("its attribute `{name}` has invalid values {values:?}")) }
         };
         let pads = read("pads", 2 * rank, 0, 0)?;
         if rank == 0 || kernel.iter().any(|size| !(1..1 << 31).contains(size)) {
-            return Err(format!("its kernel has the sizes {kernel:?}"));
+            return Err(format!("its kernel has invalid sizes {kernel:?}"));
         }
         Ok(Window {
             kernel: kernel.to_vec(),
@@ -67,17 +67,17 @@ impl Window {
         }
         let stride = self.strides[axis];
         let count = if self.is_ceil { (room + stride - 1) / stride + 1 } else { room / stride + 1 };
-        // A last window that would start in the padding behind the end is left out.
+        // A last window that would start in the padding after the end is left out.
         let is_past = self.is_ceil && (count - 1) * stride >= size + self.begins[axis];
         Ok(if is_past { count - 1 } else { count })
     }
 
-    /// Elements behind the last window, along `axis`.
+    /// Elements after the last window, along `axis`.
     pub(crate) fn rest(&self, axis: usize, size: i64) -> i64 {
         (size + self.begins[axis] + self.ends[axis] - self.span(axis)) % self.strides[axis]
     }
 
-    /// Pads as the attribute has them: all begins, then all ends.
+    /// Pads in the attribute's order: all begins, then all ends.
     pub(crate) fn pads(&self) -> Vec<i64> {
         [&self.begins[..], &self.ends[..]].concat()
     }
@@ -91,11 +91,11 @@ impl Window {
     }
 }
 
-/// Sizes of the spatial dimensions, which have to be known.
+/// Sizes of the spatial dimensions, which must be known.
 fn spatial_sizes(shape: &[Dim]) -> Result<Vec<i64>, Reason> {
     let unknown = shape.iter().skip(2).find(|dim| dim.fixed().is_none());
     match unknown {
-        Some(dim) => Err(format!("the size `{dim}` in {} has to be known: give the model's input sizes", text(shape))),
+        Some(dim) => Err(format!("the size `{dim}` in {} must be known: set the model's input sizes", text(shape))),
         None => Ok(shape.iter().skip(2).filter_map(Dim::fixed).collect()),
     }
 }
@@ -108,14 +108,14 @@ fn conv(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
     if x.len() != w.len() || x.len() < 3 || group < 1 {
         return Err(misfit());
     }
-    // In the gradient of a weight the batch takes the place of the channels, whose number may not be known.
+    // In the gradient of a weight the batch takes the place of the channels, so their number may be unknown.
     let is_divided = w[0].fixed().is_none_or(|outputs| outputs % group == 0);
     if w[1].times(&Dim::from(group)).as_ref() != Some(&x[1]) || !is_divided {
         return Err(misfit());
     }
     let kernel = spatial_sizes(w)?;
     if operands.optional(2).is_some() && operands.float_shape(2)? != &w[..1] {
-        return Err(format!("its bias has shape {} where [{}] is needed", text(operands.shape(2)?), w[0]));
+        return Err(format!("its bias has shape {}, expected [{}]", text(operands.shape(2)?), w[0]));
     }
     let window = Window::of(operands.attributes, &kernel)?;
     let mut shape = vec![x[0].clone(), w[0].clone()];

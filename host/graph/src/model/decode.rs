@@ -1,4 +1,4 @@
-//! From the file's messages to attributes, tensors and nodes.
+//! Converts the file's messages to attributes, tensors and nodes.
 
 use bytes::Bytes;
 
@@ -11,31 +11,31 @@ use crate::graph::Type;
 use crate::operators;
 use crate::proto::{self, DimensionValue, attribute_type};
 
-/// Where a tensor's values lie outside of the file.
+/// Location of a tensor's values outside the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalData {
     /// Path of the other file, relative to the model's folder.
     pub location: String,
-    /// First byte.
+    /// Position of the first byte in that file.
     pub offset: u64,
-    /// Number of bytes.
+    /// Number of bytes to read.
     pub length: u64,
 }
 
-/// Fetches a tensor's values from another file, or says why it can not.
+/// Fetches a tensor's values from another file, or returns the reason why it cannot.
 pub type ReadExternal<'a> = dyn Fn(&ExternalData) -> Result<Bytes, String> + 'a;
 
 /// The version of `ai.onnx` that a file uses.
 pub(super) fn opset(model: &proto::Model, known: &std::ops::RangeInclusive<i64>) -> Result<i64, GraphError> {
     let own = model.opset_import.iter().find(|set| is_standard(&set.domain));
     let version = own.ok_or_else(|| GraphError::Malformed("it names no operator set of ai.onnx".into()))?.version;
-    match known.contains(&version) {
-        true => Ok(version),
-        false => {
-            let (first, last) = (known.start(), known.end());
-            let reason = format!("it uses operator set {version}; {first} to {last} are supported: export it anew");
-            Err(GraphError::Malformed(reason))
-        }
+    if known.contains(&version) {
+        Ok(version)
+    } else {
+        let first = known.start();
+        let last = known.end();
+        let reason = format!("it uses operator set {version}; {first} to {last} are supported: export it with one of these");
+        Err(GraphError::Malformed(reason))
     }
 }
 
@@ -43,15 +43,16 @@ pub(super) fn is_standard(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
 }
 
-/// A node with an operator that is known.
+/// Converts a node, whose operator must be supported.
 pub(super) fn node(node: proto::Node) -> Result<SourceNode, GraphError> {
     let name = match (node.name.is_empty(), node.output.first()) {
         (false, _) => node.name,
         (true, output) => output.cloned().unwrap_or_default(),
     };
-    let operator = match is_standard(&node.domain) {
-        true => node.op_type.clone(),
-        false => format!("{}.{}", node.domain, node.op_type),
+    let operator = if is_standard(&node.domain) {
+        node.op_type.clone()
+    } else {
+        format!("{}.{}", node.domain, node.op_type)
     };
     let refuse = |reason: Reason| GraphError::node(&name, &operator, reason);
     let mut attributes = Attributes::default();
@@ -60,10 +61,10 @@ pub(super) fn node(node: proto::Node) -> Result<SourceNode, GraphError> {
         attributes = attributes.with(&key, self::attribute(attribute).map_err(refuse)?);
     }
     if matches!(&*operator, "If" | "Loop" | "Scan" | "SequenceMap") {
-        return Err(refuse("control flow can not be differentiated: trace the model when exporting it".into()));
+        return Err(refuse("control flow cannot be differentiated: trace the model when exporting it".into()));
     }
     let op = operators::find(&operator).ok_or_else(|| {
-        refuse("there is no rule for this operator: express it by standard ones, or export the model without it".into())
+        refuse("there is no rule for this operator: express it with standard ones, or export the model without it".into())
     })?;
     if node.output.is_empty() {
         return Err(refuse("it has no output".into()));
@@ -73,7 +74,7 @@ pub(super) fn node(node: proto::Node) -> Result<SourceNode, GraphError> {
 
 fn attribute(attribute: proto::Attribute) -> Result<Attribute, Reason> {
     let name = attribute.name;
-    // Before 2017 the type was not written; what is set tells it.
+    // Before 2017 the type was not written: the field that is set determines it.
     let ty = match attribute.r#type {
         0 if attribute.g.is_some() => attribute_type::GRAPH,
         0 if attribute.t.is_some() => attribute_type::TENSOR,
@@ -93,17 +94,17 @@ fn attribute(attribute: proto::Attribute) -> Result<Attribute, Reason> {
         attribute_type::INTS => Ok(Attribute::Ints(attribute.ints)),
         attribute_type::TENSOR => {
             let proto = attribute.t.ok_or_else(|| format!("its attribute `{name}` holds no tensor"))?;
-            let inside = |_: &ExternalData| Err("attributes can not have external data".to_owned());
+            let inside = |_: &ExternalData| Err("attributes cannot have external data".to_owned());
             tensor(proto, &inside).map(Attribute::Tensor).map_err(|reason| format!("its attribute `{name}` {reason}"))
         }
         attribute_type::GRAPH => {
-            Err("it holds a graph of its own: control flow can not be differentiated; trace the model".into())
+            Err("it holds a graph: control flow cannot be differentiated; trace the model".into())
         }
         _ => Err(format!("its attribute `{name}` has a type that is not supported")),
     }
 }
 
-/// A tensor with all its values.
+/// Converts a tensor, and reads external values.
 pub(super) fn tensor(tensor: proto::Tensor, read: &super::ReadExternal<'_>) -> Result<Constant, Reason> {
     let ty = ElementType::of_code(tensor.data_type)?;
     let dims = tensor.dims.clone();
@@ -134,20 +135,20 @@ fn external(tensor: &proto::Tensor, ty: ElementType, read: &super::ReadExternal<
     let find = |key: &str| tensor.external_data.iter().find(|pair| pair.key == key).map(|pair| pair.value.as_str());
     let number = |key: &str| find(key).map(|value| value.parse::<u64>().map_err(|_| format!("has a bad `{key}`")));
     let size = tensor.dims.iter().try_fold(ty.size() as u64, |size, dim| size.checked_mul(u64::try_from(*dim).ok()?));
-    let size = size.ok_or_else(|| format!("has the sizes {:?}", tensor.dims))?;
+    let size = size.ok_or_else(|| format!("has invalid sizes {:?}", tensor.dims))?;
     let data = ExternalData {
-        location: find("location").ok_or("has external data without a place")?.to_owned(),
+        location: find("location").ok_or("has external data without a location")?.to_owned(),
         offset: number("offset").transpose()?.unwrap_or(0),
         length: number("length").transpose()?.unwrap_or(size),
     };
     read(&data).map_err(|reason| format!("has its values in `{}`: {reason}", data.location))
 }
 
-/// Name and type of an input. Sizes that are not given are named after the input and the axis.
+/// Name and type of an input. Unknown sizes are named after the input and the axis.
 pub(super) fn input(info: proto::ValueInfo) -> Result<(String, Type), GraphError> {
     let name = info.name;
     let refuse = |reason: &str| GraphError::Tensor { name: name.clone(), reason: reason.to_owned() };
-    let ty = info.r#type.and_then(|ty| ty.tensor_type).ok_or_else(|| refuse("is no tensor"))?;
+    let ty = info.r#type.and_then(|ty| ty.tensor_type).ok_or_else(|| refuse("is not a tensor"))?;
     let element = ElementType::of_code(ty.elem_type).map_err(|reason| refuse(&reason))?;
     let shape = ty.shape.ok_or_else(|| refuse("has no shape: export the model with the shapes of its inputs"))?;
     let dim = |(axis, dim): (usize, proto::Dimension)| match dim.value {

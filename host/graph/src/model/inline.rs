@@ -1,4 +1,4 @@
-//! Calls of functions that the file defines, replaced by what the functions do.
+//! Inlines calls of functions that the file defines.
 
 use std::collections::HashMap;
 
@@ -6,12 +6,12 @@ use super::decode::is_standard;
 use crate::error::GraphError;
 use crate::proto::{Attribute, Function, Node};
 
-/// How deep functions may call each other: exporters nest modules, each a function, rarely beyond ten.
+/// Maximum call depth: exporters nest modules, each a function, rarely beyond ten.
 const DEPTH_MAX: usize = 32;
-/// Nodes that all calls together may give, far more than any model has.
+/// Maximum number of nodes after inlining, far more than any model has.
 const NODES_MAX: usize = 1 << 20;
 
-/// `nodes` without calls.
+/// Returns `nodes` with all calls inlined.
 pub(super) fn calls(nodes: Vec<Node>, functions: &[Function]) -> Result<Vec<Node>, GraphError> {
     if functions.is_empty() {
         return Ok(nodes);
@@ -36,7 +36,7 @@ impl Inliner<'_> {
             return Ok(());
         };
         if depth == DEPTH_MAX || self.done.len() + function.node.len() > NODES_MAX {
-            let reason = "its function calls itself, or others too deep".to_owned();
+            let reason = "its function calls itself, or nests calls too deeply".to_owned();
             return Err(GraphError::Node { node: node.name, operator: node.op_type, reason });
         }
         self.calls += 1;
@@ -48,7 +48,7 @@ impl Inliner<'_> {
     }
 }
 
-/// Names and attributes inside of one call.
+/// Names and attributes inside one call.
 struct Scope<'a> {
     names: HashMap<&'a str, &'a str>,
     attributes: HashMap<&'a str, &'a Attribute>,
@@ -76,7 +76,7 @@ impl<'a> Scope<'a> {
         };
         let attribute = |attribute: &Attribute| match attribute.ref_attr_name.as_str() {
             "" => Some(attribute.clone()),
-            // An attribute that the call leaves out and that has no default is left out inside as well.
+            // An attribute that the call omits and that has no default is omitted inside as well.
             outer => {
                 self.attributes.get(outer).map(|value| Attribute { name: attribute.name.clone(), ..(*value).clone() })
             }

@@ -1,9 +1,9 @@
-//! Running statistics that several nodes of a file share, each made its own.
+//! Splits running statistics that several nodes of a file share.
 //!
 //! Exporters write equal tensors once: the running means of a fresh network are all zeros, and so are its biases. Some let
-//! every node refer to the tensor that is left, others copy it by `Identity` nodes. Yet every batch normalization follows
-//! batches of its own. Here each gets tensors that nothing else uses: under the file's name if nothing else did, under the
-//! name of the copy if the file has one, and under the node's name otherwise.
+//! every node refer to the remaining tensor, others copy it with `Identity` nodes. Yet the statistics of each batch
+//! normalization follow different batches. Here each node gets tensors that nothing else uses. They keep the file's name
+//! if nothing else used it, take the name of the copy if the file has one, and are named after the node otherwise.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,10 +13,10 @@ use super::decode::is_standard;
 use crate::constant::ElementType;
 use crate::proto::{Graph, Node, Tensor, ValueInfo};
 
-/// The inputs of a batch normalization that are running statistics, and what PyTorch calls them.
+/// Inputs of a batch normalization that are running statistics, and their names in PyTorch.
 const STATISTICS: [(usize, &str); 2] = [(3, "running_mean"), (4, "running_var")];
 
-/// Gives every batch normalization running statistics that nothing else uses.
+/// Splits shared running statistics, so that nothing else uses those of a batch normalization.
 pub(super) fn divide(graph: &mut Graph) {
     if !graph.node.iter().any(is_normalization) {
         return;
@@ -59,9 +59,9 @@ fn is_normalization(node: &Node) -> bool {
     is_standard(&node.domain) && node.op_type == "BatchNormalization"
 }
 
-/// The initializers that names stand for, by their place in the file: their own, and those of their copies.
+/// Maps names of initializers and of their copies to the initializer's index in the file.
 fn sources(graph: &Graph) -> HashMap<String, usize> {
-    // Others are no statistics, and are refused as such later.
+    // Other tensors are not statistics, and are refused later.
     let is_vector = |tensor: &Tensor| tensor.data_type == ElementType::F32.code() && tensor.dims.len() == 1;
     let vectors = graph.initializer.iter().enumerate().filter(|(_, tensor)| is_vector(tensor));
     let mut sources: HashMap<String, usize> = vectors.map(|(index, tensor)| (tensor.name.clone(), index)).collect();
@@ -75,11 +75,11 @@ fn sources(graph: &Graph) -> HashMap<String, usize> {
     sources
 }
 
-/// Adds an initializer like the one of index `source`, and to the graph's inputs if the file lists initializers there.
+/// Adds a copy of initializer `source`, and lists it among the graph's inputs if the file lists initializers there.
 fn copy(graph: &mut Graph, source: usize, name: String) {
     let tensor = &mut graph.initializer[source];
     if !tensor.float_data.is_empty() {
-        // All copies are slices of one buffer, or a small file could ask for as many as it has nodes.
+        // All copies share one buffer: otherwise a small file could demand as many copies as it has nodes.
         tensor.raw_data = Bytes::copy_from_slice(bytemuck::cast_slice(&tensor.float_data));
         tensor.float_data = Vec::new();
     }
@@ -104,7 +104,7 @@ impl Names {
         Names { taken: initializers.chain(inputs).chain(outputs).cloned().collect(), number: 1 }
     }
 
-    /// The name, with a number behind it if it is taken.
+    /// The name, with a number appended if it is taken.
     fn unlike_all(&mut self, name: String) -> String {
         let mut own = name.clone();
         while !self.taken.insert(own.clone()) {

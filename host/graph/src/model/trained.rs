@@ -1,7 +1,7 @@
-//! A model's file after training: its own graph for evaluation, with other values.
+//! A model's file after training: its graph in evaluation mode, with the trained values.
 //!
-//! The graph is the file's but for what training needs. Functions are replaced by what they do, since not every engine
-//! knows them, and a running statistic that nodes shared is each node's own, as it was trained.
+//! Besides the mode, the graph differs from the original in two ways. Functions are inlined, since not every engine
+//! supports them, and running statistics that nodes shared are split per node, as they were trained.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use crate::constant::ElementType;
 use crate::error::GraphError;
 use crate::proto;
 
-/// A model's file with other values for its parameters and statistics of those names, in evaluation mode: batch
-/// normalizations go by their running statistics, and dropout drops nothing.
+/// Returns a model's file with `values` for the parameters and statistics of those names, in evaluation mode: batch
+/// normalizations use their running statistics, and dropout drops nothing.
 ///
 /// # Errors
-/// [`GraphError`]: the file is no model, or a tensor has another number of values.
+/// [`GraphError`]: the file is not a model, or a tensor has a different number of values.
 pub fn trained_file(file: Bytes, values: &BTreeMap<String, Vec<f32>>) -> Result<Vec<u8>, GraphError> {
     let malformed = |error: prost::DecodeError| GraphError::Malformed(error.to_string());
     let mut model = proto::Model::decode(file).map_err(malformed)?;
@@ -27,7 +27,7 @@ pub fn trained_file(file: Bytes, values: &BTreeMap<String, Vec<f32>>) -> Result<
     set_values(&mut graph, values)?;
     let left = graph.node.iter_mut().filter(|node| is_standard(&node.domain)).flat_map(evaluating).collect();
     graph.drop_unused(left);
-    // Functions came from domains of their own.
+    // The domains of inlined functions are no longer used.
     model
         .opset_import
         .retain(|set| is_standard(&set.domain) || graph.node.iter().any(|node| node.domain == set.domain));
@@ -40,7 +40,7 @@ fn set_values(graph: &mut proto::Graph, values: &BTreeMap<String, Vec<f32>>) -> 
         let Some(new) = values.get(&own.name) else { continue };
         let count = own.dims.iter().try_fold(1i64, |count, size| count.checked_mul(*size));
         if count != i64::try_from(new.len()).ok() {
-            let reason = format!("has the sizes {:?}, which {} values do not fit", own.dims, new.len());
+            let reason = format!("has sizes {:?}, which do not fit {} values", own.dims, new.len());
             return Err(GraphError::Tensor { name: own.name.clone(), reason });
         }
         *own = proto::Tensor {
@@ -54,16 +54,16 @@ fn set_values(graph: &mut proto::Graph, values: &BTreeMap<String, Vec<f32>>) -> 
     Ok(())
 }
 
-/// Takes from a node what makes it train, and gives the inputs that it no longer has.
+/// Switches a node to evaluation mode, and returns the inputs that it no longer has.
 fn evaluating(node: &mut proto::Node) -> Vec<String> {
     match &*node.op_type {
-        // Since operator set 14 an attribute tells, which is 0 if it is missing; before, the number of outputs.
+        // Since operator set 14 an attribute sets the mode, 0 if it is missing; before, the number of outputs did.
         "BatchNormalization" => {
             node.attribute.retain(|attribute| attribute.name != "training_mode");
             node.output.truncate(1);
             Vec::new()
         }
-        // The third input tells since operator set 12; before, it never trained. The second output is the mask.
+        // Since operator set 12 the third input sets the mode; before, dropout never trained. The second output is the mask.
         "Dropout" => {
             node.output.truncate(1);
             node.input.split_off(node.input.len().min(2))

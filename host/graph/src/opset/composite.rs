@@ -1,4 +1,4 @@
-//! Operators that are short for others, taken apart into those that have a rule.
+//! Decomposes composite operators into those that have a rule.
 
 use super::{Call, Outputs};
 use crate::attributes::Attributes;
@@ -86,7 +86,7 @@ fn mean(call: &mut Call<'_>) -> Result<ValueId, Reason> {
     call.step("Div", &[sum, count])
 }
 
-/// `Max` and `Min` of many as those of two.
+/// `Max` or `Min` of many inputs, two at a time.
 fn pairwise(call: &mut Call<'_>) -> Result<ValueId, Reason> {
     let mut result = call.input(0)?;
     for index in 1..call.inputs.len() {
@@ -155,7 +155,7 @@ fn rms(call: &mut Call<'_>) -> Result<ValueId, Reason> {
     call.step("Mul", &[normal, scale])
 }
 
-/// Scaled dot-product attention of four-dimensional queries, keys and values, as many heads of each.
+/// Scaled dot-product attention of four-dimensional queries, keys and values with the same number of heads.
 fn attention(call: &mut Call<'_>) -> Result<ValueId, Reason> {
     let (query, key, value) = (call.input(0)?, call.input(1)?, call.input(2)?);
     let graph = &call.tape.graph;
@@ -175,12 +175,11 @@ fn attention(call: &mut Call<'_>) -> Result<ValueId, Reason> {
     let products = call.step("MatMul", &[query, keys])?;
     let mut scores = call.step("Mul", &[products, scale])?;
     if let Some(mask) = call.optional(3) {
-        scores = match call.is_float(mask) {
-            true => call.step("Add", &[scores, mask])?,
-            false => {
-                let low = call.scalar(-1e30);
-                call.step("Where", &[mask, scores, low])?
-            }
+        scores = if call.is_float(mask) {
+            call.step("Add", &[scores, mask])?
+        } else {
+            let low = call.scalar(-1e30);
+            call.step("Where", &[mask, scores, low])?
         };
     }
     let weights = call.tape.apply_one("Softmax", &[scores], Attributes::default().with("axis", 3))?;

@@ -14,7 +14,7 @@ struct Operand {
 
 pub(super) fn apply(call: &mut Call<'_>) -> Outputs {
     let equation: String = call.node.attributes.text("equation").unwrap_or_default().split_whitespace().collect();
-    let unsupported = || format!("its equation `{equation}` is none of one or two operands with an explicit result");
+    let unsupported = || format!("its equation `{equation}` must have one or two operands and an explicit result");
     let (left, right) = equation.split_once("->").ok_or_else(unsupported)?;
     let terms: Vec<&str> = left.split(',').collect();
     if equation.contains('.') || terms.len() != call.inputs.len() || !(1..=2).contains(&terms.len()) {
@@ -34,7 +34,7 @@ pub(super) fn apply(call: &mut Call<'_>) -> Outputs {
     {
         return Err(format!("its equation `{equation}` has `{letter}` in the result only"));
     }
-    // What only one operand has, and the result does not, is summed up at once.
+    // Axes that only one operand has, and the result does not, are summed first.
     for index in 0..operands.len() {
         let other = operands.get(1 - index.min(1)).map(|other| other.letters.clone()).unwrap_or_default();
         let other = if operands.len() == 1 { vec![] } else { other };

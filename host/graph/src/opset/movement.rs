@@ -1,4 +1,4 @@
-//! Operators that move elements about.
+//! Operators that move elements without computing.
 
 use super::{Call, Outputs};
 use crate::attributes::Attributes;
@@ -48,7 +48,7 @@ pub(super) fn apply(call: &mut Call<'_>) -> Outputs {
     }
 }
 
-/// A change of shape as a `Reshape` where the target can be written down.
+/// A change of shape as a `Reshape`, if the target can be written as numbers.
 fn as_reshape(call: &mut Call<'_>, attributes: Attributes) -> Outputs {
     let types = crate::infer::types(&call.tape.graph, call.node.op, &call.inputs, &attributes)?;
     let shape = types[0].shape.clone();
@@ -99,7 +99,7 @@ fn split(call: &mut Call<'_>) -> Outputs {
         Some(sizes) => sizes,
         None => {
             let count = call.int("num_outputs", call.node.outputs.len() as i64).max(1);
-            let size = shape[axis].fixed().ok_or("it splits a size that is not known beforehand")?;
+            let size = shape[axis].fixed().ok_or("it splits an axis of unknown size")?;
             let part = (size + count - 1) / count;
             (0..count).map(|index| part.min(size - index * part).max(0)).collect()
         }
@@ -108,12 +108,12 @@ fn split(call: &mut Call<'_>) -> Outputs {
     call.tape.apply("Split", &[Some(x), Some(sizes)], Attributes::default().with("axis", axis as i64))
 }
 
-/// Starts, ends, axes and steps as inputs, all of them there.
+/// Turns starts, ends, axes and steps into inputs, all present.
 fn slice(call: &mut Call<'_>) -> Outputs {
     let missing = || "it has no starts or ends".to_owned();
     let starts = call.numbers("starts", 1)?.ok_or_else(missing)?;
     let ends = call.numbers("ends", 2);
-    // A slice to the end by name, such as `x[:, :batch]`, is told from the sizes.
+    // A slice to a named end, such as `x[:, :batch]`, is recognized by the sizes.
     let ends = match ends {
         Ok(ends) => ends.ok_or_else(missing)?,
         Err(reason) => whole_ends(call, &starts).ok_or(reason)?,
@@ -127,7 +127,7 @@ fn slice(call: &mut Call<'_>) -> Outputs {
     call.with(Attributes::default())
 }
 
-/// Ends that reach to the end of their axes, by a size that is known by name only.
+/// Ends of a slice, where a named size that equals the whole axis becomes `i64::MAX`.
 fn whole_ends(call: &Call<'_>, starts: &[i64]) -> Option<Vec<i64>> {
     let graph = &call.tape.graph;
     let (shape, ends) = (graph.shape(call.optional(0)?), graph.value(call.optional(2)?).sizes.clone()?);
@@ -143,7 +143,7 @@ fn pad(call: &mut Call<'_>) -> Outputs {
     let mode = call.node.attributes.text("mode").unwrap_or("constant").to_owned();
     let x = call.input(0)?;
     if mode != "constant" {
-        return Err(format!("it pads by mode `{mode}`, of which only `constant` is supported"));
+        return Err(format!("it pads with mode `{mode}`: only `constant` is supported"));
     }
     let given = call.numbers("pads", 1)?.ok_or("it has no pads")?;
     let value = call.number("value", 2)?.unwrap_or(0.0);
@@ -164,13 +164,13 @@ fn pad(call: &mut Call<'_>) -> Outputs {
     call.tape.apply("Pad", &[Some(x), Some(pads), Some(value)], Attributes::default().with("mode", "constant"))
 }
 
-/// `GatherND` with known indices: a `Gather` from the leading axes made one.
+/// `GatherND` with constant indices: a `Gather` from the leading axes merged into one.
 fn gather_nd(call: &mut Call<'_>) -> Outputs {
     let (x, indices) = (call.input(0)?, call.input(1)?);
     if call.int("batch_dims", 0) != 0 {
         return Err("it gathers within batches, which is not supported".into());
     }
-    let unknown = "its indices depend on data: they have to be known beforehand";
+    let unknown = "its indices depend on data: they must be constant";
     let index_shape = call.tape.graph.fixed_shape(indices).ok_or(unknown)?;
     let numbers = call.tape.graph.integers_of(indices).ok_or(unknown)?;
     let (depth, front) = index_shape.split_last().ok_or("its indices have no dimensions")?;
@@ -190,13 +190,13 @@ fn gather_nd(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.tape.apply_one("Gather", &[rows, flat], Attributes::default().with("axis", 0))?])
 }
 
-/// Every axis repeated as a new axis before it, then made one with it.
+/// Repeats every axis along a new axis before it, then merges the two.
 fn tile(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let shape = call.tape.graph.shape(x).to_vec();
-    let repeats = call.tape.graph.integers_of(call.input(1)?).ok_or("its repeats are not known beforehand")?;
+    let repeats = call.tape.graph.integers_of(call.input(1)?).ok_or("its repeats are not constant")?;
     if repeats.len() != shape.len() || repeats.iter().any(|repeat| *repeat < 1) {
-        return Err(format!("it repeats {} axes as {repeats:?}", shape.len()));
+        return Err(format!("its repeats {repeats:?} do not fit {} axes", shape.len()));
     }
     let spread = |factors: &dyn Fn(usize) -> Dim| -> Vec<Dim> {
         (0..shape.len()).flat_map(|axis| [factors(axis), shape[axis].clone()]).collect()
@@ -208,20 +208,20 @@ fn tile(call: &mut Call<'_>) -> Outputs {
     Ok(vec![call.reshape(repeated, &joined.ok_or("its result is too large")?)?])
 }
 
-/// `x` broadcast to a shape; sizes known by name only are those of `x` itself, which `Expand` keeps at 1.
+/// `x` broadcast to a shape. Sizes known by name only are those of `x`, which `Expand` keeps if the target is 1.
 pub(super) fn expand(call: &mut Call<'_>, x: ValueId, shape: &[Dim]) -> Result<ValueId, Reason> {
     let sizes: Vec<i64> = shape.iter().map(|dim| dim.fixed().unwrap_or(1)).collect();
     let target = call.tape.graph.integers(&sizes);
     call.tape.apply_one("Expand", &[x, target], Attributes::default())
 }
 
-/// A triangle of a matrix of known sizes, by a constant mask.
+/// Selects a triangle of matrices of known sizes by a constant mask.
 fn trilu(call: &mut Call<'_>) -> Outputs {
     let x = call.input(0)?;
     let rank = call.tape.graph.rank(x);
     let last = call.tape.graph.shape(x).get(rank.saturating_sub(2)..).and_then(crate::dim::fixed);
     let [rows, columns] = last.as_deref().ok_or("the sizes of its matrices are not known")? else {
-        return Err("its input is no matrix".into());
+        return Err("its input is not a matrix".into());
     };
     let diagonal = call.numbers("k", 1)?.and_then(|k| k.first().copied()).unwrap_or(0);
     let is_upper = call.int("upper", 1) == 1;
@@ -232,9 +232,10 @@ fn trilu(call: &mut Call<'_>) -> Outputs {
     let mask: Vec<u8> = (0..*rows).flat_map(|row| (0..*columns).map(move |column| keeps(row, column))).collect();
     let mask = Constant::new(ElementType::Bool, vec![*rows, *columns], mask.into()).ok_or("its mask is too large")?;
     let mask = call.tape.graph.constant(mask);
-    let zero = match call.is_float(x) {
-        true => call.scalar(0.0),
-        false => call.tape.graph.constant(Constant::array(&[], &[0])),
+    let zero = if call.is_float(x) {
+        call.scalar(0.0)
+    } else {
+        call.tape.graph.constant(Constant::array(&[], &[0]))
     };
     Ok(vec![call.tape.apply_one("Where", &[mask, x, zero], Attributes::default())?])
 }

@@ -12,7 +12,7 @@ pub(super) fn apply(call: &mut Call<'_>) -> Outputs {
         "ConvTranspose" => transposed(call),
         "MaxPool" => {
             if call.node.outputs.len() > 1 {
-                return Err("its positions are used, which has no rule".into());
+                return Err("its second output, the positions, is used: it has no rule".into());
             }
             let attributes = pool(call)?;
             call.with(attributes.with("storage_order", 0))
@@ -35,7 +35,7 @@ pub(super) fn apply(call: &mut Call<'_>) -> Outputs {
 fn convolution(call: &mut Call<'_>) -> Outputs {
     let kernel = kernel_of_weight(call)?;
     let attributes = window(call, &kernel)?.with("group", call.int("group", 1));
-    // A bias of zeros, as exporters write for a convolution without one.
+    // Drops a bias of zeros, which exporters write for a convolution without a bias.
     if call.optional(2).and_then(|bias| call.tape.graph.uniform_of(bias)) == Some(0.0) {
         call.inputs.truncate(2);
     }
@@ -45,7 +45,7 @@ fn convolution(call: &mut Call<'_>) -> Outputs {
 fn transposed(call: &mut Call<'_>) -> Outputs {
     let kernel = kernel_of_weight(call)?;
     if call.node.attributes.get("output_shape").is_some() {
-        return Err("it gives `output_shape`: export it with pads and `output_padding`".into());
+        return Err("it has `output_shape`: export it with pads and `output_padding`".into());
     }
     let extra = call.node.attributes.ints("output_padding").map_or_else(|| vec![0; kernel.len()], <[i64]>::to_vec);
     let attributes = window(call, &kernel)?.with("group", call.int("group", 1)).with("output_padding", extra);
@@ -119,7 +119,7 @@ fn resize(call: &mut Call<'_>) -> Outputs {
     let factors = factors.filter(|factors| factors.len() == shape.len() && mode == "nearest").ok_or_else(refused)?;
     let coordinates = call.node.attributes.text("coordinate_transformation_mode").unwrap_or("half_pixel");
     let rounding = call.node.attributes.text("nearest_mode").unwrap_or("round_prefer_floor");
-    // Whole factors repeat each element under these two; others shift by half an element.
+    // With these two modes whole factors repeat each element; others shift by half an element.
     let repeats = matches!((coordinates, rounding), ("asymmetric", "floor") | ("half_pixel", "round_prefer_floor"));
     if !repeats && factors.iter().any(|factor| *factor != 1) {
         return Err(format!("it resizes with `{coordinates}` and `{rounding}`, which does not repeat elements"));

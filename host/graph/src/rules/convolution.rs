@@ -1,7 +1,7 @@
 //! Convolutions over any number of spatial dimensions, grouped, strided, dilated and padded.
 //!
-//! With output size `o = (x + begin + end − d(k−1) − 1)/s + 1`, the last `r` elements (the rest of the division) are
-//! never read: the transposed convolution appends them, the weight gradient drops them.
+//! With output size `o = (x + begin + end − d(k−1) − 1)/s + 1`, the last `r` elements (the remainder of the division)
+//! are never read: the transposed convolution appends them, the weight gradient drops them.
 
 use super::Gradients;
 use crate::attributes::Attributes;
@@ -21,14 +21,14 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
     })
 }
 
-/// A convolution, and what its gradient is made from.
+/// A convolution, and the values that its gradient needs.
 struct Conv {
     x: ValueId,
     weight: ValueId,
     g: ValueId,
     window: Window,
     group: i64,
-    /// Sizes of `x` and `g` behind the channels.
+    /// Sizes of `x` and `g` after the channels.
     input: Vec<i64>,
     output: Vec<i64>,
     /// Output channels, input channels of one group.
@@ -78,7 +78,7 @@ impl Conv {
         taps(&self.window.kernel)
     }
 
-    /// Ranges of the padded input that one tap meets, at axes counted from `first`.
+    /// Ranges of the padded input that one tap reads, at axes counted from `first`.
     fn tap_ranges(&self, tap: &[i64], first: usize) -> Vec<(usize, i64, i64, i64)> {
         tap_ranges(&self.window, &self.output, tap, first)
     }
@@ -92,7 +92,7 @@ pub(super) fn taps(kernel: &[i64]) -> Vec<Vec<i64>> {
     })
 }
 
-/// What one tap of a window meets: strided ranges of the padded input, at axes counted from `first`.
+/// Strided ranges of the padded input that one tap of a window reads, at axes counted from `first`.
 pub(super) fn tap_ranges(window: &Window, output: &[i64], tap: &[i64], first: usize) -> Vec<(usize, i64, i64, i64)> {
     let range = |axis: usize| {
         let (start, stride) = (tap[axis] * window.dilations[axis], window.strides[axis]);
@@ -139,7 +139,7 @@ fn input_gradient(tape: &mut Tape, conv: &Conv) -> Made {
     tape.graph.op_with("ConvTranspose", &[conv.g, conv.weight], attributes.with("output_padding", conv.rests()))
 }
 
-/// Pads of the flipped convolution: `d(k−1) − p` on either side; none if one is negative.
+/// Pads of the flipped convolution: `d(k−1) − p` on either side; `None` if one is negative.
 fn flipped_pads(window: &Window) -> Option<Vec<i64>> {
     let room = |axis: usize| window.span(axis) - 1;
     let sides = [&window.begins, &window.ends];
@@ -148,14 +148,14 @@ fn flipped_pads(window: &Window) -> Option<Vec<i64>> {
     pads.iter().all(|pad| *pad >= 0).then_some(pads)
 }
 
-/// For a stride of 1: a convolution of the gradient with the kernel turned round, channels exchanged.
+/// For a stride of 1: a convolution of the gradient with the flipped kernel, channels exchanged.
 fn flipped_conv(tape: &mut Tape, conv: &Conv) -> Made {
     let Conv { window, weight, .. } = conv;
     let reverse = |(axis, size): (usize, &i64)| (*size > 1).then_some((axis + 2, size - 1, -size - 1, -1));
     let ranges: Vec<_> = window.kernel.iter().enumerate().filter_map(reverse).collect();
     let flipped = tape.graph.slice(*weight, &ranges)?;
     let exchanged = exchange_front(tape, flipped)?;
-    let pads = flipped_pads(window).ok_or("its pads are too large to be turned round")?;
+    let pads = flipped_pads(window).ok_or("its pads are too large to be flipped")?;
     let ones = vec![1; conv.rank()];
     let attributes = attributes(&window.kernel, &ones, &window.dilations, pads, 1);
     tape.graph.op_with("Conv", &[conv.g, exchanged], attributes)
@@ -197,9 +197,10 @@ fn weight_by_patches(tape: &mut Tape, conv: &Conv) -> Made {
     let Conv { window, channels: (outputs, inputs), .. } = conv;
     let last = channels_last(tape, conv.x)?;
     let around = |pads: &[i64]| [&[0], pads, &[0]].concat();
-    let padded = match window.is_padded() {
-        true => tape.graph.pad(last, &around(&window.begins), &around(&window.ends), 0.0)?,
-        false => last,
+    let padded = if window.is_padded() {
+        tape.graph.pad(last, &around(&window.begins), &around(&window.ends), 0.0)?
+    } else {
+        last
     };
     let taps = conv.taps();
     let slices = taps.iter().map(|tap| tape.graph.slice(padded, &conv.tap_ranges(tap, 1)));
@@ -222,9 +223,10 @@ fn weight_by_patches(tape: &mut Tape, conv: &Conv) -> Made {
 fn weight_of_depthwise(tape: &mut Tape, conv: &Conv) -> Made {
     let Conv { window, x, g, .. } = conv;
     let around = |pads: &[i64]| [&[0, 0], pads].concat();
-    let padded = match window.is_padded() {
-        true => tape.graph.pad(*x, &around(&window.begins), &around(&window.ends), 0.0)?,
-        false => *x,
+    let padded = if window.is_padded() {
+        tape.graph.pad(*x, &around(&window.begins), &around(&window.ends), 0.0)?
+    } else {
+        *x
     };
     let axes: Vec<usize> = (0..conv.rank() + 2).filter(|axis| *axis != 1).collect();
     let mut columns = Vec::new();
@@ -245,7 +247,7 @@ fn weight_by_conv(tape: &mut Tape, conv: &Conv) -> Made {
     let mut ends = Vec::new();
     let mut crops = Vec::new();
     for (axis, rest) in conv.rests().into_iter().enumerate() {
-        // Convolutions forbid negative pads: what was never read is cut off instead.
+        // Convolutions forbid negative pads: elements that were never read are cut off instead.
         let end = window.ends[axis] - rest;
         crops.push((axis + 2, 0, conv.input[axis] + end.min(0), 1));
         ends.push(end.max(0));
@@ -275,7 +277,8 @@ fn by_group(tape: &mut Tape, x: ValueId, group: i64, is_input: bool) -> Made {
     tape.graph.reshape(moved, &joined)
 }
 
-/// The gradient of a transposed convolution is a convolution, and its weight's that of one with the parts exchanged.
+/// The input gradient of a transposed convolution is a convolution. Its weight gradient is that of a convolution with
+/// input and gradient exchanged.
 fn transposed(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     let (x, weight) = (step.input(0)?, step.input(1)?);
     let kernel = tape.graph.fixed_shape_from(weight, 2).ok_or("the sizes of its weight are not known")?;

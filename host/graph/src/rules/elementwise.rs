@@ -1,4 +1,4 @@
-//! Operators that work on each element by itself.
+//! Gradients of element-wise operators.
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
@@ -75,7 +75,7 @@ fn unary(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     }
 }
 
-/// Activations with constants of their own.
+/// Activations whose gradients need constants.
 fn activation(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     let (x, y) = (step.input(0)?, step.outputs[0]);
     let alpha = step.attributes.float("alpha", 1.0);
@@ -171,7 +171,7 @@ fn binary(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
         let own = match (step.op, index) {
             ("Add", _) | ("Sub", 0) => g,
             ("Sub", _) => {
-                // Fewer elements to negate once the sum over what was broadcast is taken.
+                // Summing over broadcast axes first leaves fewer elements to negate.
                 let summed = tape.graph.unbroadcast(g, b)?;
                 tape.graph.neg(summed)?
             }
@@ -191,7 +191,7 @@ fn binary(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     Ok(gradients)
 }
 
-/// `Max` and `Min` of two: to the one that is chosen, half to each where they are equal.
+/// `Max` and `Min` of two: the gradient goes to the chosen one, half to each if they are equal.
 fn extremum(tape: &mut Tape, step: &Step, g: ValueId, (own, other): (ValueId, ValueId)) -> Made {
     let graph = &mut tape.graph;
     let is_chosen = graph.op(if step.op == "Max" { "Greater" } else { "Less" }, &[own, other])?;

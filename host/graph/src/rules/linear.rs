@@ -19,47 +19,42 @@ fn matmul(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     let mut gradients = vec![None, None];
     let is_matrix = tape.graph.rank(b) == 2;
     if tape.is_active(a) {
-        gradients[0] = Some(match is_row(tape, a) && tape.graph.rank(a) == tape.graph.rank(b) && !is_matrix {
-            // One row, as of a depthwise kernel: to transpose `b` would cost more than the product.
-            true => {
-                let product = tape.graph.mul(b, g)?;
-                let last = tape.graph.rank(product) - 1;
-                let sum = tape.graph.reduce("ReduceSum", product, &[last], false)?;
-                tape.graph.reshape_like(sum, a)?
-            }
-            false => {
-                let transposed = tape.graph.transpose_last(b)?;
-                let product = tape.graph.matmul(g, transposed)?;
-                tape.graph.unbroadcast(product, a)?
-            }
+        gradients[0] = Some(if is_row(tape, a) && tape.graph.rank(a) == tape.graph.rank(b) && !is_matrix {
+            // A single row, as a depthwise kernel has: transposing `b` would cost more than the product.
+            let product = tape.graph.mul(b, g)?;
+            let last = tape.graph.rank(product) - 1;
+            let sum = tape.graph.reduce("ReduceSum", product, &[last], false)?;
+            tape.graph.reshape_like(sum, a)?
+        } else {
+            let transposed = tape.graph.transpose_last(b)?;
+            let product = tape.graph.matmul(g, transposed)?;
+            tape.graph.unbroadcast(product, a)?
         });
     }
     if tape.is_active(b) {
-        let own = match is_matrix {
-            // One product over all rows in place of one per batch.
-            true => {
-                let (rows, products) = (rows_of(tape, a)?, rows_of(tape, g)?);
-                tape.graph.gemm((rows, true), (products, false))?
-            }
-            false => {
-                let transposed = tape.graph.transpose_last(a)?;
-                let product = tape.graph.matmul(transposed, g)?;
-                tape.graph.unbroadcast(product, b)?
-            }
+        let own = if is_matrix {
+            // One product over all rows instead of one per batch.
+            let rows = rows_of(tape, a)?;
+            let products = rows_of(tape, g)?;
+            tape.graph.gemm((rows, true), (products, false))?
+        } else {
+            let transposed = tape.graph.transpose_last(a)?;
+            let product = tape.graph.matmul(transposed, g)?;
+            tape.graph.unbroadcast(product, b)?
         };
         gradients[1] = Some(own);
     }
     Ok(gradients)
 }
 
-/// Whether a stack of matrices has a single row each, and no axis to be broadcast.
+/// Whether every matrix of a stack has a single row, and no axis is broadcast.
 fn is_row(tape: &Tape, a: ValueId) -> bool {
     let shape = tape.graph.shape(a);
     let (front, last) = shape.split_at(shape.len() - 2);
     last[0] == Dim::from(1) && front.iter().all(|dim| *dim != Dim::from(1))
 }
 
-/// All leading axes as one.
+/// Merges all leading axes into one.
 fn rows_of(tape: &mut Tape, x: ValueId) -> Made {
     let width = tape.graph.shape(x).last().and_then(Dim::fixed).ok_or("the width of a matrix is not known")?;
     if tape.graph.rank(x) == 2 {
@@ -77,15 +72,17 @@ fn gemm(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     let mut gradients = vec![None; 3];
     let scaled = tape.graph.scale(g, alpha)?;
     if tape.is_active(a) {
-        gradients[0] = Some(match trans_a {
-            false => tape.graph.gemm((scaled, false), (b, !trans_b))?,
-            true => tape.graph.gemm((b, trans_b), (scaled, true))?,
+        gradients[0] = Some(if trans_a {
+            tape.graph.gemm((b, trans_b), (scaled, true))?
+        } else {
+            tape.graph.gemm((scaled, false), (b, !trans_b))?
         });
     }
     if tape.is_active(b) {
-        gradients[1] = Some(match trans_b {
-            false => tape.graph.gemm((a, !trans_a), (scaled, false))?,
-            true => tape.graph.gemm((scaled, true), (a, trans_a))?,
+        gradients[1] = Some(if trans_b {
+            tape.graph.gemm((scaled, true), (a, trans_a))?
+        } else {
+            tape.graph.gemm((a, !trans_a), (scaled, false))?
         });
     }
     if let Some(c) = step.inputs.get(2).copied().flatten().filter(|c| tape.is_active(*c)) {

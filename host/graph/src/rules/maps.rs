@@ -1,9 +1,9 @@
-//! Another layout for what has channels and a batch: `[C, positions, N]`, the batch innermost.
+//! The layout `[C, positions, N]` for tensors with channels and a batch: the batch is innermost.
 //!
-//! A weight `[O, C, k, k]` is then the left factor of a matrix product as it is, and its gradient comes out in the
-//! parameter's order; patches are one gather of runs of N values; what is done per channel is done on long runs; and
-//! 1×1 maps are matrices over the whole batch. No operator but products, gathers and element-wise ones is left, which
-//! every engine does well. Operators that are not known here see the model's own layout, made by transposing.
+//! A weight `[O, C, k, k]` is then the left factor of a matrix product as it is, and its gradient has the parameter's
+//! order. Patches are one gather of runs of N values, per-channel operators work on long runs, and 1×1 maps are matrices
+//! over the whole batch. Only products, gathers and element-wise operators remain, which every engine runs well.
+//! Operators without a rule here see the model's layout, restored by a transpose.
 
 mod convolution;
 mod pooling;
@@ -28,13 +28,13 @@ impl Map {
         self.sizes.iter().product()
     }
 
-    /// Shape in the model's own layout.
+    /// Shape in the model's layout.
     fn shape(&self) -> Vec<Dim> {
         let sizes = self.sizes.iter().copied().map(Dim::from);
         [self.batch.clone(), Dim::from(self.channels)].into_iter().chain(sizes).collect()
     }
 
-    /// The same batch with other channels and sizes.
+    /// A map of the same batch with other channels and sizes.
     fn with(&self, value: ValueId, channels: i64, sizes: Vec<i64>) -> Map {
         Map { value, channels, sizes, batch: self.batch.clone(), is_input: false, repeats: None }
     }
@@ -80,7 +80,7 @@ pub(super) fn forward(tape: &mut Tape, op: &'static str, inputs: &[Option<ValueI
     if !KNOWN.contains(&op) {
         return Ok(None);
     }
-    // The rules rely on what inference makes sure of.
+    // The rules rely on the checks of inference.
     crate::infer::types(&tape.graph, op, inputs, attributes)?;
     let map = match op {
         "Conv" => convolution::forward(tape, inputs, attributes)?,
@@ -98,7 +98,7 @@ pub(super) fn forward(tape: &mut Tape, op: &'static str, inputs: &[Option<ValueI
     map.map(|map| Ok(vec![outer(tape, map)?])).transpose()
 }
 
-/// A value in this layout; values of the model's own layout are transposed if `converts`.
+/// A value in this layout; values in the model's layout are transposed if `converts`.
 fn map_of(tape: &mut Tape, x: ValueId, converts: bool) -> Result<Option<Map>, Reason> {
     if let Some(map) = tape.maps.get(&x) {
         return Ok(Some(map.clone()));
@@ -121,20 +121,20 @@ fn map_of(tape: &mut Tape, x: ValueId, converts: bool) -> Result<Option<Map>, Re
     Ok(Some(map))
 }
 
-/// Whether a map of these sizes has more positions than tables are made for.
+/// Whether a map of these sizes has more positions than a table may have.
 fn is_too_large(sizes: &[i64]) -> bool {
     let count = sizes.iter().try_fold(1i64, |count, size| count.checked_mul(*size));
     count.is_none_or(|count| count > positions::POSITIONS_MAX)
 }
 
-/// A map as the model sees it. Nothing is left of it where nobody but maps uses it.
+/// A map in the model's layout. Its nodes are dropped if only maps use it.
 fn outer(tape: &mut Tape, map: Map) -> Made {
     let rows = Dim::from(map.channels * map.positions());
     let flat = step_reshape(tape, map.value, &[rows.clone(), map.batch.clone()])?;
     let turned = tape.apply_one("Transpose", &[flat], Attributes::default().with("perm", vec![1, 0]))?;
     let own = step_reshape(tape, turned, &map.shape())?;
     if own != turned {
-        // What is reshaped further begins here, since reshapes are not chained.
+        // Further reshapes start from `turned`, since reshapes are not chained.
         let value = step_reshape(tape, map.value, &[rows.clone(), 1.into(), map.batch.clone()])?;
         let flat = Map { repeats: map.repeats, ..map.with(value, map.channels * map.positions(), vec![]) };
         tape.maps.insert(turned, flat);
@@ -170,7 +170,7 @@ fn gemm(tape: &mut Tape, a: ValueId, b: ValueId, bias: Option<ValueId>) -> Made 
     tape.plain("Gemm", &inputs, attributes)
 }
 
-/// `X·Wᵀ + b` of rows of samples as `W·Xᵀ + b` of columns.
+/// `X·Wᵀ + b`, with samples as rows, as `W·Xᵀ + b`, with samples as columns.
 fn dense(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -> Result<Option<Map>, Reason> {
     let (Some(x), Some(weight)) = (inputs[0], inputs.get(1).copied().flatten()) else { return Ok(None) };
     let is_plain = attributes.int("transA", 0) == 0
@@ -188,7 +188,7 @@ fn dense(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -
     let outputs = weights[0];
     let bias = bias.map(|bias| step_reshape(tape, bias, &[outputs.into(), 1.into()])).transpose()?;
     let (factor, columns) = match map.repeats {
-        // All repetitions meet the same value: their weights may as well be added first.
+        // All repetitions have the same value, so their weights are added first.
         Some((source, times)) => {
             let apart = step_reshape(tape, weight, &[outputs.into(), (weights[1] / times).into(), times.into()])?;
             let axes = tape.graph.integers(&[2]);
@@ -212,7 +212,7 @@ fn batch_normalization(
     if tape.mode == Mode::Evaluation {
         return Ok(None);
     }
-    // What convolutions too large for patches give stays as it is.
+    // Outputs of convolutions too large for patches keep their layout.
     let Some(map) = map_of(tape, x, false)? else { return Ok(None) };
     let rows = matrix(tape, &map, map.channels)?;
     let normal = normalization::rows(tape, [rows, scale, bias, mean, variance], attributes)?;
@@ -232,7 +232,7 @@ fn unary(
     Ok(Some(map.with(value, map.channels, map.sizes.clone())))
 }
 
-/// Two maps of as many channels, of the same sizes or one of a single position; or a map and a number.
+/// Two maps with equal channels, and equal sizes or a single position in one of them; or a map and a number.
 fn binary(tape: &mut Tape, op: &'static str, inputs: &[Option<ValueId>]) -> Result<Option<Map>, Reason> {
     let [Some(a), Some(b)] = *inputs else { return Ok(None) };
     let (left, right) = (tape.maps.get(&a).cloned(), tape.maps.get(&b).cloned());
@@ -274,7 +274,7 @@ fn concat(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) 
     Ok(Some(maps[0].with(value, channels, maps[0].sizes.clone())))
 }
 
-/// A reshape that leaves the batch alone moves nothing here either.
+/// A reshape that keeps the batch moves nothing in this layout either.
 fn reshape(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -> Result<Option<Map>, Reason> {
     let Some(map) = inputs[0].and_then(|x| behind_reshape(tape, x)) else { return Ok(None) };
     let types = crate::infer::types(&tape.graph, "Reshape", inputs, attributes)?;
@@ -287,13 +287,13 @@ fn reshape(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes)
     Ok(Some(Map { repeats, ..map.with(value, rest[0], rest[1..].to_vec()) }))
 }
 
-/// The map that a value is, or that it is only a reshaped form of.
+/// The map of a value, or of the value that it reshapes.
 fn behind_reshape(tape: &Tape, x: ValueId) -> Option<Map> {
     let source = || tape.graph.producer(x).filter(|node| node.op == "Reshape").and_then(|node| node.inputs[0]);
     tape.maps.get(&x).or_else(|| tape.maps.get(&source()?)).cloned()
 }
 
-/// One position repeated over all, as adaptive pooling of a 1×1 map does.
+/// Repeats one position over all, as adaptive pooling of a 1×1 map does.
 fn expand(tape: &mut Tape, inputs: &[Option<ValueId>]) -> Result<Option<Map>, Reason> {
     let Some(map) = inputs[0].and_then(|x| tape.maps.get(&x).cloned()) else { return Ok(None) };
     let types = crate::infer::types(&tape.graph, "Expand", inputs, &Attributes::default())?;

@@ -1,4 +1,4 @@
-//! Operators that move elements about: their gradients move them back.
+//! Operators that move elements: their gradients move them back.
 
 use super::{Forward, Gradients, first};
 use crate::attributes::Attributes;
@@ -9,7 +9,7 @@ use crate::infer::resolve_axis;
 use crate::ops::Made;
 use crate::tape::{Step, Tape};
 
-/// Largest table of an embedding, in bytes, whose gradient is written out as a constant of zeros to scatter into.
+/// Most bytes of zeros to scatter into, such as the gradient of an embedding, that are written out as a constant.
 const ZEROS_BYTES_MAX: i64 = 1 << 12;
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
@@ -44,7 +44,7 @@ fn concat(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     Ok(tape.graph.split(g, &sizes, axis)?.into_iter().map(Some).collect())
 }
 
-/// `Split` has as many gradients as outputs; those that are missing are zeros.
+/// `Split` has one gradient per output; missing ones are zeros.
 pub(super) fn split(tape: &mut Tape, step: &Step, gradients: &[Option<ValueId>]) -> Gradients {
     let axis = resolve_axis(step.attributes.int("axis", 0), tape.graph.rank(step.input(0)?))?;
     let zero = tape.graph.scalar(0.0);
@@ -58,13 +58,13 @@ pub(super) fn split(tape: &mut Tape, step: &Step, gradients: &[Option<ValueId>])
     first(tape.graph.concat(&parts, axis))
 }
 
-/// Elements that were not taken get 0.
+/// Elements outside the slice get a gradient of 0.
 fn slice(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     let x = step.input(0)?;
     let shape = tape.graph.shape(x).to_vec();
     let known = |index| {
         let id = step.input(index)?;
-        tape.graph.integers_of(id).ok_or_else(|| "its ranges are not known beforehand".to_owned())
+        tape.graph.integers_of(id).ok_or_else(|| "its ranges are not constant".to_owned())
     };
     let (starts, axes, steps) = (known(1)?, known(3)?, known(4)?);
     let (mut begins, mut ends) = (vec![0; shape.len()], vec![0; shape.len()]);
@@ -73,12 +73,12 @@ fn slice(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
         let axis = resolve_axis(axis, shape.len())?;
         let (Some(size), Some(taken)) = (shape[axis].fixed(), tape.graph.shape(g)[axis].fixed()) else { continue };
         if taken == 0 {
-            return Err("it takes nothing".into());
+            return Err("it takes no elements".into());
         }
         if stride < 0 {
             spread = flip(tape, spread, axis, taken)?;
         }
-        // Counted from the front, the first element taken and the distance to the next.
+        // The first element taken, counted from the front, and the distance to the next.
         let start = if start < 0 { start.saturating_add(size) } else { start }.clamp(0, size - 1);
         let (gap, low) = (stride.abs(), if stride < 0 { start - (taken - 1) * stride.abs() } else { start });
         spread = dilate(tape, spread, axis, gap)?;
@@ -110,13 +110,13 @@ fn dilate(tape: &mut Tape, x: ValueId, axis: usize, gap: i64) -> Made {
 
 fn pad(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     let shape = tape.graph.shape(step.input(0)?).to_vec();
-    let pads = tape.graph.integers_of(step.input(1)?).ok_or("its pads are not known beforehand")?;
+    let pads = tape.graph.integers_of(step.input(1)?).ok_or("its pads are not constant")?;
     let range = |(axis, dim): (usize, &Dim)| Some((axis, pads[axis], pads[axis] + dim.fixed()?, 1));
     let ranges: Vec<_> = shape.iter().enumerate().filter_map(range).collect();
     tape.graph.slice(g, &ranges)
 }
 
-/// Moving axes of size 1 about is a change of shape, and moving what was broadcast is broadcasting what was moved.
+/// Moving axes of size 1 is a change of shape, and a transposed broadcast is the broadcast of a transpose.
 pub(super) fn transpose_forward(
     tape: &mut Tape,
     inputs: &[Option<ValueId>],
@@ -144,7 +144,7 @@ pub(super) fn transpose_forward(
     Ok(Forward::Composed(vec![tape.apply_one("Expand", &[turned, wide], Attributes::default())?]))
 }
 
-/// One row taken over and over is a broadcast.
+/// Gathering a single row repeatedly is a broadcast.
 pub(super) fn gather_forward(
     tape: &mut Tape,
     inputs: &[Option<ValueId>],
@@ -171,14 +171,14 @@ pub(super) fn gather_forward(
     Ok(Forward::Composed(vec![tape.apply_one("Expand", &[column, wide], Attributes::default())?]))
 }
 
-/// Rows of a table, as in an embedding: each gets the sum over where it was taken.
+/// Rows of a table, as in an embedding: each gets the sum of the gradients of its uses.
 fn gather(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     let (table, indices) = (step.input(0)?, step.input(1)?);
     let (rank, index_rank) = (tape.graph.rank(table), tape.graph.rank(indices));
     let axis = resolve_axis(step.attributes.int("axis", 0), rank)?;
     let shape = tape.graph.shape(table).to_vec();
     let sizes = crate::dim::fixed(&shape).ok_or("the sizes of its table are not known")?;
-    // The gathered axes to the front, then one row each.
+    // Moves the gathered axes to the front, then makes one row of each index.
     let front = (axis..axis + index_rank).chain(0..axis).chain(axis + index_rank..rank - 1 + index_rank);
     let moved = tape.graph.transpose(g, &front.collect::<Vec<_>>())?;
     let rest: Vec<i64> = sizes.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, size)| *size).collect();
@@ -207,7 +207,7 @@ fn flatten(tape: &mut Tape, x: ValueId, target: &[i64]) -> Made {
     tape.graph.op_with("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
 }
 
-/// Zeros of known sizes: written out where they are few, else made when the graph runs.
+/// Zeros of known sizes: written out if they are few, otherwise created when the graph runs.
 pub(super) fn zeros(tape: &mut Tape, sizes: &[i64]) -> Made {
     if sizes.iter().product::<i64>() * 4 <= ZEROS_BYTES_MAX {
         let zeros = vec![0.0; sizes.iter().product::<i64>() as usize];

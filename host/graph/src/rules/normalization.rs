@@ -27,7 +27,7 @@ pub(super) fn rows(tape: &mut Tape, inputs: [ValueId; 5], attributes: &Attribute
     Ok(y)
 }
 
-/// Normalizes by the statistics of the batch, over `axes`; numbers per channel have the given shape.
+/// Normalizes by the statistics of the batch over `axes`; per-channel values have the shape `shape`.
 fn by_batch(
     tape: &mut Tape,
     [x, scale, bias, mean, variance]: [ValueId; 5],
@@ -50,13 +50,13 @@ fn by_batch(
     Ok((y, vec![centred, inverse, slope]))
 }
 
-/// All axes but that of the channels.
+/// All axes except that of the channels.
 fn batch_axes(tape: &Tape, x: ValueId, channels: usize) -> Vec<usize> {
     (0..tape.graph.rank(x)).filter(|axis| *axis != channels).collect()
 }
 
-/// In training the statistics of the batch normalize, and the running ones follow them in the manner of PyTorch: by
-/// the unbiased variance. In evaluation the running ones normalize.
+/// Training normalizes by batch statistics, and updates the running ones as PyTorch does: with the unbiased variance.
+/// Evaluation normalizes by running statistics.
 pub(super) fn batch_forward(
     tape: &mut Tape,
     inputs: &[Option<ValueId>],
@@ -91,7 +91,7 @@ fn inverse_root(tape: &mut Tape, x: ValueId, epsilon: f32) -> Made {
     tape.graph.op("Reciprocal", &[root])
 }
 
-/// A variance over M elements times `M / (M − 1)`; unchanged for a single element, which has none.
+/// A variance over M elements times `M / (M − 1)`; unchanged for a single element, where that is undefined.
 fn unbiased(tape: &mut Tape, variance: ValueId, x: ValueId, axes: &[usize]) -> Made {
     let count = count(tape, x, axes)?;
     let less = tape.graph.offset(count, -1.0)?;
@@ -101,7 +101,7 @@ fn unbiased(tape: &mut Tape, variance: ValueId, x: ValueId, axes: &[usize]) -> M
     tape.graph.mul(variance, factor)
 }
 
-/// The running statistic after a batch, if it is one of the model's buffers.
+/// Updates a running statistic after a batch, if it is one of the model's buffers.
 fn follow(tape: &mut Tape, (running, batch): (ValueId, ValueId), momentum: f32) -> Result<(), Reason> {
     let Some(name) = tape.graph.value(running).name.clone() else { return Ok(()) };
     let batch = tape.graph.reshape_like(batch, running)?;
@@ -112,7 +112,7 @@ fn follow(tape: &mut Tape, (running, batch): (ValueId, ValueId), momentum: f32) 
     Ok(())
 }
 
-/// `dx = s·(g − mean(g) − x̂·mean(g·x̂))` with `s = γ/σ` (Ioffe and Szegedy, 2015), by numbers per channel.
+/// `dx = s·(g − mean(g) − x̂·mean(g·x̂))` with `s = γ/σ` (Ioffe and Szegedy, 2015), with per-channel values.
 fn batch(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     let [centred, inverse, slope] = step.saved[..] else {
         return Err("it normalizes by running statistics, which has no gradient here".into());
@@ -170,7 +170,7 @@ fn layer(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     Ok(vec![Some(own), Some(scale_gradient), bias])
 }
 
-/// Keeps an element where the noise, uniform in [0, 1), is below the share to keep, and scales it up.
+/// Keeps an element if its noise, uniform in [0, 1), is below the share to keep, and scales it up.
 pub(super) fn dropout_forward(
     tape: &mut Tape,
     inputs: &[Option<ValueId>],

@@ -12,10 +12,10 @@ use crate::lowering::PoolGradient;
 use crate::ops::Made;
 use crate::tape::{Step, Tape};
 
-/// Less than any activation, and finite: what pads a maximum.
+/// Padding of a maximum: finite, and less than any activation.
 const LOWEST: f32 = -1e30;
 
-/// Elements of the constants that lead gradients back: 64 MiB, enough for 7×7 windows over thousands of channels.
+/// Most elements of a constant in a gradient: 64 MiB, enough for 7×7 windows over thousands of channels.
 const ELEMENTS_MAX: i64 = 1 << 24;
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
@@ -26,13 +26,13 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
     })
 }
 
-/// A pool, and what its gradient is made from.
+/// A pool, and the values that its gradient needs.
 struct Pool {
     x: ValueId,
     g: ValueId,
     window: Window,
     channels: i64,
-    /// Sizes of `x` and `g` behind the channels.
+    /// Sizes of `x` and `g` after the channels.
     input: Vec<i64>,
     output: Vec<i64>,
 }
@@ -44,28 +44,28 @@ impl Pool {
         let sizes = |id, from| tape.graph.fixed_shape_from(id, from).ok_or("its sizes are not known");
         let (window, channels, output) = (Window::of(&step.attributes, kernel)?, sizes(x, 1)?[0], sizes(g, 2)?);
         let product = |sizes: &[i64], first| sizes.iter().try_fold(first, |count: i64, size| count.checked_mul(*size));
-        // Each tap of each channel has a kernel of its own, as large as the window.
+        // Each tap of each channel has a separate kernel, as large as the window.
         let taps = product(&window.kernel, 1);
         let elements = taps.and_then(|taps| taps.checked_mul(taps)?.checked_mul(channels));
         let largest = elements.zip(product(&output, 1)).map(|(elements, positions)| elements.max(positions));
         if largest.is_none_or(|largest| largest > ELEMENTS_MAX) {
-            return Err(format!("its window of {kernel:?} is too large to lead a gradient back through"));
+            return Err(format!("its window of {kernel:?} is too large for a gradient"));
         }
         Ok(Pool { x, g, window, channels, input: sizes(x, 2)?, output })
     }
 
-    /// Elements up to the end of the last window, from the beginning of the padding.
+    /// Elements from the start of the padding to the end of the last window.
     fn reach(&self, axis: usize) -> i64 {
         (self.output[axis] - 1) * self.window.strides[axis] + self.window.span(axis)
     }
 
-    /// Padding behind the input that lets every window lie inside.
+    /// Padding after the input that makes every window fit.
     fn ends(&self) -> Vec<i64> {
         let end = |axis: usize| (self.reach(axis) - self.input[axis] - self.window.begins[axis]).max(0);
         (0..self.input.len()).map(end).collect()
     }
 
-    /// From a gradient of the elements that windows reach to one of the input: cut at the pads, zeros behind.
+    /// Converts a gradient of the elements that windows reach to one of the input: cuts off the pads, appends zeros.
     fn crop(&self, tape: &mut Tape, reached: ValueId) -> Made {
         let begins = &self.window.begins;
         let ranges: Vec<_> = (0..self.input.len())
@@ -77,7 +77,7 @@ impl Pool {
         tape.graph.pad(cut, &vec![0; ends.len()], &ends, 0.0)
     }
 
-    /// `gradient`, with `taps` values for each channel and window, led back by a transposed convolution with `kernel`.
+    /// Propagates `gradient`, with `taps` values per channel and window, back by a transposed convolution with `kernel`.
     fn spread(&self, tape: &mut Tape, gradient: ValueId, kernel: ValueId) -> Made {
         let window = &self.window;
         let zeros = vec![0; window.kernel.len()];
@@ -100,7 +100,7 @@ fn maximum(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
     }
 }
 
-/// Each gradient added at the position that `MaxPool` gives.
+/// Adds each gradient at the position that `MaxPool` returns.
 fn maximum_by_scatter(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
     let attributes = step.attributes.clone().with("indices", 1);
     let indices = tape.graph.push("MaxPool", &[Some(pool.x)], attributes)?[1];
@@ -124,7 +124,7 @@ fn maximum_by_scatter(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
     tape.graph.reshape_like(scattered, pool.x)
 }
 
-/// Which tap of each window is the first maximum, by comparing strided slices; its gradient led back there.
+/// Finds the tap of the first maximum in each window by comparing strided slices, and routes the gradient to it.
 fn maximum_by_slices(tape: &mut Tape, pool: &Pool) -> Made {
     let around = |pads: &[i64]| [&[0, 0], pads].concat();
     let padded = tape.graph.pad(pool.x, &around(&pool.window.begins), &around(&pool.ends()), LOWEST)?;
@@ -166,7 +166,7 @@ fn average(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
     let is_partial = pool.window.is_padded() || pool.ends().iter().any(|end| *end > 0);
     let includes_pads = step.attributes.int("count_include_pad", 0) == 1;
     if pool.window.is_ceil && is_partial {
-        return Err("its windows reach over the end (`ceil_mode`), on which engines disagree: pad the input".into());
+        return Err("its windows reach past the end (`ceil_mode`), where engines disagree: pad the input".into());
     }
     let mut scaled = Pool { g: pool.g, ..Pool::new(tape, step, pool.g)? };
     if is_partial && !includes_pads {
@@ -183,7 +183,7 @@ fn average(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
     pool.spread(tape, scaled.g, kernel)
 }
 
-/// Elements of the input in each window, windows in row-major order.
+/// Number of input elements in each window, in row-major order of windows.
 fn window_counts(pool: &Pool) -> Vec<i64> {
     let per_axis = (0..pool.input.len()).map(|axis| {
         let window = &pool.window;

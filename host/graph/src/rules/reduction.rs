@@ -1,4 +1,4 @@
-//! Operators that take many elements to one: every one of the many gets its share.
+//! Operators that reduce many elements to one: each element receives its share of the gradient.
 
 use super::{Forward, Gradients, first};
 use crate::attributes::Attributes;
@@ -9,7 +9,7 @@ use crate::graph::ValueId;
 use crate::ops::Made;
 use crate::tape::{Step, Tape};
 
-/// Over axes of size 1 alone a sum or mean is a change of shape.
+/// A sum or mean over axes of size 1 only is a change of shape.
 pub(super) fn forward(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -> Result<Forward, Reason> {
     let (Some(x), Some(axes)) = (inputs[0], inputs.get(1).copied().flatten()) else { return Ok(Forward::Plain) };
     let types = crate::infer::types(&tape.graph, "ReduceMean", inputs, attributes)?;
@@ -37,13 +37,12 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
 fn reduce(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     let x = step.input(0)?;
     let shape = tape.graph.shape(x).to_vec();
-    let axes = tape.graph.integers_of(step.input(1)?).ok_or("its axes are not known beforehand")?;
+    let axes = tape.graph.integers_of(step.input(1)?).ok_or("its axes are not constant")?;
     let axes: Vec<usize> = axes.into_iter().map(|axis| axis as usize).collect();
     let kept: Vec<Dim> =
         shape.iter().enumerate().map(|(i, dim)| if axes.contains(&i) { Dim::from(1) } else { dim.clone() }).collect();
-    let as_kept = |tape: &mut Tape, value| match tape.graph.shape(value) == kept {
-        true => Ok(value),
-        false => tape.graph.reshape(value, &kept),
+    let as_kept = |tape: &mut Tape, value| {
+        if tape.graph.shape(value) == kept { Ok(value) } else { tape.graph.reshape(value, &kept) }
     };
     let gradient = as_kept(tape, g)?;
     match step.op {
@@ -53,7 +52,7 @@ fn reduce(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
             tape.graph.expand_like(share, x)
         }
         _ => {
-            // As many as are equal to the extremum share it.
+            // All elements equal to the extremum share the gradient.
             let extremum = as_kept(tape, step.outputs[0])?;
             let is_chosen = tape.graph.op("Equal", &[x, extremum])?;
             let ones = tape.graph.cast(is_chosen, ElementType::F32)?;
@@ -64,7 +63,7 @@ fn reduce(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     }
 }
 
-/// `gradient` broadcast to `x`. Along a short last axis alone by a product with ones, which engines do several times
+/// `gradient` broadcast to `x`. Along only a short last axis it is a product with ones, which engines run several times
 /// faster.
 fn repeat(tape: &mut Tape, gradient: ValueId, x: ValueId, axes: &[usize]) -> Made {
     let shape = tape.graph.shape(x).to_vec();

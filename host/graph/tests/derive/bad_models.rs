@@ -1,4 +1,4 @@
-//! What can not be trained is refused by the name of the node, with what would help; hostile files harm nothing.
+//! Models that cannot be trained are refused with the node's name and a fix; hostile files do no harm.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use crate::Numbers;
 use crate::build::Build;
 use crate::build::Value::{Float, Graph, Half, Int, Ints};
 
-/// Reads a file and derives its training graph; gives what was wrong.
+/// Reads a file, derives its training graph, and returns the error.
 fn refusal(file: Vec<u8>, loss: Loss) -> String {
-    let model = Model::parse(file.into(), &|data| Err(format!("`{}` is not there", data.location)));
+    let model = Model::parse(file.into(), &|data| Err(format!("`{}` does not exist", data.location)));
     let derived = model.and_then(|model| model.training_graph(&Options { loss, ..Options::default() }));
     derived.expect_err("a refusal").to_string()
 }
@@ -27,7 +27,7 @@ fn typed(name: &str, ty: DataType, bytes: usize) -> TensorProto {
 }
 
 #[test]
-fn what_has_no_rule_is_named() {
+fn operators_without_a_rule_are_named() {
     let cases = [
         (
             start().node("Frobnicate", "a", "y", &[]).output("y"),
@@ -56,7 +56,7 @@ fn what_has_no_rule_is_named() {
 }
 
 #[test]
-fn tensors_that_can_not_be_used_are_named() {
+fn unusable_tensors_are_named() {
     let add = |tensor: TensorProto| start().tensor(tensor).node("Add", "a b", "y", &[]).output("y");
     let external = TensorProto {
         data_location: Some(DataLocation::EXTERNAL),
@@ -70,14 +70,14 @@ fn tensors_that_can_not_be_used_are_named() {
         (add(typed("b", DataType::INT8, 3)), "tensor `b`: has type int8: export the model before it is quantized"),
         (add(typed("b", DataType::INT64, 24)), "node `node_1` (operator `Add`): inputs of type F32 and I64"),
         (add(typed("b", DataType::FLOAT, 8)), "tensor `b`: has 8 bytes, which do not fit its sizes [3]"),
-        (add(external), "tensor `b`: has its values in `b.bin`: `b.bin` is not there"),
+        (add(external), "tensor `b`: has its values in `b.bin`: `b.bin` does not exist"),
         (
             Build::new(20)
                 .input("x", &[0, 4])
                 .integers("w", &[4, 3], &[1; 12])
                 .node("MatMul", "x w", "y", &[])
                 .output("y"),
-            "node `node_0` (operator `MatMul`): input 1 is of type I64 where float32 is needed",
+            "node `node_0` (operator `MatMul`): input 1 has type I64, expected float32",
         ),
         (
             Build::new(20).input("x", &[0, 4]).node("Relu", "x", "y", &[]).output("y"),
@@ -111,11 +111,11 @@ fn sizes_that_do_not_fit_are_named() {
     let cases = [
         (
             conv(0),
-            "node `node_0` (operator `Conv`): the size `batch` in [1, 2, batch, 5] has to be known: give the model's input sizes",
+            "node `node_0` (operator `Conv`): the size `batch` in [1, 2, batch, 5] must be known: set the model's input sizes",
         ),
         (conv(2), "node `node_0` (operator `Conv`): its window of 3 does not fit into 2 padded elements"),
-        (reshaped, "node `node_1` (operator `Reshape`): [batch, 3] can not be reshaped to [7, -1]"),
-        (start().node("MatMul", "a w", "y", &[]).output("y"), "[batch, 3] and [4, 3] can not be multiplied"),
+        (reshaped, "node `node_1` (operator `Reshape`): [batch, 3] cannot be reshaped to [7, -1]"),
+        (start().node("MatMul", "a w", "y", &[]).output("y"), "[batch, 3] and [4, 3] cannot be multiplied"),
         (start().node("Softmax", "a", "y", &[("axis", Int(5))]).output("y"), "there is no axis 5 in 2 dimensions"),
     ];
     for (file, expected) in cases {
@@ -126,15 +126,15 @@ fn sizes_that_do_not_fit_are_named() {
     let error = model.clone().with_sizes(&BTreeMap::from([("time".to_owned(), 3)])).unwrap_err();
     assert_eq!(error.to_string(), "no input of the model has a size named `time`");
     let error = model.with_sample_shape(&[5]).unwrap_err();
-    assert_eq!(error.to_string(), "input `x` has shape [batch, 4] where samples have [5]");
+    assert_eq!(error.to_string(), "input `x` has shape [batch, 4], but samples have [5]");
 }
 
 #[test]
-fn files_that_are_no_models_are_refused() {
+fn files_that_are_not_models_are_refused() {
     let old = Build::new(6).input("x", &[0, 4]).output("x");
     for (file, expected) in [
         (vec![], "it names no operator set of ai.onnx"),
-        (b"PK\x03\x04, a zip".to_vec(), "the file is no usable ONNX model"),
+        (b"PK\x03\x04, a zip".to_vec(), "the file is not a usable ONNX model"),
         (old, "it uses operator set 6; 7 to 24 are supported"),
         (Build::new(20).output("y"), "its graph has no input or no output"),
     ] {
@@ -143,7 +143,7 @@ fn files_that_are_no_models_are_refused() {
     }
 }
 
-/// Sizes are a few bytes of a file and can claim anything: what is derived from them has bounds.
+/// Sizes are a few bytes of a file and can claim anything: everything derived from them is bounded.
 #[test]
 fn absurd_sizes_cost_no_memory() {
     let huge = 1 << 30;
@@ -175,7 +175,7 @@ fn absurd_sizes_cost_no_memory() {
     for file in files {
         let model = Model::parse(file.into(), &|_| Err(String::new())).unwrap();
         for lowering in [Lowering::portable(), Lowering::onnxruntime(), Lowering::rten()] {
-            // Some of it can be derived, for an engine to refuse.
+            // Some of these graphs can be derived, for an engine to refuse.
             let options = Options { loss: Loss::MeanSquaredError, lowering, ..Options::default() };
             let size = model.training_graph(&options).map_or(0, |graph| graph.onnx.len());
             assert!(size < 1 << 20, "{size} bytes");
@@ -183,7 +183,7 @@ fn absurd_sizes_cost_no_memory() {
     }
 }
 
-/// Messages in messages, as deep as fits: an error, not the end of the stack.
+/// Deeply nested messages are an error, not a stack overflow.
 #[test]
 fn a_graph_in_a_graph_in_a_graph_does_not_overflow() {
     let wrap = |inner: Vec<u8>, field: u8| {
@@ -199,7 +199,7 @@ fn a_graph_in_a_graph_in_a_graph_does_not_overflow() {
     assert!(refusal.contains("recursion limit"), "{refusal}");
 }
 
-/// Functions that a file brings along are what their nodes do, attributes handed on; one that calls itself has no end.
+/// Functions of a file are inlined, with attributes passed on; a function that calls itself is refused.
 #[test]
 fn functions_of_the_file_are_inlined() {
     let text = |field: u8, text: &str| [&[field << 3 | 2, text.len() as u8], text.as_bytes()].concat();
@@ -208,8 +208,8 @@ fn functions_of_the_file_are_inlined() {
         [vec![7 << 3 | 2, fields.len() as u8], fields].concat()
     };
     // An attribute `alpha` of a float (type 1) whose value is that of the call.
-    let handed_on = [text(1, "alpha"), vec![20 << 3 & 0x7f | 0x80, 1, 1], vec![0xaa, 1, 5], b"slope".to_vec()].concat();
-    let handed_on = [vec![5 << 3 | 2, handed_on.len() as u8], handed_on].concat();
+    let passed_on = [text(1, "alpha"), vec![20 << 3 & 0x7f | 0x80, 1, 1], vec![0xaa, 1, 5], b"slope".to_vec()].concat();
+    let passed_on = [vec![5 << 3 | 2, passed_on.len() as u8], passed_on].concat();
     let function = |name: &str, body: Vec<u8>| {
         let fields = [text(1, name), text(4, "a"), text(5, "b"), text(6, "slope"), body, text(10, "mine")].concat();
         // Field 25 of the model.
@@ -218,7 +218,7 @@ fn functions_of_the_file_are_inlined() {
     let file = |called: &str| {
         let model = start().node(&format!("mine.{called}"), "a", "y", &[("slope", Float(0.25))]).output("y");
         let body =
-            [node("LeakyRelu", "", ["a", "t"], handed_on.clone()), node("Tanh", "", ["t", "b"], vec![])].concat();
+            [node("LeakyRelu", "", ["a", "t"], passed_on.clone()), node("Tanh", "", ["t", "b"], vec![])].concat();
         let endless = node("Endless", "mine", ["a", "b"], vec![]);
         [model, function("Bend", body), function("Endless", endless)].concat()
     };
@@ -241,7 +241,7 @@ fn push_length(buffer: &mut Vec<u8>, mut len: usize) {
     buffer.push(len as u8);
 }
 
-/// Models that between them use most of what is read.
+/// Models that together use most of the format that is read.
 fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = crate::rules::files();
     seeds.push(start().integers("to", &[2], &[-1, 3]).node("Reshape", "a to", "y", &[]).output("y"));

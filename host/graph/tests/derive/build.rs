@@ -5,13 +5,13 @@ use rten_onnx::onnx::{
     TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
 
-/// A file in the making.
+/// A file under construction.
 pub(crate) struct Build {
     graph: GraphProto,
     opset: i64,
 }
 
-/// An attribute's value.
+/// Value of an attribute; `Graph` and `Half` are not supported.
 pub(crate) enum Value<'a> {
     Int(i64),
     Float(f32),
@@ -26,7 +26,7 @@ impl Build {
         Build { graph: GraphProto::default(), opset }
     }
 
-    /// An input; sizes of 0 are known by the name `batch` only.
+    /// Adds an input; sizes of 0 are known by the name `batch` only.
     pub(crate) fn input(mut self, name: &str, shape: &[i64]) -> Build {
         self.graph.input.push(info(name, shape));
         self
@@ -54,14 +54,14 @@ impl Build {
         self
     }
 
-    /// A number that is true or false.
+    /// Adds a boolean without dimensions.
     pub(crate) fn truth(self, name: &str, value: bool) -> Build {
         let raw = Some(std::cell::RefCell::new(vec![u8::from(value)]));
         let (name, data_type) = (Some(name.into()), Some(DataType::BOOL));
         self.tensor(TensorProto { name, dims: vec![], data_type, raw_data: raw, ..Default::default() })
     }
 
-    /// Lists all initializers so far among the inputs, as files of before 2019 do.
+    /// Lists all initializers so far among the inputs, as files from before 2019 do.
     pub(crate) fn initializers_as_inputs(mut self) -> Build {
         let listed =
             self.graph.initializer.iter().map(|tensor| info(tensor.name.as_deref().unwrap_or(""), &tensor.dims));
@@ -75,13 +75,13 @@ impl Build {
         self
     }
 
-    /// An initializer as it is.
+    /// Adds an initializer as it is.
     pub(crate) fn tensor(mut self, tensor: TensorProto) -> Build {
         self.graph.initializer.push(tensor);
         self
     }
 
-    /// A node; `inputs` and `outputs` are names separated by blanks, `_` an input left out.
+    /// Adds a node; `inputs` and `outputs` are names separated by blanks, `_` is an omitted input.
     pub(crate) fn node(mut self, op: &str, inputs: &str, outputs: &str, attributes: &[(&str, Value<'_>)]) -> Build {
         let names = |text: &str| {
             text.split_whitespace().map(|name| if name == "_" { String::new() } else { name.to_owned() }).collect()
@@ -98,9 +98,9 @@ impl Build {
         self
     }
 
-    /// The file, with one output.
+    /// Adds the only output and returns the file.
     pub(crate) fn output(mut self, name: &str) -> Vec<u8> {
-        // Engines want the type, and find the shape.
+        // Engines need the type, and infer the shape.
         let tensor = TypeProtoTensor { elem_type: Some(DataType::FLOAT), shape: None };
         let ty = TypeProto { tensor_type: Some(tensor), sequence: None };
         self.graph.output.push(ValueInfoProto { name: Some(name.into()), r#type: Some(ty) });
@@ -110,11 +110,11 @@ impl Build {
             opset_import: vec![OperatorSetIdProto { domain: None, version: Some(self.opset) }],
             ..Default::default()
         };
-        model.write_buf().expect("writing to memory can not fail")
+        model.write_buf().expect("writing to memory cannot fail")
     }
 }
 
-/// A message of the format within another, as its field of that number: appended to a file it becomes part of it.
+/// Encodes a message as field `field` of another: appended to a file, it becomes part of it.
 pub(crate) fn message(field: u64, content: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for mut number in [field << 3 | 2, content.len() as u64] {

@@ -1,4 +1,4 @@
-//! What a file shares between its nodes, and the file that comes out of training.
+//! Tensors that a file shares between its nodes, and the file after training.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use crate::Numbers;
 use crate::build::Value::{Float, Int};
 use crate::build::{Build, with_normalizing_function};
 
-/// Two normalizations of four channels; `zeros` and `ones` are there for them to share.
+/// The start of a file with four channels; normalizations share `zeros` and `ones`.
 fn start() -> Build {
     let build = Build::new(20).input("x", &[0, 4]).floats("w", &[4, 4], &Numbers::new(5).vector(16));
     build.floats("ones", &[4], &[1.0; 4]).floats("zeros", &[4], &[0.0; 4]).node("MatMul", "x w", "a", &[])
 }
 
-/// Files with what these tests are about, for others to damage.
+/// Files with shared and copied statistics, for other tests to damage.
 pub(crate) fn seeds() -> [Vec<u8>; 2] {
     let shared = start().node("mine.Norm", "a ones zeros zeros ones", "b", &[]);
     let shared = shared.node("BatchNormalization", "b ones zeros zeros ones", "y", &[]);
@@ -32,7 +32,7 @@ fn names(tensors: &[skein_graph::Tensor]) -> Vec<&str> {
     tensors.iter().map(|tensor| tensor.name.as_str()).collect()
 }
 
-/// The names of parameters and of statistics; all inputs of the training graph have a name of their own.
+/// Checks the names of parameters and statistics, and that inputs of the training graph have distinct names.
 fn check(file: &[u8], parameters: &[&str], statistics: &[&str]) {
     let model = parse(file);
     assert_eq!(names(model.parameters()), parameters);
@@ -48,7 +48,7 @@ fn check(file: &[u8], parameters: &[&str], statistics: &[&str]) {
 /// An exporter had merged the running means of both nodes with a bias: the training graph had two inputs of that name,
 /// and one new statistic for both.
 #[test]
-fn statistics_that_nodes_share_are_each_nodes_own() {
+fn shared_statistics_are_split_per_node() {
     let merged = start().node("BatchNormalization", "a ones zeros zeros ones", "b", &[]).node(
         "BatchNormalization",
         "b ones zeros zeros ones",
@@ -67,7 +67,7 @@ fn statistics_that_nodes_share_are_each_nodes_own() {
 }
 
 #[test]
-fn a_statistic_that_one_node_has_keeps_its_name() {
+fn a_statistic_of_one_node_keeps_its_name() {
     let file = start()
         .floats("scale", &[4], &[1.0; 4])
         .floats("bias", &[4], &[0.0; 4])
@@ -76,7 +76,7 @@ fn a_statistic_that_one_node_has_keeps_its_name() {
     check(&file, &["bias", "scale", "w"], &["ones", "zeros"]);
 }
 
-/// Older exporters of PyTorch write `Identity` nodes in place of equal tensors, under the names that those had.
+/// Older exporters of PyTorch replace equal tensors by `Identity` nodes with the tensors' names.
 #[test]
 fn a_copied_statistic_has_the_name_of_the_copy() {
     let file = start()
@@ -86,13 +86,13 @@ fn a_copied_statistic_has_the_name_of_the_copy() {
         .node("BatchNormalization", "a ones zeros mean variance", "b", &[])
         .node("BatchNormalization", "b ones zeros mean_2 variance", "y", &[])
         .output("y");
-    // `mean` is used by a node and for a copy, `variance` by two nodes.
+    // `mean` is used by a node and a copy, `variance` by two nodes.
     let statistics = ["mean_2", "node_4.running_mean", "node_4.running_var", "node_5.running_var"];
     check(&file, &["ones", "w", "zeros"], &statistics);
 }
 
 #[test]
-fn nodes_of_one_name_have_statistics_of_different_names() {
+fn nodes_with_equal_names_have_statistics_with_distinct_names() {
     let file = start()
         .node("BatchNormalization", "a ones zeros zeros ones", "b", &[])
         .node("BatchNormalization", "b ones zeros zeros ones", "y", &[])
@@ -102,13 +102,13 @@ fn nodes_of_one_name_have_statistics_of_different_names() {
     check(&file.output("y"), &["ones", "w", "zeros"], &statistics);
 }
 
-/// Nodes of a file by their operator.
+/// Nodes of a file with operator `op`.
 fn nodes<'a>(file: &'a ModelProto, op: &str) -> Vec<&'a NodeProto> {
     let nodes = file.graph.as_ref().unwrap().node.iter();
     nodes.filter(|node| node.op_type.as_deref() == Some(op)).collect()
 }
 
-/// The file after training, with statistics that tell which node and input they belong to.
+/// The file after training, with different values for each statistic.
 fn trained(file: &[u8]) -> ModelProto {
     let model = parse(file);
     let count = model.buffers().len();
@@ -116,7 +116,7 @@ fn trained(file: &[u8]) -> ModelProto {
     let values: BTreeMap<_, _> = values.collect();
     let bytes = trained_file(file.to_vec().into(), &values).unwrap();
     let again = parse(&bytes);
-    assert_eq!(again.buffers().len(), count, "each node has kept its own");
+    assert_eq!(again.buffers().len(), count, "each node keeps separate statistics");
     for tensor in again.buffers() {
         assert_eq!(tensor.initial.to_floats().unwrap(), values[&tensor.name], "{}", tensor.name);
     }
@@ -144,9 +144,9 @@ fn a_trained_file_has_the_statistics_of_each_node() {
     }
 }
 
-/// A file of before 2019 lists its initializers among the inputs; one that is listed and not there has to be given.
+/// A file from before 2019 lists its initializers among the inputs; a listed one that does not exist would be required.
 #[test]
-fn a_trained_file_asks_for_no_input_more() {
+fn a_trained_file_requires_no_additional_input() {
     let file = start()
         .floats("variance", &[4], &[1.0; 4])
         .floats("mean", &[4], &[0.0; 4])
@@ -164,7 +164,7 @@ fn a_trained_file_asks_for_no_input_more() {
     assert_eq!(inputs.len(), 7, "{inputs:?}");
 }
 
-/// A file that was exported in training mode stayed in it: normalized by the batch, it was right for whole batches only.
+/// A file exported in training mode stayed in it: it normalized by the batch, so it was right for whole batches only.
 #[test]
 fn a_trained_file_evaluates() {
     let modern = start()
@@ -182,7 +182,7 @@ fn a_trained_file_evaluates() {
     let initializers = &graph.graph.as_ref().unwrap().initializer;
     assert!(initializers.iter().all(|tensor| tensor.name.as_deref() != Some("training")), "nothing uses it");
 
-    // Before operator sets 14 and 12 a normalization trained by its number of outputs, and dropout never did.
+    // Before operator set 14 the number of outputs made a normalization train; before 12 dropout never trained.
     let start = Build::new(9).input("x", &[0, 4]).floats("w", &[4, 4], &Numbers::new(5).vector(16));
     let old = start
         .floats("scale", &[4], &[1.0; 4])
@@ -199,7 +199,7 @@ fn a_trained_file_evaluates() {
     assert_eq!((dropout.input.len(), dropout.output.len(), dropout.attribute.len()), (1, 1, 1));
 }
 
-/// What a node of a function is given differs from call to call, so a trained file has no functions.
+/// Inputs of a function's node differ from call to call, so a trained file has no functions.
 #[test]
 fn a_trained_file_has_the_statistics_of_each_call() {
     let calls = start().node("mine.Norm", "a ones zeros zeros ones", "b", &[]);

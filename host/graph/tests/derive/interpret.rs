@@ -41,7 +41,7 @@ impl<'a> Attributes<'a> {
         self.0.iter().find(|attribute| attribute.name.as_deref() == Some(name))
     }
 
-    /// Derived graphs write every attribute out, so a missing one is a fault.
+    /// Derived graphs write every attribute out, so a missing one is a bug.
     pub(crate) fn int(&self, name: &str) -> i64 {
         self.find(name).and_then(|attribute| attribute.i).unwrap_or_else(|| panic!("`{name}` is missing"))
     }
@@ -100,7 +100,7 @@ fn constant(tensor: &TensorProto) -> Array {
 }
 
 fn compute(node: &NodeProto, values: &HashMap<String, Array>) -> Vec<Array> {
-    let get = |name: &String| values.get(name).unwrap_or_else(|| panic!("`{name}` is not there"));
+    let get = |name: &String| values.get(name).unwrap_or_else(|| panic!("`{name}` is not computed yet"));
     let inputs: Vec<Option<&Array>> = node.input.iter().map(|name| (!name.is_empty()).then(|| get(name))).collect();
     let input = |index: usize| inputs[index].expect("an input");
     let attributes = Attributes(&node.attribute);
@@ -304,9 +304,10 @@ fn reduce(op: &str, x: &Array, axes: &[i64], keeps: bool) -> Array {
         "ReduceMax" => part.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         _ => part.iter().copied().fold(f64::INFINITY, f64::min),
     };
-    let dims: Vec<usize> = match keeps {
-        true => kept,
-        false => (0..x.dims.len()).filter(|axis| !axes.contains(axis)).map(|axis| x.dims[axis]).collect(),
+    let dims: Vec<usize> = if keeps {
+        kept
+    } else {
+        (0..x.dims.len()).filter(|axis| !axes.contains(axis)).map(|axis| x.dims[axis]).collect()
     };
     x.like(&dims, parts.iter().map(finish).collect())
 }
@@ -316,9 +317,10 @@ fn softmax(x: &Array, axis: usize, is_log: bool) -> Array {
     let shifted = broadcast(x, &max, |a, b| a - b);
     let exp = shifted.like(&shifted.dims, shifted.values.iter().map(|v| v.exp()).collect());
     let sum = reduce("ReduceSum", &exp, &[axis as i64], true);
-    match is_log {
-        true => broadcast(&shifted, &sum, |a, b| a - b.ln()),
-        false => broadcast(&exp, &sum, |a, b| a / b),
+    if is_log {
+        broadcast(&shifted, &sum, |a, b| a - b.ln())
+    } else {
+        broadcast(&exp, &sum, |a, b| a / b)
     }
 }
 
@@ -394,9 +396,10 @@ fn slice(x: &Array, starts: &[i64], ends: &[i64], (axes, steps): (&[i64], &[i64]
         let size = x.dims[*axis as usize] as i64;
         let front = |position: i64| if position < 0 { position.saturating_add(size) } else { position };
         let (start, end) = (front(*start), front(*end));
-        let (start, end) = match *step > 0 {
-            true => (start.clamp(0, size), end.clamp(0, size)),
-            false => (start.clamp(-1, size - 1), end.clamp(-1, size - 1)),
+        let (start, end) = if *step > 0 {
+            (start.clamp(0, size), end.clamp(0, size))
+        } else {
+            (start.clamp(-1, size - 1), end.clamp(-1, size - 1))
         };
         let mut positions = Vec::new();
         let mut at = start;

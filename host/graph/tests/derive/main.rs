@@ -1,6 +1,6 @@
-//! Derives training graphs from small ONNX files, and checks them against an interpreter of 64-bit floats.
+//! Derives training graphs from small ONNX files, and checks them against an interpreter with 64-bit floats.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 #![expect(clippy::type_complexity, reason = "tables of cases are read by their columns")]
 
 mod bad_models;
@@ -28,7 +28,7 @@ impl Numbers {
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Between −1 and 1.
+    /// `len` numbers between −1 and 1.
     fn vector(&mut self, len: usize) -> Vec<f64> {
         (0..len).map(|_| 2.0 * self.uniform() - 1.0).collect()
     }

@@ -13,7 +13,7 @@ fn check(name: &str, file: Vec<u8>, loss: Loss) {
     check_model(name, &parse(name, file), loss, &Lowering::onnxruntime());
 }
 
-/// `x` of the given sample shape through a convolution of 1×1, which makes it a map of `channels`.
+/// `x` of the given sample shape through a 1×1 convolution, which makes it a map of `channels`.
 fn start(sample: [i64; 3], channels: i64) -> Build {
     let weights = Numbers::new(21).vector((channels * sample[0]) as usize);
     Build::new(20)
@@ -66,7 +66,7 @@ fn convolutions_of_every_geometry() {
     }
 }
 
-/// Maps of 2×2 to 4×4 at once, and 8×8 by tiles, at the number of channels from which that is done.
+/// Maps of 2×2 to 4×4 at once, and 8×8 by tiles, at the number of channels from which these forms are used.
 #[test]
 fn convolutions_with_fewer_products() {
     for size in [2, 3, 4, 8] {
@@ -90,7 +90,7 @@ fn pools_branches_and_scales() {
         .node("AveragePool", "large", "mean", &halved)
         .node("MaxPool", "large", "most", &halved)
         .node("Concat", "mean most", "joined", &[("axis", Int(1))])
-        // Channels weighted by what the whole map says of them.
+        // Channels weighted by a gate that the whole map determines.
         .node("GlobalAveragePool", "joined", "all", &[])
         .floats("squeeze", &[8, 8, 1, 1], &Numbers::new(27).vector(64))
         .node("Conv", "all squeeze", "squeezed", &[])
@@ -112,7 +112,7 @@ fn batch_normalization_of_maps() {
     check("normalized", finish(build, "active", 4), CROSS_ENTROPY);
 }
 
-/// Adaptive pooling to more positions than there are repeats them: the weights that meet them are added first.
+/// Adaptive pooling to more positions than the map has repeats them: their weights are added first.
 #[test]
 fn a_repeated_position_before_a_linear_layer() {
     let file = start([2, 1, 1], 4)
@@ -126,9 +126,9 @@ fn a_repeated_position_before_a_linear_layer() {
     check("repeated", file, CROSS_ENTROPY);
 }
 
-/// What has no rule in this layout goes by the model's own, in the middle of those that have one.
+/// Operators without a rule in this layout use the model's layout, between operators that have one.
 #[test]
-fn operators_in_between_that_know_no_maps() {
+fn operators_without_a_map_rule_in_between() {
     let build = start([2, 4, 4], 4)
         .node("Relu", "map", "relu", &[])
         .node("Transpose", "relu", "turned", &[("perm", Ints(&[0, 1, 3, 2]))])

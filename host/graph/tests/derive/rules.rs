@@ -1,4 +1,4 @@
-//! Every rule against finite differences, in 64-bit floats, in every lowering.
+//! Checks every rule against finite differences, in 64-bit floats, in every lowering.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,9 +9,9 @@ use crate::build::Value::{Float, Int, Ints, Text};
 use crate::build::{Build, Value};
 use crate::interpret::{Array, run};
 
-/// Half of the step that differences are taken over.
+/// Half of the step of the central differences.
 const STEP: f64 = 1e-6;
-/// Sizes of what is named in the models.
+/// Value of every named size in the models.
 const BATCH: usize = 3;
 
 fn lowerings() -> Vec<Lowering> {
@@ -37,7 +37,7 @@ pub(crate) fn check(name: &str, file: Vec<u8>, loss: Loss) {
 }
 
 pub(crate) fn parse(name: &str, file: Vec<u8>) -> Model {
-    let read = |_: &skein_graph::ExternalData| Err("there is no other file".to_owned());
+    let read = |_: &skein_graph::ExternalData| Err("the model has no external data".to_owned());
     Model::parse(file.into(), &read).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn check_model(name: &str, model: &Model, loss: Loss, lowering: &Lowe
     agree(&format!("{name}, {lowering:?}"), (model, &options), &graph.onnx, &inputs);
 }
 
-/// Whatever the lowering, the graph computes what the model's own operators do: differences of a loss would not tell.
+/// In every lowering the graph computes what the model's operators do: differences of a loss would not show that.
 fn agree(name: &str, (model, options): (&Model, &Options), onnx: &[u8], inputs: &HashMap<String, Array>) {
     let plain = Options { lowering: Lowering::portable(), ..options.clone() };
     let expected = run(&model.training_graph(&plain).unwrap().onnx, inputs);
@@ -63,13 +63,13 @@ fn agree(name: &str, (model, options): (&Model, &Options), onnx: &[u8], inputs: 
             // Constants of transforms are rounded to 32 bits.
             assert!(
                 (actual - expected).abs() < 1e-5 * scale,
-                "{name}, {output}: {actual} where {expected} is expected"
+                "{name}, {output}: {actual}, expected {expected}"
             );
         }
     }
 }
 
-/// Random values for everything but the parameters, which the file gives.
+/// Values of the file for parameters and buffers, random values for everything else.
 fn inputs(model: &Model, graph: &skein_graph::TrainingGraph, loss: Loss) -> HashMap<String, Array> {
     let mut numbers = Numbers::new(7);
     let mut inputs = HashMap::new();
@@ -104,7 +104,7 @@ fn inputs(model: &Model, graph: &skein_graph::TrainingGraph, loss: Loss) -> Hash
     inputs
 }
 
-/// The derivative along one direction: by the gradient, and by a central difference of the loss.
+/// Compares the derivative along one direction by the gradient and by a central difference of the loss.
 fn compare(name: &str, onnx: &[u8], inputs: &HashMap<String, Array>, parameter: &str) {
     let outputs = run(onnx, inputs);
     let gradient = &outputs[&format!("grad.{parameter}")];
@@ -139,7 +139,7 @@ fn operator(op: &str, dims: &[i64], others: &[&[i64]], attributes: &[(&str, Valu
     build.node(op, &names, "y", attributes).output("y")
 }
 
-/// `operator` of a batch that is fixed, since `p` has its size.
+/// Checks an [`operator`] with a fixed batch, since `p` has its size.
 pub(crate) fn check_operator(op: &str, dims: &[i64], others: &[&[i64]], attributes: &[(&str, Value<'_>)]) {
     let file = operator(op, dims, others, attributes);
     let model = Model::parse(file.into(), &|_| Err(String::new())).unwrap();
@@ -187,7 +187,7 @@ fn elementwise() {
     check_operator("Gelu", &[4], &[], &[("approximate", Text("tanh"))]);
     check_operator("LeakyRelu", &[4], &[], &[("alpha", Float(0.3))]);
     for op in ["Log", "Sqrt", "Reciprocal"] {
-        // Of a square and a bit, since these want positive numbers.
+        // Of a square and a bit, since these need positive numbers.
         let file = Build::new(20)
             .input("x", &[0, 4])
             .floats("p", &[4], &[0.5, -1.2, 0.9, 0.3])
@@ -306,7 +306,7 @@ fn reductions() {
     }
 }
 
-/// Differences do not exist where elements tie; the elements that do share the gradient.
+/// Differences are not defined for tied elements; tied elements share the gradient.
 #[test]
 fn elements_that_tie_share_the_gradient() {
     let file = Build::new(20)
@@ -416,7 +416,7 @@ fn running_statistics_follow_the_batch() {
         for (name, batch) in [("mean", mean), ("variance", variance)] {
             let expected = 0.9 * inputs[name].values[channel] + 0.1 * batch;
             let actual = outputs[&format!("new.{name}")].values[channel];
-            assert!((actual - expected).abs() < 1e-6, "{name}: {actual} where {expected} is expected");
+            assert!((actual - expected).abs() < 1e-6, "{name}: {actual}, expected {expected}");
         }
     }
 }
@@ -437,7 +437,7 @@ fn dropout_by_given_noise() {
     assert_eq!(model.training_graph(&without).unwrap().noise.len(), 0);
 }
 
-/// One head of attention written out, with a causal mask, layer normalization and residual, as a language model has.
+/// One head of attention written out, with layer normalization and residual, as a language model has.
 fn attention() -> Vec<u8> {
     let mut build = Build::new(20).input("x", &[0, 3, 4]);
     for (name, seed) in [("q", 1), ("k", 2), ("v", 3), ("o", 4)] {
@@ -483,7 +483,7 @@ fn attention_and_losses() {
     check("segmentation", segmentation, Loss::CrossEntropy { ignore_index: None });
 }
 
-/// Exporters compute shapes; none of it may be left in the graph.
+/// Exporters compute shapes; none of that arithmetic may remain in the graph.
 #[test]
 fn shape_arithmetic_vanishes() {
     let file = Build::new(20)

@@ -1,4 +1,4 @@
-//! Convolutions and pools by their definitions.
+//! Computes convolutions and pools by their definitions.
 
 use super::interpret::{Array, Attributes, flat, indices, strides};
 
@@ -33,7 +33,7 @@ impl Window {
         (0..rank).map(size).collect()
     }
 
-    /// The element that a tap of a window meets, if it is not padding.
+    /// The element that a tap of a window reads, if it is not padding.
     fn position(&self, at: &[usize], tap: &[usize], sizes: &[usize]) -> Option<Vec<usize>> {
         let along = |axis: usize| {
             let padded = at[axis] * self.strides[axis] + tap[axis] * self.dilations[axis];
@@ -108,7 +108,7 @@ pub(crate) fn max_pool(x: &Array, attributes: &Attributes<'_>) -> Vec<Array> {
     let best = |index: &Vec<usize>| {
         let met = taps.iter().filter_map(|tap| window.position(&index[2..], tap, sizes));
         let flat = met.map(|position| flat(&steps, &[&index[..2], &position].concat()));
-        flat.reduce(|best, at| if x.values[at] > x.values[best] { at } else { best }).expect("a window meets elements")
+        flat.reduce(|best, at| if x.values[at] > x.values[best] { at } else { best }).expect("every window reads an element")
     };
     let chosen: Vec<usize> = indices(&dims).iter().map(best).collect();
     let values = chosen.iter().map(|at| x.values[*at]).collect();

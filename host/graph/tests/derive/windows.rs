@@ -1,4 +1,4 @@
-//! Convolutions, pools and what moves windows of elements, each by itself.
+//! Convolutions, pools, enlargement and embedding, one operator at a time.
 
 use skein_graph::Loss;
 

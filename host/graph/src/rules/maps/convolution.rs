@@ -1,4 +1,4 @@
-//! Convolutions of maps as matrix products, the way chosen by the geometry.
+//! Convolutions of maps as matrix products, in a form chosen by the geometry.
 
 use super::positions::{Table, pick};
 use super::{Map, gemm, map_of, matrix, step, step_reshape, winograd};
@@ -23,7 +23,7 @@ pub(super) struct Conv {
     group: i64,
 }
 
-/// A convolution, unless its patches would not fit the budget.
+/// Applies a convolution, unless its patches exceed the budget.
 pub(super) fn forward(
     tape: &mut Tape,
     inputs: &[Option<ValueId>],
@@ -74,20 +74,19 @@ impl Conv {
         self.by_patches(tape, (&used, &picked), outputs)
     }
 
-    /// The weight of the taps that meet anything, `[O, C·taps]`.
+    /// The weight of the taps that read any position, `[O, C·taps]`.
     fn factor(&self, tape: &mut Tape, used: &[usize]) -> Made {
         let taps: i64 = self.window.kernel.iter().product();
         let rows = self.outputs * self.inputs;
-        let kept = match used.len() as i64 == taps {
-            true => self.weight,
-            false => {
-                // A product with ones and zeros: slices and pads inside of the last axes are slow.
-                let flat = step_reshape(tape, self.weight, &[rows.into(), taps.into()])?;
-                let mut ones = vec![0.0; taps as usize * used.len()];
-                used.iter().enumerate().for_each(|(column, tap)| ones[tap * used.len() + column] = 1.0);
-                let ones = tape.graph.constant(Constant::floats(&[taps, used.len() as i64], &ones));
-                step(tape, "MatMul", &[flat, ones])?
-            }
+        let kept = if used.len() as i64 == taps {
+            self.weight
+        } else {
+            // A product with ones and zeros: slices and pads within the last axes are slow.
+            let flat = step_reshape(tape, self.weight, &[rows.into(), taps.into()])?;
+            let mut ones = vec![0.0; taps as usize * used.len()];
+            used.iter().enumerate().for_each(|(column, tap)| ones[tap * used.len() + column] = 1.0);
+            let ones = tape.graph.constant(Constant::floats(&[taps, used.len() as i64], &ones));
+            step(tape, "MatMul", &[flat, ones])?
         };
         step_reshape(tape, kept, &[self.outputs.into(), (self.inputs * used.len() as i64).into()])
     }
@@ -111,8 +110,7 @@ impl Conv {
         step_reshape(tape, product, &[self.outputs.into(), positions.into(), self.map.batch.clone()])
     }
 
-    /// One product over the whole map: a 1×1 kernel, a kernel of which one tap meets a 1×1 map, or one as large as the
-    /// map.
+    /// One product over the whole map: a 1×1 kernel, a kernel with one used tap on a 1×1 map, or one as large as the map.
     fn dense(&self, tape: &mut Tape, used: &[usize], positions: i64) -> Made {
         let factor = self.factor(tape, used)?;
         let columns = matrix(tape, &self.map, self.inputs * used.len() as i64)?;
@@ -140,8 +138,8 @@ impl Conv {
         self.add_bias(tape, value)
     }
 
-    /// For few outputs of many channels: the products of each tap with the whole map, `[O·taps, positions·N]`, of
-    /// which each output adds up those that it meets. What is copied is as large as the outputs and not as the inputs.
+    /// For few outputs of many channels: multiplies each tap with the whole map, `[O·taps, positions·N]`, then adds up the
+    /// products of each output. The copy is as large as the outputs, not the inputs.
     fn by_outputs(&self, tape: &mut Tape, (used, table): (&[usize], &Table), positions: i64) -> Made {
         let (taps, size) = (used.len() as i64, self.map.positions());
         let factor = self.factor(tape, used)?;

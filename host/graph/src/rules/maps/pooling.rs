@@ -9,7 +9,7 @@ use crate::infer::Window;
 use crate::ops::Made;
 use crate::tape::{Step, Tape};
 
-/// Less than any activation, and finite: what pads a maximum.
+/// Padding of a maximum: finite, and less than any activation.
 const LOWEST: f32 = -3e38;
 
 fn table(map: &Map, attributes: &Attributes) -> Result<Option<Table>, Reason> {
@@ -17,7 +17,7 @@ fn table(map: &Map, attributes: &Attributes) -> Result<Option<Table>, Reason> {
     Table::new(&Window::of(attributes, kernel)?, &map.sizes)
 }
 
-/// The largest of what the taps meet, tap by tap.
+/// The element-wise maximum over the taps.
 pub(super) fn maximum(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> Result<Option<Map>, Reason> {
     let Some(map) = map_of(tape, x, false)? else { return Ok(None) };
     let Some(table) = table(&map, attributes)? else { return Ok(None) };
@@ -28,14 +28,14 @@ pub(super) fn maximum(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> R
     Ok(Some(map.with(value, map.channels, table.output)))
 }
 
-/// To the first tap that equals the maximum, as `MaxPool` does.
+/// Routes the gradient to the first tap that equals the maximum, as `MaxPool` does.
 pub(in crate::rules) fn maximum_backward(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     let (x, y) = (step.input(0)?, step.outputs[0]);
     let mut rest = g;
     let mut parts = Vec::with_capacity(step.saved.len());
     for (index, tap) in step.saved.iter().enumerate() {
         if index + 1 == step.saved.len() {
-            // What no tap before has taken.
+            // The last tap gets what no earlier tap has taken.
             parts.push(rest);
             break;
         }
@@ -65,7 +65,7 @@ pub(super) fn average(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> R
     Ok(Some(map.with(value, map.channels, table.output)))
 }
 
-/// The mean over axis 1, which goes.
+/// The mean over axis 1, which is dropped.
 fn mean(tape: &mut Tape, x: ValueId) -> Made {
     let axes = tape.graph.integers(&[1]);
     let attributes = Attributes::default().with("keepdims", 0).with("noop_with_empty_axes", 0);

@@ -1,4 +1,5 @@
-//! Positions of a map picked by a table, and led back by its inverse: no scattering, the same sums in the same order.
+//! Picks positions of a map by a table, and propagates gradients back by its inverse: without scattering, and with the
+//! same sums in the same order.
 
 use crate::attributes::Attributes;
 use crate::constant::Constant;
@@ -9,11 +10,11 @@ use crate::ops::Made;
 use crate::rules::convolution::taps;
 use crate::tape::{Step, Tape};
 
-/// Most positions of a map, and most entries of a table: 49 taps over 224×224 positions, so that a file which claims
-/// absurd sizes costs no memory.
+/// Most positions of a map, and most entries of a table: enough for 49 taps over 224×224 positions, while a file that
+/// claims absurd sizes costs no memory.
 pub(super) const POSITIONS_MAX: i64 = 1 << 22;
 
-/// Which position each tap of a window meets for each output: `[tap][output]`; none outside of the map.
+/// The position that each tap of a window reads for each output: `[tap][output]`; `None` outside the map.
 pub(super) struct Table {
     pub(super) rows: Vec<Vec<Option<usize>>>,
     /// Sizes of the outputs.
@@ -21,7 +22,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The table of a window over a map of the given sizes; none if it would be too long.
+    /// The table of a window over a map of the given sizes; `None` if it would be too long.
     pub(super) fn new(window: &Window, sizes: &[i64]) -> Result<Option<Table>, Reason> {
         let output = (0..sizes.len()).map(|axis| window.output(axis, sizes[axis])).collect::<Result<Vec<_>, _>>()?;
         let mut sizes_of_table = output.iter().chain(&window.kernel);
@@ -46,14 +47,14 @@ impl Table {
     }
 }
 
-/// `[A, table, N]` out of `[A, P, N]`; zeros where the table has none.
+/// `[A, table, N]` out of `[A, P, N]`, with zeros for `None`.
 pub(super) fn pick(tape: &mut Tape, x: ValueId, table: &[Option<usize>]) -> Made {
     let picked = emit(tape, x, table, 0.0)?;
     tape.record("Positions", &[x], picked, (marks(table), vec![]));
     Ok(picked)
 }
 
-/// The nodes of [`pick`] for a rule that leads gradients back itself, with `fill` where the table has none.
+/// The nodes of [`pick`] for a rule that propagates gradients itself, with `fill` for `None`.
 pub(super) fn emit(tape: &mut Tape, x: ValueId, table: &[Option<usize>], fill: f32) -> Made {
     let size = tape.graph.shape(x)[1].fixed().ok_or("the positions of a map are not known")?;
     if table.iter().copied().eq((0..size as usize).map(Some)) {
@@ -64,7 +65,7 @@ pub(super) fn emit(tape: &mut Tape, x: ValueId, table: &[Option<usize>], fill: f
     gather(tape, source, &[indices.len() as i64], &indices)
 }
 
-/// A table as an attribute, −1 where it has none.
+/// A table as an attribute, with −1 for `None`.
 pub(super) fn marks(table: &[Option<usize>]) -> Attributes {
     let marks: Vec<i64> = table.iter().map(|at| at.map_or(-1, |at| at as i64)).collect();
     Attributes::default().with("table", marks)
@@ -75,14 +76,14 @@ fn gather(tape: &mut Tape, x: ValueId, dims: &[i64], indices: &[i64]) -> Made {
     tape.graph.op_with("Gather", &[x, indices], Attributes::default().with("axis", 1))
 }
 
-/// Every position gets the sum of the gradients of where it was picked.
+/// Every position gets the sum of the gradients of its picks.
 pub(in crate::rules) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     let table = step.attributes.ints("table").ok_or("it has no table")?;
     let size = tape.graph.shape(step.input(0)?)[1].fixed().ok_or("the positions of a map are not known")?;
     lead_back(tape, g, table, size)
 }
 
-/// `[A, size, N]` out of gradients `[A, table, N]`.
+/// Sums gradients `[A, table, N]` to `[A, size, N]`.
 pub(super) fn lead_back(tape: &mut Tape, g: ValueId, table: &[i64], size: i64) -> Made {
     let mut sources: Vec<Vec<i64>> = vec![Vec::new(); size as usize];
     for (from, to) in table.iter().enumerate() {

@@ -14,21 +14,21 @@ use crate::graph::ValueId;
 use crate::ops::Made;
 use crate::tape::Tape;
 
-/// Input times output channels from which a whole small map is worth it.
+/// Input times output channels from which transforming a whole small map pays off.
 const SMALL_CHANNELS_MIN: i64 = 4096;
-/// Channels on either side from which tiles are worth it.
+/// Input and output channels from which tiles pay off.
 const TILED_CHANNELS_MIN: i64 = 64;
 /// Outputs of a tile along each axis.
 const TILE: i64 = 4;
 
-/// The three matrices, row by row.
+/// The matrices `A`, `G` and `B`, row by row.
 struct Matrices {
     outputs: Vec<Vec<f64>>,
     filter: Vec<Vec<f64>>,
     data: Vec<Vec<f64>>,
 }
 
-/// Points of F(m, 3), chosen for small errors: 1.2e-6 relative for 128 channels and m = 4, where 0, ±1, ±2 give 2.9e-6.
+/// Points of F(m, 3), chosen for small errors: 1.2e-6 relative for 128 channels and m = 4, against 2.9e-6 with 0, ±1, ±2.
 fn points(m: i64) -> Vec<f64> {
     match m {
         2 => vec![0.0, 1.0, -1.0],
@@ -88,7 +88,7 @@ fn square(tape: &mut Tape, matrix: &[Vec<f64>]) -> ValueId {
     tape.graph.constant(Constant::floats(&dims, &values))
 }
 
-/// The convolution of `[C, positions, N]`, if its geometry is one that this is good for.
+/// The convolution of `[C, positions, N]`; `None` if its geometry does not benefit.
 pub(super) fn forward(tape: &mut Tape, conv: &Conv) -> Result<Option<ValueId>, Reason> {
     let (window, map) = (&conv.window, &conv.map);
     let is_fitting = window.kernel == [3, 3]
@@ -109,7 +109,7 @@ fn transpose(tape: &mut Tape, x: ValueId, perm: &[i64]) -> Made {
     tape.plain("Transpose", &[x], Attributes::default().with("perm", perm.to_vec()))
 }
 
-/// The filters transformed: `[products, O, C]`.
+/// The transformed filters: `[products, O, C]`.
 fn filters(tape: &mut Tape, conv: &Conv, matrices: &Matrices) -> Made {
     let (outputs, channels) = (conv.outputs, conv.map.channels);
     let flat = step_reshape(tape, conv.weight, &[outputs.into(), channels.into(), 9.into()])?;
@@ -121,7 +121,7 @@ fn filters(tape: &mut Tape, conv: &Conv, matrices: &Matrices) -> Made {
     step_reshape(tape, transformed, &[products.into(), outputs.into(), channels.into()])
 }
 
-/// Data `[elements, C, columns]` through the transforms: `[outputs, O, columns]`.
+/// Transforms data `[elements, C, columns]` to outputs `[outputs, O, columns]`.
 fn multiply(
     tape: &mut Tape,
     conv: &Conv,
@@ -143,7 +143,7 @@ fn multiply(
     step_reshape(tape, result, &[outputs.into(), conv.outputs.into(), columns.clone()])
 }
 
-/// A map of 2×2 to 4×4 at once, its padding left out of the data's matrix.
+/// Convolves a map of 2×2 to 4×4 at once; the data's matrix leaves out the padding.
 fn whole(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
     let matrices = matrices(size);
     let inner: Vec<Vec<f64>> = matrices.data.iter().map(|row| row[1..=size as usize].to_vec()).collect();
@@ -154,12 +154,12 @@ fn whole(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
     transpose(tape, result, &[1, 0, 2])
 }
 
-/// Overlapping tiles of 6×6 that give 4×4 each.
+/// Convolves overlapping tiles of 6×6, each with 4×4 outputs.
 fn tiled(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
     let matrices = matrices(TILE);
     let (across, span) = (size / TILE, TILE + 2);
     let tiles = across * across;
-    // Element by element of a tile, over all tiles: where it lies in the map.
+    // The position in the map of each element of a tile, for all tiles.
     let mut taken = Vec::new();
     for (row, column) in (0..span).flat_map(|row| (0..span).map(move |column| (row, column))) {
         for tile in 0..tiles {
@@ -190,13 +190,13 @@ fn tiled(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
 mod tests {
     use super::*;
 
-    /// The algorithm against its definition, in 64 bits.
+    /// Checks the algorithm against the definition, in 64 bits.
     #[test]
-    fn products_give_the_convolution() {
+    fn products_equal_the_convolution() {
         for m in [2, 3, 4] {
             let Matrices { outputs, filter, data } = matrices(m);
-            let (w, d): (Vec<f64>, Vec<f64>) =
-                ((0..3).map(|i| 0.3 + f64::from(i)).collect(), (0..m + 2).map(|i| 1.7 - (i * i) as f64).collect());
+            let w: Vec<f64> = (0..3).map(|i| 0.3 + f64::from(i)).collect();
+            let d: Vec<f64> = (0..m + 2).map(|i| 1.7 - (i * i) as f64).collect();
             let dot = |row: &Vec<f64>, v: &[f64]| row.iter().zip(v).map(|(a, b)| a * b).sum::<f64>();
             let products: Vec<f64> = filter.iter().zip(&data).map(|(f, b)| dot(f, &w) * dot(b, &d)).collect();
             for i in 0..m as usize {
