@@ -142,6 +142,30 @@ fn one_process_and_four_have_the_same_bits_on_every_store() {
     }
 }
 
+/// Records and keys of a run carry its id, so a second run with the same keys meets nothing of the first.
+#[test]
+fn a_second_run_on_the_same_databases_has_the_same_result() {
+    let cluster = Cluster::start(JOB, false);
+    let hosts = || finish((0..PEERS).map(|peer| cluster.host(peer)).collect());
+    let first = hosts();
+    let configure = |peer: u32, settings: &str| {
+        let config = cluster.path(peer, "host.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(config, text.replacen("dir = \".\"", settings, 1)).unwrap();
+    };
+    configure(0, "dir = \".\"\nrun = 1");
+    let error = cluster.place.fails(&["host", "--config", "peer-0/host.toml"]);
+    assert!(error.contains("another run of this job: `run` is 1 here and 0 in the checkpoint"), "{error}");
+    assert!(error.contains("choose another `dir`"), "{error}");
+    configure(0, "dir = \"second\"");
+    (1..PEERS).for_each(|peer| configure(peer, "dir = \"second\"\nrun = 1"));
+    let second = hosts();
+    same_hash(&second, &state_hash(&first[0]));
+    assert!(second.iter().all(|summary| summary["rounds_run"] == 60), "from the first round on");
+    assert_eq!(first[0]["job"], second[0]["job"]);
+    assert_ne!(first[0]["run"], second[0]["run"]);
+}
+
 /// Invariant 8: a host that is killed anywhere resumes where it was, and the others wait for it.
 #[test]
 fn a_host_that_is_killed_and_started_again_changes_no_bit() {

@@ -78,15 +78,77 @@ fn checkpoints_of_another_job_and_existing_runs_are_left_alone() {
     let before = std::fs::read(place.path("run/checkpoint.safetensors")).unwrap();
     for (arguments, expected) in [
         (&["train", "--out", "run"][..], "continue with `--resume`"),
-        (&["train", "--out", "run", "--resume", "--seed", "2"], "checkpoint of another job"),
-        (&["train", "--out", "run", "--resume", "--peers", "3"], "checkpoint of another job"),
-        (&["eval", "--checkpoint", "run", "--seed", "2"], "checkpoint of another job"),
+        (&["train", "--out", "run", "--resume", "--seed", "2"], "of another job: `train.seed` is 2 here and 1 in the"),
+        (
+            &["train", "--out", "run", "--resume", "--peers", "3"],
+            "of another run of this job: `roster.3.id` is not set here",
+        ),
+        (
+            &["train", "--out", "run", "--resume", "--run", "7"],
+            "of another run of this job: `run` is 7 here and 0 in the",
+        ),
+        (&["eval", "--checkpoint", "run", "--seed", "2"], "of another job: `train.seed` is 2 here and 1 in the"),
         (&["train", "--out", "elsewhere", "--resume"], "failed to read the checkpoint"),
     ] {
         let error = place.fails(arguments);
         assert!(error.contains(expected), "{arguments:?}: {error}");
         assert_eq!(std::fs::read(place.path("run/checkpoint.safetensors")).unwrap(), before);
     }
+}
+
+/// The metadata of a run's checkpoint.
+fn checkpoint_metadata(place: &Place, dir: &str) -> Value {
+    let bytes = std::fs::read(place.path(&format!("{dir}/checkpoint.safetensors"))).unwrap();
+    let (len, rest) = bytes.split_first_chunk().unwrap();
+    let header: Value = serde_json::from_slice(&rest[..u64::from_le_bytes(*len) as usize]).unwrap();
+    header["__metadata__"].clone()
+}
+
+#[test]
+fn runs_of_one_job_have_one_result_and_ids_of_their_own() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 3\n");
+    let first = place.json(&["train", "--out", "first"]);
+    let second = place.json(&["train", "--out", "second", "--run", "1"]);
+    assert_eq!(state_hash(&first), state_hash(&second));
+    assert_eq!(first["job"], second["job"]);
+    assert_ne!(first["run"], second["run"]);
+    for (dir, summary) in [("first", &first), ("second", &second)] {
+        let metadata = checkpoint_metadata(&place, dir);
+        assert_eq!(metadata["job"], summary["job"]);
+        assert_eq!(metadata["run"], summary["run"]);
+        assert_eq!(metadata["lineage"], "[]");
+    }
+    // Neither how long it trains nor how long it waits makes another job.
+    place.job("[train]\nrounds = 4\nwait = { min = \"2s\", max = \"3m\" }\n");
+    assert_eq!(place.json(&["train"])["job"], first["job"]);
+}
+
+#[test]
+fn a_checkpoint_is_continued_under_other_settings_as_a_new_run() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 3\n");
+    let before = place.json(&["train", "--out", "run"]);
+    place.job("[train]\nrounds = 5\nlearning_rate = 0.01\noptimizer = { name = \"adam\" }\n");
+    let error = place.fails(&["train", "--out", "run", "--resume"]);
+    for words in [
+        "`train.learning_rate` is 0.01 here and 0.05 in the checkpoint",
+        "`train.optimizer.name` is `adam` here and `momentum` in the checkpoint",
+        "--with-changes",
+    ] {
+        assert!(error.contains(words), "{error}");
+    }
+    let after = place.json(&["train", "--out", "run", "--resume", "--with-changes"]);
+    assert_eq!(after["rounds"], 5);
+    assert_eq!(after["rounds_run"], 2);
+    assert_eq!(after["learning_rate"], 0.01);
+    let metadata = checkpoint_metadata(&place, "run");
+    assert_eq!(metadata["run"], after["run"]);
+    assert!(metadata["manifest"].as_str().unwrap().contains("learning_rate = 0.01"), "{metadata}");
+    let lineage: Value = serde_json::from_str(metadata["lineage"].as_str().unwrap()).unwrap();
+    assert_eq!(lineage, serde_json::json!([{ "run": before["run"], "job": before["job"], "round": 3 }]));
+    // From there it resumes as any other run.
+    assert_eq!(place.json(&["train", "--out", "run", "--resume", "--rounds", "6"])["rounds_run"], 1);
 }
 
 /// A limit on the size of files makes writes fail, as a full disk does.

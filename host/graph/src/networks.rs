@@ -101,7 +101,8 @@ mod tests {
         let graph = model.training_graph(&Options::default()).expect("a graph");
         assert_eq!(graph.trained.len(), 8);
         assert_eq!(graph.statistics.len(), 4);
-        let kind = |name: &str| model.parameters().iter().find(|tensor| tensor.name == name).expect("a known parameter").kind;
+        let kind =
+            |name: &str| model.parameters().iter().find(|tensor| tensor.name == name).expect("a known parameter").kind;
         assert_eq!(kind("blocks.1.conv.weight"), TensorKind::Weight { fan_in: 16 * 9 });
         assert_eq!(kind("blocks.1.norm.weight"), TensorKind::Scale);
         assert_eq!(kind("linear.weight"), TensorKind::Weight { fan_in: 32 * 4 * 4 });

@@ -146,9 +146,7 @@ impl Call<'_> {
         }
         let Some(id) = self.optional(index) else { return Ok(None) };
         let known = self.tape.graph.integers_of(id);
-        known
-            .map(Some)
-            .ok_or_else(|| format!("input {index} (`{name}`) depends on data: it must be constant"))
+        known.map(Some).ok_or_else(|| format!("input {index} (`{name}`) depends on data: it must be constant"))
     }
 
     /// A number that is attribute `name` in older operator sets and input `index` in newer ones.
@@ -158,9 +156,7 @@ impl Call<'_> {
         }
         let Some(id) = self.optional(index) else { return Ok(None) };
         let known = self.tape.graph.uniform_of(id);
-        known
-            .map(Some)
-            .ok_or_else(|| format!("input {index} (`{name}`) depends on data: it must be constant"))
+        known.map(Some).ok_or_else(|| format!("input {index} (`{name}`) depends on data: it must be constant"))
     }
 
     fn constant(&mut self) -> Outputs {

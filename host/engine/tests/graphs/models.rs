@@ -76,7 +76,8 @@ fn check(name: &str) {
     let (Some(file), Some((x, labels))) = (shared(&format!("models/{name}.onnx")), batch()) else { return };
     let reference = fs::read(shared(&format!("models/{name}.reference.json")).unwrap()).unwrap();
     let reference: Value = serde_json::from_slice(&reference).unwrap();
-    let model = Model::parse(fs::read(file).unwrap().into(), &|_| Err("the model has no external data".into())).unwrap();
+    let model =
+        Model::parse(fs::read(file).unwrap().into(), &|_| Err("the model has no external data".into())).unwrap();
     let sizes = BTreeMap::from([("batch".to_owned(), SAMPLES as i64)]);
     for engine in engines() {
         for model in [model.clone(), model.clone().with_sizes(&sizes).unwrap()] {
@@ -99,7 +100,8 @@ fn check_directions(name: &str) {
     check(name);
     let (Some(file), Some((x, labels))) = (shared(&format!("models/{name}.onnx")), batch()) else { return };
     let gradients = fs::read(shared(&format!("models/{name}.gradients.safetensors")).unwrap()).unwrap();
-    let model = Model::parse(fs::read(file).unwrap().into(), &|_| Err("the model has no external data".into())).unwrap();
+    let model =
+        Model::parse(fs::read(file).unwrap().into(), &|_| Err("the model has no external data".into())).unwrap();
     for engine in engines() {
         let graph = model.training_graph(&Options { lowering: lowering(engine.kind()), ..Options::default() }).unwrap();
         let mut inputs: HashMap<String, Tensor> = initial(&model);

@@ -232,10 +232,6 @@ fn trilu(call: &mut Call<'_>) -> Outputs {
     let mask: Vec<u8> = (0..*rows).flat_map(|row| (0..*columns).map(move |column| keeps(row, column))).collect();
     let mask = Constant::new(ElementType::Bool, vec![*rows, *columns], mask.into()).ok_or("its mask is too large")?;
     let mask = call.tape.graph.constant(mask);
-    let zero = if call.is_float(x) {
-        call.scalar(0.0)
-    } else {
-        call.tape.graph.constant(Constant::array(&[], &[0]))
-    };
+    let zero = if call.is_float(x) { call.scalar(0.0) } else { call.tape.graph.constant(Constant::array(&[], &[0])) };
     Ok(vec![call.tape.apply_one("Where", &[mask, x, zero], Attributes::default())?])
 }

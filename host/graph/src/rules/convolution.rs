@@ -223,11 +223,8 @@ fn weight_by_patches(tape: &mut Tape, conv: &Conv) -> Made {
 fn weight_of_depthwise(tape: &mut Tape, conv: &Conv) -> Made {
     let Conv { window, x, g, .. } = conv;
     let around = |pads: &[i64]| [&[0, 0], pads].concat();
-    let padded = if window.is_padded() {
-        tape.graph.pad(*x, &around(&window.begins), &around(&window.ends), 0.0)?
-    } else {
-        *x
-    };
+    let padded =
+        if window.is_padded() { tape.graph.pad(*x, &around(&window.begins), &around(&window.ends), 0.0)? } else { *x };
     let axes: Vec<usize> = (0..conv.rank() + 2).filter(|axis| *axis != 1).collect();
     let mut columns = Vec::new();
     for tap in conv.taps() {

@@ -317,11 +317,7 @@ fn softmax(x: &Array, axis: usize, is_log: bool) -> Array {
     let shifted = broadcast(x, &max, |a, b| a - b);
     let exp = shifted.like(&shifted.dims, shifted.values.iter().map(|v| v.exp()).collect());
     let sum = reduce("ReduceSum", &exp, &[axis as i64], true);
-    if is_log {
-        broadcast(&shifted, &sum, |a, b| a - b.ln())
-    } else {
-        broadcast(&exp, &sum, |a, b| a / b)
-    }
+    if is_log { broadcast(&shifted, &sum, |a, b| a - b.ln()) } else { broadcast(&exp, &sum, |a, b| a / b) }
 }
 
 fn argmax(x: &Array, axis: usize) -> Array {

@@ -61,10 +61,7 @@ fn agree(name: &str, (model, options): (&Model, &Options), onnx: &[u8], inputs: 
         let scale = expected.values.iter().fold(1e-3f64, |scale, value| scale.max(value.abs()));
         for (actual, expected) in actual.values.iter().zip(&expected.values) {
             // Constants of transforms are rounded to 32 bits.
-            assert!(
-                (actual - expected).abs() < 1e-5 * scale,
-                "{name}, {output}: {actual}, expected {expected}"
-            );
+            assert!((actual - expected).abs() < 1e-5 * scale, "{name}, {output}: {actual}, expected {expected}");
         }
     }
 }

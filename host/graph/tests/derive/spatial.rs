@@ -108,7 +108,8 @@ pub(crate) fn max_pool(x: &Array, attributes: &Attributes<'_>) -> Vec<Array> {
     let best = |index: &Vec<usize>| {
         let met = taps.iter().filter_map(|tap| window.position(&index[2..], tap, sizes));
         let flat = met.map(|position| flat(&steps, &[&index[..2], &position].concat()));
-        flat.reduce(|best, at| if x.values[at] > x.values[best] { at } else { best }).expect("every window reads an element")
+        flat.reduce(|best, at| if x.values[at] > x.values[best] { at } else { best })
+            .expect("every window reads an element")
     };
     let chosen: Vec<usize> = indices(&dims).iter().map(best).collect();
     let values = chosen.iter().map(|at| x.values[*at]).collect();
