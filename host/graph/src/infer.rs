@@ -98,7 +98,10 @@ impl Operands<'_> {
     /// Sizes that an input holds; some may be known by name only.
     fn sizes(&self, index: usize) -> Result<Vec<Dim>, Reason> {
         let value = self.graph.value(self.get(index)?);
-        value.sizes.clone().ok_or_else(|| format!("the shape in input {index} cannot be derived from the model's inputs"))
+        value
+            .sizes
+            .clone()
+            .ok_or_else(|| format!("the shape in input {index} cannot be derived from the model's inputs"))
     }
 
     /// Axes in input `index`, counted from the front; all axes if the input is missing.

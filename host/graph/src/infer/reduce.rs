@@ -20,9 +20,10 @@ fn reduce(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
     let shape = operands.shape(0)?;
     let axes = operands.axes(1, shape.len())?;
     let keeps = operands.attributes.int("keepdims", 1) == 1;
-    let dims = shape.iter().enumerate().filter_map(|(axis, dim)| {
-        if axes.contains(&axis) { keeps.then(|| Dim::from(1)) } else { Some(dim.clone()) }
-    });
+    let dims = shape
+        .iter()
+        .enumerate()
+        .filter_map(|(axis, dim)| if axes.contains(&axis) { keeps.then(|| Dim::from(1)) } else { Some(dim.clone()) });
     one(operands.element(0)?, dims.collect())
 }
 

@@ -34,7 +34,8 @@ pub(super) fn opset(model: &proto::Model, known: &std::ops::RangeInclusive<i64>)
     } else {
         let first = known.start();
         let last = known.end();
-        let reason = format!("it uses operator set {version}; {first} to {last} are supported: export it with one of these");
+        let reason =
+            format!("it uses operator set {version}; {first} to {last} are supported: export it with one of these");
         Err(GraphError::Malformed(reason))
     }
 }
@@ -49,11 +50,8 @@ pub(super) fn node(node: proto::Node) -> Result<SourceNode, GraphError> {
         (false, _) => node.name,
         (true, output) => output.cloned().unwrap_or_default(),
     };
-    let operator = if is_standard(&node.domain) {
-        node.op_type.clone()
-    } else {
-        format!("{}.{}", node.domain, node.op_type)
-    };
+    let operator =
+        if is_standard(&node.domain) { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) };
     let refuse = |reason: Reason| GraphError::node(&name, &operator, reason);
     let mut attributes = Attributes::default();
     for attribute in node.attribute {
@@ -64,7 +62,9 @@ pub(super) fn node(node: proto::Node) -> Result<SourceNode, GraphError> {
         return Err(refuse("control flow cannot be differentiated: trace the model when exporting it".into()));
     }
     let op = operators::find(&operator).ok_or_else(|| {
-        refuse("there is no rule for this operator: express it with standard ones, or export the model without it".into())
+        refuse(
+            "there is no rule for this operator: express it with standard ones, or export the model without it".into(),
+        )
     })?;
     if node.output.is_empty() {
         return Err(refuse("it has no output".into()));
@@ -97,9 +97,7 @@ fn attribute(attribute: proto::Attribute) -> Result<Attribute, Reason> {
             let inside = |_: &ExternalData| Err("attributes cannot have external data".to_owned());
             tensor(proto, &inside).map(Attribute::Tensor).map_err(|reason| format!("its attribute `{name}` {reason}"))
         }
-        attribute_type::GRAPH => {
-            Err("it holds a graph: control flow cannot be differentiated; trace the model".into())
-        }
+        attribute_type::GRAPH => Err("it holds a graph: control flow cannot be differentiated; trace the model".into()),
         _ => Err(format!("its attribute `{name}` has a type that is not supported")),
     }
 }

@@ -22,8 +22,8 @@ fn lowerings() -> Vec<Lowering> {
     vec![portable, flipped, scattered, Lowering::onnxruntime(), Lowering::openvino(), Lowering::rten()]
 }
 
-/// Derives the training graph of a file and compares its gradients with differences of its loss, in every lowering, with
-/// the batch known by name and by number.
+/// Derives the training graph of a file and compares its gradients with differences of its loss, in every lowering,
+/// with the batch known by name and by number.
 pub(crate) fn check(name: &str, file: Vec<u8>, loss: Loss) {
     let sizes = BTreeMap::from([("batch".to_owned(), BATCH as i64)]);
     let model = parse(name, file);
@@ -61,10 +61,7 @@ fn agree(name: &str, (model, options): (&Model, &Options), onnx: &[u8], inputs: 
         let scale = expected.values.iter().fold(1e-3f64, |scale, value| scale.max(value.abs()));
         for (actual, expected) in actual.values.iter().zip(&expected.values) {
             // Constants of transforms are rounded to 32 bits.
-            assert!(
-                (actual - expected).abs() < 1e-5 * scale,
-                "{name}, {output}: {actual}, expected {expected}"
-            );
+            assert!((actual - expected).abs() < 1e-5 * scale, "{name}, {output}: {actual}, expected {expected}");
         }
     }
 }
@@ -405,7 +402,9 @@ fn running_statistics_follow_the_batch() {
     let graph = model.training_graph(&Options::default()).unwrap();
     assert_eq!(graph.statistics, ["mean", "variance"]);
     let inputs = inputs(&model, &graph, Options::default().loss);
-    let (outputs, x, w) = (run(&graph.onnx, &inputs), &inputs["x"], &inputs["w"]);
+    let outputs = run(&graph.onnx, &inputs);
+    let x = &inputs["x"];
+    let w = &inputs["w"];
     for channel in 0..4 {
         let weights = [w.values[channel * 2], w.values[channel * 2 + 1]];
         let value =
