@@ -1,4 +1,4 @@
-//! Tensors of the host: shared, immutable, in the memory of the guest, store or engine they came from.
+//! Tensors of the host: shared, immutable, in the memory where they were created.
 
 use std::borrow::Cow;
 use std::fmt;

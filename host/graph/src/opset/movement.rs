@@ -129,7 +129,7 @@ fn slice(call: &mut Call<'_>) -> Outputs {
     call.with(Attributes::default())
 }
 
-/// Ends of a slice, where a named size that equals the whole axis becomes `i64::MAX`.
+/// Ends of a slice; a named size that equals the whole axis becomes `i64::MAX`.
 fn whole_ends(call: &Call<'_>, starts: &[i64]) -> Option<Vec<i64>> {
     let graph = &call.tape.graph;
     let shape = graph.shape(call.optional(0)?);

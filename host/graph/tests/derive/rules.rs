@@ -136,7 +136,7 @@ fn operator(op: &str, dims: &[i64], others: &[&[i64]], attributes: &[(&str, Valu
     build.node(op, &names, "y", attributes).output("y")
 }
 
-/// Checks an [`operator`] with a fixed batch, since `p` has its size.
+/// Checks an `operator` with a fixed batch, since `p` has its size.
 pub(crate) fn check_operator(op: &str, dims: &[i64], others: &[&[i64]], attributes: &[(&str, Value<'_>)]) {
     let file = operator(op, dims, others, attributes);
     let model = Model::parse(file.into(), &|_| Err(String::new())).unwrap();
