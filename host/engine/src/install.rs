@@ -64,7 +64,8 @@ const OPENVINO_X86_64: &str = "2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dc
 /// No wheel is known for this machine, it cannot be fetched, its digest differs, or the folder cannot be written.
 pub fn install(kind: Kind, gpu: bool, mut tell: impl FnMut(&str)) -> Result<Installed> {
     let wheel = wheel(kind, gpu)?;
-    let (root, folder) = (library::root(), library::folder(kind));
+    let root = library::root();
+    let folder = library::folder(kind);
     fs::create_dir_all(&root).with_context(|| format!("failed to create `{}`", root.display()))?;
     let work = tempfile::tempdir_in(&root).with_context(|| format!("failed to write to `{}`", root.display()))?;
     tell(&format!("fetching {} {}", wheel.package, wheel.version));

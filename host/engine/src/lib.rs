@@ -107,8 +107,8 @@ pub trait Session: Send {
     fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError>;
 }
 
-/// Opens an engine; its library is at `path`, or found by [`library::find`]. A process loads a library once: later calls
-/// share it.
+/// Opens an engine; its library is at `path`, or found by [`library::find`]. A process loads a library once: later
+/// calls share it.
 ///
 /// # Errors
 /// [`EngineError`]: its library is missing or cannot be used, or another one is already loaded.

@@ -31,7 +31,7 @@ impl Signature {
             }
         }
         if let Some(missing) = self.inputs.iter().find(|own| !given.contains(own.as_str())) {
-            return Err(refuse(missing, "it is not given"));
+            return Err(refuse(missing, "it is missing"));
         }
         let known: HashSet<&str> = self.outputs.iter().map(String::as_str).collect();
         match outputs.iter().find(|name| !known.contains(**name)) {

@@ -1,4 +1,4 @@
-//! Tensors of the host: shared, immutable, in the memory of the guest, store or engine they came from.
+//! Tensors of the host: shared, immutable, in the memory where they were created.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -59,8 +59,8 @@ impl fmt::Debug for Data {
     }
 }
 
-/// Maximum number of dimensions. Networks have up to six; without a bound, dimensions alone could fill the memory, since
-/// `[0, 0, 0, …]` needs no data.
+/// Maximum number of dimensions. Networks have up to six; without a bound, dimensions alone could fill the memory,
+/// since `[0, 0, 0, …]` needs no data.
 pub const RANK_MAX: usize = 16;
 
 /// Dimensions that a tensor cannot have.

@@ -1,7 +1,7 @@
 //! Adds nodes to a graph. Each is checked, typed, simplified and deduplicated when it is added.
 //!
-//! The only pass over a finished graph drops the nodes that no output needs. A node that equals an earlier one reuses its
-//! outputs, arithmetic on shapes becomes numbers, and nodes without effect disappear.
+//! The only pass over a finished graph drops the nodes that no output needs. A node that equals an earlier one reuses
+//! its outputs, arithmetic on shapes becomes numbers, and nodes without effect disappear.
 
 use std::fmt::Write;
 

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn products_and_quotients_undo_each_other() {
-        let (batch, heads) = (Dim::symbol("batch"), Dim::symbol("heads"));
+        let batch = Dim::symbol("batch");
+        let heads = Dim::symbol("heads");
         let product = batch.times(&heads).and_then(|dim| dim.times(&Dim::from(6))).expect("a small product");
         assert_eq!(product.to_string(), "6·batch·heads");
         assert_eq!(product.over(&batch).and_then(|dim| dim.over(&heads)), Some(Dim::from(6)));

@@ -32,7 +32,7 @@ pub(crate) fn types(
             return types;
         }
     }
-    Err("there is no rule for this operator".into())
+    Err("this operator has no rule".into())
 }
 
 /// How many inputs an operator takes; rules rely on this number.
@@ -122,7 +122,7 @@ impl Operands<'_> {
 pub(crate) fn resolve_axis(axis: i64, rank: usize) -> Result<usize, Reason> {
     let from_front = if axis < 0 { axis + rank as i64 } else { axis };
     let found = usize::try_from(from_front).ok().filter(|axis| *axis < rank);
-    found.ok_or_else(|| format!("there is no axis {axis} in {rank} dimensions"))
+    found.ok_or_else(|| format!("axis {axis} is out of range for {rank} dimensions"))
 }
 
 fn one(element: ElementType, shape: Shape) -> Result<Vec<Type>, Reason> {

@@ -133,7 +133,8 @@ fn cross_entropy(tape: &mut Tape, (output, labels): (ValueId, ValueId), ignored:
     let classes = tape.graph.shape(logits)[rank - 1].fixed().ok_or("the number of classes is not known")?;
     let attributes = Attributes::default().with("axis", rank as i64 - 1);
     let log = tape.apply_one("LogSoftmax", &[logits], attributes)?;
-    let (depth, values) = (tape.graph.integers(&[classes]), tape.graph.constant(Constant::floats(&[2], &[0.0, 1.0])));
+    let depth = tape.graph.integers(&[classes]);
+    let values = tape.graph.constant(Constant::floats(&[2], &[0.0, 1.0]));
     let attributes = Attributes::default().with("axis", rank as i64 - 1);
     let one_hot = tape.graph.op_with("OneHot", &[labels, depth, values], attributes)?;
     let taken = step(tape, "Mul", &[log, one_hot])?;

@@ -48,7 +48,7 @@ pub struct Lowering {
     pub input_gradient: InputGradient,
     /// Gradient of a maximum over windows.
     pub pool_gradient: PoolGradient,
-    /// Bytes of patches per sample above which [`WeightGradient::Conv`] is used in place of patches.
+    /// Bytes of patches per sample above which [`WeightGradient::Conv`] replaces patches.
     pub patch_bytes_max: u64,
 }
 

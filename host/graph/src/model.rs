@@ -181,7 +181,8 @@ impl Model {
 
     /// Separates parameters and buffers from constants by how the nodes use them.
     fn sort_initializers(&mut self) -> Result<(), GraphError> {
-        let (mut learned, mut running) = (BTreeSet::new(), BTreeSet::new());
+        let mut learned = BTreeSet::new();
+        let mut running = BTreeSet::new();
         let mut kinds = BTreeMap::new();
         for node in &self.nodes {
             for (index, name) in node.inputs.iter().enumerate() {
@@ -200,7 +201,8 @@ impl Model {
             let of_file = names.into_iter().filter_map(|name| Some((name.clone(), self.constants.get(name)?.clone())));
             of_file.filter(|(_, constant)| is_float(constant) && !constant.dims().is_empty()).collect::<Vec<_>>()
         };
-        let (learned, running) = (take(learned), take(running));
+        let learned = take(learned);
+        let running = take(running);
         for (target, found) in [(&mut self.parameters, learned), (&mut self.buffers, running)] {
             for (name, initial) in found {
                 if initial.ty() != ElementType::F32 {

@@ -17,7 +17,8 @@ pub fn convolutional([channels, height, width]: [i64; 3], classes: i64) -> Vec<u
     let sizes = [None, Some(channels), Some(height), Some(width)];
     graph.input.push(info("input", &sizes));
     graph.output.push(info("logits", &[None, Some(classes)]));
-    let (mut x, mut inputs) = ("input".to_owned(), channels);
+    let mut x = "input".to_owned();
+    let mut inputs = channels;
     for (index, outputs) in CHANNELS.into_iter().enumerate() {
         let name = |part: &str| format!("blocks.{index}.{part}");
         graph.initializer.push(filled(&name("conv.weight"), &[outputs, inputs, 3, 3], 0.0));
@@ -32,7 +33,8 @@ pub fn convolutional([channels, height, width]: [i64; 3], classes: i64) -> Vec<u
         graph.node.push(node("Relu", &[&name("norm")], &name("relu"), &[]));
         (x, inputs) = (name("relu"), outputs);
     }
-    let (mut height, mut width) = (height, width);
+    let mut height = height;
+    let mut width = width;
     if height > 1 && width > 1 {
         let window = [ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
         graph.node.push(node("MaxPool", &[&x], "pool", &window));

@@ -194,7 +194,8 @@ impl Graph {
 
     /// Sums a gradient over the axes that broadcasting repeated, in the shape of `model`.
     pub(crate) fn unbroadcast(&mut self, gradient: ValueId, model: ValueId) -> Made {
-        let (own, target) = (self.shape(gradient).to_vec(), self.shape(model).to_vec());
+        let own = self.shape(gradient).to_vec();
+        let target = self.shape(model).to_vec();
         if own == target {
             return Ok(gradient);
         }

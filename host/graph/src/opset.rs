@@ -78,7 +78,8 @@ pub(crate) fn apply(tape: &mut Tape, opset: i64, node: &SourceNode, inputs: &[Op
             call.with(Attributes::default().with("approximate", &*approximate))
         }
         "HardSigmoid" => {
-            let (alpha, beta) = (call.float("alpha", 0.2), call.float("beta", 0.5));
+            let alpha = call.float("alpha", 0.2);
+            let beta = call.float("beta", 0.5);
             call.with(Attributes::default().with("alpha", alpha).with("beta", beta))
         }
         "LeakyRelu" => {
@@ -220,7 +221,8 @@ impl Call<'_> {
     }
 
     fn batch_normalization(&mut self) -> Outputs {
-        let (epsilon, momentum) = (self.float("epsilon", 1e-5), self.float("momentum", 0.9));
+        let epsilon = self.float("epsilon", 1e-5);
+        let momentum = self.float("momentum", 0.9);
         let attributes = Attributes::default().with("epsilon", epsilon).with("momentum", momentum);
         self.with(attributes)
     }

@@ -126,7 +126,9 @@ impl Tape {
         if is_new && inputs.iter().flatten().any(|id| self.active.contains(id)) {
             let floats = outputs.iter().filter(|id| self.graph.element(**id) == ElementType::F32);
             self.active.extend(floats);
-            let (inputs, outputs, origin) = (inputs.to_vec(), outputs.to_vec(), self.graph.origin.clone());
+            let inputs = inputs.to_vec();
+            let outputs = outputs.to_vec();
+            let origin = self.graph.origin.clone();
             self.steps.push(Step { op, inputs, outputs, attributes, saved, origin });
         }
     }

@@ -103,7 +103,8 @@ impl Model {
         let inputs = tape.graph.named_inputs();
         let noise = inputs.iter().filter(|(name, _)| name.starts_with("noise.")).cloned().collect();
         let graph = finish(tape.graph, outputs);
-        let (onnx, nodes) = (export::encode(&graph), graph.nodes.len());
+        let onnx = export::encode(&graph);
+        let nodes = graph.nodes.len();
         Ok(TrainingGraph { onnx, trained, statistics, inputs, noise, nodes })
     }
 
@@ -118,7 +119,8 @@ impl Model {
             self.outputs.iter().map(|name| Ok((name.clone(), find(&names, name)?))).collect();
         let graph = finish(tape.graph, outputs?);
         let outputs = graph.outputs.iter().map(|(name, id)| (name.clone(), graph.shape(*id).to_vec())).collect();
-        let (inputs, nodes) = (graph.named_inputs(), graph.nodes.len());
+        let inputs = graph.named_inputs();
+        let nodes = graph.nodes.len();
         Ok(EvaluationGraph { onnx: export::encode(&graph), inputs, outputs, nodes })
     }
 

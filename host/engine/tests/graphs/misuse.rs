@@ -67,7 +67,7 @@ fn bad_inputs_and_outputs_are_named() {
             "input `y` of the graph: it has no such input",
             "output `probabilities` of the graph: it has no such output",
             "x",
-            "input `features.0.weight` of the graph: it is not given",
+            "input `features.0.weight` of the graph: it is missing",
             "x",
         ];
         for (result, named) in wrong.into_iter().zip(named) {

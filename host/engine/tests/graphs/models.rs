@@ -15,7 +15,8 @@ const SAMPLES: usize = 16;
 /// The first records of CIFAR-10's test file, normalized as for the references.
 fn batch() -> Option<(Tensor, Tensor)> {
     let bytes = fs::read(shared("data/cifar10/test_batch.bin")?).unwrap();
-    let (mean, deviation) = ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]);
+    let mean = [0.4914, 0.4822, 0.4465];
+    let deviation = [0.2470, 0.2435, 0.2616];
     let records = || bytes.chunks(3073).take(SAMPLES);
     let scale = |(index, pixel): (usize, &u8)| {
         ((f64::from(*pixel) / 255.0 - mean[index / 1024]) / deviation[index / 1024]) as f32
@@ -38,7 +39,8 @@ fn check_norms(name: &str, reference: &Value, found: &BTreeMap<String, Vec<f32>>
     let norm_of = |value: &Value| value["grad_l2"].as_f64().unwrap();
     let largest = parameters.values().map(norm_of).fold(0.0, f64::max);
     for (parameter, value) in parameters {
-        let (expected, actual) = (norm_of(value), norm(&found[&format!("grad.{parameter}")]));
+        let expected = norm_of(value);
+        let actual = norm(&found[&format!("grad.{parameter}")]);
         let is_tiny = expected < 1e-4 * largest;
         assert!(
             is_tiny || ((actual - expected) / expected).abs() < 0.02,
@@ -49,7 +51,8 @@ fn check_norms(name: &str, reference: &Value, found: &BTreeMap<String, Vec<f32>>
         if buffer.ends_with("num_batches_tracked") {
             continue;
         }
-        let (expected, actual) = (value["l2"].as_f64().unwrap(), norm(&found[&format!("new.{buffer}")]));
+        let expected = value["l2"].as_f64().unwrap();
+        let actual = norm(&found[&format!("new.{buffer}")]);
         // A mean of zeros is only rounding noise.
         assert!((actual - expected).abs() <= 1e-4 * expected + 1e-6, "{name}, {buffer}: {actual}, expected {expected}");
     }
@@ -58,12 +61,15 @@ fn check_norms(name: &str, reference: &Value, found: &BTreeMap<String, Vec<f32>>
 /// Cosine of the angle between all gradients together and those of the file.
 fn cosine(file: &[u8], found: &BTreeMap<String, Vec<f32>>) -> f64 {
     let reference = SafeTensors::deserialize(file).unwrap();
-    let (mut product, mut own, mut others) = (0.0, 0.0, 0.0);
+    let mut product = 0.0;
+    let mut own = 0.0;
+    let mut others = 0.0;
     for (name, view) in reference.tensors() {
         let values = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
         let actual = &found[&format!("grad.{name}")];
         for (expected, actual) in values.zip(actual) {
-            let (expected, actual) = (f64::from(expected), f64::from(*actual));
+            let expected = f64::from(expected);
+            let actual = f64::from(*actual);
             product += expected * actual;
             own += actual * actual;
             others += expected * expected;

@@ -51,8 +51,11 @@ pub(super) fn transpose(source: &Constant, dims: Vec<i64>, perm: &[i64]) -> Opti
 pub(super) fn gather(source: &Constant, indices: &Constant, dims: Vec<i64>, axis: i64) -> Option<Constant> {
     let rank = source.dims().len();
     let axis = usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok()?;
-    let (steps, index_steps) = (strides(source.dims()), strides(indices.dims()));
-    let (numbers, size, index_rank) = (indices.to_integers()?, source.dims()[axis], indices.dims().len());
+    let steps = strides(source.dims());
+    let index_steps = strides(indices.dims());
+    let numbers = indices.to_integers()?;
+    let size = source.dims()[axis];
+    let index_rank = indices.dims().len();
     rearrange(source, dims, |index| {
         let at: usize = (0..index_rank).map(|i| index[axis + i] * index_steps[i]).sum();
         let number = numbers[at];
@@ -77,7 +80,8 @@ pub(super) fn concat(parts: &[&Constant], dims: Vec<i64>, axis: i64) -> Option<C
 }
 
 pub(super) fn range(start: &Constant, delta: &Constant, element: ElementType, count: i64) -> Option<Constant> {
-    let (start, delta) = (*numbers(start)?.first()?, *numbers(delta)?.first()?);
+    let start = *numbers(start)?.first()?;
+    let delta = *numbers(delta)?.first()?;
     let values: Vec<f64> = (0..count).map(|i| start + i as f64 * delta).collect();
     of_numbers(element, vec![count], &values)
 }
@@ -94,8 +98,8 @@ fn numbers(constant: &Constant) -> Option<Vec<f64>> {
     }
 }
 
-/// Element-wise operators, broadcast. A sum, product or quotient of two 32-bit floats that is rounded from 64 bits equals
-/// the result of the 32-bit operation.
+/// Element-wise operators, broadcast. A sum, product or quotient of two 32-bit floats that is rounded from 64 bits
+/// equals the result of the 32-bit operation.
 pub(super) fn arithmetic(op: &str, operands: &[&Constant], element: ElementType, dims: Vec<i64>) -> Option<Constant> {
     let values = operands.iter().map(|operand| numbers(operand)).collect::<Option<Vec<_>>>()?;
     let is_integer = !matches!(operands[0].ty(), ElementType::F32 | ElementType::F64);

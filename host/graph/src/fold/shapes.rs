@@ -27,7 +27,8 @@ pub(crate) fn sizes(graph: &Graph, op: &str, inputs: &[Option<ValueId>], attribu
             (infer_rank(graph, op, inputs, attributes)? <= 1).then(|| operand(0)).flatten()
         }
         "Gather" => {
-            let (source, indices) = (operand(0)?, graph.integers_of(inputs.get(1).copied().flatten()?)?);
+            let source = operand(0)?;
+            let indices = graph.integers_of(inputs.get(1).copied().flatten()?)?;
             let at = |index: &i64| source.get(position(*index, source.len())?).cloned();
             indices.iter().map(at).collect()
         }
@@ -41,7 +42,9 @@ pub(crate) fn sizes(graph: &Graph, op: &str, inputs: &[Option<ValueId>], attribu
         "ConstantOfShape" => fill(&dim::fixed(&operand(0)?)?, attributes),
         "Range" => range(&dim::fixed(&[operand(0)?, operand(1)?, operand(2)?].concat())?),
         "Where" => {
-            let (condition, a, b) = (operand(0)?, operand(1)?, operand(2)?);
+            let condition = operand(0)?;
+            let a = operand(1)?;
+            let b = operand(2)?;
             let pick = |index: usize| {
                 let chosen = if condition.get(index)?.fixed()? != 0 { &a } else { &b };
                 chosen.get(index.min(chosen.len().checked_sub(1)?)).cloned()
@@ -49,7 +52,8 @@ pub(crate) fn sizes(graph: &Graph, op: &str, inputs: &[Option<ValueId>], attribu
             (0..condition.len()).map(pick).collect()
         }
         "Equal" => {
-            let (a, b) = (dim::fixed(&operand(0)?)?, dim::fixed(&operand(1)?)?);
+            let a = dim::fixed(&operand(0)?)?;
+            let b = dim::fixed(&operand(1)?)?;
             let is_pair = a.len() == b.len() || b.len() == 1;
             is_pair.then(|| (0..a.len()).map(|i| Dim::from(i64::from(a[i] == b[i.min(b.len() - 1)]))).collect())
         }
@@ -70,13 +74,16 @@ fn slice(graph: &Graph, inputs: &[Option<ValueId>], source: Vec<Dim>) -> Option<
         Some(id) => graph.integers_of(id)?.first().copied(),
         None => Some(1),
     };
-    let (start, end, step) = (number(1)?, number(2)?, number(4)?);
+    let start = number(1)?;
+    let end = number(2)?;
+    let step = number(4)?;
     if step != 1 {
         return None;
     }
     let len = source.len() as i64;
     let clamp = |position: i64| (if position < 0 { position + len } else { position }).clamp(0, len) as usize;
-    let (start, end) = (clamp(start), clamp(end));
+    let start = clamp(start);
+    let end = clamp(end);
     Some(source[start..end.max(start)].to_vec())
 }
 

@@ -39,7 +39,8 @@ fn float(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
 }
 
 fn broadcast_all(operands: &Operands<'_>) -> Result<Shape, Reason> {
-    let (mut shape, element) = (operands.shape(0)?.to_vec(), operands.element(0)?);
+    let mut shape = operands.shape(0)?.to_vec();
+    let element = operands.element(0)?;
     for index in 1..operands.inputs.len() {
         if operands.element(index)? != element {
             return Err(format!("inputs of type {element:?} and {:?} cannot be mixed", operands.element(index)?));

@@ -15,7 +15,8 @@ pub(super) fn types(op: &str, operands: &Operands<'_>) -> Option<Result<Vec<Type
 }
 
 fn matmul(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
-    let (a, b) = (operands.float_shape(0)?, operands.float_shape(1)?);
+    let a = operands.float_shape(0)?;
+    let b = operands.float_shape(1)?;
     let misfit = || format!("{} and {} cannot be multiplied", text(a), text(b));
     let ([front_a @ .., rows, inner], [front_b @ .., inner_b, columns]) = (a, b) else { return Err(misfit()) };
     if inner != inner_b {
@@ -27,7 +28,8 @@ fn matmul(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
 }
 
 fn gemm(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
-    let (a, b) = (operands.float_shape(0)?, operands.float_shape(1)?);
+    let a = operands.float_shape(0)?;
+    let b = operands.float_shape(1)?;
     let misfit = || format!("{} and {} cannot be multiplied", text(a), text(b));
     let ([a0, a1], [b0, b1]) = (a, b) else { return Err(misfit()) };
     let is_set = |name| operands.attributes.int(name, 0) != 0;

@@ -88,7 +88,8 @@ fn squeeze(operands: &Operands<'_>) -> Result<Shape, Reason> {
 }
 
 fn unsqueeze(operands: &Operands<'_>) -> Result<Shape, Reason> {
-    let (shape, axes) = (operands.shape(0)?, operands.integers(1)?);
+    let shape = operands.shape(0)?;
+    let axes = operands.integers(1)?;
     let rank = shape.len() + axes.len();
     let added = axes.into_iter().map(|axis| resolve_axis(axis, rank)).collect::<Result<Vec<_>, _>>()?;
     let mut rest = shape.iter();
@@ -108,7 +109,8 @@ fn transpose(operands: &Operands<'_>) -> Result<Shape, Reason> {
 }
 
 fn tile(operands: &Operands<'_>) -> Result<Shape, Reason> {
-    let (shape, repeats) = (operands.shape(0)?, operands.sizes(1)?);
+    let shape = operands.shape(0)?;
+    let repeats = operands.sizes(1)?;
     if shape.len() != repeats.len() {
         return Err(format!("{} repeats for {} dimensions", repeats.len(), shape.len()));
     }
@@ -154,7 +156,8 @@ fn split(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
 
 fn slice(operands: &Operands<'_>) -> Result<Shape, Reason> {
     let mut shape = operands.shape(0)?.to_vec();
-    let (starts, ends) = (operands.integers(1)?, operands.integers(2)?);
+    let starts = operands.integers(1)?;
+    let ends = operands.integers(2)?;
     let axes = match operands.optional(3) {
         Some(_) => operands.axes(3, shape.len())?,
         None => (0..starts.len()).collect(),
@@ -181,7 +184,8 @@ fn slice(operands: &Operands<'_>) -> Result<Shape, Reason> {
 /// Number of elements in a slice of one axis; `None` if the step is 0.
 fn slice_len(size: i64, start: i64, end: i64, step: i64) -> Option<i64> {
     let from_front = |position: i64| if position < 0 { position.saturating_add(size) } else { position };
-    let (start, end) = (from_front(start), from_front(end));
+    let start = from_front(start);
+    let end = from_front(end);
     let span = match step {
         0 => return None,
         1.. => end.clamp(0, size) - start.clamp(0, size),
@@ -192,7 +196,8 @@ fn slice_len(size: i64, start: i64, end: i64, step: i64) -> Option<i64> {
 }
 
 fn pad(operands: &Operands<'_>) -> Result<Shape, Reason> {
-    let (shape, pads) = (operands.shape(0)?, operands.integers(1)?);
+    let shape = operands.shape(0)?;
+    let pads = operands.integers(1)?;
     if pads.len() != 2 * shape.len() {
         return Err(format!("{} pads for {} dimensions", pads.len(), shape.len()));
     }
@@ -208,7 +213,8 @@ fn pad(operands: &Operands<'_>) -> Result<Shape, Reason> {
 }
 
 fn gather(operands: &Operands<'_>) -> Result<Shape, Reason> {
-    let (shape, indices) = (operands.shape(0)?, operands.shape(1)?);
+    let shape = operands.shape(0)?;
+    let indices = operands.shape(1)?;
     let axis = operands.axis(0, shape.len())?;
     Ok([&shape[..axis], indices, &shape[axis + 1..]].concat())
 }

@@ -101,7 +101,8 @@ fn spatial_sizes(shape: &[Dim]) -> Result<Vec<i64>, Reason> {
 }
 
 fn conv(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
-    let (x, w) = (operands.float_shape(0)?, operands.float_shape(1)?);
+    let x = operands.float_shape(0)?;
+    let w = operands.float_shape(1)?;
     let sizes = spatial_sizes(x)?;
     let group = operands.attributes.int("group", 1);
     let misfit = || format!("an input of {} does not fit a weight of {} in {group} groups", text(x), text(w));
@@ -126,7 +127,8 @@ fn conv(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
 }
 
 fn conv_transpose(operands: &Operands<'_>) -> Result<Vec<Type>, Reason> {
-    let (x, w) = (operands.float_shape(0)?, operands.float_shape(1)?);
+    let x = operands.float_shape(0)?;
+    let w = operands.float_shape(1)?;
     let sizes = spatial_sizes(x)?;
     let weights = crate::dim::fixed(w).ok_or("the sizes of its weight are not known")?;
     let group = operands.attributes.int("group", 1);

@@ -1,9 +1,9 @@
 //! Splits running statistics that several nodes of a file share.
 //!
-//! Exporters write equal tensors once: the running means of a fresh network are all zeros, and so are its biases. Some let
-//! every node refer to the remaining tensor, others copy it with `Identity` nodes. Yet the statistics of each batch
-//! normalization follow different batches. Here each node gets tensors that nothing else uses. They keep the file's name
-//! if nothing else used it, take the name of the copy if the file has one, and are named after the node otherwise.
+//! Exporters write equal tensors once: the running means of a fresh network are all zeros, and so are its biases. Some
+//! let every node refer to the remaining tensor, others copy it with `Identity` nodes. Yet the statistics of each batch
+//! normalization follow different batches. Here each node gets tensors that nothing else uses. They keep the file's
+//! name if nothing else used it, take the name of the copy if the file has one, and are named after the node otherwise.
 
 use std::collections::{HashMap, HashSet};
 

@@ -63,7 +63,7 @@ fn evaluating(node: &mut proto::Node) -> Vec<String> {
             node.output.truncate(1);
             Vec::new()
         }
-        // Since operator set 12 the third input sets the mode; before, dropout never trained. The second output is the mask.
+        // Since operator set 12 the third input sets the mode; before, dropout never trained. The second output is a mask.
         "Dropout" => {
             node.output.truncate(1);
             node.input.split_off(node.input.len().min(2))

@@ -27,7 +27,8 @@ pub(super) fn apply(call: &mut Call<'_>) -> Outputs {
 }
 
 fn swish(call: &mut Call<'_>) -> Result<ValueId, Reason> {
-    let (x, alpha) = (call.input(0)?, call.float("alpha", 1.0));
+    let x = call.input(0)?;
+    let alpha = call.float("alpha", 1.0);
     let alpha = call.scalar(alpha);
     let scaled = call.step("Mul", &[x, alpha])?;
     let gate = call.step("Sigmoid", &[scaled])?;
@@ -42,7 +43,8 @@ fn mish(call: &mut Call<'_>) -> Result<ValueId, Reason> {
 }
 
 fn selu(call: &mut Call<'_>) -> Result<ValueId, Reason> {
-    let (alpha, gamma) = (call.float("alpha", 1.673_263_2), call.float("gamma", 1.050_701));
+    let alpha = call.float("alpha", 1.673_263_2);
+    let gamma = call.float("gamma", 1.050_701);
     let elu = call.unary("Elu", Attributes::default().with("alpha", alpha))?;
     let gamma = call.scalar(gamma);
     call.step("Mul", &[elu, gamma])
@@ -50,7 +52,8 @@ fn selu(call: &mut Call<'_>) -> Result<ValueId, Reason> {
 
 /// `max(0, x) + min(0, α(e^(x/α) − 1))` is `α · Elu(x/α)`.
 fn celu(call: &mut Call<'_>) -> Result<ValueId, Reason> {
-    let (x, alpha) = (call.input(0)?, call.float("alpha", 1.0));
+    let x = call.input(0)?;
+    let alpha = call.float("alpha", 1.0);
     let alpha = call.scalar(alpha);
     let scaled = call.step("Div", &[x, alpha])?;
     let elu = call.tape.apply_one("Elu", &[scaled], Attributes::default().with("alpha", 1.0))?;
@@ -58,7 +61,8 @@ fn celu(call: &mut Call<'_>) -> Result<ValueId, Reason> {
 }
 
 fn prelu(call: &mut Call<'_>) -> Result<ValueId, Reason> {
-    let (x, slope) = (call.input(0)?, call.input(1)?);
+    let x = call.input(0)?;
+    let slope = call.input(1)?;
     let zero = call.scalar(0.0);
     let is_positive = call.step("Greater", &[x, zero])?;
     let negative = call.step("Mul", &[x, slope])?;
@@ -66,15 +70,18 @@ fn prelu(call: &mut Call<'_>) -> Result<ValueId, Reason> {
 }
 
 fn thresholded(call: &mut Call<'_>) -> Result<ValueId, Reason> {
-    let (x, alpha) = (call.input(0)?, call.float("alpha", 1.0));
-    let (alpha, zero) = (call.scalar(alpha), call.scalar(0.0));
+    let x = call.input(0)?;
+    let alpha = call.float("alpha", 1.0);
+    let alpha = call.scalar(alpha);
+    let zero = call.scalar(0.0);
     let is_above = call.step("Greater", &[x, alpha])?;
     call.step("Where", &[is_above, x, zero])
 }
 
 fn softsign(call: &mut Call<'_>) -> Result<ValueId, Reason> {
     let x = call.input(0)?;
-    let (size, one) = (call.step("Abs", &[x])?, call.scalar(1.0));
+    let size = call.step("Abs", &[x])?;
+    let one = call.scalar(1.0);
     let divisor = call.step("Add", &[size, one])?;
     call.step("Div", &[x, divisor])
 }
@@ -115,9 +122,11 @@ fn divide_by_norm(call: &mut Call<'_>, x: ValueId, axes: &[usize]) -> Result<Val
 }
 
 fn per_channel(call: &mut Call<'_>, x: ValueId) -> Result<ValueId, Reason> {
-    let (scale, bias) = (call.input(1)?, call.input(2)?);
+    let scale = call.input(1)?;
+    let bias = call.input(2)?;
     let shape = call.tape.graph.channel_shape(x);
-    let (scale, bias) = (call.reshape(scale, &shape)?, call.reshape(bias, &shape)?);
+    let scale = call.reshape(scale, &shape)?;
+    let bias = call.reshape(bias, &shape)?;
     let scaled = call.step("Mul", &[x, scale])?;
     call.step("Add", &[scaled, bias])
 }
@@ -147,7 +156,8 @@ fn group(call: &mut Call<'_>) -> Result<ValueId, Reason> {
 }
 
 fn rms(call: &mut Call<'_>) -> Result<ValueId, Reason> {
-    let (x, scale) = (call.input(0)?, call.input(1)?);
+    let x = call.input(0)?;
+    let scale = call.input(1)?;
     let rank = call.tape.graph.rank(x);
     let axis = crate::infer::resolve_axis(call.int("axis", -1), rank)?;
     let axes: Vec<usize> = (axis..rank).collect();
@@ -157,7 +167,9 @@ fn rms(call: &mut Call<'_>) -> Result<ValueId, Reason> {
 
 /// Scaled dot-product attention of four-dimensional queries, keys and values with the same number of heads.
 fn attention(call: &mut Call<'_>) -> Result<ValueId, Reason> {
-    let (query, key, value) = (call.input(0)?, call.input(1)?, call.input(2)?);
+    let query = call.input(0)?;
+    let key = call.input(1)?;
+    let value = call.input(2)?;
     let graph = &call.tape.graph;
     let is_plain = [query, key, value].iter().all(|id| graph.rank(*id) == 4)
         && graph.shape(query)[1] == graph.shape(key)[1]

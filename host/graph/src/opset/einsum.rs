@@ -23,7 +23,8 @@ pub(super) fn apply(call: &mut Call<'_>) -> Outputs {
     let result: Vec<char> = right.chars().collect();
     let mut operands = Vec::new();
     for (index, term) in terms.iter().enumerate() {
-        let (value, letters) = (call.input(index)?, term.chars().collect::<Vec<_>>());
+        let value = call.input(index)?;
+        let letters = term.chars().collect::<Vec<_>>();
         let repeats = |letters: &[char]| letters.iter().enumerate().any(|(at, letter)| letters[..at].contains(letter));
         if letters.len() != call.tape.graph.rank(value) || repeats(&letters) || repeats(&result) {
             return Err(unsupported());
@@ -73,8 +74,10 @@ fn multiply(call: &mut Call<'_>, a: &Operand, b: &Operand, result: &[char]) -> R
         let dim = |letter: &char| Some(shape[operand.letters.iter().position(|own| own == letter)?].clone());
         letters.iter().map(dim).collect::<Option<_>>().ok_or_else(|| "its letters do not fit its operands".into())
     };
-    let (front, height) = (size(call, a, &shared)?, size(call, a, &rows)?);
-    let (inner, width) = (size(call, a, &summed)?, size(call, b, &columns)?);
+    let front = size(call, a, &shared)?;
+    let height = size(call, a, &rows)?;
+    let inner = size(call, a, &summed)?;
+    let width = size(call, b, &columns)?;
     let flat = |dims: &[Dim]| product(dims).ok_or_else(|| "its result is too large".to_owned());
     let left = arrange(call, a, &[&shared[..], &rows, &summed].concat())?;
     let left = call.reshape(left, &[flat(&front)?, flat(&height)?, flat(&inner)?])?;

@@ -41,7 +41,8 @@ pub(super) fn apply(call: &mut Call<'_>) -> Outputs {
             call.with(Attributes::default().with("value", value))
         }
         "CumSum" => {
-            let (exclusive, reverse) = (call.int("exclusive", 0), call.int("reverse", 0));
+            let exclusive = call.int("exclusive", 0);
+            let reverse = call.int("reverse", 0);
             call.with(Attributes::default().with("exclusive", exclusive).with("reverse", reverse))
         }
         _ => call.with(Attributes::default()),
@@ -84,7 +85,8 @@ fn with_axis(call: &mut Call<'_>) -> Outputs {
     let attributes = Attributes::default().with("axis", axis as i64);
     match call.node.op {
         "ArgMax" => {
-            let (keeps, last) = (call.int("keepdims", 1), call.int("select_last_index", 0));
+            let keeps = call.int("keepdims", 1);
+            let last = call.int("select_last_index", 0);
             call.with(attributes.with("keepdims", keeps).with("select_last_index", last))
         }
         _ => call.with(attributes),
@@ -127,10 +129,11 @@ fn slice(call: &mut Call<'_>) -> Outputs {
     call.with(Attributes::default())
 }
 
-/// Ends of a slice, where a named size that equals the whole axis becomes `i64::MAX`.
+/// Ends of a slice; a named size that equals the whole axis becomes `i64::MAX`.
 fn whole_ends(call: &Call<'_>, starts: &[i64]) -> Option<Vec<i64>> {
     let graph = &call.tape.graph;
-    let (shape, ends) = (graph.shape(call.optional(0)?), graph.value(call.optional(2)?).sizes.clone()?);
+    let shape = graph.shape(call.optional(0)?);
+    let ends = graph.value(call.optional(2)?).sizes.clone()?;
     let axes = call.numbers("axes", 3).ok()?.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let end = |(axis, end): (&i64, &Dim)| match end.fixed() {
         Some(end) => Some(end),
@@ -160,13 +163,15 @@ fn pad(call: &mut Call<'_>) -> Outputs {
     if pads.iter().any(|pad| *pad < 0) {
         return Err("it pads by a negative number: use a slice".into());
     }
-    let (pads, value) = (call.tape.graph.integers(&pads), call.scalar(value));
+    let pads = call.tape.graph.integers(&pads);
+    let value = call.scalar(value);
     call.tape.apply("Pad", &[Some(x), Some(pads), Some(value)], Attributes::default().with("mode", "constant"))
 }
 
 /// `GatherND` with constant indices: a `Gather` from the leading axes merged into one.
 fn gather_nd(call: &mut Call<'_>) -> Outputs {
-    let (x, indices) = (call.input(0)?, call.input(1)?);
+    let x = call.input(0)?;
+    let indices = call.input(1)?;
     if call.int("batch_dims", 0) != 0 {
         return Err("it gathers within batches, which is not supported".into());
     }
@@ -201,7 +206,8 @@ fn tile(call: &mut Call<'_>) -> Outputs {
     let spread = |factors: &dyn Fn(usize) -> Dim| -> Vec<Dim> {
         (0..shape.len()).flat_map(|axis| [factors(axis), shape[axis].clone()]).collect()
     };
-    let (narrow, wide) = (spread(&|_| Dim::from(1)), spread(&|axis| Dim::from(repeats[axis])));
+    let narrow = spread(&|_| Dim::from(1));
+    let wide = spread(&|axis| Dim::from(repeats[axis]));
     let apart = call.reshape(x, &narrow)?;
     let repeated = expand(call, apart, &wide)?;
     let joined: Option<Vec<Dim>> = wide.chunks(2).map(product).collect();

@@ -66,7 +66,8 @@ fn pool(call: &Call<'_>) -> Result<Attributes, Reason> {
 fn window(call: &Call<'_>, kernel: &[i64]) -> Result<Attributes, Reason> {
     let ones = || vec![1; kernel.len()];
     let read = |name: &str| call.node.attributes.ints(name).map_or_else(ones, <[i64]>::to_vec);
-    let (strides, dilations) = (read("strides"), read("dilations"));
+    let strides = read("strides");
+    let dilations = read("dilations");
     let given = call.node.attributes.ints("pads").map_or_else(|| vec![0; 2 * kernel.len()], <[i64]>::to_vec);
     let pads = match call.node.attributes.text("auto_pad").unwrap_or("NOTSET") {
         "NOTSET" | "" => given,
@@ -95,7 +96,8 @@ fn same_pads(shape: &[i64], kernel: &[i64], (strides, dilations): (&[i64], &[i64
         let count = shape[axis].checked_add(stride - 1)? / stride;
         let span = dilations[axis].checked_mul(kernel[axis].checked_sub(1)?)?.checked_add(1)?;
         let total = ((count - 1).checked_mul(stride)?.checked_add(span)? - shape[axis]).max(0);
-        let (small, large) = (total / 2, total - total / 2);
+        let small = total / 2;
+        let large = total - total / 2;
         (pads[axis], pads[axis + kernel.len()]) = if upper { (small, large) } else { (large, small) };
     }
     Some(pads)

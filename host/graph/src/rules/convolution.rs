@@ -95,14 +95,16 @@ pub(super) fn taps(kernel: &[i64]) -> Vec<Vec<i64>> {
 /// Strided ranges of the padded input that one tap of a window reads, at axes counted from `first`.
 pub(super) fn tap_ranges(window: &Window, output: &[i64], tap: &[i64], first: usize) -> Vec<(usize, i64, i64, i64)> {
     let range = |axis: usize| {
-        let (start, stride) = (tap[axis] * window.dilations[axis], window.strides[axis]);
+        let start = tap[axis] * window.dilations[axis];
+        let stride = window.strides[axis];
         (axis + first, start, start + (output[axis] - 1) * stride + 1, stride)
     };
     (0..tap.len()).map(range).collect()
 }
 
 fn conv(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
-    let (x, weight) = (step.input(0)?, step.input(1)?);
+    let x = step.input(0)?;
+    let weight = step.input(1)?;
     let conv = Conv::new(tape, (x, weight, g), &step.attributes)?;
     let mut gradients = vec![None; 3];
     if tape.is_active(x) {
@@ -250,7 +252,8 @@ fn weight_by_conv(tape: &mut Tape, conv: &Conv) -> Made {
         ends.push(end.max(0));
     }
     x = tape.graph.slice(x, &crops)?;
-    let (x, g) = (by_group(tape, x, *group, true)?, by_group(tape, conv.g, *group, false)?);
+    let x = by_group(tape, x, *group, true)?;
+    let g = by_group(tape, conv.g, *group, false)?;
     let pads = [&window.begins[..], &ends].concat();
     let kernel = tape.graph.fixed_shape_from(g, 2).ok_or("its sizes are not known")?;
     let attributes = attributes(&kernel, &window.dilations, &window.strides, pads, *group);
@@ -277,7 +280,8 @@ fn by_group(tape: &mut Tape, x: ValueId, group: i64, is_input: bool) -> Made {
 /// The input gradient of a transposed convolution is a convolution. Its weight gradient is that of a convolution with
 /// input and gradient exchanged.
 fn transposed(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
-    let (x, weight) = (step.input(0)?, step.input(1)?);
+    let x = step.input(0)?;
+    let weight = step.input(1)?;
     let kernel = tape.graph.fixed_shape_from(weight, 2).ok_or("the sizes of its weight are not known")?;
     let window = Window::of(&step.attributes, &kernel)?;
     let group = step.attributes.int("group", 1);

@@ -24,7 +24,8 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
 }
 
 fn unary(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
-    let (x, y) = (step.input(0)?, step.outputs[0]);
+    let x = step.input(0)?;
+    let y = step.outputs[0];
     let graph = &mut tape.graph;
     match step.op {
         "Identity" | "Cast" => Ok(g),
@@ -77,12 +78,14 @@ fn unary(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
 
 /// Activations whose gradients need constants.
 fn activation(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
-    let (x, y) = (step.input(0)?, step.outputs[0]);
+    let x = step.input(0)?;
+    let y = step.outputs[0];
     let alpha = step.attributes.float("alpha", 1.0);
     let graph = &mut tape.graph;
     match step.op {
         "HardSigmoid" => {
-            let (above, below) = (graph.compare("Greater", y, 0.0)?, graph.compare("Less", y, 1.0)?);
+            let above = graph.compare("Greater", y, 0.0)?;
+            let below = graph.compare("Less", y, 1.0)?;
             let is_inside = graph.op("And", &[above, below])?;
             let slope = graph.scale(g, alpha)?;
             graph.keep_where(is_inside, slope)
@@ -91,8 +94,10 @@ fn activation(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
             // Between −3 and 3 the slope is x/3 + 1/2; it is 0 below and 1 above.
             let third = graph.scale(x, 1.0 / 3.0)?;
             let slope = graph.offset(third, 0.5)?;
-            let (is_low, is_high) = (graph.compare("LessOrEqual", x, -3.0)?, graph.compare("GreaterOrEqual", x, 3.0)?);
-            let (zero, one) = (graph.scalar(0.0), graph.scalar(1.0));
+            let is_low = graph.compare("LessOrEqual", x, -3.0)?;
+            let is_high = graph.compare("GreaterOrEqual", x, 3.0)?;
+            let zero = graph.scalar(0.0);
+            let one = graph.scalar(1.0);
             let slope = graph.op("Where", &[is_low, zero, slope])?;
             let slope = graph.op("Where", &[is_high, one, slope])?;
             graph.mul(g, slope)
@@ -131,7 +136,8 @@ fn gelu(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     let square = tape.graph.mul(x, x)?;
     let slope = if step.attributes.text("approximate") == Some("tanh") {
         let graph = &mut tape.graph;
-        let (scale, cubic) = ((2.0 / PI).sqrt(), 0.044_715);
+        let scale = (2.0 / PI).sqrt();
+        let cubic = 0.044_715;
         let growth = graph.scale(square, cubic)?;
         let growth = graph.offset(growth, 1.0)?;
         let inner = graph.scale(x, scale)?;
@@ -162,7 +168,8 @@ fn gelu(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
 }
 
 fn binary(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
-    let (a, b) = (step.input(0)?, step.input(1)?);
+    let a = step.input(0)?;
+    let b = step.input(1)?;
     let mut gradients = vec![None, None];
     for (index, operand) in [a, b].into_iter().enumerate() {
         if !tape.is_active(operand) {
@@ -179,7 +186,8 @@ fn binary(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
             ("Mul", _) => tape.graph.mul(g, a)?,
             ("Div", 0) => tape.graph.div(g, b)?,
             ("Div", _) => {
-                let (quotient, graph) = (step.outputs[0], &mut tape.graph);
+                let quotient = step.outputs[0];
+                let graph = &mut tape.graph;
                 let product = graph.mul(g, quotient)?;
                 let product = graph.div(product, b)?;
                 graph.neg(product)?
@@ -202,7 +210,9 @@ fn extremum(tape: &mut Tape, step: &Step, g: ValueId, (own, other): (ValueId, Va
 }
 
 fn select(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
-    let (condition, a, b) = (step.input(0)?, step.input(1)?, step.input(2)?);
+    let condition = step.input(0)?;
+    let a = step.input(1)?;
+    let b = step.input(2)?;
     let mut gradients = vec![None; 3];
     if tape.is_active(a) {
         let kept = tape.graph.keep_where(condition, g)?;
@@ -218,7 +228,8 @@ fn select(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
 
 /// `x^c` for a `c` that is not trained.
 fn pow(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
-    let (x, exponent) = (step.input(0)?, step.input(1)?);
+    let x = step.input(0)?;
+    let exponent = step.input(1)?;
     if tape.is_active(exponent) {
         return Err("its exponent is trained, which has no rule".into());
     }

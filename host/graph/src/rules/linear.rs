@@ -15,7 +15,8 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
 }
 
 fn matmul(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
-    let (a, b) = (step.input(0)?, step.input(1)?);
+    let a = step.input(0)?;
+    let b = step.input(1)?;
     let mut gradients = vec![None, None];
     let is_matrix = tape.graph.rank(b) == 2;
     if tape.is_active(a) {
@@ -65,10 +66,13 @@ fn rows_of(tape: &mut Tape, x: ValueId) -> Made {
 }
 
 fn gemm(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
-    let (a, b) = (step.input(0)?, step.input(1)?);
+    let a = step.input(0)?;
+    let b = step.input(1)?;
     let is_set = |name| step.attributes.int(name, 0) != 0;
-    let (trans_a, trans_b) = (is_set("transA"), is_set("transB"));
-    let (alpha, beta) = (step.attributes.float("alpha", 1.0), step.attributes.float("beta", 1.0));
+    let trans_a = is_set("transA");
+    let trans_b = is_set("transB");
+    let alpha = step.attributes.float("alpha", 1.0);
+    let beta = step.attributes.float("beta", 1.0);
     let mut gradients = vec![None; 3];
     let scaled = tape.graph.scale(g, alpha)?;
     if tape.is_active(a) {

@@ -1,9 +1,9 @@
 //! The layout `[C, positions, N]` for tensors with channels and a batch: the batch is innermost.
 //!
 //! A weight `[O, C, k, k]` is then the left factor of a matrix product as it is, and its gradient has the parameter's
-//! order. Patches are one gather of runs of N values, per-channel operators work on long runs, and 1×1 maps are matrices
-//! over the whole batch. Only products, gathers and element-wise operators remain, which every engine runs well.
-//! Operators without a rule here see the model's layout, restored by a transpose.
+//! order. Patches are one gather of runs of N values, per-channel operators work on long runs, and 1×1 maps are
+//! matrices over the whole batch. Only products, gathers and element-wise operators remain, which every engine runs
+//! well. Operators without a rule here see the model's layout, restored by a transpose.
 
 mod convolution;
 mod pooling;
@@ -235,7 +235,8 @@ fn unary(
 /// Two maps with equal channels, and equal sizes or a single position in one of them; or a map and a number.
 fn binary(tape: &mut Tape, op: &'static str, inputs: &[Option<ValueId>]) -> Result<Option<Map>, Reason> {
     let [Some(a), Some(b)] = *inputs else { return Ok(None) };
-    let (left, right) = (tape.maps.get(&a).cloned(), tape.maps.get(&b).cloned());
+    let left = tape.maps.get(&a).cloned();
+    let right = tape.maps.get(&b).cloned();
     let is_number =
         |tape: &Tape, id| tape.graph.fixed_shape(id).is_some_and(|shape| shape.iter().all(|size| *size == 1));
     let (map, values) = match (left, right) {

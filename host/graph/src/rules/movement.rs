@@ -66,8 +66,11 @@ fn slice(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
         let id = step.input(index)?;
         tape.graph.integers_of(id).ok_or_else(|| "its ranges are not constant".to_owned())
     };
-    let (starts, axes, steps) = (known(1)?, known(3)?, known(4)?);
-    let (mut begins, mut ends) = (vec![0; shape.len()], vec![0; shape.len()]);
+    let starts = known(1)?;
+    let axes = known(3)?;
+    let steps = known(4)?;
+    let mut begins = vec![0; shape.len()];
+    let mut ends = vec![0; shape.len()];
     let mut spread = g;
     for ((start, axis), stride) in starts.into_iter().zip(axes).zip(steps) {
         let axis = resolve_axis(axis, shape.len())?;
@@ -80,7 +83,8 @@ fn slice(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
         }
         // The first element taken, counted from the front, and the distance to the next.
         let start = if start < 0 { start.saturating_add(size) } else { start }.clamp(0, size - 1);
-        let (gap, low) = (stride.abs(), if stride < 0 { start - (taken - 1) * stride.abs() } else { start });
+        let gap = stride.abs();
+        let low = if stride < 0 { start - (taken - 1) * stride.abs() } else { start };
         spread = dilate(tape, spread, axis, gap)?;
         (begins[axis], ends[axis]) = (low, size - low - ((taken - 1) * gap + 1));
     }
@@ -97,7 +101,8 @@ fn dilate(tape: &mut Tape, x: ValueId, axis: usize, gap: i64) -> Made {
     let Some(size) = shape[axis].fixed().filter(|size| gap > 1 && *size > 1) else { return Ok(x) };
     let mut apart = shape.clone();
     apart.insert(axis + 1, Dim::from(1));
-    let (mut begins, mut ends) = (vec![0; apart.len()], vec![0; apart.len()]);
+    let mut begins = vec![0; apart.len()];
+    let mut ends = vec![0; apart.len()];
     begins[axis + 1] = 0;
     ends[axis + 1] = gap - 1;
     let column = tape.graph.reshape(x, &apart)?;
@@ -151,7 +156,8 @@ pub(super) fn gather_forward(
     attributes: &Attributes,
 ) -> Result<Forward, Reason> {
     let [Some(x), Some(indices)] = inputs else { return Ok(Forward::Plain) };
-    let (shape, axis) = (tape.graph.shape(*x).to_vec(), attributes.int("axis", 0) as usize);
+    let shape = tape.graph.shape(*x).to_vec();
+    let axis = attributes.int("axis", 0) as usize;
     let single = shape.get(axis) == Some(&Dim::from(1)) && tape.graph.value(*x).sizes.is_none();
     let Some(numbers) = tape.graph.integers_of(*indices).filter(|_| single) else { return Ok(Forward::Plain) };
     if numbers.iter().any(|index| !(-1..=0).contains(index)) {
@@ -162,19 +168,23 @@ pub(super) fn gather_forward(
     let narrow = [&shape[..axis], &ones, &shape[axis + 1..]].concat();
     let wide = [&shape[..axis], &index_shape, &shape[axis + 1..]].concat();
     let numbers = |dims: &[Dim], unknown| dims.iter().map(|dim| dim.fixed().unwrap_or(unknown)).collect::<Vec<_>>();
-    let (narrow, wide) = (numbers(&narrow, -1), numbers(&wide, 1));
+    let narrow = numbers(&narrow, -1);
+    let wide = numbers(&wide, 1);
     if narrow.iter().filter(|size| **size == -1).count() > 1 {
         return Ok(Forward::Plain);
     }
-    let (narrow, wide) = (tape.graph.integers(&narrow), tape.graph.integers(&wide));
+    let narrow = tape.graph.integers(&narrow);
+    let wide = tape.graph.integers(&wide);
     let column = tape.apply_one("Reshape", &[*x, narrow], Attributes::default().with("allowzero", 0))?;
     Ok(Forward::Composed(vec![tape.apply_one("Expand", &[column, wide], Attributes::default())?]))
 }
 
 /// Rows of a table, as in an embedding: each gets the sum of the gradients of its uses.
 fn gather(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
-    let (table, indices) = (step.input(0)?, step.input(1)?);
-    let (rank, index_rank) = (tape.graph.rank(table), tape.graph.rank(indices));
+    let table = step.input(0)?;
+    let indices = step.input(1)?;
+    let rank = tape.graph.rank(table);
+    let index_rank = tape.graph.rank(indices);
     let axis = resolve_axis(step.attributes.int("axis", 0), rank)?;
     let shape = tape.graph.shape(table).to_vec();
     let sizes = crate::dim::fixed(&shape).ok_or("the sizes of its table are not known")?;
@@ -195,7 +205,8 @@ fn gather(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
 }
 
 fn gather_elements(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
-    let (x, indices) = (step.input(0)?, step.input(1)?);
+    let x = step.input(0)?;
+    let indices = step.input(1)?;
     let zero = tape.graph.scalar(0.0);
     let zeros = tape.graph.expand_like(zero, x)?;
     let attributes = Attributes::default().with("axis", step.attributes.int("axis", 0)).with("reduction", "add");

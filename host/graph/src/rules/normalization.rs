@@ -34,7 +34,8 @@ fn by_batch(
     (axes, shape): (&[usize], &[Dim]),
     attributes: &Attributes,
 ) -> Result<(ValueId, Vec<ValueId>), Reason> {
-    let (scale, bias) = (tape.graph.reshape(scale, shape)?, tape.graph.reshape(bias, shape)?);
+    let scale = tape.graph.reshape(scale, shape)?;
+    let bias = tape.graph.reshape(bias, shape)?;
     let batch_mean = tape.graph.mean(x, axes)?;
     let centred = tape.graph.sub(x, batch_mean)?;
     let squares = tape.graph.mul(centred, centred)?;
@@ -70,8 +71,10 @@ pub(super) fn batch_forward(
     if tape.mode == Mode::Evaluation {
         let graph = &mut tape.graph;
         let epsilon = attributes.float("epsilon", 1e-5);
-        let (scale, bias) = (graph.reshape(scale, &shape)?, graph.reshape(bias, &shape)?);
-        let (mean, variance) = (graph.reshape(mean, &shape)?, graph.reshape(variance, &shape)?);
+        let scale = graph.reshape(scale, &shape)?;
+        let bias = graph.reshape(bias, &shape)?;
+        let mean = graph.reshape(mean, &shape)?;
+        let variance = graph.reshape(variance, &shape)?;
         let inverse = inverse_root(tape, variance, epsilon)?;
         let slope = tape.graph.mul(scale, inverse)?;
         let shift = tape.graph.mul(mean, slope)?;
@@ -117,7 +120,9 @@ fn batch(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     let [centred, inverse, slope] = step.saved[..] else {
         return Err("it normalizes by running statistics, which has no gradient here".into());
     };
-    let (x, scale, bias) = (step.input(0)?, step.input(1)?, step.input(2)?);
+    let x = step.input(0)?;
+    let scale = step.input(1)?;
+    let bias = step.input(2)?;
     let axes = batch_axes(tape, x, step.attributes.int("channel_axis", 1) as usize);
     let graph = &mut tape.graph;
     let sum = graph.sum(g, &axes)?;
@@ -136,13 +141,15 @@ fn batch(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     let rest = graph.add(along, offset)?;
     let scaled = graph.mul(g, slope)?;
     let own = graph.add(scaled, rest)?;
-    let (scale, bias) = (graph.reshape_like(scale_gradient, scale)?, graph.reshape_like(sum, bias)?);
+    let scale = graph.reshape_like(scale_gradient, scale)?;
+    let bias = graph.reshape_like(sum, bias)?;
     Ok(vec![Some(own), Some(scale), Some(bias)])
 }
 
 /// `dx = (γg − mean(γg) − x̂·mean(γg·x̂)) / σ` (Ba, Kiros and Hinton, 2016)
 fn layer(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
-    let (x, scale) = (step.input(0)?, step.input(1)?);
+    let x = step.input(0)?;
+    let scale = step.input(1)?;
     let first = step.attributes.int("axis", -1) as usize;
     let axes: Vec<usize> = (first..tape.graph.rank(x)).collect();
     let graph = &mut tape.graph;
@@ -185,7 +192,8 @@ pub(super) fn dropout_forward(
     let name = format!("noise.{}", tape.graph.origin);
     let noise = tape.graph.input(&name, Type::new(ty.element, ty.shape));
     let is_kept = tape.graph.compare("Less", noise, keep)?;
-    let (factor, zero) = (tape.graph.scalar(1.0 / keep), tape.graph.scalar(0.0));
+    let factor = tape.graph.scalar(1.0 / keep);
+    let zero = tape.graph.scalar(0.0);
     let mask = tape.graph.op("Where", &[is_kept, factor, zero])?;
     Ok(Forward::Saved(vec![tape.graph.mul(x, mask)?], vec![mask]))
 }

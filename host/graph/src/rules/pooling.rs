@@ -42,7 +42,9 @@ impl Pool {
         let x = step.input(0)?;
         let kernel = step.attributes.ints("kernel_shape").ok_or("it has no kernel")?;
         let sizes = |id, from| tape.graph.fixed_shape_from(id, from).ok_or("its sizes are not known");
-        let (window, channels, output) = (Window::of(&step.attributes, kernel)?, sizes(x, 1)?[0], sizes(g, 2)?);
+        let window = Window::of(&step.attributes, kernel)?;
+        let channels = sizes(x, 1)?[0];
+        let output = sizes(g, 2)?;
         let product = |sizes: &[i64], first| sizes.iter().try_fold(first, |count: i64, size| count.checked_mul(*size));
         // Each tap of each channel has a separate kernel, as large as the window.
         let taps = product(&window.kernel, 1);
@@ -77,7 +79,7 @@ impl Pool {
         tape.graph.pad(cut, &vec![0; ends.len()], &ends, 0.0)
     }
 
-    /// Propagates `gradient`, with `taps` values per channel and window, back by a transposed convolution with `kernel`.
+    /// Propagates `gradient`, `taps` values per channel and window, back by a transposed convolution with `kernel`.
     fn spread(&self, tape: &mut Tape, gradient: ValueId, kernel: ValueId) -> Made {
         let window = &self.window;
         let zeros = vec![0; window.kernel.len()];
@@ -110,7 +112,8 @@ fn maximum_by_scatter(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
         let target = tape.graph.integers(&[-1]);
         tape.graph.op_with("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
     };
-    let (g, indices) = (flat(tape, pool.g)?, flat(tape, indices)?);
+    let g = flat(tape, pool.g)?;
+    let indices = flat(tape, indices)?;
     let zeros = match count.fixed() {
         Some(count) => super::movement::zeros(tape, &[count])?,
         None => {

@@ -99,7 +99,8 @@ pub(super) fn count(tape: &mut Tape, x: ValueId, axes: &[usize]) -> Made {
     }
     let graph = &mut tape.graph;
     let axes: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
-    let (shape, axes) = (graph.op("Shape", &[x])?, graph.integers(&axes));
+    let shape = graph.op("Shape", &[x])?;
+    let axes = graph.integers(&axes);
     let sizes = graph.op_with("Gather", &[shape, axes], crate::attributes::Attributes::default().with("axis", 0))?;
     let product = graph.reduce("ReduceProd", sizes, &[0], false)?;
     graph.cast(product, ElementType::F32)
@@ -107,7 +108,8 @@ pub(super) fn count(tape: &mut Tape, x: ValueId, axes: &[usize]) -> Made {
 
 /// `y·(g − Σ g·y)`
 fn softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
-    let (y, axis) = (step.outputs[0], step.attributes.int("axis", -1) as usize);
+    let y = step.outputs[0];
+    let axis = step.attributes.int("axis", -1) as usize;
     let product = tape.graph.mul(g, y)?;
     let sum = tape.graph.sum(product, &[axis])?;
     let centred = tape.graph.sub(g, sum)?;
@@ -116,7 +118,8 @@ fn softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
 
 /// `g − e^y·Σ g`
 fn log_softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
-    let (y, axis) = (step.outputs[0], step.attributes.int("axis", -1) as usize);
+    let y = step.outputs[0];
+    let axis = step.attributes.int("axis", -1) as usize;
     let probability = tape.graph.op("Exp", &[y])?;
     let sum = tape.graph.sum(g, &[axis])?;
     let product = tape.graph.mul(probability, sum)?;

@@ -116,7 +116,7 @@ fn sizes_that_do_not_fit_are_named() {
         (conv(2), "node `node_0` (operator `Conv`): its window of 3 does not fit into 2 padded elements"),
         (reshaped, "node `node_1` (operator `Reshape`): [batch, 3] cannot be reshaped to [7, -1]"),
         (start().node("MatMul", "a w", "y", &[]).output("y"), "[batch, 3] and [4, 3] cannot be multiplied"),
-        (start().node("Softmax", "a", "y", &[("axis", Int(5))]).output("y"), "there is no axis 5 in 2 dimensions"),
+        (start().node("Softmax", "a", "y", &[("axis", Int(5))]).output("y"), "axis 5 is out of range for 2 dimensions"),
     ];
     for (file, expected) in cases {
         let refusal = refusal(file, Options::default().loss);

@@ -57,7 +57,8 @@ impl Build {
     /// Adds a boolean without dimensions.
     pub(crate) fn truth(self, name: &str, value: bool) -> Build {
         let raw = Some(std::cell::RefCell::new(vec![u8::from(value)]));
-        let (name, data_type) = (Some(name.into()), Some(DataType::BOOL));
+        let name = Some(name.into());
+        let data_type = Some(DataType::BOOL);
         self.tensor(TensorProto { name, dims: vec![], data_type, raw_data: raw, ..Default::default() })
     }
 

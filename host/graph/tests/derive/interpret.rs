@@ -178,7 +178,8 @@ fn unary(op: &str, x: &Array, attributes: &Attributes<'_>) -> Array {
 }
 
 fn several(op: &str, inputs: &[Option<&Array>], attributes: &Attributes<'_>) -> Array {
-    let (a, b) = (inputs[0].expect("an input"), inputs[1].unwrap_or_else(|| inputs[0].expect("an input")));
+    let a = inputs[0].expect("an input");
+    let b = inputs[1].unwrap_or_else(|| inputs[0].expect("an input"));
     let truth = |holds: bool| f64::from(u8::from(holds));
     let compare = |f: &dyn Fn(f64, f64) -> bool| Array { is_integer: true, ..broadcast(a, b, |a, b| truth(f(a, b))) };
     match op {
@@ -196,7 +197,8 @@ fn several(op: &str, inputs: &[Option<&Array>], attributes: &Attributes<'_>) -> 
         "And" => compare(&|a, b| a != 0.0 && b != 0.0),
         "Clip" => {
             let bound = |index: usize| inputs.get(index).copied().flatten().map(|bound| bound.values[0]);
-            let (low, high) = (bound(1).unwrap_or(f64::NEG_INFINITY), bound(2).unwrap_or(f64::INFINITY));
+            let low = bound(1).unwrap_or(f64::NEG_INFINITY);
+            let high = bound(2).unwrap_or(f64::INFINITY);
             a.like(&a.dims, a.values.iter().map(|v| v.max(low).min(high)).collect())
         }
         "Reshape" => reshape(a, &b.to_indices()),
@@ -225,7 +227,8 @@ fn several(op: &str, inputs: &[Option<&Array>], attributes: &Attributes<'_>) -> 
 
 /// The error function by its series, which converges for the small arguments of tests.
 fn erf(x: f64) -> f64 {
-    let (mut term, mut sum) = (x, x);
+    let mut term = x;
+    let mut sum = x;
     for n in 1..120 {
         term *= -x * x / f64::from(n);
         sum += term / f64::from(2 * n + 1);
@@ -256,7 +259,8 @@ pub(crate) fn flat(strides: &[usize], index: &[usize]) -> usize {
 fn broadcast(a: &Array, b: &Array, f: impl Fn(f64, f64) -> f64) -> Array {
     let rank = a.dims.len().max(b.dims.len());
     let padded = |dims: &[usize]| [&vec![1; rank - dims.len()][..], dims].concat();
-    let (da, db) = (padded(&a.dims), padded(&b.dims));
+    let da = padded(&a.dims);
+    let db = padded(&b.dims);
     let pair = |(a, b): (&usize, &usize)| {
         assert!(a == b || *a == 1 || *b == 1, "{da:?} {db:?}");
         if *a == 1 { *b } else { *a }
@@ -269,7 +273,8 @@ fn broadcast(a: &Array, b: &Array, f: impl Fn(f64, f64) -> f64) -> Array {
             .map(|(stride, size)| if *size == 1 { 0 } else { stride })
             .collect::<Vec<_>>()
     };
-    let (sa, sb) = (steps(&da), steps(&db));
+    let sa = steps(&da);
+    let sb = steps(&db);
     let values = indices(&dims).iter().map(|i| f(a.values[flat(&sa, i)], b.values[flat(&sb, i)])).collect();
     a.like(&dims, values)
 }
@@ -332,14 +337,20 @@ fn argmax(x: &Array, axis: usize) -> Array {
 }
 
 fn matmul(a: &Array, b: &Array) -> Array {
-    let (ra, rb) = (a.dims.len(), b.dims.len());
-    let (rows, inner, columns) = (a.dims[ra - 2], a.dims[ra - 1], b.dims[rb - 1]);
+    let ra = a.dims.len();
+    let rb = b.dims.len();
+    let rows = a.dims[ra - 2];
+    let inner = a.dims[ra - 1];
+    let columns = b.dims[rb - 1];
     let front = |dims: &[usize]| Array::new(dims, (0..dims.iter().product::<usize>()).map(|i| i as f64).collect());
-    let (fa, fb) = (front(&a.dims[..ra - 2]), front(&b.dims[..rb - 2]));
-    let (from_a, from_b) = (broadcast(&fa, &fb, |a, _| a), broadcast(&fa, &fb, |_, b| b));
+    let fa = front(&a.dims[..ra - 2]);
+    let fb = front(&b.dims[..rb - 2]);
+    let from_a = broadcast(&fa, &fb, |a, _| a);
+    let from_b = broadcast(&fa, &fb, |_, b| b);
     let mut values = Vec::new();
     for (ia, ib) in from_a.values.iter().zip(&from_b.values) {
-        let (ma, mb) = (&a.values[*ia as usize * rows * inner..], &b.values[*ib as usize * inner * columns..]);
+        let ma = &a.values[*ia as usize * rows * inner..];
+        let mb = &b.values[*ib as usize * inner * columns..];
         for row in 0..rows {
             for column in 0..columns {
                 values.push((0..inner).map(|i| ma[row * inner + i] * mb[i * columns + column]).sum());
@@ -379,7 +390,8 @@ fn concat(parts: &[&Array], attributes: &Attributes<'_>) -> Array {
 fn split(x: &Array, sizes: &Array, axis: usize) -> Vec<Array> {
     let mut start = 0;
     let part = |size: &i64| {
-        let (from, to) = (start, start + size);
+        let from = start;
+        let to = start + size;
         start = to;
         slice(x, &[from], &[to], (&[axis as i64], &[1]))
     };
@@ -391,7 +403,8 @@ fn slice(x: &Array, starts: &[i64], ends: &[i64], (axes, steps): (&[i64], &[i64]
     for (((start, end), axis), step) in starts.iter().zip(ends).zip(axes).zip(steps) {
         let size = x.dims[*axis as usize] as i64;
         let front = |position: i64| if position < 0 { position.saturating_add(size) } else { position };
-        let (start, end) = (front(*start), front(*end));
+        let start = front(*start);
+        let end = front(*end);
         let (start, end) = if *step > 0 {
             (start.clamp(0, size), end.clamp(0, size))
         } else {
@@ -433,7 +446,9 @@ fn pad(x: &Array, pads: &[i64], value: f64) -> Array {
 
 fn gather(x: &Array, index: &Array, axis: usize) -> Array {
     let dims = [&x.dims[..axis], &index.dims, &x.dims[axis + 1..]].concat();
-    let (steps, index_steps, rank) = (strides(&x.dims), strides(&index.dims), index.dims.len());
+    let steps = strides(&x.dims);
+    let index_steps = strides(&index.dims);
+    let rank = index.dims.len();
     let value = |at: &Vec<usize>| {
         let picked = index.values[flat(&index_steps, &at[axis..axis + rank])] as usize;
         let source = [&at[..axis], &[picked], &at[axis + rank..]].concat();
@@ -453,7 +468,8 @@ fn gather_elements(x: &Array, index: &Array, axis: usize) -> Array {
 }
 
 fn scatter_elements(x: &Array, index: &Array, updates: &Array, axis: usize) -> Array {
-    let (mut result, steps) = (x.clone(), strides(&x.dims));
+    let mut result = x.clone();
+    let steps = strides(&x.dims);
     for ((at, picked), update) in indices(&index.dims).iter().zip(&index.values).zip(&updates.values) {
         let mut target = at.clone();
         target[axis] = *picked as usize;

@@ -1,4 +1,4 @@
-//! Chains of operators in the layout with the batch last, where one map goes from operator to operator.
+//! Chains of operators in the layout with the batch last, where one map passes from operator to operator.
 
 use skein_graph::{Loss, Lowering};
 

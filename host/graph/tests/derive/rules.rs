@@ -22,8 +22,8 @@ fn lowerings() -> Vec<Lowering> {
     vec![portable, flipped, scattered, Lowering::onnxruntime(), Lowering::openvino(), Lowering::rten()]
 }
 
-/// Derives the training graph of a file and compares its gradients with differences of its loss, in every lowering, with
-/// the batch known by name and by number.
+/// Derives the training graph of a file and compares its gradients with differences of its loss, in every lowering,
+/// with the batch known by name and by number.
 pub(crate) fn check(name: &str, file: Vec<u8>, loss: Loss) {
     let sizes = BTreeMap::from([("batch".to_owned(), BATCH as i64)]);
     let model = parse(name, file);
@@ -136,7 +136,7 @@ fn operator(op: &str, dims: &[i64], others: &[&[i64]], attributes: &[(&str, Valu
     build.node(op, &names, "y", attributes).output("y")
 }
 
-/// Checks an [`operator`] with a fixed batch, since `p` has its size.
+/// Checks an `operator` with a fixed batch, since `p` has its size.
 pub(crate) fn check_operator(op: &str, dims: &[i64], others: &[&[i64]], attributes: &[(&str, Value<'_>)]) {
     let file = operator(op, dims, others, attributes);
     let model = Model::parse(file.into(), &|_| Err(String::new())).unwrap();
@@ -402,7 +402,9 @@ fn running_statistics_follow_the_batch() {
     let graph = model.training_graph(&Options::default()).unwrap();
     assert_eq!(graph.statistics, ["mean", "variance"]);
     let inputs = inputs(&model, &graph, Options::default().loss);
-    let (outputs, x, w) = (run(&graph.onnx, &inputs), &inputs["x"], &inputs["w"]);
+    let outputs = run(&graph.onnx, &inputs);
+    let x = &inputs["x"];
+    let w = &inputs["w"];
     for channel in 0..4 {
         let weights = [w.values[channel * 2], w.values[channel * 2 + 1]];
         let value =

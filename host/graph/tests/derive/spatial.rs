@@ -44,14 +44,18 @@ impl Window {
 }
 
 pub(crate) fn conv(x: &Array, weight: &Array, bias: Option<&Array>, attributes: &Attributes<'_>) -> Array {
-    let (window, group) = (Window::of(attributes), attributes.int("group") as usize);
-    let (outputs, inputs) = (weight.dims[0], weight.dims[1]);
+    let window = Window::of(attributes);
+    let group = attributes.int("group") as usize;
+    let outputs = weight.dims[0];
+    let inputs = weight.dims[1];
     let sizes = &x.dims[2..];
     let dims = [&[x.dims[0], outputs], &window.output(sizes, false)[..]].concat();
-    let (x_steps, w_steps) = (strides(&x.dims), strides(&weight.dims));
+    let x_steps = strides(&x.dims);
+    let w_steps = strides(&weight.dims);
     let taps = indices(&window.kernel);
     let value = |index: &Vec<usize>| {
-        let (sample, output) = (index[0], index[1]);
+        let sample = index[0];
+        let output = index[1];
         let first = output / (outputs / group) * inputs;
         let mut sum = bias.map_or(0.0, |bias| bias.values[output]);
         for tap in &taps {
@@ -68,9 +72,11 @@ pub(crate) fn conv(x: &Array, weight: &Array, bias: Option<&Array>, attributes: 
 }
 
 pub(crate) fn conv_transpose(x: &Array, weight: &Array, bias: Option<&Array>, attributes: &Attributes<'_>) -> Array {
-    let (window, group) = (Window::of(attributes), attributes.int("group") as usize);
+    let window = Window::of(attributes);
+    let group = attributes.int("group") as usize;
     let extra = attributes.ints("output_padding");
-    let (inputs, outputs) = (weight.dims[0], weight.dims[1]);
+    let inputs = weight.dims[0];
+    let outputs = weight.dims[1];
     let rank = x.dims.len() - 2;
     let size = |axis: usize| {
         let span = window.dilations[axis] * (window.kernel[axis] - 1) + 1;
@@ -104,7 +110,8 @@ pub(crate) fn max_pool(x: &Array, attributes: &Attributes<'_>) -> Vec<Array> {
     let window = Window::of(attributes);
     let sizes = &x.dims[2..];
     let dims = [&x.dims[..2], &window.output(sizes, attributes.int("ceil_mode") == 1)].concat();
-    let (steps, taps) = (strides(&x.dims), indices(&window.kernel));
+    let steps = strides(&x.dims);
+    let taps = indices(&window.kernel);
     let best = |index: &Vec<usize>| {
         let met = taps.iter().filter_map(|tap| window.position(&index[2..], tap, sizes));
         let flat = met.map(|position| flat(&steps, &[&index[..2], &position].concat()));
@@ -121,7 +128,8 @@ pub(crate) fn average_pool(x: &Array, attributes: &Attributes<'_>) -> Array {
     let sizes = &x.dims[2..];
     let includes = attributes.int("count_include_pad") == 1;
     let dims = [&x.dims[..2], &window.output(sizes, attributes.int("ceil_mode") == 1)].concat();
-    let (steps, taps) = (strides(&x.dims), indices(&window.kernel));
+    let steps = strides(&x.dims);
+    let taps = indices(&window.kernel);
     let mean = |index: &Vec<usize>| {
         let met: Vec<_> = taps.iter().filter_map(|tap| window.position(&index[2..], tap, sizes)).collect();
         let sum: f64 = met.iter().map(|position| x.values[flat(&steps, &[&index[..2], position].concat())]).sum();

@@ -110,7 +110,8 @@ impl Conv {
         step_reshape(tape, product, &[self.outputs.into(), positions.into(), self.map.batch.clone()])
     }
 
-    /// One product over the whole map: a 1×1 kernel, a kernel with one used tap on a 1×1 map, or one as large as the map.
+    /// One product over the whole map: a 1×1 kernel, a kernel with one used tap on a 1×1 map, or one as large as the
+    /// map.
     fn dense(&self, tape: &mut Tape, used: &[usize], positions: i64) -> Made {
         let factor = self.factor(tape, used)?;
         let columns = matrix(tape, &self.map, self.inputs * used.len() as i64)?;
@@ -138,10 +139,11 @@ impl Conv {
         self.add_bias(tape, value)
     }
 
-    /// For few outputs of many channels: multiplies each tap with the whole map, `[O·taps, positions·N]`, then adds up the
-    /// products of each output. The copy is as large as the outputs, not the inputs.
+    /// For few outputs of many channels: multiplies each tap with the whole map, `[O·taps, positions·N]`, then adds up
+    /// the products of each output. The copy is as large as the outputs, not the inputs.
     fn by_outputs(&self, tape: &mut Tape, (used, table): (&[usize], &Table), positions: i64) -> Made {
-        let (taps, size) = (used.len() as i64, self.map.positions());
+        let taps = used.len() as i64;
+        let size = self.map.positions();
         let factor = self.factor(tape, used)?;
         let apart = step_reshape(tape, factor, &[self.outputs.into(), self.inputs.into(), taps.into()])?;
         let turned = tape.plain("Transpose", &[apart], Attributes::default().with("perm", vec![0, 2, 1]))?;

@@ -30,7 +30,8 @@ pub(super) fn maximum(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> R
 
 /// Routes the gradient to the first tap that equals the maximum, as `MaxPool` does.
 pub(in crate::rules) fn maximum_backward(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
-    let (x, y) = (step.input(0)?, step.outputs[0]);
+    let x = step.input(0)?;
+    let y = step.outputs[0];
     let mut rest = g;
     let mut parts = Vec::with_capacity(step.saved.len());
     for (index, tap) in step.saved.iter().enumerate() {
@@ -57,7 +58,8 @@ pub(super) fn average(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> R
     if is_partial && (attributes.int("ceil_mode", 0) == 1 || attributes.int("count_include_pad", 0) == 0) {
         return Ok(None);
     }
-    let (taps, positions) = (table.rows.len() as i64, table.output.iter().product::<i64>());
+    let taps = table.rows.len() as i64;
+    let positions = table.output.iter().product::<i64>();
     let picked = pick(tape, map.value, &table.flat())?;
     let apart = [map.channels.into(), taps.into(), positions.into(), map.batch.clone()];
     let picked = step_reshape(tape, picked, &apart)?;
