@@ -1,4 +1,4 @@
-//! The digest by which a job is known: whatever changes a bit of the result changes it.
+//! The digest that identifies a job: anything that changes a bit of the result changes it.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,20 @@ use crate::component::Component;
 use crate::manifest;
 use crate::shares::Share;
 
-/// Bytes at the end of a job's digest that do not depend on the peers' keys. They tell a checkpoint of other peers from one
-/// of other data or settings: a guard against mistakes, for which eight bytes are enough. Signatures rest on the 24 bytes
-/// before them.
+/// Bytes at the end of a job's digest that do not depend on the peers' keys. They distinguish a checkpoint of other
+/// peers from one of other data or settings: a guard against mistakes, for which eight bytes are enough. Signatures
+/// rely on the 24 bytes before them.
 const TASK_BYTES: usize = 8;
 
-/// Whether two digests are of jobs with the same model, data, functions and settings, whose peers have other keys. Their
-/// samples are divided otherwise, so they are different runs; what one ends with is a model of the other all the same.
+/// Whether two digests are of jobs with the same model, data, functions and settings, whose peers have different keys.
+/// Their samples are divided differently, so the runs differ, but the resulting model of one is also valid for the
+/// other.
 pub fn differs_in_peers_only(one: Digest, other: Digest) -> bool {
     let task = |digest: Digest| digest.0.last_chunk::<TASK_BYTES>().copied();
     one != other && task(one) == task(other)
 }
 
-/// Digest of a job: of everything, but for its last bytes, which do not depend on who has which samples.
+/// Digest of a job: of everything, except that its last bytes do not depend on which peer has which samples.
 pub(crate) fn digest(
     model: &Value,
     train: &manifest::Train,
@@ -43,7 +44,8 @@ pub(crate) fn digest(
     Digest(whole)
 }
 
-/// The data of all peers: which set each number of the manifest reads, and what all who read a set do with its samples.
+/// The data of all peers: which set each peer of the manifest reads, and how the readers of a set use its samples
+/// together.
 fn pooled(shares: &BTreeMap<PeerId, Share>) -> Value {
     let mut readers = BTreeMap::new();
     let mut sets: BTreeMap<String, [Vec<u32>; 2]> = BTreeMap::new();
@@ -58,7 +60,7 @@ fn pooled(shares: &BTreeMap<PeerId, Share>) -> Value {
     json!({ "readers": readers.values().collect::<Vec<_>>(), "sets": sets })
 }
 
-/// What identifies a share among those of a job.
+/// What one share adds to the identity of a job.
 fn of_share(share: &Share) -> Value {
     json!({
         "peer": share.index,

@@ -1,4 +1,4 @@
-//! A job made ready: manifest, data and functions checked against one another, every peer's share known.
+//! A prepared job: manifest, data and functions checked against one another, with every peer's share.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,48 +18,48 @@ use crate::shares::{Part, Share, divide};
 
 /// Everything that peers of a job have in common.
 pub struct Job {
-    /// Identifies the job: whatever changes a bit of the result changes it. Its end depends on everything but who the
-    /// peers are: see [`identity::differs_in_peers_only`].
+    /// Identifies the job: anything that changes a bit of the result changes it. Its last bytes do not depend on the
+    /// peers' keys: see [`identity::differs_in_peers_only`].
     pub digest: Digest,
     /// The manifest's `[train]`.
     pub train: manifest::Train,
     /// Names and shapes of the parameters.
     pub layout: Arc<Layout>,
-    /// Their values before the first round.
+    /// Values of the parameters before the first round.
     pub initial: Vec<f32>,
-    /// What is trained, in a few words.
+    /// Short description of the model, or its path.
     pub model: String,
-    /// The model's graphs; none if the gradient function computes all by itself.
+    /// The model's graphs; `None` if the gradient function computes without any.
     pub graphs: Option<Graphs>,
     /// Names of the model's files in its folder, the model itself first; empty if it is not a file.
     pub model_files: Vec<PathBuf>,
-    /// The gradient function.
+    /// The gradient function, read and checked.
     pub gradient: Component,
-    /// The aggregation function.
+    /// The aggregation function, read and checked.
     pub aggregate: Component,
-    /// What that function does, where it is one of the built-in ones: a store may do it instead.
+    /// The rule of the aggregation function if it is a built-in one: a store may compute it instead.
     pub rule: Option<BuiltinRule>,
-    /// What the samples are like.
+    /// Shape and number of classes of the samples.
     pub samples: SampleKind,
-    /// What each peer has, in the order of the peers' keys.
+    /// Each peer's share of the data, in the order of the peers' keys.
     pub shares: BTreeMap<PeerId, Share>,
-    /// Samples held out for the end.
+    /// Samples held out for the accuracy at the end.
     pub test: Option<Part>,
 }
 
 impl Job {
-    /// Reads the data and the functions, divides the samples and makes the model ready. A model of graphs asks which
-    /// engine it is written for.
+    /// Reads the data and the functions, divides the samples and prepares the model. `lowering` is called only for a
+    /// model that has graphs, and names the engine that they are written for.
     ///
     /// # Errors
-    /// Whatever does not fit, with the name of the file, key or function.
+    /// Anything invalid or mismatched, with the name of the file, key or function.
     pub fn prepare(manifest: &Manifest, lowering: impl FnOnce() -> Result<Lowering>) -> Result<Job> {
         let train = &manifest.train;
         let peers: Vec<PeerId> = (0..train.peers).map(|index| Identity::derived(train.seed, index).id()).collect();
         Job::prepare_for(manifest, &peers, lowering)
     }
 
-    /// As [`Job::prepare`], for peers with keys of their own, in the order of the manifest.
+    /// As [`Job::prepare`], for peers with the given keys, in the order of the manifest.
     ///
     /// # Errors
     /// As [`Job::prepare`].

@@ -1,10 +1,10 @@
-//! Which samples train, which validate, which are held out, and which peer has which.
+//! Splits samples into training, validation and held-out ones, and divides them among the peers.
 
 use skein_protocol::random::Stream;
 use skein_protocol::shards::{assign, shard_ranges};
 use skein_types::PeerId;
 
-/// Indices into a data set, disjoint.
+/// Disjoint sets of indices into a data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
     /// Samples to train on, in random order.
@@ -16,8 +16,8 @@ pub struct Split {
 }
 
 impl Split {
-    /// Holds out the last `test_samples`, and of the others a random share for validation: at least one sample
-    /// where `validation` is not 0. None if nothing is left to train on.
+    /// Holds out the last `test_samples`, and a random share of the others for validation: at least one sample if
+    /// `validation` is not 0. `None` if nothing is left to train on.
     pub fn new(samples: usize, test_samples: u32, validation: f64, seed: u64) -> Option<Split> {
         let samples = u32::try_from(samples).ok()?;
         let rest = samples.checked_sub(test_samples)?;
@@ -29,7 +29,7 @@ impl Split {
     }
 }
 
-/// The share of each peer, by rendezvous hashing; a peer has nothing where there are fewer samples than peers.
+/// The share of each peer, by rendezvous hashing; a peer may have nothing if there are fewer samples than peers.
 pub fn shares(samples: &[u32], peers: &[PeerId]) -> Vec<Vec<u32>> {
     let mut shares = vec![Vec::new(); peers.len()];
     let ranges = shard_ranges(samples.len());
