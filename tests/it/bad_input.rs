@@ -103,7 +103,7 @@ fn a_function_that_is_not_there_is_named_with_the_way_to_it() {
     place.write("mine.wasm", fs::read(dist("gradient-mlp")).unwrap());
     place.job(&format!("{function}digest = \"sha256:00\"\n"));
     let error = place.fails(&["train"]);
-    assert!(error.contains("function `mine` has the digest") && error.contains("asks for 00"), "{error}");
+    assert!(error.contains("function `mine` has the digest") && error.contains("requires 00"), "{error}");
 }
 
 #[test]

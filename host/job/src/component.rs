@@ -43,7 +43,7 @@ impl Component {
             let actual = &component.digest;
             let wanted = expected.trim_start_matches("sha256:").to_ascii_lowercase();
             if wanted != *actual {
-                bail!("function `{name}` has the digest {actual}, the manifest asks for {wanted}");
+                bail!("function `{name}` has the digest {actual}, the manifest requires {wanted}");
             }
         }
         Ok(component)

@@ -60,7 +60,7 @@ fn pooled(shares: &BTreeMap<PeerId, Share>) -> Value {
     json!({ "readers": readers.values().collect::<Vec<_>>(), "sets": sets })
 }
 
-/// What one share adds to the identity of a job.
+/// One share's part of the identity of a job.
 fn of_share(share: &Share) -> Value {
     json!({
         "peer": share.index,

@@ -49,7 +49,7 @@ pub struct Job {
 
 impl Job {
     /// Reads the data and the functions, divides the samples and prepares the model. `lowering` is called only for a
-    /// model that has graphs, and names the engine that they are written for.
+    /// model that has graphs, and returns how they are written for an engine.
     ///
     /// # Errors
     /// Anything invalid or mismatched, with the name of the file, key or function.

@@ -34,7 +34,7 @@ pub struct Model {
 
 impl Model {
     /// Prepares the manifest's model for samples like `samples`. `lowering` is called only for a model that has graphs,
-    /// and names the engine that they are written for.
+    /// and returns how they are written for an engine.
     ///
     /// # Errors
     /// The model does not fit the samples or cannot be trained, or no engine is available.

@@ -1,4 +1,4 @@
-//! Compiles components where compiling can be stopped: in a child process with its own limits.
+//! Compiles components in a child process, which has its own limits and can be stopped.
 //!
 //! The compiler's time and memory grow with its input, and a thread cannot be killed. So a host runs itself again to
 //! call only [`compile_as_child`]: the component goes in through standard input, the artifact comes back through

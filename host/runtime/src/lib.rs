@@ -8,7 +8,7 @@
 //!
 //! | harm | bound | module |
 //! |---|---|---|
-//! | compile forever, or to gigabytes | size cap, one child process at a time, with limits, which is killed | `compile` |
+//! | compile forever, or to gigabytes | size cap, one child process at a time, with limits, that is killed | `compile` |
 //! | smuggle in native code | precompiled artifacts are refused, cached ones are authenticated | `admission`, `cache` |
 //! | loop | processor time by epochs, wall time from outside | `invoke` |
 //! | eat memory | one total over memories, tables, handles and the tensors behind them | `meter` |
@@ -16,8 +16,8 @@
 //! | pass an engine inputs that crash it | names and shapes are checked, failures are errors | [`graphs`] |
 //! | return rubbish | names, shapes, types and finiteness are checked | [`gradient`], [`aggregate`] |
 //!
-//! Calls run on the tokio runtime that polls them. Busy guests yield at every tick, but run a control plane on another
-//! runtime nevertheless.
+//! Calls run on the tokio runtime that polls them. Busy guests yield at every tick; still, run a control plane on
+//! another runtime.
 
 pub mod aggregate;
 pub mod gradient;

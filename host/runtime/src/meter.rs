@@ -8,7 +8,7 @@ use crate::options::Limits;
 /// Bytes that one table element takes in the host.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 
-/// Most core instances, memories and tables, each, of one component. A Python guest takes some 30 instances.
+/// Most core instances, most memories and most tables of one component. A Python guest takes some 30 instances.
 const INSTANCES_MAX: usize = 100;
 
 /// The account of one call. Memories, tables, handles and the data behind them count into one total, because a limit

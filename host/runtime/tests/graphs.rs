@@ -104,7 +104,7 @@ async fn gradients_are_returned_without_the_guest_reading_a_parameter() {
 async fn a_guest_can_read_the_errors_it_makes() {
     let (parameters, graphs) = network();
     for (behaviour, expected) in [
-        ("graph-load", "ErrorCode::Security: this function may not load graphs of its own"),
+        ("graph-load", "ErrorCode::Security: this function may not load its own graphs"),
         ("graph-unknown", "ErrorCode::NotFound: there is no graph `nothing`: the job has `model/train`"),
         ("graph-empty", "ErrorCode::InvalidArgument: input `input` of the graph: it is missing"),
         ("graph-strange", "ErrorCode::InvalidArgument: input `strange` of the graph: it has no such input"),

@@ -52,7 +52,7 @@ pub struct GraphInput {
     pub fixed: Option<(Vec<u32>, Arc<Vec<f32>>)>,
 }
 
-/// Name by which functions load the evaluation graph; the training graph's is followed by `/train`.
+/// Name by which functions load the evaluation graph; the training graph's name adds `/train`.
 const NAME: &str = "model";
 /// Most bytes that a file of this format can hold.
 const FILE_BYTES_MAX: u64 = 2 << 30;

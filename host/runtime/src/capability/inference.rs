@@ -88,7 +88,7 @@ impl graph::Host for State {
         target: ExecutionTarget,
     ) -> Result<HostGraph> {
         let Some((engine, options)) = self.graphs.loader.clone() else {
-            let text = "this function may not load graphs of its own: set `load_graphs = true` in its manifest";
+            let text = "this function may not load its own graphs: set `load_graphs = true` in its manifest";
             return Ok(Err(self.refuse(ErrorCode::Security, text)?));
         };
         if !matches!(encoding, GraphEncoding::Onnx | GraphEncoding::Autodetect) {
