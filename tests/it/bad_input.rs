@@ -26,8 +26,8 @@ fn a_guest_that_misbehaves_ends_the_run_with_its_name_and_the_reason() {
         ("trap", "function `mine` trapped"),
         ("recurse", "function `mine` trapped: wasm trap: call stack exhausted"),
         ("refuse", "function `mine` refused its input: asked to refuse"),
-        ("wrong-name", "`layers.0.weight?` is no parameter of the model"),
-        ("wrong-shape", "has shape [10, 64, 1] where [10, 64] is expected"),
+        ("wrong-name", "`layers.0.weight?` is not a parameter of the model"),
+        ("wrong-shape", "has shape [10, 64, 1], expected [10, 64]"),
         ("wrong-type", "has type I32"),
         ("missing", "the gradient of `layers.0.bias` is missing"),
         ("nan", "function `mine` returned a bad result: the gradient of `layers.0.weight` is not finite"),
@@ -75,7 +75,7 @@ fn files_that_are_not_functions_are_refused_before_training_starts() {
             "function `mine` is a core module, not a component",
         ),
         ("another world", fs::read(dist("aggregate-mean")).unwrap(), "does not implement the world `gradient`"),
-        ("half a file", mlp[..mlp.len() / 2].to_vec(), "function `mine` is no valid component, it may be truncated"),
+        ("half a file", mlp[..mlp.len() / 2].to_vec(), "function `mine` is not a valid component: it may be truncated"),
         ("nothing", vec![], "function `mine` is not WebAssembly"),
         ("text", b"fn main() {}".to_vec(), "function `mine` is not WebAssembly"),
     ] {
@@ -103,7 +103,7 @@ fn a_missing_function_is_named_with_the_fix() {
     place.write("mine.wasm", fs::read(dist("gradient-mlp")).unwrap());
     place.job(&format!("{function}digest = \"sha256:00\"\n"));
     let error = place.fails(&["train"]);
-    assert!(error.contains("function `mine` has the digest") && error.contains("asks for 00"), "{error}");
+    assert!(error.contains("function `mine` has the digest") && error.contains("requires 00"), "{error}");
 }
 
 #[test]
@@ -121,18 +121,18 @@ fn bad_data_is_named_with_its_position() {
     let digits = gzip("1,2,0\n".repeat(500).as_bytes());
     for (file, bytes, expected) in [
         ("a.csv", b"".to_vec(), "is empty"),
-        ("a.csv", b"\n\n".to_vec(), "holds no sample"),
-        ("a.csv", b"x,y,label\n".to_vec(), "holds no sample"),
-        ("a.csv", b"1,2,0\n1,oops,1\n".to_vec(), "line 2, column 2: `oops` is no number"),
-        ("a.csv", b"1,2,0\n1,2\n".to_vec(), "is no table"),
+        ("a.csv", b"\n\n".to_vec(), "holds no samples"),
+        ("a.csv", b"x,y,label\n".to_vec(), "holds no samples"),
+        ("a.csv", b"1,2,0\n1,oops,1\n".to_vec(), "line 2, column 2: `oops` is not a number"),
+        ("a.csv", b"1,2,0\n1,2\n".to_vec(), "is not a table"),
         ("a.csv", b"1,2,0\n1,2,-1\n".to_vec(), "has label -1 at sample 1"),
-        ("a.csv", b"1,2,0\n1,2,0.5\n".to_vec(), "label `0.5` is no class index"),
+        ("a.csv", b"1,2,0\n1,2,0.5\n".to_vec(), "label `0.5` is not a class index"),
         ("a.csv", b"1,2,0\n1,nan,1\n".to_vec(), "has a value that is not finite in sample 1"),
-        ("a.csv.gz", digits[..digits.len() / 2].to_vec(), "is no whole gzip file"),
-        ("a.bin", vec![0; 3073 + 5], "has 5 bytes behind its last record"),
+        ("a.csv.gz", digits[..digits.len() / 2].to_vec(), "is not a complete gzip file"),
+        ("a.bin", vec![0; 3073 + 5], "has 5 bytes after its last record"),
         ("a.bin", vec![10; 3073], "has label 10 at sample 0"),
-        ("a.npz", b"PK rubbish".to_vec(), "is no whole `.npz` file"),
-        ("a.parquet", b"PAR1".to_vec(), "is of no known format"),
+        ("a.npz", b"PK rubbish".to_vec(), "is not a complete `.npz` file"),
+        ("a.parquet", b"PAR1".to_vec(), "has no known format"),
         ("a-images-idx3-ubyte", idx(&[2, 2, 2], 8), "has no file of labels beside it"),
     ] {
         let place = Place::new();
@@ -142,9 +142,9 @@ fn bad_data_is_named_with_its_position() {
         assert!(!place.path("run").exists(), "nothing was begun");
     }
     for (images, labels, expected) in [
-        (idx(&[2, 2, 2], 7), idx(&[2], 2), "a-images-idx3-ubyte` has 7 values where its sizes [2, 2, 2]"),
-        (idx(&[2, 2, 2], 8), idx(&[3], 3), "a-labels-idx1-ubyte` has sizes [3] where 2 labels are expected"),
-        (b"\0\0\x0d\x01".to_vec(), idx(&[2], 2), "a-images-idx3-ubyte` is no idx file of unsigned bytes"),
+        (idx(&[2, 2, 2], 7), idx(&[2], 2), "a-images-idx3-ubyte` has 7 values, which do not match its sizes [2, 2, 2]"),
+        (idx(&[2, 2, 2], 8), idx(&[3], 3), "a-labels-idx1-ubyte` has sizes [3], expected 2 labels"),
+        (b"\0\0\x0d\x01".to_vec(), idx(&[2], 2), "a-images-idx3-ubyte` is not an idx file of unsigned bytes"),
         (b"\0\0\x08\x03\0\0".to_vec(), idx(&[2], 2), "a-images-idx3-ubyte` ends within its header"),
     ] {
         let place = Place::new();
@@ -161,7 +161,7 @@ fn too_few_samples_and_wrong_labels_are_refused() {
     place.write("a.csv", "1,2,0\n2,1,3\n1,1,1\n".repeat(10));
     place.job_on("source = \"a.csv\"\nclasses = 3\n", ROUNDS);
     let error = place.fails(&["train"]);
-    assert!(error.contains("a.csv` has label 3 at sample 1, where classes run from 0 to 2"), "{error}");
+    assert!(error.contains("a.csv` has label 3 at sample 1, expected a class from 0 to 2"), "{error}");
 
     place.write("a.csv", "1,2,0\n2,1,1\n1,1,0\n").job_on("source = \"a.csv\"\n", ROUNDS);
     let error = place.fails(&["train"]);
@@ -196,7 +196,7 @@ fn too_few_peers_for_the_faults_are_refused_not_weakened() {
     let place = Place::new();
     place.job("[train]\nrounds = 3\nfaults = 2\n");
     let error = place.fails(&["train"]);
-    assert!(error.contains("`train.faults` is 2, 4 peers bear only a minority of faults"), "{error}");
+    assert!(error.contains("`train.faults` must be less than half of 4 peers, got 2"), "{error}");
     place.job("[train]\nrounds = 3\n");
     let error = place.fails(&["train", "--peers", "2"]);
     assert!(error.contains("`train.faults` is 1, 2 peers bear only a minority"), "{error}");

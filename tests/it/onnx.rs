@@ -125,8 +125,8 @@ fn a_model_that_cannot_be_used_is_refused_by_name() {
     place.write("half.onnx", &file[..file.len() / 2]);
     place.write("text.onnx", "not a model");
     for (arguments, expected) in [
-        (&["model", "add", "half.onnx"][..], "`half.onnx` can not be used as a model"),
-        (&["model", "add", "text.onnx"], "`text.onnx` can not be used as a model"),
+        (&["model", "add", "half.onnx"][..], "`half.onnx` cannot be used as a model"),
+        (&["model", "add", "text.onnx"], "`text.onnx` cannot be used as a model"),
         (&["model", "add", "gone.onnx"], "failed to read the model `gone.onnx`"),
         (&["model", "add", "small.onnx", "--loss", "hinge"], "there is no loss `hinge`: choose `cross-entropy`"),
         (&["model", "add", "small.onnx", "--size", "time=3"], "no input of the model has a size named `time`"),
@@ -141,11 +141,11 @@ fn a_model_that_cannot_be_used_is_refused_by_name() {
         assert!(!error.success && error.stderr.contains(expected), "{arguments:?}: {}", error.stderr);
     }
     place.job_on("source = \"builtin:digits\"\nclasses = 12\n", "[model]\nonnx = \"small.onnx\"\n");
-    assert!(place.fails(&["train"]).contains("has the shape [batch, 10] where the data has 12 classes"));
+    assert!(place.fails(&["train"]).contains("has the shape [batch, 10], the data has 12 classes"));
     place.write("table.csv", "a,b,label\n1,2,0\n3,4,1\n5,6,0\n7,8,1\n");
     place.job_on("source = \"table.csv\"\n", "[model]\nonnx = \"small.onnx\"\n[train]\npeers = 1\nfaults = 0\n");
     assert!(
-        place.fails(&["train"]).contains("its input `input` takes [batch, 1, 8, 8] where samples have the shape [2]")
+        place.fails(&["train"]).contains("its input `input` takes [batch, 1, 8, 8], the samples have the shape [2]")
     );
     std::fs::File::create(place.path("large.onnx")).unwrap().set_len((2 << 30) + 1).unwrap();
     assert!(place.fails(&["model", "add", "large.onnx"]).contains("more than an ONNX file can hold"));

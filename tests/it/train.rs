@@ -264,7 +264,7 @@ fn peers_may_own_folders() {
 
     place.job_on(&format!("{}source = \"builtin:digits\"\n", folders(2)), train);
     let error = place.fails(&["train"]);
-    assert!(error.contains("peer 2 has samples of shape [1, 8, 8] where the data of peer 0 has [64]"), "{error}");
+    assert!(error.contains("peer 2 has samples of shape [1, 8, 8], the data of peer 0 has [64]"), "{error}");
     place.job_on(&folders(3), train);
     assert!(place.fails(&["train"]).contains("not every peer has a folder"));
 }

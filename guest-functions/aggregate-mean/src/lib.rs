@@ -1,6 +1,6 @@
 //! The mean of all contributions, for peers that trust each other: a single liar moves it anywhere.
 //!
-//! With the setting `weighted = "true"` a contribution counts by the samples its peer says it saw.
+//! With the setting `weighted = "true"`, contributions are weighted by the samples that their peers claim.
 
 use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
 use aggregate::{Error, Guest, Report, by_window, settings};

@@ -1,4 +1,4 @@
-//! Coordinate-wise median: tolerates any minority of liars.
+//! Coordinate-wise median: tolerates any minority of Byzantine peers.
 
 use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
 use aggregate::{Error, Guest, Report, by_window};

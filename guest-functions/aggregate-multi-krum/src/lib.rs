@@ -1,8 +1,8 @@
-//! Multi-Krum: the mean of the contributions that lie closest to their neighbours.
+//! Multi-Krum: the mean of the contributions closest to their neighbours.
 //!
-//! The settings `neighbours` and `selected` say how many neighbours count and how many contributions are averaged;
-//! n − f − 2 and n − f if they are not set. The first pass over the contributions takes their distances, the second
-//! averages those that are selected.
+//! The settings `neighbours` and `selected` set how many neighbours count and how many contributions are averaged; the
+//! defaults are n − f − 2 and n − f. The first pass over the contributions computes their distances, the second
+//! averages the selected ones.
 
 use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
 use aggregate::{Error, Guest, Report, by_window, settings, windows};

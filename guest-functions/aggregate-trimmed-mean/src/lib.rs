@@ -1,4 +1,4 @@
-//! Coordinate-wise trimmed mean: tolerates as many liars as the job's `faults` says.
+//! Coordinate-wise trimmed mean: tolerates as many Byzantine peers as the job's `faults`.
 
 use aggregate::bindings::skein::train::contributions::{Contribution, Sink};
 use aggregate::{Error, Guest, Report, by_window};

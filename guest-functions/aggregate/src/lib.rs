@@ -1,7 +1,7 @@
-//! What the built-in aggregation functions share: the bindings and the walk over windows of coordinates.
+//! Code that the built-in aggregation functions share: the bindings and the walk over windows of coordinates.
 //!
-//! A rule that works on each coordinate by itself needs to see only a window of every contribution at a time,
-//! so a function aggregates models of any size in the same few megabytes.
+//! A coordinate-wise rule needs only a window of every contribution at a time, so a function aggregates models of any
+//! size in the same few megabytes.
 
 /// Bindings of the world `aggregate`.
 pub mod bindings {
@@ -16,13 +16,13 @@ use skein_kernels::rule::Rule;
 pub use bindings::exports::skein::train::aggregation::{Error, Guest, Report};
 pub use bindings::skein::train::settings;
 
-/// Values in all rows of a window together: one megabyte, which stays in the second-level cache.
+/// Values of a window over all rows: one megabyte, which fits the second-level cache.
 const WINDOW_VALUES: usize = 1 << 18;
 
-/// Aggregates window by window by a rule that takes each coordinate by itself.
+/// Aggregates window by window with a coordinate-wise rule.
 ///
 /// # Errors
-/// What the rule refuses, in the words of the interface.
+/// The rule's error, converted to the interface's.
 pub fn by_window(contributions: &[&Contribution], out: &Sink, rule: &Rule) -> Result<Report, Error> {
     windows(contributions, |offset, rows| {
         let mut values = vec![0.0; rows[0].len()];
@@ -33,10 +33,10 @@ pub fn by_window(contributions: &[&Contribution], out: &Sink, rule: &Rule) -> Re
     Ok(Report { rejected: Vec::new() })
 }
 
-/// Goes through all windows: `each` gets where a window begins and the rows there, in the order of the contributions.
+/// Calls `each` for every window, with its offset and its rows in the order of the contributions.
 ///
 /// # Errors
-/// No contribution, and what `each` refuses, in the words of the interface.
+/// No contribution, or an error of `each`, converted to the interface's.
 pub fn windows(
     contributions: &[&Contribution],
     mut each: impl FnMut(u64, &[&[f32]]) -> Result<(), KernelError>,
@@ -54,7 +54,7 @@ pub fn windows(
     Ok(())
 }
 
-/// What a kernel refuses, in the words of the interface.
+/// Converts a kernel's error to the interface's.
 fn refusal(error: KernelError) -> Error {
     match error {
         KernelError::TooFew { needed, .. } => Error::TooFew(needed as u32),

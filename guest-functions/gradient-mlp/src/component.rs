@@ -1,4 +1,4 @@
-//! The component: reads the parameters and the batch through handles, gives handles back.
+//! The component: reads the parameters and the batch through handles, returns handles.
 
 #![expect(unsafe_code, reason = "the export that wit-bindgen generates")]
 

@@ -1,4 +1,4 @@
-//! The network itself, without a word about components, so that it is tested natively.
+//! The network itself, independent of components, so that it can be tested natively.
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 
@@ -26,25 +26,25 @@ pub struct LayerGradient {
     pub bias: Array1<f32>,
 }
 
-/// Mean loss over a batch and how many samples were classified right.
+/// Mean loss over a batch and the number of samples classified correctly.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
     /// Mean softmax cross-entropy in nats.
     pub loss: f32,
-    /// Samples whose largest logit is their label's; the first one of equals counts as largest.
+    /// Samples whose largest logit is their label's; of equal logits the first counts as largest.
     pub correct: u32,
 }
 
 /// Layers or a batch that do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// No layer at all.
+    /// The model has no layers.
     #[error("the model has no layer")]
     NoLayers,
-    /// A layer takes another number of values than the one before it gives, or its bias has another length.
+    /// A layer does not take as many values as the one before it returns, or its bias has another length.
     #[error("layer {0} does not fit the layer before it or its own bias")]
     Layers(usize),
-    /// The batch has another number of features than the first layer takes.
+    /// The samples do not have as many features as the first layer takes.
     #[error("a sample has {actual} features where the first layer takes {expected}")]
     Features {
         /// Columns of the first weight.
@@ -57,15 +57,15 @@ pub enum Error {
     Samples {
         /// Rows of the input.
         samples: usize,
-        /// Labels.
+        /// Number of labels.
         labels: usize,
     },
-    /// A label that is no class of the last layer.
+    /// A label that is not a class of the last layer.
     #[error("label {label} of sample {sample} is none of the {classes} classes")]
     Label {
         /// Index in the batch.
         sample: usize,
-        /// The label.
+        /// The label that is out of range.
         label: i64,
         /// Rows of the last weight.
         classes: usize,
@@ -90,7 +90,7 @@ impl<'a> Network<'a> {
         Ok(Network { layers })
     }
 
-    /// Loss over a batch: `input` of shape `[samples, features]`, one label a sample.
+    /// Loss over a batch: `input` of shape `[samples, features]`, one label per sample.
     ///
     /// # Errors
     /// A batch that does not fit the network.
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn huge_logits_give_a_finite_loss() {
+    fn huge_logits_have_a_finite_loss() {
         let mut logits = array![[1e30f32, -1e30]];
         let score = softmax_loss(&mut logits, &[0]);
         assert_eq!(score, Score { loss: 0.0, correct: 1 });
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn mismatched_sizes_are_refused() {
         let parameters = parameters(&[3, 4]);
         let network = network(&parameters);
         let input = Array2::zeros((2, 3));

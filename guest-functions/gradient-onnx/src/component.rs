@@ -1,4 +1,4 @@
-//! The component: hands handles from one interface to the other.
+//! The component: passes handles from one interface to the other.
 
 #![expect(unsafe_code, reason = "the export that wit-bindgen generates")]
 
@@ -48,7 +48,7 @@ fn model() -> String {
     settings::get("model").unwrap_or_else(|| "model".into())
 }
 
-/// Everything that a graph gives for `inputs`; the host adds what they lack.
+/// Runs a graph and returns all its outputs; the host binds inputs that are left out.
 fn run(name: &str, inputs: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, Error> {
     let context = load_by_name(name).and_then(|graph| graph.init_execution_context()).map_err(other)?;
     context.compute(inputs).map_err(other)

@@ -1,8 +1,8 @@
-//! The gradient of any ONNX model, by the graphs that the host has derived from it.
+//! The gradient of any ONNX model, computed by graphs that the host derives from it.
 //!
-//! The batch goes to the graph `<model>/train` as it came, and the gradients go back to the host as they came: no
-//! parameter and no gradient enters this memory, only the loss does, and the logits of an evaluation. The setting
-//! `model` names the graphs (`model` where it is not set), `loss` what an evaluation computes.
+//! The batch passes to the graph `<model>/train` unread, and so do the gradients back to the host. No parameter and no
+//! gradient enters the guest's memory, only the loss, and the logits and labels of an evaluation. The setting `model`
+//! names the graphs (default `model`), `loss` the loss that an evaluation computes.
 
 pub mod score;
 

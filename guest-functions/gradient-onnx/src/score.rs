@@ -1,15 +1,15 @@
-//! What outputs are worth, given what they should be.
+//! Scores outputs against their targets.
 
-/// Sums over the elements of a batch.
+/// Loss and accuracy over a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
     /// Mean loss.
     pub loss: f32,
-    /// Samples classified right; none where the task is no classification.
+    /// Samples classified correctly; `None` if the task is not a classification.
     pub correct: Option<u32>,
 }
 
-/// Softmax cross-entropy of rows of `classes` logits. Sums are in 64 bits: a batch is small, a loss is compared.
+/// Softmax cross-entropy of rows of `classes` logits. Sums are in 64 bits: batches are small, and losses are compared.
 ///
 /// # Errors
 /// The labels do not fit the logits.
@@ -24,7 +24,7 @@ pub fn cross_entropy(logits: &[f32], classes: usize, labels: &[i64]) -> Result<S
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let exponentials: f64 = row.iter().map(|logit| f64::from(logit - largest).exp()).sum();
         sum += exponentials.ln() - f64::from(row[label] - largest);
-        // The first of several largest is the one that is chosen.
+        // Of several largest logits the first is chosen.
         correct += u32::from(row.iter().position(|logit| *logit == largest) == Some(label));
     }
     Ok(Score { loss: (sum / labels.len() as f64) as f32, correct: Some(correct) })
@@ -33,7 +33,7 @@ pub fn cross_entropy(logits: &[f32], classes: usize, labels: &[i64]) -> Result<S
 /// Mean of `each` over pairs of output and target.
 ///
 /// # Errors
-/// There are not as many targets as outputs.
+/// The numbers of outputs and targets differ, or both are 0.
 pub fn mean(outputs: &[f32], targets: &[f32], each: impl Fn(f64, f64) -> f64) -> Result<Score, String> {
     if outputs.is_empty() || outputs.len() != targets.len() {
         return Err(format!("{} outputs for {} targets", outputs.len(), targets.len()));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn mismatched_lengths_are_refused() {
         assert!(cross_entropy(&[0.0; 5], 3, &[0, 2]).is_err());
         assert!(cross_entropy(&[0.0; 6], 3, &[0, 3]).is_err());
         assert!(cross_entropy(&[], 3, &[]).is_err());

@@ -1,6 +1,6 @@
-//! A gradient function that does whatever its setting `behaviour` asks for: nothing, or harm.
+//! A gradient function that does what its setting `behaviour` names: nothing, or harm.
 //!
-//! No function of the product: benchmarks call it to do nothing, tests to see that a host survives it.
+//! Not part of the product: benchmarks call it to do nothing, tests check that a host survives it.
 
 #[cfg(target_arch = "wasm32")]
 mod component {
@@ -59,7 +59,7 @@ mod component {
         }
     }
 
-    /// A gradient of zeros, spoilt as `behaviour` says.
+    /// A gradient of zeros, corrupted as `behaviour` names.
     fn zeros(behaviour: &str) -> Vec<(String, Tensor)> {
         let mut tensors: Vec<_> = parameters::describe()
             .into_iter()
@@ -97,7 +97,7 @@ mod component {
         }
     }
 
-    /// Makes one after the other and lets none go.
+    /// Creates values forever and drops none.
     fn hold<T>(mut make: impl FnMut() -> T) {
         let mut held = Vec::new();
         loop {
@@ -105,7 +105,7 @@ mod component {
         }
     }
 
-    /// Lets the batch go, and makes 12 MiB of tensors beside 4 MiB of memory.
+    /// Drops the batch, then creates 12 MiB of tensors beside 4 MiB of memory.
     fn exchange(batch: Vec<(String, Tensor)>) {
         let memory = std::hint::black_box(vec![1u8; 4 << 20]);
         drop(batch);
@@ -118,7 +118,7 @@ mod component {
         std::hint::black_box(recurse(std::hint::black_box(depth) + 1)) + 1
     }
 
-    /// Uses the job's graph, rightly or wrongly; what the host says of it is what the call is refused with.
+    /// Uses the job's graph, correctly or not; an error of the host becomes the call's error.
     fn use_graph(behaviour: &str, batch: Batch) -> Result<Gradient, Error> {
         let samples = batch.samples;
         let graph = match behaviour {
@@ -150,7 +150,7 @@ mod component {
                 inputs[0].1 = Tensor::new(&inputs[0].1.dimensions(), TensorType::Fp16, &vec![0; count as usize * 2]);
             }
             "graph-forged" => {
-                // Parameters of the function's own choice are computed with, as any input is.
+                // The graph computes with parameters that the function chose, as with any input.
                 let weight = vec![0; 10 * 512 * 4];
                 inputs.push(("linear.weight".into(), Tensor::new(&[10, 512], TensorType::Fp32, &weight)));
             }
@@ -167,10 +167,10 @@ mod component {
         Ok(gradient)
     }
 
-    /// Lets nothing go that the host makes for it.
+    /// Drops nothing that the host creates for it.
     fn hoard(behaviour: &str, context: &GraphExecutionContext) {
         match behaviour {
-            // A batch of its own brings what the host would bind.
+            // A run consumes its inputs, so each gets a new batch.
             "graph-hoard" => hold(|| {
                 let own = [("input", &[4u32, 64][..], TensorType::Fp32, 1024), ("labels", &[4], TensorType::I64, 32)];
                 let own = own.map(|(name, shape, ty, bytes)| (name.into(), Tensor::new(shape, ty, &vec![0; bytes])));

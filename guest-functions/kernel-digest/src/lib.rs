@@ -1,7 +1,7 @@
-//! Every kernel over seeded input, hashed into one number that has to be the same natively and in Wasm.
+//! Every kernel over seeded input, hashed into one number that must be the same natively and in Wasm.
 //!
-//! No function of the product: a test runs it on both sides. Whatever makes a kernel depend on its target (a
-//! fused multiply-add, another order of a sum, a math function of the platform) changes the digest on one side.
+//! Not part of the product: a test runs it on both sides. Anything that makes a kernel depend on its target (a fused
+//! multiply-add, another order of a sum, a math function of the platform) changes the digest on one side.
 
 use skein_kernels::norm::{clip_by_norm, clip_by_value, l2_norm};
 use skein_kernels::optimizer::{Constant, OPTIMIZERS, Optimizer, Step};
@@ -44,7 +44,7 @@ pub extern "C" fn digest() -> u64 {
     hash.0
 }
 
-/// The rule for as many Byzantine peers as so few rows allow; none if they are too few for any.
+/// The rule for the most Byzantine peers that so many rows allow; `None` if there are too few rows.
 fn strictest(kind: &'static RuleKind, rows: usize) -> Option<Rule> {
     let rules = (0..rows as u32).rev().map(|faults| Rule::new(kind, faults));
     { rules }.find(|rule| rule.rows_min() <= rows)

@@ -1,4 +1,4 @@
-//! The functions of a job: their components, read and checked, and what the built-in ones do.
+//! The functions of a job: their components, read and checked, and the rules of the built-in ones.
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
@@ -7,17 +7,17 @@ use skein_kernels::rules::RULES;
 
 use crate::manifest::{self, Manifest};
 
-/// The setting that tells two rules of one function apart: whether contributions count by their samples.
+/// The setting that distinguishes two rules of one function: whether contributions are weighted by their samples.
 const WEIGHTED: &str = "weighted";
 
 /// A function of a job.
 #[derive(Debug, Clone)]
 pub struct Component {
-    /// Its name in the manifest.
+    /// Name in the manifest.
     pub name: String,
-    /// What the manifest says of it.
+    /// Its entry in the manifest, or the default one of a built-in function.
     pub function: manifest::Function,
-    /// The WebAssembly component.
+    /// Bytes of the WebAssembly component.
     pub bytes: Vec<u8>,
     /// SHA-256 of the component, in hexadecimal digits.
     pub digest: String,
@@ -31,7 +31,7 @@ impl Component {
     /// Reads the function of that name.
     ///
     /// # Errors
-    /// The file cannot be read, or has another digest than the manifest asks for.
+    /// The file cannot be read, or its digest is not the one in the manifest.
     pub fn read(manifest: &Manifest, name: &str) -> Result<Component> {
         let function = manifest.function(name).with_context(|| format!("there is no function `{name}`"))?;
         let bytes = function.read().with_context(|| {
@@ -43,7 +43,7 @@ impl Component {
             let actual = &component.digest;
             let wanted = expected.trim_start_matches("sha256:").to_ascii_lowercase();
             if wanted != *actual {
-                bail!("function `{name}` has the digest {actual} where the manifest asks for {wanted}");
+                bail!("function `{name}` has the digest {actual}, the manifest requires {wanted}");
             }
         }
         Ok(component)
@@ -56,16 +56,17 @@ impl Component {
     }
 }
 
-/// SHA-256 in hexadecimal digits: what components and models are known by.
+/// SHA-256 in hexadecimal digits: the identity of components and models.
 pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
 impl BuiltinRule {
-    /// What a function does that is a built-in one to the byte, for peers of which `faults` may be Byzantine.
+    /// The rule of a function that is, byte for byte, a built-in aggregation function; it tolerates `train.faults`
+    /// Byzantine peers.
     ///
     /// # Errors
-    /// The settings do not fit the rule, or the rule needs more peers than train together.
+    /// The settings are invalid for the rule, or the rule needs more peers than `train.peers`.
     pub(crate) fn of(component: &Component, train: &manifest::Train) -> Result<Option<BuiltinRule>> {
         let builtins = manifest::function::BUILTINS;
         let Some((name, _)) = builtins.into_iter().find(|(_, builtin)| *builtin == component.bytes) else {
@@ -78,7 +79,7 @@ impl BuiltinRule {
             if setting == WEIGHTED && kinds.len() > 1 { Ok(rule) } else { rule.with(setting, value) }
         };
         let rule = settings.try_fold(Rule::new(kind, train.faults), set);
-        let rule = rule.with_context(|| format!("function `{}` has settings that do not fit", component.name))?;
+        let rule = rule.with_context(|| format!("function `{}` has invalid settings", component.name))?;
         let needed = rule.rows_min();
         let peers = train.peers;
         ensure!(
@@ -91,7 +92,7 @@ impl BuiltinRule {
         Ok(Some(BuiltinRule(rule)))
     }
 
-    /// The rule for contributions of peers that claim so many samples.
+    /// The rule for contributions whose peers claim so many samples.
     pub fn kernel(&self, samples: &[u64]) -> Rule {
         let rule = self.0.clone();
         if rule.kind().takes_weights {
@@ -102,10 +103,10 @@ impl BuiltinRule {
     }
 }
 
-/// Which of the rules of one function is meant, if any.
+/// The rule that the settings choose among those of one function, if it has any.
 ///
 /// # Errors
-/// The setting that tells them apart has another value than it may have.
+/// The setting that distinguishes the rules has an invalid value.
 fn chosen(kinds: &[&'static RuleKind], component: &Component) -> Result<Option<&'static RuleKind>> {
     let [_, _, ..] = kinds else { return Ok(kinds.first().copied()) };
     let is_weighted = match component.function.settings.get(WEIGHTED).map(String::as_str) {
@@ -126,7 +127,7 @@ mod tests {
     fn rule(name: &str, settings: &[(&str, &str)], train: &Train) -> Result<Option<BuiltinRule>> {
         let mut function = Function::builtin(name).expect("it comes with the program");
         function.settings = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        let bytes = function.read().expect("it is there");
+        let bytes = function.read().expect("it is built in");
         BuiltinRule::of(&Component::new(name, function, bytes), train)
     }
 
@@ -140,7 +141,7 @@ mod tests {
         assert_eq!(name("aggregate-mean", &[("weighted", "false")]).as_deref(), Some("mean"));
         assert_eq!(name("aggregate-mean", &[("weighted", "true")]).as_deref(), Some("weighted-mean"));
         assert_eq!(name("aggregate-median", &[]).as_deref(), Some("median"));
-        // Of five peers, since it needs two more than twice the faults.
+        // Five peers: it needs three more than twice the faults.
         let train = Train { peers: 5, ..Train::default() };
         let krum = rule("aggregate-multi-krum", &[("selected", "1")], &train).expect("settings that fit");
         assert_eq!(krum.map(|rule| rule.kernel(&[]).to_string()).as_deref(), Some("multi-krum(selected=1)"));
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_fit_are_refused() {
+    fn invalid_settings_are_refused() {
         let refused = |function, settings: &[_], train: &Train| {
             format!("{:#}", rule(function, settings, train).expect_err("it is refused"))
         };
@@ -166,16 +167,16 @@ mod tests {
         );
         assert_eq!(
             refused("aggregate-median", &[("weighted", "true")], &train),
-            "function `aggregate-median` has settings that do not fit: `median` takes no parameters, got `weighted`"
+            "function `aggregate-median` has invalid settings: `median` takes no parameters, got `weighted`"
         );
         let enough = Train { peers: 5, ..Train::default() };
-        let told = "function `aggregate-multi-krum` has settings that do not fit: ";
+        let prefix = "function `aggregate-multi-krum` has invalid settings: ";
         for (setting, value, message) in [
             ("neighbours", "0", "`neighbours` of `multi-krum` must be a whole number from 1 up, got `0`"),
             ("selected", "most", "`selected` of `multi-krum` must be a whole number from 1 up, got `most`"),
             ("neighbors", "3", "`multi-krum` has no parameter `neighbors`: it takes `neighbours`, `selected`"),
         ] {
-            assert_eq!(refused("aggregate-multi-krum", &[(setting, value)], &enough), format!("{told}{message}"));
+            assert_eq!(refused("aggregate-multi-krum", &[(setting, value)], &enough), format!("{prefix}{message}"));
         }
         let needs = |settings: &[_], train: &Train| {
             let message = refused("aggregate-multi-krum", settings, train);

@@ -1,4 +1,4 @@
-//! Labelled samples in memory: read from the formats that people have, split, and handed out in batches.
+//! Labelled samples in memory: read from common formats, split, and returned in batches.
 
 mod cifar10;
 mod delimited;
@@ -29,7 +29,7 @@ struct Samples {
     hash: Digest,
 }
 
-/// What a file holds.
+/// The content of a data file.
 #[derive(Debug, Clone, PartialEq)]
 struct Raw {
     inputs: Inputs,
@@ -45,23 +45,23 @@ enum Inputs {
     Floats(Vec<f32>),
 }
 
-/// Data that can not be trained on.
+/// Data that cannot be trained on.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The file is not there or not readable.
+    /// The file is missing or not readable.
     #[error("failed to read `{}`", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Why it could not be read.
         source: std::io::Error,
     },
-    /// The content is not what the format asks for.
+    /// The content does not match the format or cannot be trained on.
     #[error("`{}` {problem}", path.display())]
     Content {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What is wrong with it, and where.
+        /// The problem and its place, worded to follow the path.
         problem: String,
     },
 }
@@ -83,7 +83,7 @@ pub struct Batch {
     pub labels: Vec<i64>,
 }
 
-/// What a model has to know of the samples.
+/// The properties of samples that a model depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleKind {
     /// Shape of one sample.
@@ -93,32 +93,33 @@ pub struct SampleKind {
 }
 
 impl SampleKind {
-    /// Values of one sample.
+    /// Number of values in one sample.
     pub fn features(&self) -> usize {
         self.shape.iter().map(|size| *size as usize).product()
     }
 }
 
 impl Dataset {
-    /// Reads `path` as `options` say.
+    /// Reads `path` according to `options`.
     ///
     /// # Errors
     /// [`DataError`]: unreadable, corrupt or empty, or a label out of range.
     pub fn load(path: &Path, options: &manifest::Data) -> Result<Dataset, DataError> {
         let (raw, natural_scale) = read(path, options)?;
-        let (samples, features) = (raw.labels.len(), raw.shape.iter().map(|size| *size as usize).product::<usize>());
+        let samples = raw.labels.len();
+        let features = raw.shape.iter().map(|size| *size as usize).product::<usize>();
         if samples == 0 || features == 0 {
-            return Err(DataError::content(path, "holds no sample"));
+            return Err(DataError::content(path, "holds no samples"));
         }
         if u32::try_from(samples).is_err() {
-            return Err(DataError::content(path, format!("holds {samples} samples, more than 2^32 are not supported")));
+            return Err(DataError::content(path, format!("holds {samples} samples, at most 2^32 - 1 are supported")));
         }
         let largest = raw.labels.iter().copied().max().unwrap_or_default();
         let classes = options.classes.map_or(largest + 1, i64::from);
         let outside = raw.labels.iter().position(|label| !(0..classes).contains(label));
         if let Some(sample) = outside {
             let label = raw.labels[sample];
-            let problem = format!("has label {label} at sample {sample}, where classes run from 0 to {}", classes - 1);
+            let problem = format!("has label {label} at sample {sample}, expected a class from 0 to {}", classes - 1);
             return Err(DataError::content(path, problem));
         }
         if let Inputs::Floats(values) = &raw.inputs
@@ -130,7 +131,7 @@ impl Dataset {
             ));
         }
         let classes = u32::try_from(classes)
-            .map_err(|_| DataError::content(path, format!("has label {largest}, which is no class index")))?;
+            .map_err(|_| DataError::content(path, format!("has label {largest}, which is not a class index")))?;
         let scale = options.scale.unwrap_or(natural_scale);
         let hash = raw.hash(classes, scale);
         Ok(Dataset(Arc::new(Samples { raw, classes, scale, hash })))
@@ -141,7 +142,7 @@ impl Dataset {
         self.0.raw.labels.len()
     }
 
-    /// Never: a data set without samples is refused.
+    /// Always `false`: a data set without samples is refused.
     pub fn is_empty(&self) -> bool {
         false
     }
@@ -151,7 +152,7 @@ impl Dataset {
         &self.0.raw.shape
     }
 
-    /// What its samples are like.
+    /// Shape and number of classes of its samples.
     pub fn kind(&self) -> SampleKind {
         SampleKind { shape: self.shape().to_vec(), classes: self.classes() }
     }
@@ -166,7 +167,7 @@ impl Dataset {
         self.0.hash
     }
 
-    /// The samples of these indices.
+    /// The samples at these indices.
     pub fn batch(&self, indices: &[u32]) -> Batch {
         let features = self.kind().features();
         let scale = self.0.scale;
@@ -198,7 +199,7 @@ impl Raw {
     }
 }
 
-/// The content and the scale that is natural to the format.
+/// The content, and the default scale of its format.
 fn read(path: &Path, options: &manifest::Data) -> Result<(Raw, f32), DataError> {
     if path == Path::new(BUILTIN_DIGITS) {
         return Ok((digits::read()?, digits::SCALE));
@@ -234,7 +235,7 @@ fn files(path: &Path) -> Result<Vec<(Format, PathBuf)>, DataError> {
     let failed = |source| DataError::Read { path: path.to_owned(), source };
     if !std::fs::metadata(path).map_err(failed)?.is_dir() {
         let format = format_of(path).ok_or_else(|| {
-            DataError::content(path, "is of no known format: idx (`…idx3-ubyte`), CIFAR-10 `.bin`, `.csv` or `.npz`")
+            DataError::content(path, "has no known format: idx (`…idx3-ubyte`), CIFAR-10 `.bin`, `.csv` or `.npz`")
         })?;
         return Ok(vec![(format, path.to_owned())]);
     }
@@ -263,7 +264,7 @@ fn format_of(path: &Path) -> Option<Format> {
     }
 }
 
-/// Reads a whole file, unpacking it if it is gzipped whatever its name says.
+/// Reads a whole file, unpacking it if it is gzipped, whatever its name.
 fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     let failed = |source| DataError::Read { path: path.to_owned(), source };
     let bytes = std::fs::read(path).map_err(failed)?;
@@ -275,6 +276,6 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     }
     let mut unpacked = Vec::new();
     let result = flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked);
-    result.map_err(|error| DataError::content(path, format!("is no whole gzip file: {error}")))?;
+    result.map_err(|error| DataError::content(path, format!("is not a complete gzip file: {error}")))?;
     Ok(unpacked)
 }

@@ -1,4 +1,4 @@
-//! A job made ready: manifest, data and functions checked against one another, every peer's share known.
+//! A prepared job: manifest, data and functions checked against one another, with every peer's share.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,25 +32,25 @@ pub struct Job {
     pub train: manifest::Train,
     /// Names and shapes of the parameters.
     pub layout: Arc<Layout>,
-    /// Their values before the first round.
+    /// Values of the parameters before the first round.
     pub initial: Vec<f32>,
-    /// What is trained, in a few words.
+    /// Short description of the model, or its path.
     pub model: String,
-    /// The model's graphs; none if the gradient function computes all by itself.
+    /// The model's graphs; `None` if the gradient function computes without any.
     pub graphs: Option<Graphs>,
     /// Names of the model's files in its folder, the model itself first; empty if it is not a file.
     pub model_files: Vec<PathBuf>,
-    /// The gradient function.
+    /// The gradient function, read and checked.
     pub gradient: Component,
-    /// The aggregation function.
+    /// The aggregation function, read and checked.
     pub aggregate: Component,
-    /// What that function does, where it is one of the built-in ones: a store may do it instead.
+    /// The rule of the aggregation function if it is a built-in one: a store may compute it instead.
     pub rule: Option<BuiltinRule>,
-    /// What the samples are like.
+    /// Shape and number of classes of the samples.
     pub samples: SampleKind,
-    /// What each peer has, in the order of the peers' keys.
+    /// Each peer's share of the data, in the order of the peers' keys.
     pub shares: BTreeMap<PeerId, Share>,
-    /// Samples held out for the end.
+    /// Samples held out for the accuracy at the end.
     pub test: Option<Part>,
 }
 
@@ -72,8 +72,8 @@ impl Members {
 }
 
 impl Job {
-    /// Reads the data and the functions, divides the samples and makes the model ready. A model of graphs asks which
-    /// engine it is written for.
+    /// Reads the data and the functions, divides the samples and prepares the model. `lowering` is called only for a
+    /// model that has graphs, and returns how they are written for an engine.
     ///
     /// # Errors
     /// Whatever does not fit, with the name of the file, key or function.

@@ -1,13 +1,13 @@
-//! What is trained: the manifest, the data, the model and the functions, checked against one another.
+//! A job: the manifest, the data, the model and the functions, checked against one another.
 //!
-//! Nothing here runs a function, computes a graph or waits: graphs and functions are described by plain values, from
-//! which a peer makes what it needs.
+//! Nothing here runs a function, computes a graph or waits: graphs and functions are plain values, from which a peer
+//! creates what it runs.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`manifest`] | `skein.toml` |
 //! | [`data`] | formats, splits, batches |
-//! | [`model`] | parameters, how they start, and the graphs that compute them |
+//! | [`model`] | parameters, their initial values, and the model's graphs |
 //! | [`component`] | the functions, read and checked |
 //! | [`shares`] | who has which samples |
 //! | [`job`] | all of that made ready |

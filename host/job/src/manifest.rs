@@ -1,4 +1,4 @@
-//! `skein.toml`: what a job is. Needs only; what a machine offers is the operator's business.
+//! `skein.toml`: the description of a job. It states needs only; what a machine offers is the operator's concern.
 
 pub mod data;
 pub mod function;
@@ -19,7 +19,7 @@ pub use function::Function;
 pub use model::Model;
 pub use train::Train;
 
-/// The only version there is.
+/// The only version that exists.
 pub const VERSION: u32 = 1;
 
 /// A job: one model, its data, its functions and how it is trained.
@@ -29,22 +29,22 @@ pub const VERSION: u32 = 1;
 pub struct Manifest {
     /// Version of this format: 1.
     pub skein_manifest_version: u32,
-    /// What the job is called.
+    /// Name, version and description of the job.
     pub application: Application,
-    /// What is trained.
+    /// The model to train.
     #[serde(default)]
     pub model: Model,
-    /// What it is trained on.
+    /// The data to train on.
     pub data: Data,
-    /// How it is trained.
+    /// How the model is trained.
     #[serde(default)]
     pub train: Train,
-    /// Functions by name; the built-in ones are used where the job names none.
+    /// Functions by name; the built-in ones are used if the job names none.
     #[serde(default)]
     pub function: BTreeMap<String, Function>,
 }
 
-/// What the job is called.
+/// Name, version and description of the job.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Application {
@@ -53,47 +53,47 @@ pub struct Application {
     /// Version of the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// One sentence.
+    /// Description of the job in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
 }
 
-/// A manifest that can not be used.
+/// A manifest that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// The file is not there or not readable.
+    /// The file is missing or not readable.
     #[error("failed to read the manifest `{}`", path.display())]
     Read {
-        /// The file.
+        /// Path of the manifest.
         path: PathBuf,
-        /// Why.
+        /// Why it could not be read.
         source: std::io::Error,
     },
-    /// Not TOML, a key that nobody knows, or a value of the wrong type.
-    #[error("`{}` is no valid manifest: {message}", path.display())]
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("`{}` is not a valid manifest: {message}", path.display())]
     Parse {
-        /// The file.
+        /// Path of the manifest.
         path: PathBuf,
-        /// Where and what, and which key may have been meant.
+        /// The place and the problem, with the nearest known key.
         message: String,
     },
-    /// A value that makes no sense.
+    /// A value that is invalid or conflicts with another.
     #[error("`{}`: `{key}` {problem}", path.display())]
     Value {
-        /// The file.
+        /// Path of the manifest.
         path: PathBuf,
         /// The key, with its tables.
         key: String,
-        /// What is wrong and what would be right.
+        /// The problem and the valid values, worded to follow the key.
         problem: String,
     },
 }
 
-/// A key and what is wrong with its value.
+/// A key and the problem with its value.
 pub type Problem = (String, String);
 
 impl Manifest {
-    /// Reads and checks a manifest. Relative paths in it count from its folder.
+    /// Reads and checks a manifest. Relative paths in it are resolved against its folder.
     ///
     /// # Errors
     /// [`ManifestError`]
@@ -108,7 +108,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Parses and checks the text of a manifest; `path` is what errors call it.
+    /// Parses and checks the text of a manifest; errors name it `path`.
     ///
     /// # Errors
     /// [`ManifestError`]
@@ -119,19 +119,19 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Checks what types alone do not tell.
+    /// Checks the constraints that types do not express.
     ///
     /// # Errors
     /// The key and the problem.
     pub fn check(&self) -> Result<(), Problem> {
         let version = self.skein_manifest_version;
         if version != VERSION {
-            return Err(("skein_manifest_version".into(), format!("is {version}, this program knows {VERSION}")));
+            return Err(("skein_manifest_version".into(), format!("must be {VERSION}, got {version}")));
         }
         let name = &self.application.name;
         let is_kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || !name.chars().all(is_kebab) {
-            return Err(("application.name".into(), format!("is `{name}`, it takes a-z, 0-9 and `-`")));
+            return Err(("application.name".into(), format!("must consist of a-z, 0-9 and `-`, got `{name}`")));
         }
         self.model.check()?;
         self.data.check(self.train.peers)?;
@@ -140,7 +140,7 @@ impl Manifest {
         for (key, name) in named.into_iter().filter_map(|(key, name)| Some((key, name?))) {
             if !self.function.contains_key(name) && Function::builtin(name).is_none() {
                 let known = self.function.keys().map(String::as_str).chain(function::BUILTINS.map(|(name, _)| name));
-                let problem = format!("names function `{name}`, which is not there{}", did_you_mean(name, known));
+                let problem = format!("names function `{name}`, which does not exist{}", did_you_mean(name, known));
                 return Err((format!("train.{key}"), problem));
             }
         }
@@ -160,7 +160,7 @@ pub fn schema() -> serde_json::Value {
     schema
 }
 
-/// The parser's words, and for an unknown key the nearest one that is known.
+/// The parser's message, and the nearest known key for an unknown one.
 fn explain(error: &toml::de::Error) -> String {
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);
@@ -173,7 +173,7 @@ fn explain(error: &toml::de::Error) -> String {
     format!("{}{hint}", error.to_string().trim_end())
 }
 
-/// `, did you mean …?` with the nearest of the known names.
+/// `; did you mean …?` with the nearest of the known names.
 pub(crate) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let nearest = known.map(|known| (strsim::damerau_levenshtein(name, known), known)).min();
     nearest.map_or_else(String::new, |(_, nearest)| format!("; did you mean `{nearest}`?"))
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_values_are_refused_with_their_key() {
+    fn invalid_values_are_refused_with_their_key() {
         refuses("[train]\npeers = 0\n", "`train.peers`");
         refuses("[train]\nbatch_size = 0\n", "`train.batch_size`");
         refuses("[train]\nbatches_per_round = 0\n", "`train.batches_per_round`");
@@ -245,7 +245,7 @@ mod tests {
         refuses("[train]\npeers = \"four\"\n", "invalid type");
     }
 
-    /// A job's identity is made of this text.
+    /// A job's identity is computed from this text.
     #[test]
     fn optimizers_and_losses_are_written_as_they_are_read() {
         for kind in OPTIMIZERS {
@@ -269,7 +269,7 @@ mod tests {
     fn the_first_table_is_needed() {
         let parse = |text: &str| Manifest::parse(text, Path::new("skein.toml")).expect_err(text).to_string();
         assert!(parse("").contains("skein_manifest_version"));
-        assert!(parse(&MINIMAL.replace("= 1", "= 2")).contains("is 2, this program knows 1"));
+        assert!(parse(&MINIMAL.replace("= 1", "= 2")).contains("must be 1, got 2"));
         assert!(parse(&MINIMAL.replace("\"a\"", "\"A b\"")).contains("`application.name`"));
     }
 }

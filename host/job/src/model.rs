@@ -16,15 +16,15 @@ use crate::manifest::{self, Manifest};
 
 pub use onnx::{Graph, GraphInput, Graphs, convolutional, read};
 
-/// Everything that a job needs to know of its model.
+/// Everything that a job needs to know about its model.
 pub struct Model {
-    /// Where parameters and running statistics lie in the flat vector.
+    /// Positions of parameters and running statistics in the flat vector.
     pub layout: Layout,
     /// Their values before the first round: the same bits on every machine.
     pub initial: Vec<f32>,
-    /// Graphs for the gradient function; none if it computes all by itself.
+    /// Graphs for the gradient function; `None` if it computes without any.
     pub graphs: Option<Graphs>,
-    /// The file that it was read from, and those that belong to it, by their names in its folder.
+    /// Names, in the model's folder, of the file that it was read from and of those that belong to it.
     pub files: Vec<PathBuf>,
     /// What identifies the model: everything that changes a bit of the result.
     pub identifier: Identifier,
@@ -33,11 +33,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// The model that the manifest asks for, made for samples like those of `samples`. A model of graphs asks which
-    /// engine it is written for.
+    /// Prepares the manifest's model for samples like `samples`. `lowering` is called only for a model that has graphs,
+    /// and returns how they are written for an engine.
     ///
     /// # Errors
-    /// The model does not fit the samples or cannot be trained, or there is no engine.
+    /// The model does not fit the samples or cannot be trained, or no engine is available.
     pub fn prepare(
         manifest: &Manifest,
         samples: &SampleKind,
@@ -50,7 +50,7 @@ impl Model {
     }
 }
 
-/// What is trained where the manifest leaves it open: a convolutional network on images, a perceptron otherwise.
+/// The network to train; if the manifest leaves it open, a convolutional one for images and a perceptron otherwise.
 fn network(Manifest { model, train, .. }: &Manifest, samples: &SampleKind) -> Network {
     match model.network {
         Some(network) => network,
@@ -61,7 +61,7 @@ fn network(Manifest { model, train, .. }: &Manifest, samples: &SampleKind) -> Ne
     }
 }
 
-/// Whether the job names a gradient function that is not known to compute by graphs.
+/// Whether the job names a gradient function that is not known to use graphs.
 fn computes_itself(train: &manifest::Train) -> bool {
     train.gradient.as_deref().is_some_and(|name| name != "gradient-onnx")
 }
@@ -75,7 +75,7 @@ fn image_shape(shape: &[u32]) -> Option<[i64; 3]> {
     }
 }
 
-/// A perceptron, or a model of a function of the job's own.
+/// A perceptron, or a model that the manifest describes by its parameters.
 fn described(model: &manifest::Model, samples: &SampleKind, seed: u64) -> Model {
     let parameters = describe(model, samples.features(), samples.classes);
     let mut identifier = Identifier::default();
@@ -92,8 +92,8 @@ fn described(model: &manifest::Model, samples: &SampleKind, seed: u64) -> Model 
 
 /// Parameters as the job describes them, for samples of `features` values and `classes` classes.
 ///
-/// Without parameters of its own a job gets a multilayer perceptron: `layers.<i>.weight` of shape `[out, in]` and
-/// `layers.<i>.bias` of shape `[out]`, in the manner of PyTorch.
+/// A job that describes none gets a multilayer perceptron: `layers.<i>.weight` of shape `[out, in]` and
+/// `layers.<i>.bias` of shape `[out]`, as in PyTorch.
 fn describe(model: &manifest::Model, features: usize, classes: u32) -> Vec<manifest::model::Parameter> {
     if !model.parameters.is_empty() {
         return model.parameters.clone();
@@ -101,7 +101,8 @@ fn describe(model: &manifest::Model, features: usize, classes: u32) -> Vec<manif
     let features = u32::try_from(features).expect("samples were read into memory");
     let sizes: Vec<u32> = [&[features], &model.hidden[..], &[classes]].concat();
     let layers = sizes.windows(2).enumerate().flat_map(|(layer, sizes)| {
-        let (inputs, outputs) = (sizes[0], sizes[1]);
+        let inputs = sizes[0];
+        let outputs = sizes[1];
         let parameter = |name: &str, shape: Vec<u32>, init| manifest::model::Parameter {
             name: format!("layers.{layer}.{name}"),
             shape,
@@ -128,7 +129,7 @@ fn initial(parameters: &[manifest::model::Parameter], seed: u64) -> Vec<f32> {
     values
 }
 
-/// Values of one parameter, from a stream of its own.
+/// Initial values of one parameter, from its own random stream.
 fn draw(init: Init, (fan_in, fan_out): (f32, f32), count: usize, (name, seed): (&str, u64)) -> Vec<f32> {
     let mut stream = Stream::new("skein 2026-11 initial parameters", seed, &[name.as_bytes()]);
     let mut uniform = |bound: f32| (0..count).map(|_| stream.next_uniform(bound)).collect();

@@ -1,4 +1,4 @@
-//! Who has which samples.
+//! Divides the samples among the peers.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::data::Dataset;
 use crate::data::split::{Split, shares};
 use crate::manifest;
 
-/// What one peer has.
+/// The samples of one peer.
 pub struct Share {
     /// Number of the peer, from 0, in the order of the manifest.
     pub index: u32,
@@ -23,13 +23,13 @@ pub struct Share {
 
 /// Some samples of a data set.
 pub struct Part {
-    /// The data set.
+    /// The data set that they belong to.
     pub dataset: Dataset,
-    /// Indices into it.
+    /// Indices into the data set.
     pub samples: Vec<u32>,
 }
 
-/// Reads the data sets and gives every peer its share.
+/// Reads the data sets and assigns every peer its share.
 pub(crate) fn divide(
     data: &manifest::Data,
     train: &manifest::Train,
@@ -41,7 +41,7 @@ pub(crate) fn divide(
         let dataset = Dataset::load(path, data)?;
         let split = Split::new(dataset.len(), 0, data.validation, train.seed);
         let split = split.with_context(|| format!("`{}` leaves nothing to train on", path.display()))?;
-        let (train, validation) = (split.train, split.validation);
+        let Split { train, validation, .. } = split;
         peers.insert(*peer, Share { index: index as u32, dataset, train, validation });
     }
     let mut test = None;
@@ -49,14 +49,17 @@ pub(crate) fn divide(
         let dataset = Dataset::load(source, data)?;
         let split = Split::new(dataset.len(), data.test_samples, data.validation, train.seed);
         let Split { train, validation, test: held_out } = split.with_context(|| {
-            let (samples, held_out) = (dataset.len(), data.test_samples);
+            let samples = dataset.len();
+            let held_out = data.test_samples;
             format!(
                 "`{}` has {samples} samples, of which {held_out} are held out: nothing is left to train on",
                 source.display()
             )
         })?;
         if train.len() < sharing.len() {
-            let (peers, samples, source) = (sharing.len(), train.len(), source.display());
+            let peers = sharing.len();
+            let samples = train.len();
+            let source = source.display();
             bail!("{peers} peers share the {samples} training samples of `{source}`: each needs at least one");
         }
         let members: Vec<u32> = (local.len() as u32..identities.len() as u32).collect();
@@ -74,7 +77,7 @@ pub(crate) fn divide(
     Ok((peers, test))
 }
 
-/// All data sets of a job have samples of one shape and the same classes.
+/// Checks that all data sets of a job have samples of one shape and the same number of classes.
 fn check_alike(peers: &BTreeMap<PeerId, Share>, test: Option<&Part>) -> Result<()> {
     let mut shares: Vec<&Share> = peers.values().collect();
     shares.sort_by_key(|share| share.index);
@@ -83,12 +86,14 @@ fn check_alike(peers: &BTreeMap<PeerId, Share>, test: Option<&Part>) -> Result<(
     let Some((first_name, first)) = named.next() else { return Ok(()) };
     for (name, dataset) in named {
         if dataset.shape() != first.shape() {
-            let (shape, expected) = (dataset.shape(), first.shape());
-            bail!("{name} has samples of shape {shape:?} where {first_name} has {expected:?}");
+            let shape = dataset.shape();
+            let expected = first.shape();
+            bail!("{name} has samples of shape {shape:?}, {first_name} has {expected:?}");
         }
         if dataset.classes() != first.classes() {
-            let (classes, expected) = (dataset.classes(), first.classes());
-            bail!("{name} has {classes} classes where {first_name} has {expected}: set `data.classes`");
+            let classes = dataset.classes();
+            let expected = first.classes();
+            bail!("{name} has {classes} classes, {first_name} has {expected}: set `data.classes`");
         }
     }
     Ok(())

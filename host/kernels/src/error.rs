@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// Input that a kernel refuses. Nothing has been written to the output that a caller may use.
+/// Input that a kernel refuses. The output then holds nothing that a caller may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// The rule needs at least `needed` rows for the faults it shall tolerate.
+    /// The rule needs at least `needed` rows to tolerate its number of Byzantine peers.
     TooFew {
         /// Rows that the rule needs.
         needed: usize,
-        /// Rows that were given.
+        /// Rows that the caller passed.
         present: usize,
     },
     /// Row `row` (from 0) does not have as many values as the output.
@@ -26,7 +26,7 @@ pub enum Error {
         /// Index of the row.
         row: usize,
     },
-    /// The weights do not number as many as the rows, or do not sum to a positive finite number.
+    /// The weights are not one per row, one is negative, or they do not sum to a positive finite number.
     Weights,
 }
 

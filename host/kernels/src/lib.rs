@@ -1,13 +1,12 @@
 //! Deterministic kernels on plain `f32` slices: means, robust rules, optimizers, clipping.
 //!
-//! Peers stay bit for bit in step because every kernel gives the same bits wherever it runs: inside the
-//! host, inside a database, or compiled to WebAssembly. Three rules make that so. The order of every
-//! reduction is fixed by index ([`tree`]), never by arrival or by the number of threads. Nothing is fused:
-//! Rust never contracts `a * b + c`, and no intrinsic is used. Nothing is transcendental: only `+ - * /`,
-//! comparison and `sqrt`, which IEEE 754 defines exactly. Loops are shaped so that the compiler vectorises
-//! them for whatever target it has.
+//! Peers agree bit for bit because every kernel computes the same bits wherever it runs: inside the host, inside a
+//! database, or compiled to WebAssembly. Three rules ensure that. The order of every reduction is fixed by index
+//! ([`tree`]), never by arrival or by the number of threads. Nothing is fused: Rust never contracts `a * b + c`, and no
+//! intrinsic is used. Nothing is transcendental: only `+ - * /`, comparison and `sqrt`, which IEEE 754 defines exactly.
+//! Loops are shaped so that the compiler vectorises them for any target.
 //!
-//! Non-finite input is refused, never averaged, so the bits of a NaN can not matter.
+//! Non-finite input is refused, never averaged, so the bits of a NaN cannot matter.
 //!
 //! | module | what |
 //! |---|---|
@@ -15,7 +14,7 @@
 //! | [`mean`] | mean and weighted mean |
 //! | [`order`] | coordinate-wise median and trimmed mean |
 //! | [`multi_krum`] | Multi-Krum |
-//! | [`rule`] | what a rule is, and one chosen at run time |
+//! | [`rule`] | the description of a rule, and a rule chosen at run time |
 //! | [`rules`] | the table of all rules |
 //! | [`optimizer`] | SGD, momentum, Nesterov, Adam, AdamW, and the table of them |
 //! | [`update`] | rule, clipping and optimizer as one pass over the state |
@@ -24,7 +23,8 @@
 //! ```
 //! use skein_kernels::order::trimmed_mean;
 //!
-//! let (honest, liar) = ([1.0f32, 2.0], [1e9f32, -1e9]);
+//! let honest = [1.0f32, 2.0];
+//! let liar = [1e9f32, -1e9];
 //! let rows = [&honest[..], &honest[..], &liar[..]];
 //! let mut out = [0.0; 2];
 //! trimmed_mean(&rows, 1, &mut out)?;

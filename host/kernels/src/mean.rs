@@ -1,4 +1,4 @@
-//! Mean and weighted mean of rows. Neither tolerates a single liar; see [`crate::order`] for rules that do.
+//! Mean and weighted mean of rows. Neither tolerates a single Byzantine peer; see [`crate::order`] for rules that do.
 
 use crate::error::{Error, check_rows};
 use crate::rule::{Aggregate, RuleKind};
@@ -38,7 +38,7 @@ pub fn mean(rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
 /// Weighted mean: `out[k] = (Σ weights[i] · rows[i][k]) / Σ weights[i]`.
 ///
 /// # Errors
-/// As [`mean`], and weights that are negative, do not number as the rows, or sum to no positive finite value.
+/// As [`mean`], and weights that are negative, are not one per row, or do not sum to a positive finite value.
 pub fn weighted_mean(rows: &[&[f32]], weights: &[f32], out: &mut [f32]) -> Result<(), Error> {
     check_rows(rows, 1, out)?;
     let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
@@ -71,7 +71,8 @@ mod tests {
         ) {
             let (values, weights): (Vec<Vec<f32>>, Vec<f32>) = rows.into_iter().unzip();
             let rows: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
-            let (mut plain, mut weighted) = ([0.0; 5], [0.0; 5]);
+            let mut plain = [0.0; 5];
+            let mut weighted = [0.0; 5];
             mean(&rows, &mut plain).expect("valid rows");
             weighted_mean(&rows, &weights, &mut weighted).expect("valid rows");
             let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();

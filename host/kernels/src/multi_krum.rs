@@ -1,14 +1,14 @@
-//! Multi-Krum: the mean of the contributions that lie closest to their neighbours (Blanchard et al., NeurIPS 2017).
+//! Multi-Krum: the mean of the contributions closest to their neighbours (Blanchard et al., NeurIPS 2017).
 //!
-//! The score of a row is the sum of the squared Euclidean distances to its nearest rows, `neighbours` of them; the
-//! `selected` rows of lowest score are averaged. Both have the paper's defaults, n − f − 2 and n − f. Of rows with equal
-//! scores the first counts as lower.
+//! The score of a row is the sum of the squared Euclidean distances to its `neighbours` nearest rows. The `selected`
+//! rows with the lowest scores are averaged. Both have the paper's defaults, n − f − 2 and n − f. Of rows with equal
+//! scores the first ranks lower.
 //!
-//! An honest row has n − f − 1 honest others. With more neighbours than those its score would count liars, and with more
-//! than n − f selected rows a liar's would be averaged, so both ask for enough rows. All values of a row count, those of
-//! running statistics as well; the paper's bound is for gradients alone.
+//! An honest row has n − f − 1 honest others. With more neighbours its score would include Byzantine rows, and with
+//! more than n − f selected rows a Byzantine one would be averaged, so both parameters require enough rows. All values
+//! of a row count, running statistics included; the paper's bound is for gradients alone.
 //!
-//! Distances are sums of `f64` in lanes by coordinate, so neither windows nor threads change a bit.
+//! Distances are summed in `f64`, in lanes by coordinate, so neither windows nor threads change a bit.
 
 use crate::error::{Error, check_rows};
 use crate::mean::MEAN;
@@ -29,20 +29,20 @@ pub static MULTI_KRUM: RuleKind = RuleKind {
     aggregate: Aggregate::Vectors(multi_krum),
 };
 
-/// Places of the parameters in [`MULTI_KRUM`].
+/// Indices of the parameters in [`MULTI_KRUM`].
 const NEIGHBOURS: usize = 0;
 const SELECTED: usize = 1;
 
-/// Independent sums of one distance, so that the loop vectorises with a fixed order.
+/// Independent partial sums of one distance, so that the loop vectorises with a fixed order.
 const LANES: usize = 4;
-/// Values of every row that are worked on together: those of a dozen rows fit the second-level cache.
+/// Values of every row that are processed together: those of a dozen rows fit the second-level cache.
 const WINDOW: usize = 1 << 12;
-/// Differences that a thread computes at least: below that it costs more than it does.
+/// Fewest differences per thread: for fewer, a thread costs more than it saves.
 const DIFFERENCES_MIN: usize = 1 << 18;
-/// Pairs of a window that are compared before others get their turn.
+/// Pairs of a window that are compared before the thread yields.
 const PAIRS_MAX: usize = DIFFERENCES_MIN / WINDOW;
 
-/// n ≥ 2f + 3, as the paper asks for; with the parameters set, as many as leave them to honest rows.
+/// n ≥ 2f + 3, as the paper requires; more if a set parameter needs more honest rows.
 fn rows_min(rule: &Rule) -> usize {
     let faults = rule.faults() as usize;
     let neighbours = rule.set_parameter(NEIGHBOURS).map_or(0, |neighbours| neighbours.saturating_add(faults + 1));
@@ -50,17 +50,18 @@ fn rows_min(rule: &Rule) -> usize {
     faults.saturating_mul(2).saturating_add(3).max(neighbours).max(selected)
 }
 
-/// Multi-Krum on so many threads; a `rule` of the kind [`MULTI_KRUM`] says with which parameters.
+/// Multi-Krum on so many threads, with the parameters of `rule`, which is of the kind [`MULTI_KRUM`].
 ///
-/// Takes (n − 1) · n / 2 differences of each coordinate.
+/// Computes (n − 1) · n / 2 differences per coordinate.
 ///
 /// # Errors
-/// Fewer than `2 * faults + 3` rows or than the parameters ask for, rows of different lengths, or a value that is not finite.
+/// Fewer rows than `2 * faults + 3` or than the parameters need, rows of different lengths, or a value that is not
+/// finite.
 pub fn multi_krum(rule: &Rule, threads: usize, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
     check_rows(rows, rows_min(rule), out)?;
     let mut distances = Distances::new(rows.len());
     distances.add_on(threads, rows)?;
-    // A row that is not finite has no finite distance to any other, so the distances tell without another pass.
+    // A row that is not finite has no finite distance to any other, so the distances reveal it without another pass.
     if distances.are_not_finite()
         && let Some(row) = rows.iter().position(|row| !all_finite(row))
     {
@@ -70,23 +71,23 @@ pub fn multi_krum(rule: &Rule, threads: usize, rows: &[&[f32]], out: &mut [f32])
     Rule::new(&MEAN, 0).apply_on(threads, &selected, out)
 }
 
-/// Squared distances between all rows, summed as their values come.
+/// Squared distances between all rows, summed as their values arrive.
 #[derive(Debug)]
 pub struct Distances {
     rows: usize,
-    /// Of the pairs (0, 1), (0, 2), … (0, n), (1, 2), and so on. Each is the sum of its lanes.
+    /// Distances of the pairs (0, 1), (0, 2), … (0, n − 1), (1, 2), and so on. Each is the sum of its lanes.
     pairs: Vec<[f64; LANES]>,
     /// The lane of the next value.
     lane: usize,
 }
 
 impl Distances {
-    /// Distances between `rows` rows, of which no value has come yet.
+    /// Distances between `rows` rows, before any value has arrived.
     pub fn new(rows: usize) -> Distances {
         Distances { rows, pairs: vec![[0.0; LANES]; rows * rows.saturating_sub(1) / 2], lane: 0 }
     }
 
-    /// Takes the next values of all rows, as many as there are. How the values are divided changes no bit.
+    /// Adds the next values of all rows, any number of them. How the values are divided over calls changes no bit.
     ///
     /// # Errors
     /// A value that is not finite.
@@ -97,7 +98,8 @@ impl Distances {
         }
     }
 
-    /// As [`Distances::add`] without a look at the values, on so many threads; each computes the distances of some pairs.
+    /// As [`Distances::add`] without the check of the values, on so many threads; each computes the distances of some
+    /// pairs.
     fn add_on(&mut self, threads: usize, rows: &[&[f32]]) -> Result<(), Error> {
         assert_eq!(rows.len(), self.rows, "rows that are compared");
         let len = rows.first().map_or(0, |row| row.len());
@@ -108,7 +110,7 @@ impl Distances {
             move || {
                 let mut start = 0;
                 while start < len {
-                    // If the values before ended within the lanes, the first window fills these up.
+                    // If the values before ended within the lanes, the first window fills the rest of them.
                     let first = if start == 0 { lane } else { 0 };
                     let width = if first > 0 { LANES - first } else { WINDOW };
                     let window = start..len.min(start + width);
@@ -130,7 +132,7 @@ impl Distances {
         self.pairs.iter().flatten().any(|sum| !sum.is_finite())
     }
 
-    /// The rows that `rule` selects, in their order; there are at least as many as it needs.
+    /// The rows that `rule` selects, in ascending order. It needs at least [`Rule::rows_min`] rows.
     pub fn selected(&self, rule: &Rule) -> Vec<usize> {
         let neighbours = rule.parameter(NEIGHBOURS, self.rows);
         let count = rule.parameter(SELECTED, self.rows);
@@ -143,7 +145,7 @@ impl Distances {
         rows
     }
 
-    /// Sum of the distances to the nearest rows, from the nearest on.
+    /// Sum of the distances to the nearest rows, nearest first.
     fn score(&self, row: usize, neighbours: usize) -> f64 {
         let others = (0..self.rows).filter(|other| *other != row);
         let mut distances: Vec<f64> = others.map(|other| self.between(row.min(other), row.max(other))).collect();
@@ -159,7 +161,7 @@ impl Distances {
     }
 }
 
-/// All pairs `a < b` of so many rows in their order, from number `start` on.
+/// All pairs `a < b` of so many rows in order, starting at pair number `start`.
 fn pairs(rows: usize, start: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut a = 0;
     let mut b = start + 1;
@@ -170,7 +172,7 @@ fn pairs(rows: usize, start: usize) -> impl Iterator<Item = (usize, usize)> {
     std::iter::successors(Some((a, b)), move |(a, b)| Some(if b + 1 < rows { (*a, b + 1) } else { (a + 1, a + 2) }))
 }
 
-/// Adds the squares of the differences to the lanes, from lane `first` on.
+/// Adds the squares of the differences to the lanes, starting at lane `first`.
 fn add_squares(lanes: &mut [f64; LANES], first: usize, a: &[f32], b: &[f32]) {
     let square = |a: f32, b: f32| {
         let difference = f64::from(a) - f64::from(b);
@@ -205,7 +207,7 @@ mod tests {
         parameters.iter().fold(Rule::new(&MULTI_KRUM, faults), with)
     }
 
-    /// As the paper writes it, with one distance after the other.
+    /// The paper's formula, one distance at a time.
     fn reference(rows: &[&[f32]], neighbours: usize, selected: usize) -> Vec<usize> {
         let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
         let score = |row: usize| {
@@ -224,7 +226,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_rows_that_the_paper_selects_are_averaged(
-            // Whole numbers, whose squares are exact: no order of a sum decides between two scores.
+            // Whole numbers have exact squares, so the order of a sum never decides between two scores.
             values in (5usize..12).prop_flat_map(|rows| prop::collection::vec(prop::collection::vec(-50i8..50, 7), rows)),
             faults in 0u32..2,
         ) {
@@ -237,7 +239,8 @@ mod tests {
                 (vec![("selected", 1)], n - f - 2, 1),
                 (vec![("neighbours", n - f - 1), ("selected", n - f)], n - f - 1, n - f),
             ] {
-                let (mut actual, mut expected) = ([0.0; 7], [0.0; 7]);
+                let mut actual = [0.0; 7];
+                let mut expected = [0.0; 7];
                 rule(faults, &parameters).apply(&rows, &mut actual).expect("enough rows");
                 let chosen: Vec<&[f32]> = reference(&rows, neighbours, selected).into_iter().map(|row| rows[row]).collect();
                 crate::mean::mean(&chosen, &mut expected).expect("rows");
@@ -251,7 +254,9 @@ mod tests {
             let noise = |row: usize| (0..LEN).map(move |i| ((i * 31 + row * 17) % 1009) as f32 * 0.37 - row as f32);
             let values: Vec<Vec<f32>> = (0..6).map(|row| noise(row).collect()).collect();
             let rows: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
-            let (mut whole, mut parts, mut many) = (Distances::new(6), Distances::new(6), Distances::new(6));
+            let mut whole = Distances::new(6);
+            let mut parts = Distances::new(6);
+            let mut many = Distances::new(6);
             whole.add(&rows).expect("finite");
             many.add_on(threads, &rows).expect("finite");
             let mut ends = [&ends[..], &[LEN]].concat();
@@ -266,12 +271,13 @@ mod tests {
         }
 
         #[test]
-        fn liars_move_it_no_further_than_the_honest_are_apart(
+        fn liars_never_move_it_out_of_the_honest_range(
             honest in prop::collection::vec(prop::collection::vec(-1.0f32..1.0, 9), 7),
             lies in prop::collection::vec(prop::collection::vec(prop_oneof![-1e30f32..-1e3, 1e3f32..1e30], 9), 2),
             places in prop::collection::btree_set(0usize..9, 2),
         ) {
-            let (mut honest, mut lies) = (honest.iter(), lies.iter());
+            let mut honest = honest.iter();
+            let mut lies = lies.iter();
             let rows = (0..9).map(|row| if places.contains(&row) { lies.next() } else { honest.next() });
             let rows: Vec<&[f32]> = rows.map(|row| row.expect("nine rows").as_slice()).collect();
             let mut out = [0.0; 9];
@@ -281,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_found_from_any_number_on() {
+    fn pairs_start_at_any_number() {
         for rows in 2..9 {
             let all: Vec<_> = (0..rows).flat_map(|a| (a + 1..rows).map(move |b| (a, b))).collect();
             for start in 0..all.len() {
@@ -291,7 +297,7 @@ mod tests {
         }
     }
 
-    /// With as many rows selected as there usually are, the round in which one is late would average the liar's.
+    /// If `selected` were all rows of a usual round, a round in which one is late would average the liar's row.
     #[test]
     fn parameters_never_leave_room_for_a_liar() {
         let mut out = [0.0];
@@ -323,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn invalid_rows_are_refused() {
         let row: &[f32] = &[1.0, 2.0, 3.0, 4.0, 5.0];
         let mut out = [0.0; 5];
         let mut few = |rule: Rule| rule.apply(&[row; 4], &mut out).expect_err("it is refused");
@@ -338,7 +344,8 @@ mod tests {
             assert_eq!(Distances::new(5).add(&rows), Err(Error::NonFinite { row: 2 }));
         }
         // Squares of the largest values are finite in 64 bits.
-        let (high, low): (&[f32], &[f32]) = (&[f32::MAX], &[f32::MIN]);
+        let high: &[f32] = &[f32::MAX];
+        let low: &[f32] = &[f32::MIN];
         assert_eq!(rule(0, &[("selected", 1)]).apply(&[high, low, low], &mut out[..1]), Ok(()));
         assert_eq!(out[0], f32::MIN);
     }

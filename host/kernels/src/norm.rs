@@ -7,7 +7,7 @@ const LANES: usize = 8;
 
 /// Whether no value is NaN or infinite.
 pub fn all_finite(values: &[f32]) -> bool {
-    // A chunk at a time without an early exit inside, which is what lets the compiler vectorise it.
+    // There is no early exit within a chunk, so that the compiler vectorises the loop.
     values.chunks(1024).all(|chunk| chunk.iter().fold(true, |finite, value| finite & value.is_finite()))
 }
 
@@ -16,7 +16,7 @@ pub fn l2_norm(values: &[f32]) -> f64 {
     values.chunks(BLOCK).map(sum_of_squares).fold(0.0, |sum, block| sum + block).sqrt()
 }
 
-/// Scales `values` down so that their norm is at most `norm_max`; gives the norm they had.
+/// Scales `values` down so that their norm is at most `norm_max`; returns the norm they had.
 ///
 /// The factor is `norm_max / norm` exactly, without the small constant some frameworks add.
 pub fn clip_by_norm(values: &mut [f32], norm_max: f32) -> f64 {

@@ -1,6 +1,7 @@
 //! Optimizers: one step over flat vectors, in the conventions of PyTorch's `torch.optim`.
 //!
-//! A new optimizer is a step, an [`OptimizerKind`] that says what it is called and takes, and a line in [`OPTIMIZERS`].
+//! A new optimizer needs a step function, an [`OptimizerKind`] with its name and constants, and an entry in
+//! [`OPTIMIZERS`].
 
 use std::fmt;
 use std::ops::Range;
@@ -8,10 +9,10 @@ use std::str::FromStr;
 
 use crate::text::{self, TextError};
 
-/// Constants of the optimizer that has the most.
+/// Most constants that an optimizer has.
 const CONSTANTS_MAX: usize = 4;
 
-/// All optimizers: the table from which the manifest, commands of the database and texts follow.
+/// All optimizers: the manifest, database commands and text forms are derived from this table.
 pub static OPTIMIZERS: [&OptimizerKind; 5] = [&SGD, &MOMENTUM, &NESTEROV, &ADAM, &ADAMW];
 
 /// `p -= lr · (g + weight_decay · p)`
@@ -71,35 +72,35 @@ const BETA2: Constant =
 const EPSILON: Constant =
     Constant { name: "epsilon", about: "Added to the denominator.", default: 1e-8, range: 0.0..f32::INFINITY };
 
-/// What is known of an optimizer.
+/// An optimizer's name, constants, state and step.
 #[derive(Debug)]
 pub struct OptimizerKind {
-    /// Its name, as manifests, commands and texts spell it.
+    /// Name in manifests, commands and text forms.
     pub name: &'static str,
-    /// What it is, in a sentence.
+    /// One sentence for the JSON schema of manifests.
     pub about: &'static str,
-    /// The numbers that it takes.
+    /// The constants that it takes.
     pub constants: &'static [Constant],
-    /// Vectors of optimizer state, each as long as the parameters and zero at first.
+    /// Vectors of optimizer state, each as long as the parameters and initially zero.
     pub slots: usize,
     step: StepFunction,
 }
 
-/// A number that an optimizer takes.
+/// A numeric constant of an optimizer.
 #[derive(Debug)]
 pub struct Constant {
-    /// Its name.
+    /// Name in manifests, commands and text forms.
     pub name: &'static str,
-    /// What it does, in a sentence.
+    /// One sentence for the JSON schema of manifests.
     pub about: &'static str,
-    /// Its value if it is not set: PyTorch's, but for the decay of the velocity, which is 0 there.
+    /// Value if it is not set: PyTorch's, except for the decay of the velocity, which is 0 there.
     pub default: f32,
-    /// From the least value to the first that is too large.
+    /// Valid values; the end is the first that is too large.
     pub range: Range<f32>,
 }
 
 impl Constant {
-    /// What fits, as a message says it.
+    /// The valid values, in words for a message.
     fn takes(&self) -> String {
         match self.range.end {
             f32::INFINITY => format!("a number from {} up", self.range.start),
@@ -111,7 +112,7 @@ impl Constant {
 /// Moves parameters against a gradient and updates the slots.
 type StepFunction = fn(&[f32; CONSTANTS_MAX], Step, Vectors<'_, '_>);
 
-/// What a step works on: vectors of one length, and as many slots as the optimizer has.
+/// The vectors of a step: all of one length, with as many slots as the optimizer has.
 struct Vectors<'a, 's> {
     gradient: &'a [f32],
     parameters: &'a mut [f32],
@@ -135,7 +136,7 @@ pub struct Optimizer {
     constants: [f32; CONSTANTS_MAX],
 }
 
-/// When a step is taken and how far.
+/// Number and learning rate of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Number of this step, from 1; Adam's bias correction depends on it.
@@ -147,7 +148,7 @@ pub struct Step {
 /// The optimizer of that name.
 ///
 /// # Errors
-/// There is no optimizer of that name.
+/// No optimizer has that name.
 pub fn named(name: &str) -> Result<&'static OptimizerKind, TextError> {
     let found = OPTIMIZERS.into_iter().find(|kind| kind.name == name);
     found.ok_or_else(|| text::unknown("optimizer", name, OPTIMIZERS.into_iter().map(|kind| kind.name)))
@@ -163,10 +164,10 @@ impl Optimizer {
         Optimizer { kind, constants }
     }
 
-    /// The same optimizer with another value of one constant.
+    /// The same optimizer with one constant set to `value`.
     ///
     /// # Errors
-    /// It has no such constant, or the value does not fit.
+    /// It has no such constant, or the value is out of range.
     pub fn with(mut self, constant: &str, value: f32) -> Result<Optimizer, TextError> {
         let names: Vec<&str> = self.constants().map(|(name, _)| name).collect();
         let index = text::position(self.kind.name, &names, constant)?;
@@ -178,7 +179,7 @@ impl Optimizer {
         Ok(self)
     }
 
-    /// What is known of it.
+    /// Its name, constants, state and step.
     pub fn kind(&self) -> &'static OptimizerKind {
         self.kind
     }
@@ -191,7 +192,7 @@ impl Optimizer {
     /// Takes one step: moves `parameters` against `gradient` and updates `slots`.
     ///
     /// # Panics
-    /// When the lengths differ or `slots` does not number [`OptimizerKind::slots`]: the owner of the state keeps both.
+    /// If the lengths differ or there are not [`OptimizerKind::slots`] slots: the owner of the state ensures both.
     pub fn step(&self, step: Step, gradient: &[f32], parameters: &mut [f32], slots: &mut [impl AsMut<[f32]>]) {
         let mut slots: Vec<&mut [f32]> = slots.iter_mut().map(AsMut::as_mut).collect();
         assert_eq!(slots.len(), self.kind.slots, "slots of the optimizer");
@@ -208,7 +209,7 @@ impl PartialEq for Optimizer {
 }
 
 impl fmt::Display for Optimizer {
-    /// The text form with all constants. Numbers are as short as they can be and still the same bits when they are read.
+    /// The text form with all constants. Numbers are as short as possible and are read back as the same bits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         text::write(f, self.kind.name, self.constants())
     }
@@ -217,7 +218,7 @@ impl fmt::Display for Optimizer {
 impl FromStr for Optimizer {
     type Err = TextError;
 
-    /// Reads the text form; constants that it leaves out have their defaults.
+    /// Parses the text form; constants that it leaves out have their defaults.
     fn from_str(text: &str) -> Result<Optimizer, TextError> {
         let (name, list) = text::split(text)?;
         let optimizer = Optimizer::new(named(name)?);
@@ -275,7 +276,7 @@ struct Decay {
     parameters: f32,
 }
 
-/// What [`ADAM`] and [`ADAMW`] do alike.
+/// The step that [`ADAM`] and [`ADAMW`] share.
 fn moments(constants: &[f32; CONSTANTS_MAX], step: Step, decay: Decay, vectors: Vectors<'_, '_>) {
     let [beta1, beta2, epsilon, _] = *constants;
     let Vectors { gradient, parameters, slots } = vectors;
@@ -313,7 +314,8 @@ mod tests {
     #[track_caller]
     fn check(optimizer: &str, mut reference: impl FnMut(i32, f64, f64) -> f64) {
         let optimizer: Optimizer = optimizer.parse().expect("an optimizer");
-        let (mut p, mut expected) = ([0.5f32; 9], 0.5f64);
+        let mut p = [0.5f32; 9];
+        let mut expected = 0.5f64;
         let mut slots = vec![vec![0.0; 9]; optimizer.kind().slots];
         for (number, gradient) in (1..).zip([0.3f32, -0.2, 0.7, 0.0]) {
             optimizer.step(Step { number, learning_rate: 0.1 }, &[gradient; 9], &mut p, &mut slots);
@@ -343,13 +345,15 @@ mod tests {
     fn adam_and_adamw() {
         for decoupled in [false, true] {
             let optimizer = if decoupled { "adamw" } else { "adam(weight_decay=0.01)" };
-            let (mut m, mut s) = (0.0, 0.0);
+            let mut m = 0.0;
+            let mut s = 0.0;
             check(optimizer, |t, p, g| {
                 let g = if decoupled { g } else { g + 0.01 * p };
                 let p = if decoupled { p * (1.0 - 0.1 * 0.01) } else { p };
                 m = 0.9 * m + 0.1 * g;
                 s = 0.999 * s + 0.001 * g * g;
-                let (m, s) = (m / (1.0 - 0.9f64.powi(t)), s / (1.0 - 0.999f64.powi(t)));
+                let m = m / (1.0 - 0.9f64.powi(t));
+                let s = s / (1.0 - 0.999f64.powi(t));
                 p - 0.1 * m / (s.sqrt() + 1e-8)
             });
         }
@@ -370,7 +374,7 @@ mod tests {
             let mut optimizer = Optimizer::new(kind);
             assert_eq!(kind.name.parse(), Ok(optimizer));
             for (index, (name, _)) in Optimizer::new(kind).constants().enumerate() {
-                // Neither is a decimal fraction of few digits.
+                // Neither has a short decimal form.
                 optimizer = optimizer.with(name, [1.0 / 3.0, 1e-20 / 7.0][index % 2]).expect("it fits");
             }
             assert_eq!(optimizer.to_string().parse(), Ok(optimizer), "{optimizer}");

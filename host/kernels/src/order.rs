@@ -1,12 +1,12 @@
 //! Coordinate-wise order statistics: median and trimmed mean (Yin et al., ICML 2018).
 //!
-//! A block of coordinates is loaded row by row and sorted across the rows by a sorting network, whose
-//! comparators work on whole blocks: branch-free minima and maxima that every vector unit has.
+//! A block of coordinates is loaded row by row and sorted across the rows by a sorting network. Its comparators work on
+//! whole blocks: branch-free minima and maxima, which every vector unit has.
 
 use crate::error::{Error, check_rows};
 use crate::rule::{Aggregate, RuleKind};
 
-/// [`median`], of contributions of which a majority is honest.
+/// [`median`]: a majority of the contributions must be honest.
 pub static MEDIAN: RuleKind = RuleKind {
     name: "median",
     function: "aggregate-median",
@@ -37,7 +37,7 @@ const LANES: usize = 8;
 
 /// Coordinate-wise median: `out[k]` is the middle value of column `k`, or the mean of the two middle ones.
 ///
-/// Tolerates `f` arbitrary rows out of `n` where `2f < n`.
+/// Tolerates `f` arbitrary rows out of `n` if `2f < n`.
 ///
 /// # Errors
 /// No row, rows of different lengths, or a value that is not finite.
@@ -53,7 +53,7 @@ pub fn median(rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
 }
 
 /// Coordinate-wise trimmed mean: drops the `faults` smallest and the `faults` largest values of each column and
-/// gives the mean of the rest, summed from the smallest up.
+/// averages the rest, summed from the smallest up.
 ///
 /// # Errors
 /// Fewer than `2 * faults + 1` rows, rows of different lengths, or a value that is not finite.
@@ -99,8 +99,8 @@ fn sorted_blocks(
     Ok(())
 }
 
-/// Batcher's odd-even merge sort for any number of wires (Knuth, volume 3, 5.3.4), less the comparators that
-/// no wanted rank depends on.
+/// Batcher's odd-even merge sort for any number of wires (Knuth, volume 3, 5.3.4), without the comparators that no
+/// wanted rank depends on.
 struct Network {
     comparators: Vec<(usize, usize)>,
 }
@@ -108,7 +108,7 @@ struct Network {
 impl Network {
     fn new(wires: usize, wanted: std::ops::Range<usize>) -> Network {
         let mut comparators = Vec::new();
-        // The network of the next power of two, its upper wires holding +inf: those comparators do nothing.
+        // The network of the next power of two. Comparators of its upper wires, which would hold +inf, do nothing.
         let size = wires.next_power_of_two();
         let mut run = 1;
         while run < size {
@@ -153,8 +153,8 @@ impl Network {
 
 /// The smaller and the larger value of each lane.
 ///
-/// Whole arrays in and out, and not one store a lane: that is what compiles to a minimum and a maximum instead of
-/// a branch. Neither `f32::min` nor `f32::max` will do, since they leave open which zero of two they give.
+/// It takes and returns whole arrays instead of storing each lane, so that it compiles to a minimum and a maximum
+/// without a branch. `f32::min` and `f32::max` do not fit: they do not specify which of two zeros they return.
 #[inline(always)]
 fn compare(a: [f32; LANES], b: [f32; LANES]) -> ([f32; LANES], [f32; LANES]) {
     let smaller = std::array::from_fn(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] });
@@ -198,20 +198,22 @@ mod tests {
             }
         }
 
-        /// With at most `faults` liars every coordinate stays within what honest rows span.
+        /// With at most `faults` liars every coordinate stays within the range of the honest rows.
         #[test]
-        fn liars_can_not_leave_the_honest_range(
+        fn liars_cannot_leave_the_honest_range(
             honest in matrix(3..9), faults in 1usize..3, lie in prop::num::f32::NORMAL,
         ) {
             prop_assume!(honest.len() > faults);
             let liar = vec![lie; 70];
             let rows: Vec<&[f32]> = honest.iter().map(Vec::as_slice).chain((0..faults).map(|_| &liar[..])).collect();
-            let (mut middle, mut trimmed) = (vec![0.0; 70], vec![0.0; 70]);
+            let mut middle = vec![0.0; 70];
+            let mut trimmed = vec![0.0; 70];
             median(&rows, &mut middle).expect("valid rows");
             trimmed_mean(&rows, faults, &mut trimmed).expect("enough rows");
             for k in 0..70 {
                 let column = || honest.iter().map(|row| row[k]);
-                let (low, high) = (column().fold(f32::MAX, f32::min), column().fold(f32::MIN, f32::max));
+                let low = column().fold(f32::MAX, f32::min);
+                let high = column().fold(f32::MIN, f32::max);
                 let slack = 1e-4 * (high - low).max(1.0);
                 prop_assert!(middle[k] >= low && middle[k] <= high);
                 prop_assert!(trimmed[k] >= low - slack && trimmed[k] <= high + slack);
@@ -224,7 +226,8 @@ mod tests {
         ) {
             let run = |values: &[Vec<f32>]| {
                 let rows: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
-                let (mut middle, mut trimmed) = (vec![0.0; 70], vec![0.0; 70]);
+                let mut middle = vec![0.0; 70];
+                let mut trimmed = vec![0.0; 70];
                 median(&rows, &mut middle).expect("valid rows");
                 trimmed_mean(&rows, (rows.len() - 1) / 2, &mut trimmed).expect("enough rows");
                 (middle, trimmed)

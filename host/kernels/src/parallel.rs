@@ -1,11 +1,11 @@
-//! The same work on parts of vectors, on several threads.
+//! Runs the same work on parts of vectors, on several threads.
 
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Builder};
 
 use crate::error::Error;
 
-/// Values of a part at least: below that a thread costs more than it does.
+/// Fewest values per part: for fewer, a thread costs more than it saves.
 const PART_MIN: usize = 1 << 17;
 
 /// Length of the parts of a vector of `len` values, for so many threads; at least 1.
@@ -13,8 +13,8 @@ pub(crate) fn part_len(len: usize, threads: usize) -> usize {
     len.div_ceil(threads.max(1)).max(PART_MIN).next_multiple_of(1 << 13)
 }
 
-/// Does all parts, on this thread and on one more for each part but one, or on as many as the operating system has to
-/// give; returns the error of the first part that has one.
+/// Runs all parts, on this thread and one more for each further part, or on as many as the operating system can start.
+/// Returns the error of the first part that failed.
 pub(crate) fn in_parallel<W>(parts: impl Iterator<Item = W>) -> Result<(), Error>
 where
     W: FnOnce() -> Result<(), Error> + Send,
@@ -22,7 +22,7 @@ where
     let parts: Vec<W> = parts.collect();
     let helpers = parts.len().saturating_sub(1);
     let parts = Mutex::new(parts.into_iter().enumerate());
-    // Parts are taken in their order, so none before the one that failed is left undone.
+    // Parts are taken in order, so all parts before one that failed are done.
     let work = || loop {
         let next = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
         let (index, part) = next?;
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_part_that_fails_says_why() {
+    fn the_first_error_by_part_is_returned() {
         for _ in 0..100 {
             let fails = |part: usize| move || if part % 5 == 3 { Err(Error::NonFinite { row: part }) } else { Ok(()) };
             assert_eq!(in_parallel((0..20).map(fails)), Err(Error::NonFinite { row: 3 }));

@@ -1,5 +1,4 @@
-//! What an aggregation rule is: what it is called, takes and needs, and how it is computed. Which rules there are is in
-//! [`crate::rules`].
+//! An aggregation rule: its name, parameters, requirements and computation. [`crate::rules`] lists all rules.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -8,32 +7,32 @@ use crate::error::{Error, check_rows};
 use crate::parallel::{in_parallel, part_len};
 use crate::text::{self, TextError};
 
-/// Values that a thread works on before others get their turn.
+/// Values that a thread processes before it yields.
 const WINDOW: usize = 1 << 14;
 
-/// What is known of a rule.
+/// A rule's name, parameters, requirements and computation.
 #[derive(Debug)]
 pub struct RuleKind {
-    /// Its name, as records, commands and texts spell it.
+    /// Name in records, commands and text forms.
     pub name: &'static str,
-    /// The built-in function that does the same. Its setting `weighted` tells two rules of one function apart.
+    /// The built-in function that computes the same. Its setting `weighted` distinguishes two rules of one function.
     pub function: &'static str,
-    /// Whether it takes one weight for each contribution: the samples that its peer claims.
+    /// Whether it takes one weight per contribution: the samples that its peer claims.
     pub takes_weights: bool,
-    /// Numbers that it takes, by the names of the function's settings.
+    /// Parameters that it takes, named like the function's settings.
     pub parameters: &'static [RuleParameter],
-    /// Fewest contributions that it aggregates, with its Byzantine peers and parameters.
+    /// Fewest contributions that it aggregates, given its Byzantine peers and parameters.
     pub rows_min: fn(rule: &Rule) -> usize,
-    /// Aggregates rows of one length, at least as many as it needs, into as many values as each of them has.
+    /// Aggregates at least as many rows as it needs, all of one length, into one row of that length.
     pub aggregate: Aggregate,
 }
 
-/// How a rule aggregates, by what it has to see at once.
+/// How a rule aggregates: by coordinate or by whole vector.
 #[derive(Debug, Clone, Copy)]
 pub enum Aggregate {
-    /// Each coordinate is aggregated by itself, so any window of the rows will do.
+    /// Each coordinate is aggregated independently, so any window of the rows will do.
     Coordinates(ByCoordinate),
-    /// Rows are compared as a whole, on so many threads; their number changes no bit.
+    /// Whole rows are compared, on so many threads; their number changes no bit.
     Vectors(ByVector),
 }
 
@@ -43,19 +42,19 @@ pub type ByCoordinate = fn(rule: &Rule, rows: &[&[f32]], out: &mut [f32]) -> Res
 /// [`Aggregate::Vectors`]
 pub type ByVector = fn(rule: &Rule, threads: usize, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error>;
 
-/// A number from 1 up that a rule takes.
+/// A parameter of a rule: a whole number from 1 up.
 #[derive(Debug)]
 pub struct RuleParameter {
-    /// Its name.
+    /// Name in text forms, and of the function's setting.
     pub name: &'static str,
-    /// Its value if it is not set, for so many rows and Byzantine peers. [`RuleKind::rows_min`] sees to it that there are
+    /// Value if it is not set, for so many rows and Byzantine peers. [`RuleKind::rows_min`] ensures that there are
     /// enough rows.
     pub default: fn(rows: usize, faults: usize) -> usize,
 }
 
-/// How contributions become one aggregate: a kind of rule and what it needs beside the contributions.
+/// A rule with its number of Byzantine peers, its parameters and its weights.
 ///
-/// Its text form is its name with the parameters that are set; Byzantine peers and weights are no part of it.
+/// Its text form is the name with the parameters that are set; Byzantine peers and weights are not part of it.
 ///
 /// ```
 /// use skein_kernels::rules;
@@ -88,7 +87,7 @@ impl Rule {
         Rule { weights, ..self }
     }
 
-    /// The same rule with another value of one parameter, as text.
+    /// The same rule with one parameter set to `value`, read from text.
     ///
     /// # Errors
     /// It has no such parameter, or the value is not a whole number from 1 up.
@@ -100,7 +99,7 @@ impl Rule {
         Ok(self)
     }
 
-    /// What is known of it.
+    /// Its name, parameters, requirements and computation.
     pub fn kind(&self) -> &'static RuleKind {
         self.kind
     }
@@ -110,7 +109,7 @@ impl Rule {
         self.faults
     }
 
-    /// The weights of the contributions; none if it takes none.
+    /// The weights of the contributions; empty if it takes none.
     pub fn weights(&self) -> &[f32] {
         &self.weights
     }
@@ -120,7 +119,7 @@ impl Rule {
         self.parameters[index].map(|value| value.get() as usize)
     }
 
-    /// The value of parameter number `index` for so many rows.
+    /// The value of parameter number `index`, or its default for so many rows.
     pub fn parameter(&self, index: usize, rows: usize) -> usize {
         let default = || (self.kind.parameters[index].default)(rows, self.faults as usize);
         self.set_parameter(index).unwrap_or_else(default)
@@ -131,11 +130,11 @@ impl Rule {
         (self.kind.rows_min)(self)
     }
 
-    /// Values that it goes through for so many rows of `len` values each, by which its time is estimated.
+    /// Values that it processes for so many rows of `len` values each, an estimate of its time.
     pub fn values(&self, rows: usize, len: usize) -> usize {
         match self.kind.aggregate {
             Aggregate::Coordinates(_) => rows.saturating_mul(len),
-            // Every pair of rows is compared, and there is something to do for each pair of the shortest rows.
+            // Every pair of rows is compared, and even a pair of empty rows takes some time.
             Aggregate::Vectors(_) => (rows * rows.saturating_sub(1) / 2).saturating_mul(len.saturating_add(1)),
         }
     }
@@ -143,7 +142,7 @@ impl Rule {
     /// Aggregates `rows`, or the same window of each of them if the rule works by [`Aggregate::Coordinates`].
     ///
     /// # Errors
-    /// Too few rows for the faults, rows of different lengths, a value that is not finite, senseless weights.
+    /// Too few rows for the faults, rows of different lengths, a value that is not finite, invalid weights.
     pub fn apply(&self, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error> {
         check_rows(rows, self.rows_min(), out)?;
         match self.kind.aggregate {
@@ -170,7 +169,7 @@ impl Rule {
             let rows: Vec<&[f32]> = rows.iter().map(|row| &row[index * part..][..out.len()]).collect();
             move || {
                 for (index, out) in out.chunks_mut(WINDOW).enumerate() {
-                    // Whoever waits for the processor waits no longer than for a window.
+                    // Other threads wait for the processor no longer than one window takes.
                     std::thread::yield_now();
                     let rows: Vec<&[f32]> = rows.iter().map(|row| &row[index * WINDOW..][..out.len()]).collect();
                     self.apply(&rows, out)?;
@@ -190,7 +189,7 @@ impl PartialEq for Rule {
 }
 
 impl fmt::Display for Rule {
-    /// The text form.
+    /// Writes the text form.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parameters = self.kind.parameters.iter().zip(&self.parameters);
         let set = parameters.filter_map(|(parameter, value)| Some((parameter.name, value.as_ref()?)));

@@ -1,6 +1,6 @@
-//! All aggregation rules: the table from which built-in functions, commands of the database and texts follow.
+//! All aggregation rules: built-in functions, database commands and text forms are derived from this table.
 //!
-//! A new rule is a function, a [`RuleKind`] beside it that says what it is called and takes, and a line here.
+//! A new rule needs a function, a [`RuleKind`] beside it with its name and parameters, and an entry here.
 
 use crate::mean::{MEAN, WEIGHTED_MEAN};
 use crate::multi_krum::MULTI_KRUM;
@@ -8,22 +8,22 @@ use crate::order::{MEDIAN, TRIMMED_MEAN};
 use crate::rule::{Rule, RuleKind};
 use crate::text::{self, TextError};
 
-/// All rules.
+/// All rules, in the order in which messages list them.
 pub static RULES: [&RuleKind; 5] = [&MEAN, &WEIGHTED_MEAN, &MEDIAN, &TRIMMED_MEAN, &MULTI_KRUM];
 
 /// The rule of that name.
 ///
 /// # Errors
-/// There is no rule of that name.
+/// No rule has that name.
 pub fn named(name: &str) -> Result<&'static RuleKind, TextError> {
     let found = RULES.into_iter().find(|kind| kind.name == name);
     found.ok_or_else(|| text::unknown("rule", name, RULES.into_iter().map(|kind| kind.name)))
 }
 
-/// The rule of a text form, which tolerates `faults` Byzantine peers.
+/// Parses a text form into a rule that tolerates `faults` Byzantine peers.
 ///
 /// # Errors
-/// There is no such rule, it has no such parameters, or a value does not fit.
+/// The rule or a parameter is unknown, or a value is invalid.
 pub fn parse(text: &str, faults: u32) -> Result<Rule, TextError> {
     let (name, list) = text::split(text)?;
     let kind = named(name)?;
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_rule_is_found_by_its_name_and_one_function_does_what_it_does() {
+    fn every_rule_has_a_name_and_a_function_of_its_own() {
         for kind in RULES {
             let found = named(kind.name).expect("a rule");
             assert!(std::ptr::eq(found, kind), "`{}` is the name of two rules", kind.name);
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_form_is_read_again() {
+    fn every_text_form_is_read_back() {
         for kind in RULES {
             for set in 0..1 << kind.parameters.len() {
                 let given = kind.parameters.iter().enumerate().filter(|(index, _)| set >> index & 1 == 1);

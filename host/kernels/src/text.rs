@@ -1,13 +1,13 @@
-//! Text forms of what a table names: `name`, or `name(parameter=value,parameter=value)`.
+//! Text forms of rules and optimizers: `name`, or `name(parameter=value,parameter=value)`.
 //!
-//! Manifests, commands of the database, logs and tests spell rules and optimizers this way.
+//! Manifests, database commands, logs and tests use them.
 
 use std::fmt;
 
-/// Characters of a text that a message repeats; a client may have sent megabytes.
+/// Most characters of a text that a message repeats; a client may have sent megabytes.
 const QUOTED_MAX: usize = 64;
 
-/// A text that names nothing known, or a value that does not fit.
+/// A text form that is malformed, names something unknown or has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextError(String);
 
@@ -19,7 +19,7 @@ impl fmt::Display for TextError {
 
 impl std::error::Error for TextError {}
 
-/// A part of a text as a message repeats it: short, in one line and without control characters.
+/// Part of a text, quoted for a message: short, in one line and without control characters.
 fn quoted(text: &str) -> String {
     let (mut characters, mut short) = (text.chars(), String::new());
     short.extend(characters.by_ref().take(QUOTED_MAX).flat_map(char::escape_debug));
@@ -29,22 +29,22 @@ fn quoted(text: &str) -> String {
     format!("`{short}`")
 }
 
-/// Names as a message lists them.
+/// Names, quoted and listed for a message.
 fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// There is no `what` of that name among `known`.
+/// The error for a `what` whose name is not among `known`.
 pub(crate) fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'n str>) -> TextError {
     TextError(format!("there is no {what} {}: choose one of {}", quoted(name), listed(known)))
 }
 
-/// The value of a parameter does not fit.
+/// The error for an invalid value of a parameter.
 pub(crate) fn unfit(owner: &str, parameter: &str, takes: impl fmt::Display, value: &str) -> TextError {
     TextError(format!("{} of `{owner}` must be {takes}, got {}", quoted(parameter), quoted(value)))
 }
 
-/// The name in a text form, and what stands in its parentheses.
+/// The name in a text form, and the content of its parentheses.
 ///
 /// # Errors
 /// A parenthesis that is not closed at the end.
@@ -71,10 +71,10 @@ pub(crate) fn write<V: fmt::Display>(
     f.write_str(if is_first { "" } else { ")" })
 }
 
-/// Values in a list such as `a=1,b=2`, in the order of `names`; the value of what has no `=` is empty.
+/// Values in a list such as `a=1,b=2`, in the order of `names`; a parameter without `=` has an empty value.
 ///
 /// # Errors
-/// A parameter that `owner` does not have, or that is given twice: so the list is no longer than the table.
+/// A parameter that `owner` does not have, or that is given twice, so that the list is never longer than the table.
 pub(crate) fn values<'t>(
     owner: &str,
     names: &[&str],
@@ -91,10 +91,10 @@ pub(crate) fn values<'t>(
     Ok(values)
 }
 
-/// Where a parameter of `owner` stands among `names`.
+/// The index of a parameter of `owner` among `names`.
 ///
 /// # Errors
-/// `owner` has none of that name.
+/// `owner` has no parameter of that name.
 pub(crate) fn position(owner: &str, names: &[&str], parameter: &str) -> Result<usize, TextError> {
     names.iter().position(|name| *name == parameter).ok_or_else(|| {
         let parameter = quoted(parameter);
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_stand_in_the_order_of_the_names() {
+    fn values_are_in_the_order_of_the_names() {
         let read = |text| split(text).and_then(|(name, list)| values(name, &["a", "b"], list));
         assert_eq!(read("x"), Ok(vec![None, None]));
         assert_eq!(read("x(b=2,a)"), Ok(vec![Some(""), Some("2")]));
@@ -127,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_that_there_is_not_is_named() {
-        let message = |names: &[&str]| position("x", names, "c").expect_err("it is not there").to_string();
+    fn an_unknown_parameter_is_named() {
+        let message = |names: &[&str]| position("x", names, "c").expect_err("it is unknown").to_string();
         assert_eq!(message(&["a", "b"]), "`x` has no parameter `c`: it takes `a`, `b`");
         assert_eq!(message(&[]), "`x` takes no parameters, got `c`");
     }
 
-    /// A server sends messages to clients in one line that ends at a zero.
+    /// A server sends a message to a client as one line, which ends at a zero byte.
     #[test]
     fn a_message_repeats_little_and_no_control_characters() {
         assert_eq!(quoted("a\0b\r\nc"), "`a\\0b\\r\\nc`");

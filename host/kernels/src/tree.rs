@@ -1,15 +1,15 @@
 //! The one reduction tree: leaves by index, neighbours joined level by level.
 //!
-//! A leaf without a neighbour moves up unchanged, so the sum of `n` leaves splits at the largest power of two
-//! below `n`. The means walk the tree at once; [`Tree`] builds it while leaves arrive, in any order, and joins two
-//! siblings as soon as both are there. Both give the same bits.
+//! A leaf without a neighbour moves up unchanged, so the sum of `n` leaves splits at the largest power of two below
+//! `n`. The means compute the whole tree at once; [`Tree`] builds it while leaves arrive, in any order, and joins two
+//! siblings as soon as both have arrived. Both produce the same bits.
 
 use std::collections::BTreeMap;
 
 use crate::error::Error;
 use crate::norm::all_finite;
 
-/// Values that one pass works on, so that partial sums stay in the first-level cache.
+/// Values that one pass processes, so that partial sums stay in the first-level cache.
 const CHUNK: usize = 2048;
 
 /// `out = Σ weight(i) · rows[i]` in tree order; without weights the rows are taken as they are.
@@ -24,7 +24,8 @@ pub(crate) fn sum_rows(rows: &[&[f32]], weights: Option<&[f32]>, out: &mut [f32]
     for (index, chunk) in out.chunks_mut(CHUNK).enumerate() {
         let leaves = Leaves { rows, weights, start: index * CHUNK };
         leaves.sum(0, rows.len(), chunk, &mut scratch);
-        // What is not finite never becomes finite by a sum, so the rows are looked at only if the sum is not.
+        // A sum never turns a value that is not finite into a finite one, so the rows are checked only if the sum is
+        // not finite.
         if !all_finite(chunk)
             && let Some(row) = (0..rows.len()).find(|row| !all_finite(leaves.row(*row, chunk.len())))
         {
@@ -46,7 +47,7 @@ impl Leaves<'_> {
         &self.rows[row][self.start..][..len]
     }
 
-    /// Writes the sum of `count` leaves from the first on to `out`. Leaves without weights are added where they lie.
+    /// Writes the sum of `count` leaves from the first on to `out`. Leaves without weights are added without a copy.
     fn sum(&self, first: usize, count: usize, out: &mut [f32], scratch: &mut [f32]) {
         let len = out.len();
         let left = count.next_power_of_two() / 2;
@@ -88,7 +89,7 @@ pub fn scale_into(into: &mut [f32], values: &[f32], factor: f32) {
     }
 }
 
-/// A place in the tree: `level` 0 holds the leaves.
+/// A position in the tree: `level` 0 holds the leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     level: u32,
@@ -96,12 +97,12 @@ pub struct Position {
 }
 
 impl Position {
-    /// The place of leaf `index`.
+    /// The position of leaf `index`.
     pub fn leaf(index: u32) -> Position {
         Position { level: 0, index }
     }
 
-    /// The place `index` of `level`, as a tree that was saved names it.
+    /// Position `index` of `level`, as a saved tree names it.
     pub fn new(level: u32, index: u32) -> Position {
         Position { level, index }
     }
@@ -111,18 +112,18 @@ impl Position {
         self.level
     }
 
-    /// Places to the left on the same level.
+    /// Positions to the left on the same level.
     pub fn index(self) -> u32 {
         self.index
     }
 }
 
-/// What became of values that were placed in a [`Tree`].
+/// The result of placing values in a [`Tree`].
 #[derive(Debug, PartialEq)]
 pub enum Placed<T> {
     /// They wait for their sibling.
     Waits,
-    /// Both siblings are there: add `right` to `left` and place the sum at `parent`.
+    /// Both siblings have arrived: add `right` to `left` and place the sum at `parent`.
     Join {
         /// Where the sum belongs.
         parent: Position,
@@ -131,14 +132,14 @@ pub enum Placed<T> {
         /// Values of the sibling with the higher index.
         right: T,
     },
-    /// They are the sum of all leaves; [`Tree::take`] gives it.
+    /// They are the sum of all leaves; [`Tree::take`] returns it.
     Root,
 }
 
 /// The reduction tree while its leaves arrive.
 ///
-/// It never adds by itself: [`Tree::place`] hands out the pair to join, so that the owner can keep the tree
-/// behind a lock and add outside of it. `T` is whatever holds the values.
+/// It never adds values itself: [`Tree::place`] returns the pair to join, so that the owner can keep the tree behind a
+/// lock and add outside of it. `T` holds the values.
 #[derive(Debug)]
 pub struct Tree<T = Vec<f32>> {
     seen: Vec<bool>,
@@ -152,12 +153,12 @@ impl<T> Tree<T> {
         Tree { seen: vec![false; leaves as usize], waiting: BTreeMap::new(), root: None }
     }
 
-    /// Number of leaves the tree waits for in all.
+    /// Number of leaves that the tree waits for in total.
     pub fn leaves(&self) -> u32 {
         self.seen.len() as u32
     }
 
-    /// Notes that leaf `index` has come. `false`: it came before, or is none of this tree; drop it.
+    /// Marks leaf `index` as arrived. Returns `false` if it arrived before or is not in this tree: then drop it.
     pub fn claim(&mut self, index: u32) -> bool {
         match self.seen.get_mut(index as usize) {
             Some(seen) => !std::mem::replace(seen, true),
@@ -165,7 +166,7 @@ impl<T> Tree<T> {
         }
     }
 
-    /// Puts values at their place. Leaves are [claimed](Tree::claim) first.
+    /// Places values at their position. [Claim](Tree::claim) a leaf first.
     pub fn place(&mut self, mut at: Position, values: T) -> Placed<T> {
         loop {
             let width = self.leaves().div_ceil(1 << at.level);
@@ -188,14 +189,14 @@ impl<T> Tree<T> {
         }
     }
 
-    /// Whether leaf `index` has come.
+    /// Whether leaf `index` has arrived.
     pub fn has(&self, index: u32) -> bool {
         self.seen.get(index as usize).is_some_and(|seen| *seen)
     }
 
-    /// What values at `at` will be joined with, if it is there, and where their sum belongs.
+    /// The sibling of values at `at`, if it has arrived, and the position of their sum.
     ///
-    /// It lets an owner of immutable sums add first and [place](Tree::place) when all is done.
+    /// With it, an owner of immutable sums can add first and [place](Tree::place) the sum at the end.
     pub fn sibling(&self, mut at: Position) -> Option<(&T, Position)> {
         while self.leaves().div_ceil(1 << at.level) > 1 {
             let parent = Position { level: at.level + 1, index: at.index / 2 };
@@ -216,12 +217,12 @@ impl<T> Tree<T> {
         self.waiting.iter().map(|(at, values)| (*at, values)).chain(self.root.iter().map(move |root| (top, root)))
     }
 
-    /// The sum of all leaves, once every one has come; it stays where it is.
+    /// The sum of all leaves, once all have arrived; it stays in the tree.
     pub fn root(&self) -> Option<&T> {
         self.root.as_ref()
     }
 
-    /// The sum of all leaves, once every one has come.
+    /// Takes the sum of all leaves out of the tree, once all have arrived.
     pub fn take(&mut self) -> Option<T> {
         self.root.take()
     }
@@ -236,13 +237,14 @@ mod tests {
         let mut tree = Tree::new(leaves.len() as u32);
         for &index in order {
             assert!(tree.claim(index as u32));
-            let (mut at, mut values) = (Position::leaf(index as u32), leaves[index].clone());
+            let mut at = Position::leaf(index as u32);
+            let mut values = leaves[index].clone();
             while let Placed::Join { parent, mut left, right } = tree.place(at, values) {
                 add(&mut left, &right);
                 (at, values) = (parent, left);
             }
         }
-        tree.take().expect("all leaves came")
+        tree.take().expect("all leaves arrived")
     }
 
     proptest! {

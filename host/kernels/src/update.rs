@@ -1,6 +1,6 @@
-//! One round's change of the state: aggregate, clip, step, all while a window of it is in the cache.
+//! One round's change of the state: aggregate, clip and step while a window of the state is in the cache.
 //!
-//! The state is never changed in place. Whoever reads it meanwhile, or takes a snapshot of it, sees the one before.
+//! The state is never changed in place: concurrent readers and snapshots see the previous one.
 
 use std::ops::Range;
 
@@ -10,35 +10,35 @@ use crate::optimizer::{Optimizer, Step};
 use crate::parallel::{in_parallel, part_len};
 use crate::rule::{Aggregate, Rule};
 
-/// Values that are worked on together; a handful of such windows fit the second-level cache.
+/// Values that are processed together; a handful of such windows fit the second-level cache.
 const WINDOW: usize = 1 << 13;
 
-/// How a gradient moves the state.
+/// How a gradient changes the state.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Change {
-    /// Values from the first on that the optimizer moves. What is behind them are running statistics, whose new
+    /// Number of leading values that the optimizer updates. The values behind them are running statistics, whose new
     /// values the aggregate holds.
     pub trained: usize,
     /// Bound on the norm of the gradient.
     pub clip_norm: Option<f32>,
-    /// Bound on each of its values, applied after the one on the norm.
+    /// Bound on each value of the gradient, applied after the bound on the norm.
     pub clip_value: Option<f32>,
-    /// The optimizer.
+    /// The optimizer with its constants.
     pub optimizer: Optimizer,
-    /// Its step.
+    /// Number and learning rate of the step.
     pub step: Step,
 }
 
-/// Parameters and optimizer state as a [`Change`] finds them.
+/// Parameters and optimizer state before a [`Change`].
 #[derive(Debug, Clone, Copy)]
 pub struct Before<'a> {
     /// All parameters as one vector.
     pub parameters: &'a [f32],
-    /// Vectors of optimizer state, each as long.
+    /// Vectors of optimizer state, each as long as the parameters.
     pub slots: &'a [&'a [f32]],
 }
 
-/// Where a [`Change`] writes the new state; what is in it before does not matter.
+/// Where a [`Change`] writes the new state; the previous content does not matter.
 #[derive(Debug)]
 pub struct After<'a> {
     /// As long as the parameters before.
@@ -49,14 +49,14 @@ pub struct After<'a> {
 
 /// Where the gradient of a part of the state comes from.
 enum Gradient<'a> {
-    /// The rows, aggregated.
+    /// Rows, aggregated window by window.
     Rows { rule: &'a Rule, rows: Vec<&'a [f32]> },
-    /// What lies where the new parameters will be.
+    /// The aggregate, already in the buffer of the new parameters.
     Written,
 }
 
 impl<'a> Gradient<'a> {
-    /// The same part of it.
+    /// The gradient of a part of the state.
     fn part(&self, range: &Range<usize>) -> Gradient<'a> {
         match self {
             Gradient::Rows { rule, rows } => Gradient::Rows { rule, rows: windows(rows, range) },
@@ -64,7 +64,7 @@ impl<'a> Gradient<'a> {
         }
     }
 
-    /// Copies a window of it to `into`, before the parameters of that window are written.
+    /// Writes a window of the gradient to `into`, before the parameters of that window are written.
     fn read(&self, window: &Range<usize>, parameters: &[f32], into: &mut [f32]) -> Result<(), Error> {
         match self {
             Gradient::Rows { rule, rows } => rule.apply(&windows(rows, window), into),
@@ -78,14 +78,15 @@ impl<'a> Gradient<'a> {
 }
 
 impl Change {
-    /// Writes the state that follows `before` when `rows` are aggregated by `rule`, on so many threads. Every value is
+    /// Aggregates `rows` by `rule` and writes the state that follows `before`, on so many threads. Every value is
     /// computed by one of them, so their number changes no bit.
     ///
     /// # Errors
-    /// What the rule refuses, rows that are not as long as the parameters included.
+    /// An error of the rule, or rows that are not as long as the parameters.
     ///
     /// # Panics
-    /// When the lengths of `before`, `after` and [`Change::trained`] do not fit: the owner of the state keeps them.
+    /// If the lengths of `before`, `after` and [`Change::trained`] do not match: the owner of the state ensures that
+    /// they do.
     pub fn apply(
         &self,
         threads: usize,
@@ -100,8 +101,9 @@ impl Change {
         if self.clip_norm.is_none() && matches!(rule.kind().aggregate, Aggregate::Coordinates(_)) {
             return self.in_parts(threads, &Gradient::Rows { rule, rows: rows.to_vec() }, before, after);
         }
-        // Both the norm and a rule that compares whole vectors take everything before the first value is moved. There is a
-        // place for the aggregate already: every window of the new parameters is written after the gradient there was read.
+        // The norm and a rule that compares whole vectors need all values before the first one is updated. The buffer
+        // of the new parameters can hold the aggregate: each of its windows is overwritten only after the gradient
+        // there was read.
         rule.apply_on(threads, rows, after.parameters)?;
         if let Some(norm_max) = self.clip_norm {
             clip_by_norm(&mut after.parameters[..self.trained], norm_max);
@@ -140,7 +142,8 @@ impl Change {
         let mut gradient = vec![0.0; WINDOW.min(len)];
         for start in (0..len).step_by(WINDOW) {
             let window = start..len.min(start + WINDOW);
-            // Whoever waits for the processor, as a server does that has to answer, waits no longer than for a window.
+            // Other threads, such as a server's that has to answer, wait for the processor no longer than one window
+            // takes.
             std::thread::yield_now();
             let gradient = &mut gradient[..window.len()];
             source.read(&window, after.parameters, gradient)?;
@@ -179,7 +182,7 @@ mod tests {
     use crate::rules::RULES;
     use proptest::prelude::*;
 
-    /// Window by window gives the bits of one operation after the other.
+    /// Computing window by window produces the same bits as one operation after the other.
     #[track_caller]
     fn check(change: Change, rule: &Rule, rows: &[&[f32]]) {
         let len = rows[0].len();
@@ -188,7 +191,8 @@ mod tests {
         let slots: Vec<Vec<f32>> =
             (0..change.optimizer.kind().slots).map(|slot| noise(2 + slot).map(f32::abs).collect()).collect();
 
-        let (mut expected, mut expected_slots) = (parameters.clone(), slots.clone());
+        let mut expected = parameters.clone();
+        let mut expected_slots = slots.clone();
         let mut gradient = vec![0.0; len];
         rule.apply(rows, &mut gradient).expect("valid rows");
         let trained = change.trained;
@@ -198,7 +202,8 @@ mod tests {
         change.optimizer.step(change.step, &gradient[..trained], &mut expected[..trained], &mut moved);
         expected[trained..].copy_from_slice(&gradient[trained..]);
 
-        let (mut after, mut after_slots) = (vec![0.0; len], vec![vec![0.0; len]; slots.len()]);
+        let mut after = vec![0.0; len];
+        let mut after_slots = vec![vec![0.0; len]; slots.len()];
         let slots: Vec<&[f32]> = slots.iter().map(Vec::as_slice).collect();
         for threads in [1, 2, 3] {
             after.fill(f32::NAN);
@@ -259,7 +264,7 @@ mod tests {
         }
     }
 
-    /// The sum of finite rows may be infinite, and clipped by its norm no number at all.
+    /// The sum of finite rows may be infinite, and NaN once it is clipped by its norm.
     #[test]
     fn an_aggregate_that_is_not_finite_is_never_clipped_into_the_state() {
         let change = Change {
@@ -269,7 +274,8 @@ mod tests {
             optimizer: Optimizer::new(&SGD),
             step: Step { number: 1, learning_rate: 1.0 },
         };
-        let (mut parameters, row) = ([0.0; 2], [3e38f32, 1.0]);
+        let mut parameters = [0.0; 2];
+        let row = [3e38f32, 1.0];
         let before = Before { parameters: &[0.0; 2], slots: &[] };
         let after = After { parameters: &mut parameters, slots: vec![] };
         assert_eq!(
@@ -279,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_rule_refuses_is_an_error() {
+    fn errors_of_the_rule_are_returned() {
         let change = Change {
             trained: 2,
             clip_norm: None,
@@ -287,7 +293,8 @@ mod tests {
             optimizer: Optimizer::new(&SGD),
             step: Step { number: 1, learning_rate: 1.0 },
         };
-        let (mut out, good) = ([0.0; 2], [1.0f32, 2.0]);
+        let mut out = [0.0; 2];
+        let good = [1.0f32, 2.0];
         let mut apply = |rule: Rule, rows: &[&[f32]]| {
             let before = Before { parameters: &[0.0; 2], slots: &[] };
             change.apply(1, &rule, rows, before, After { parameters: &mut out, slots: vec![] })

@@ -38,7 +38,7 @@ fn rules_agree_with_another_implementation() {
     }
 }
 
-/// How many neighbours count decides which row is selected: as the paper says it, another than in ByzFL.
+/// The number of neighbours decides which row is selected: the paper's selects another row than ByzFL's.
 #[test]
 fn krum_has_the_neighbours_of_the_paper() {
     let vectors: Value = serde_json::from_str(include_str!("aggregators.json")).expect("the vectors are JSON");

@@ -1,4 +1,5 @@
-//! Figures of the runtime, each a ratio of two things measured in turn in one run; printed as one JSON object.
+//! Benchmarks of the runtime. Each figure is a ratio of two measurements, taken in turn in one run; printed as one JSON
+//! object.
 //!
 //! Run by `cargo xtask bench`. Times are medians: machines are noisy, and the two sides of a ratio alternate so
 //! that noise falls on both.
@@ -17,7 +18,7 @@ use skein_types::{Layout, Parameter};
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 
-/// The same world as the runtime's, bound without anything of the runtime.
+/// The same world as the runtime's, bound without the runtime.
 mod bare {
     wasmtime::component::bindgen!({
         path: "../../wit",
@@ -55,7 +56,7 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64()
 }
 
-/// A guest's tensor where there is no runtime; no call of this benchmark makes one.
+/// A guest's tensor without the runtime; no call of this benchmark creates one.
 pub struct BareTensor;
 
 #[derive(Default)]
@@ -109,7 +110,7 @@ impl bare::wasi::nn::tensor::HostTensor for BareState {
     }
 }
 
-/// What a guest gets that uses graphs; no call of this benchmark does.
+/// The error for a guest that uses graphs; no call of this benchmark does.
 fn no_graphs<T>() -> wasmtime::Result<T> {
     Err(wasmtime::Error::msg("there are no graphs here"))
 }
@@ -187,7 +188,7 @@ async fn warm_call() -> String {
     let engine = Engine::new(&config).expect("an engine");
     let component = Component::new(&engine, &bytes).expect("it compiles");
     let mut linker = Linker::new(&engine);
-    // What the probe imports.
+    // The probe's imports.
     bare::skein::train::settings::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
     bare::skein::train::parameters::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
     bare::wasi::nn::tensor::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
@@ -196,7 +197,8 @@ async fn warm_call() -> String {
     graph::add_to_linker::<_, HasSelf<BareState>>(&mut linker, |s| s).expect("it links");
     let pre = linker.instantiate_pre(&component).and_then(bare::GradientPre::new).expect("it links");
 
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
     for _ in 0..20_000 {
         let begun = Instant::now();
         let call = function
@@ -218,7 +220,8 @@ async fn warm_call() -> String {
         theirs.push(begun.elapsed());
         result.expect("no trap").expect("no error");
     }
-    let (ours, theirs) = (median(ours) * 1e6, median(theirs) * 1e6);
+    let ours = median(ours) * 1e6;
+    let theirs = median(theirs) * 1e6;
     format!("\"warm_call_us\":{ours:.2},\"bare_wasmtime_call_us\":{theirs:.2},\"warm_call_ratio\":{:.3}", ours / theirs)
 }
 
@@ -233,7 +236,8 @@ async fn trimmed_mean_in_wasm() -> String {
         .map(|peer| Contribution { peer: String::new(), samples: 1, values: Arc::new(noise(peer as u32, LEN)) })
         .collect();
     let rows: Vec<&[f32]> = contributions.iter().map(|contribution| contribution.values.as_slice()).collect();
-    let (mut wasm, mut native) = (Vec::new(), Vec::new());
+    let mut wasm = Vec::new();
+    let mut native = Vec::new();
     for _ in 0..7 {
         let begun = Instant::now();
         let aggregated =
@@ -247,7 +251,8 @@ async fn trimmed_mean_in_wasm() -> String {
         assert!(aggregated.values == out, "the same bits");
         black_box(out);
     }
-    let (wasm, native) = (median(wasm) * 1e3, median(native) * 1e3);
+    let wasm = median(wasm) * 1e3;
+    let native = median(native) * 1e3;
     format!(
         "\"trimmed_mean_wasm_ms\":{wasm:.1},\"trimmed_mean_native_ms\":{native:.1},\"trimmed_mean_ratio\":{:.3}",
         wasm / native
@@ -274,7 +279,8 @@ async fn two_batches() -> String {
     let labels = Tensor::from_integers((0..64).map(|label| label % 10).collect());
     let batch = Batch { samples: 64, tensors: vec![("input".into(), input), ("labels".into(), labels)], noise_seed: 0 };
 
-    let (mut parallel, mut sequential) = (Vec::new(), Vec::new());
+    let mut parallel = Vec::new();
+    let mut sequential = Vec::new();
     for _ in 0..60 {
         let begun = Instant::now();
         let tasks: Vec<_> = (0..2).map(|_| spawn(&function, &parameters, &batch)).collect();
@@ -289,7 +295,8 @@ async fn two_batches() -> String {
         }
         sequential.push(begun.elapsed());
     }
-    let (parallel, sequential) = (median(parallel) * 1e3, median(sequential) * 1e3);
+    let parallel = median(parallel) * 1e3;
+    let sequential = median(sequential) * 1e3;
     format!(
         "\"two_batches_parallel_ms\":{parallel:.2},\"two_batches_sequential_ms\":{sequential:.2},\
          \"parallel_speedup\":{:.3}",
@@ -298,7 +305,9 @@ async fn two_batches() -> String {
 }
 
 fn spawn(function: &GradientFunction, parameters: &Parameters, batch: &Batch) -> tokio::task::JoinHandle<()> {
-    let (function, parameters, batch) = (function.clone(), parameters.clone(), batch.clone());
+    let function = function.clone();
+    let parameters = parameters.clone();
+    let batch = batch.clone();
     tokio::spawn(async move {
         drop(function.compute(&function.slot().await, parameters, batch).await.result.expect("a gradient"));
     })

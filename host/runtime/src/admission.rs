@@ -1,4 +1,4 @@
-//! What bytes have to be before they are compiled, and how they become a component.
+//! Checks bytes before they are compiled, and turns them into a component.
 
 use std::time::{Duration, Instant};
 
@@ -19,13 +19,13 @@ const LAYER_COMPONENT: [u8; 2] = [1, 0];
 /// Where a function's compiled artifact came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// It was compiled now.
+    /// It was compiled for this load.
     Compiled,
     /// An earlier start had compiled it.
     Cached,
 }
 
-/// A component that was admitted, and how.
+/// An admitted component and where it came from.
 pub(crate) struct Admitted {
     pub(crate) pre: InstancePre<State>,
     /// SHA-256 of the component's bytes, in hexadecimal digits.
@@ -48,18 +48,18 @@ pub(crate) async fn admit(shared: &Shared, function: &str, world: World, bytes: 
     let wrong_world = |reason| LoadError::WrongWorld { function: function.to_owned(), expected: world, reason };
     let exports: Vec<_> = component.component_type().exports(&shared.engine).map(|(name, _)| name.to_owned()).collect();
     if !exports.iter().any(|name| name == world.export()) {
-        return Err(wrong_world(format!("it exports {exports:?} where `{}` is expected", world.export())));
+        return Err(wrong_world(format!("it exports {exports:?}, expected `{}`", world.export())));
     }
     let pre = shared.linkers.of(world).instantiate_pre(&component).map_err(|error| wrong_world(chain(&error)))?;
     Ok(Admitted { pre, digest, origin, duration: start.elapsed() })
 }
 
-/// An error with all its causes: the linker says in the outer ones which import, in the inner ones why.
+/// An error with all its causes: the linker names the import in the outer ones and the reason in the inner ones.
 pub(crate) fn chain(error: &wasmtime::Error) -> String {
     error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// SHA-256 of a component's bytes in hexadecimal digits: what a function is known by.
+/// SHA-256 of a component's bytes in hexadecimal digits: the identity of a function.
 pub fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
@@ -100,8 +100,8 @@ async fn compile(shared: &Shared, function: &str, bytes: &[u8], digest: &str) ->
 }
 
 fn deserialize(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the artifact is native code, so it must come from wasmtime's compiler. Both callers hold to that:
-    // it was returned by the compiler of this very program, or the cache authenticated it with this host's key.
+    // SAFETY: the artifact is native code, so it must come from wasmtime's compiler. Both callers ensure that: it was
+    // returned by the compiler of this very program, or the cache authenticated it with this host's key.
     #[expect(unsafe_code, reason = "wasmtime has no safe way to load what it compiled")]
     unsafe {
         Component::deserialize(engine, artifact)

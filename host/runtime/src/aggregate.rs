@@ -20,13 +20,13 @@ use crate::world::World;
 pub struct Contribution {
     /// The peer's public key in hexadecimal digits.
     pub peer: String,
-    /// Samples that the peer says it averaged over.
+    /// Samples that the peer claims it averaged over.
     pub samples: u64,
     /// The averaged gradient.
     pub values: Arc<Vec<f32>>,
 }
 
-/// What an aggregation function made of a round.
+/// The result of an aggregation function for one round.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Aggregated {
     /// The aggregate, as long as every contribution, all finite.
@@ -46,7 +46,7 @@ impl Runtime {
     /// Compiles a component, or takes it from the cache, and checks that it is an aggregation function.
     ///
     /// # Errors
-    /// [`LoadError`]: the bytes are not admitted, or are of another world.
+    /// [`LoadError`]: the bytes are not admitted, or implement another world.
     pub fn aggregate_function<'a>(
         &'a self,
         function: Function,
@@ -60,16 +60,17 @@ impl Runtime {
 }
 
 impl AggregateFunction {
-    /// Waits for a slot to run in, in the order of asking. Hold it for as long as what the call leaves is in use.
+    /// Waits for a slot to run in; slots are granted in the order of requests. Hold it as long as the call's result is
+    /// in use.
     pub async fn slot(&self) -> CallSlot {
         self.loaded.slot().await
     }
 
-    /// Aggregates contributions of one length, in the order of their peers' keys, of which up to `faults` may be
+    /// Aggregates contributions of one length, in the order of their peers' keys. Up to `faults` of them may be
     /// arbitrary.
     ///
     /// # Panics
-    /// When the contributions differ in length: the caller has checked what it received.
+    /// If the contributions differ in length: the caller has checked what it received.
     pub fn aggregate<'a>(
         &'a self,
         slot: &'a CallSlot,
@@ -81,7 +82,7 @@ impl AggregateFunction {
             let len = contributions.first().map_or(0, |contribution| contribution.values.len());
             assert!(
                 contributions.iter().all(|contribution| contribution.values.len() == len),
-                "contributions of one length"
+                "contributions must have one length"
             );
             let guest = async |store: &mut Store<State>| {
                 let table = &mut store.data_mut().table;
@@ -113,7 +114,7 @@ impl AggregateFunction {
         })
     }
 
-    /// What is known of the function.
+    /// The function's name, digest, world and loading time.
     pub fn about(&self) -> &About {
         &self.loaded.about
     }

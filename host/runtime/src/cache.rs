@@ -1,8 +1,8 @@
 //! Compiled artifacts on disk, under (compatibility of the engine, digest of the component).
 //!
-//! An artifact is native code that runs with the host's rights, so nothing is loaded that this host did not
-//! write itself: every file begins with a keyed hash, whose key lies beside the artifacts and only the owner can
-//! read. A file that was cut short, altered or moved from another name is ignored and compiled anew.
+//! An artifact is native code that runs with the host's rights, so the host loads only what it wrote itself: every file
+//! begins with a keyed hash. The key is stored beside the artifacts, and only its owner can read it. A file that was
+//! truncated, altered or renamed is ignored, and its component is compiled anew.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,9 +22,9 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache in `dir`, making the folder and the key if they are not there.
+    /// Opens the cache in `dir`, creating the folder and the key if they are missing.
     pub(crate) fn open(dir: &Path, engine: &Engine) -> io::Result<Cache> {
-        // Not an adversary's hash: a collision would need two engines on one machine, and wasmtime checks
+        // This hash need not withstand an adversary: a collision needs two engines on one machine, and wasmtime checks
         // its own artifacts again.
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
@@ -40,7 +40,7 @@ impl Cache {
         Ok(Cache { dir: dir.to_owned(), key, compatibility })
     }
 
-    /// The artifact of a component, if an authentic one is there.
+    /// The artifact of a component, if an authentic one exists.
     pub(crate) fn get(&self, digest: &str) -> Option<Vec<u8>> {
         let mut bytes = fs::read(self.path(digest)).ok()?;
         let (mac, artifact) = bytes.split_at_checked(blake3::OUT_LEN)?;
@@ -54,7 +54,7 @@ impl Cache {
         Some(bytes)
     }
 
-    /// Keeps an artifact. The file appears whole or not at all.
+    /// Stores an artifact. The file appears whole or not at all.
     pub(crate) fn put(&self, digest: &str, artifact: &[u8]) -> io::Result<()> {
         write_private(&self.path(digest), &[self.mac(digest, artifact).as_bytes(), artifact])
     }
@@ -78,7 +78,7 @@ fn new_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
     Ok(key)
 }
 
-/// Writes a file that only the owner may read (temporary files are made so) and moves it into place.
+/// Writes a file that only the owner may read (as temporary files are created) and moves it into place.
 fn write_private(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let dir = path.parent().expect("a file in the cache has a folder");
     let mut file = tempfile::NamedTempFile::new_in(dir)?;

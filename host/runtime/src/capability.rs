@@ -1,4 +1,4 @@
-//! What guests may ask of the host: one file per WIT interface, and the state of a call behind them.
+//! The host functions that guests may call: one file per WIT interface, and the state of a call behind them.
 
 pub(crate) mod bindings;
 
@@ -29,34 +29,34 @@ pub use inference::{HostContext, HostError, HostGraph};
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub use nn::HostTensor;
 
-/// A guest asked an import for what its interface forbids; the call traps with this reason.
+/// A guest used an import in a way that its interface forbids; the call traps with this reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Misuse(String);
 
-/// What a call is given beside its arguments.
+/// The input of a call beside its arguments.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Input {
     pub(crate) parameters: Parameters,
-    /// What the noise of dropout is drawn from.
+    /// Seed of the noise of dropout.
     pub(crate) noise_seed: u64,
 }
 
-/// What a call used of the host.
+/// Host resources that a call used.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Account {
-    /// Time that engines computed.
+    /// Time that engines spent computing.
     pub(crate) engine: Duration,
     /// Bytes of parameters that the guest read.
     pub(crate) parameter_bytes: u64,
 }
 
-/// Bytes of a handle that a guest makes, beside what stands behind it: its slot in the table, which doubles when it is
+/// Bytes of a handle that a guest creates, without the data behind it: its slot in the table, which doubles when it is
 /// full, the box of its value, and its entry in the component's own table. A million tensors without elements take 277
 /// bytes each of this process.
 const HANDLE_BYTES: usize = 320;
 
-/// Text of a guest, cut to what an error may repeat.
+/// Text of a guest, shortened for an error.
 fn shortened(text: &str) -> String {
     text.chars().take(100).collect()
 }
@@ -65,45 +65,46 @@ fn shortened(text: &str) -> String {
 pub(crate) struct State {
     pub(crate) table: ResourceTable,
     pub(crate) meter: Meter,
-    /// What the call used of the host beside its own time and memory.
+    /// Host resources that the call used, beside its own time and memory.
     pub(crate) account: Account,
     settings: Arc<BTreeMap<String, String>>,
     graphs: Graphs,
     parameters: Parameters,
     noise_seed: u64,
-    /// Made when a guest first asks for something of WASI, which the built-in ones never do.
+    /// Created when a guest first uses WASI; the built-in functions never do.
     wasi: Option<WasiCtx>,
 }
 
 impl State {
     pub(crate) fn new(meter: Meter, settings: Arc<BTreeMap<String, String>>, graphs: Graphs, input: Input) -> State {
         let Input { parameters, noise_seed } = input;
-        let (table, account) = (ResourceTable::new(), Account::default());
+        let table = ResourceTable::new();
+        let account = Account::default();
         State { table, meter, account, settings, graphs, parameters, noise_seed, wasi: None }
     }
 
-    /// Counts `bytes` more as the guest's memory, or ends the call.
+    /// Counts `bytes` more as the guest's memory, or ends the call with an error.
     fn take(&mut self, bytes: usize) -> wasmtime::Result<()> {
         if !self.meter.take(bytes) {
-            wasmtime::bail!("{bytes} bytes more do not fit the memory limit");
+            wasmtime::bail!("{bytes} more bytes exceed the memory limit");
         }
         Ok(())
     }
 
-    /// Makes a handle of a value of which `bytes` lie elsewhere. The guest asked for it, so both are its memory.
+    /// Creates a handle to a value that holds `bytes` elsewhere. The guest requested it, so both count as its memory.
     fn hold<T: Send + 'static>(&mut self, value: T, bytes: usize) -> wasmtime::Result<Resource<T>> {
         self.take(HANDLE_BYTES + bytes)?;
         Ok(self.table.push(value)?)
     }
 
-    /// Removes a handle that [`hold`](Self::hold) made. What its value took beside it is the caller's to return.
+    /// Removes a handle that [`hold`](Self::hold) made. The caller releases the bytes that its value holds elsewhere.
     fn release<T: 'static>(&mut self, handle: Resource<T>) -> wasmtime::Result<T> {
         let value = self.table.delete(handle)?;
         self.meter.give(HANDLE_BYTES);
         Ok(value)
     }
 
-    /// Makes a handle of a tensor whose own bytes are the guest's memory.
+    /// Creates a handle to a tensor whose own bytes count as the guest's memory.
     fn hold_tensor(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<HostTensor>> {
         let taken = HANDLE_BYTES + tensor.own_bytes();
         self.take(taken)?;
@@ -112,15 +113,15 @@ impl State {
 }
 
 impl WasiView for State {
-    /// WASI with nothing in it: no files, no environment, no network, no standard streams. Clocks and random
-    /// numbers are there because every language's start-up asks for them.
+    /// An empty WASI: no files, no environment, no network, no standard streams. Clocks and random numbers exist
+    /// because every language's start-up needs them.
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let ctx = self.wasi.get_or_insert_with(|| WasiCtx::builder().max_random_size(1 << 16).build());
         WasiCtxView { ctx, table: &mut self.table }
     }
 }
 
-/// Everything each world may import.
+/// The imports of each world.
 pub(crate) struct Linkers {
     gradient: Linker<State>,
     aggregate: Linker<State>,

@@ -1,8 +1,8 @@
-//! Compiles components where it can be stopped: in a child process with limits of its own.
+//! Compiles components in a child process, which has its own limits and can be stopped.
 //!
-//! The compiler takes time and memory that grow with its input, and a thread cannot be killed. So a host runs
-//! itself again with [`compile_as_child`] as its whole purpose: the component goes in through standard input,
-//! the artifact comes back through standard output. There is one such child at a time, and it inherits no environment.
+//! The compiler's time and memory grow with its input, and a thread cannot be killed. So a host runs itself again to
+//! call only [`compile_as_child`]: the component goes in through standard input, the artifact comes back through
+//! standard output. One such child runs at a time, and it inherits no environment.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,28 +19,27 @@ use crate::engine::new_engine;
 
 /// Memory that a compiling child may write to. Compiling Python's interpreter takes a quarter of it.
 const CHILD_DATA_BYTES_MAX: u64 = 2 << 30;
-/// Artifacts are some ten times larger than components, at most.
+/// Artifacts are at most some ten times larger than components.
 const ARTIFACT_BYTES_MAX: u64 = 1 << 30;
-/// Exit status of a child whose input was no valid component.
+/// Exit status of a child whose input was not a valid component.
 const EXIT_INVALID: i32 = 65;
-/// Most of a child's words that an error repeats.
+/// Most bytes of a child's error output that an error repeats.
 const MESSAGE_BYTES_MAX: u64 = 4096;
 
-/// The turn to have a compiling child, of which a process has one at a time: each uses all cores and up to
+/// The permit to run a compiling child. A process runs one at a time: each uses all cores and up to
 /// [`CHILD_DATA_BYTES_MAX`].
 static TURN: Semaphore = Semaphore::const_new(1);
 
-/// Who compiles components.
+/// Where components are compiled.
 #[derive(Debug, Clone)]
 pub enum Compiler {
     /// This process. For trusted components only: nothing bounds the time and memory it takes.
     InProcess,
-    /// A child process, killed when it takes too long: `program argument`, which has to call
-    /// [`compile_as_child`].
+    /// A child process, `program argument`, which must call [`compile_as_child`]. It is killed if it takes too long.
     Child {
-        /// The program.
+        /// Path of the program to run.
         program: PathBuf,
-        /// Its only argument.
+        /// The program's only argument.
         argument: &'static str,
     },
 }
@@ -73,8 +72,8 @@ impl Compiler {
     }
 }
 
-/// Waits for the turn, then compiles, each for at most `limit`. The child before takes no longer than that, so a load
-/// that waits longer has several ahead of it, and is told to try again.
+/// Waits for its turn, then compiles, each for at most `limit`. The child before takes no longer than that, so a load
+/// that waits longer has several ahead of it; its error suggests to try again.
 async fn compile_in_child(
     program: &Path,
     argument: &str,
@@ -85,12 +84,12 @@ async fn compile_in_child(
         let reason = format!("other functions were still compiling after {limit:?}: try again");
         return Err(CompileError::Compiler(reason.into()));
     };
-    // Where this future is dropped the child goes first, and is killed by that.
+    // If this future is dropped, the child is dropped before the turn and thereby killed.
     let _turn = turn.expect("nothing closes the semaphore");
     let mut child = Command::new(program)
         .arg(argument)
-        // It needs no variable: the component comes through a pipe, and the program links nothing but the system's
-        // own libraries. A database's password may be among those of this process.
+        // It needs no variables: the component comes through a pipe, and the program links only the system's own
+        // libraries. This process's variables may include a database's password.
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -100,7 +99,7 @@ async fn compile_in_child(
     match tokio::time::timeout(limit, converse(&mut child, bytes)).await {
         Ok(result) => result,
         Err(_) => {
-            // The turn ends with the child. The kernel ends a killed process at once, unless a disk does not answer.
+            // The turn ends with the child. The kernel ends a killed process at once, unless a disk does not respond.
             let _ = tokio::time::timeout(limit, child.kill()).await;
             Err(CompileError::Time)
         }
@@ -111,9 +110,10 @@ async fn converse(child: &mut Child, bytes: &[u8]) -> Result<Vec<u8>, CompileErr
     let mut stdin = child.stdin.take().expect("standard input is piped");
     let mut stdout = child.stdout.take().expect("standard output is piped").take(ARTIFACT_BYTES_MAX);
     let mut stderr = child.stderr.take().expect("standard error is piped").take(MESSAGE_BYTES_MAX);
-    let (mut artifact, mut message) = (Vec::new(), String::new());
+    let mut artifact = Vec::new();
+    let mut message = String::new();
     let send = async {
-        // A child that fails closes its input early; its status says more than the broken pipe.
+        // A child that fails closes its input early; its status is more informative than the broken pipe.
         let _ = stdin.write_all(bytes).await;
         drop(stdin);
         Ok(0)
@@ -127,9 +127,9 @@ async fn converse(child: &mut Child, bytes: &[u8]) -> Result<Vec<u8>, CompileErr
     }
 }
 
-/// The whole life of a compiling child process: limits itself, reads a component, writes the artifact.
+/// Runs a compiling child process: limits itself, reads a component, writes the artifact.
 ///
-/// Gives the process's exit status.
+/// Returns the process's exit status.
 pub fn compile_as_child() -> i32 {
     match compile_stdin() {
         Ok(()) => 0,
@@ -146,7 +146,7 @@ pub fn compile_as_child() -> i32 {
 }
 
 fn compile_stdin() -> Result<(), CompileError> {
-    // Address space is no measure: the engine reserves terabytes of it and touches little.
+    // Address space is not a useful measure: the engine reserves terabytes of it and touches little.
     setrlimit(Resource::Data, Rlimit { current: Some(CHILD_DATA_BYTES_MAX), maximum: Some(CHILD_DATA_BYTES_MAX) })
         .map_err(io::Error::from)?;
     let mut bytes = Vec::new();

@@ -14,8 +14,8 @@ const INSTANCES_PER_CALL: u32 = 40;
 const MEMORIES_PER_CALL: u32 = 2;
 const TABLES_PER_CALL: u32 = 8;
 
-/// An engine whose artifacts depend on nothing but this function, so that the cache and a compiling child
-/// process agree with every runtime.
+/// An engine whose artifacts depend only on this function, so that the cache and a compiling child process agree with
+/// every runtime.
 pub(crate) fn new_engine(concurrency: usize) -> wasmtime::Result<Engine> {
     let calls = u32::try_from(concurrency).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
@@ -27,7 +27,7 @@ pub(crate) fn new_engine(concurrency: usize) -> wasmtime::Result<Engine> {
         .max_core_instances_per_component(INSTANCES_PER_CALL)
         .max_memories_per_component(MEMORIES_PER_CALL)
         .max_tables_per_component(TABLES_PER_CALL)
-        // wasmtime's own defaults reject the components of larger languages; these are what Spin ships.
+        // wasmtime's defaults reject the components of larger languages; these are Spin's values.
         .max_component_instance_size(10 << 20)
         .max_core_instance_size(10 << 20)
         .table_elements(100_000)
@@ -40,12 +40,12 @@ pub(crate) fn new_engine(concurrency: usize) -> wasmtime::Result<Engine> {
         // Every peer has to get the same bits from the same instructions.
         .wasm_relaxed_simd(false)
         .wasm_memory64(false)
-        // Without debug information a backtrace is function names at most, and it costs at every trap.
+        // Without debug information a backtrace holds function names at most, and it costs time at every trap.
         .wasm_backtrace_max_frames(None);
     Engine::new(&config)
 }
 
-/// Advances the engine's epoch from a thread of its own, which no busy guest can hold up.
+/// Advances the engine's epoch from its own thread, which no busy guest can delay.
 pub(crate) struct Ticker {
     stop: Option<Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,

@@ -6,10 +6,10 @@ use crate::world::World;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// A component that is not admitted. Loading the same bytes again gives the same answer, but for
+/// A component that is not admitted. Loading the same bytes again returns the same error, except for
 /// [`LoadError::Compiler`].
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it; `function` is always the job's name of the function")]
+#[expect(missing_docs, reason = "the messages explain them; `function` is always the job's name of the function")]
 pub enum LoadError {
     #[error("function `{function}` is not WebAssembly: it does not begin with `\\0asm`")]
     NotWasm { function: String },
@@ -18,11 +18,11 @@ pub enum LoadError {
          `wasm-tools component new`"
     )]
     CoreModule { function: String },
-    #[error("function `{function}` is compiled already: native code is not accepted, hand over the component itself")]
+    #[error("function `{function}` is already compiled: native code is not accepted, pass the component itself")]
     Precompiled { function: String },
-    #[error("function `{function}` has {bytes} bytes where at most {bytes_max} are accepted")]
+    #[error("function `{function}` has {bytes} bytes, at most {bytes_max} are accepted")]
     TooLarge { function: String, bytes: usize, bytes_max: usize },
-    #[error("function `{function}` is no valid component, it may be truncated")]
+    #[error("function `{function}` is not a valid component: it may be truncated")]
     Invalid { function: String, source: Source },
     #[error("function `{function}` does not implement the world `{expected}`: {reason}")]
     WrongWorld { function: String, expected: World, reason: String },
@@ -35,7 +35,7 @@ pub enum LoadError {
 /// A limit that a call can hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// Memories, tables, handles and what they hold, in all; [`Limits::memory_mib`](crate::Limits::memory_mib).
+    /// Memories, tables, handles and the data behind them in total; [`Limits::memory_mib`](crate::Limits::memory_mib).
     Memory,
     /// Processor time; [`Limits::cpu`](crate::Limits::cpu).
     Cpu,
@@ -62,12 +62,12 @@ impl std::fmt::Display for Limit {
     }
 }
 
-/// A call that gave no result.
+/// A call that returned no result.
 ///
-/// All but [`CallError::Host`] are the guest's doing; calling again with the same input is of no use, except after
-/// a limit that a busy machine may have caused.
+/// The guest causes all but [`CallError::Host`]. Calling again with the same input does not help, except after a limit
+/// that a busy machine may have caused.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it; `function` is always the job's name of the function")]
+#[expect(missing_docs, reason = "the messages explain them; `function` is always the job's name of the function")]
 pub enum CallError {
     #[error("function `{function}` trapped: {reason}")]
     Trap { function: String, reason: String },
@@ -75,7 +75,7 @@ pub enum CallError {
     Limit { function: String, limit: Limit },
     #[error("function `{function}` refused its input: {reason}")]
     Refused { function: String, reason: String },
-    #[error("function `{function}` needs at least {needed} contributions, {present} are there")]
+    #[error("function `{function}` needs at least {needed} contributions, got {present}")]
     TooFew { function: String, needed: u32, present: usize },
     #[error("function `{function}` returned a bad result: {reason}")]
     BadOutput { function: String, reason: String },

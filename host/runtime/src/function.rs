@@ -1,11 +1,11 @@
-//! A function as it is asked for.
+//! The description of a function to load.
 
 use std::collections::BTreeMap;
 
 use crate::graphs::Graphs;
 use crate::options::Limits;
 
-/// A function to load: what the job calls it and what it may do.
+/// A function to load: its name in the job and what it may use.
 #[derive(Debug, Clone, Default)]
 pub struct Function {
     /// Name in the job; errors and metrics carry it.

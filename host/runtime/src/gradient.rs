@@ -27,16 +27,16 @@ pub struct Batch {
     pub samples: u32,
     /// Named tensors whose first dimension is the sample.
     pub tensors: Vec<(String, Tensor)>,
-    /// What the noise of dropout is drawn from.
+    /// Seed of the noise of dropout.
     pub noise_seed: u64,
 }
 
-/// A gradient that was checked: finite, and of the parameters' names, shapes and type.
+/// A checked gradient: finite, with the parameters' names, shapes and type.
 #[derive(Debug, Clone)]
 pub struct Gradient {
     /// Mean loss over the samples.
     pub loss: f32,
-    /// Samples that it is the mean of, at least 1.
+    /// Samples that it is the mean over, at least 1.
     pub samples: u32,
     /// One FP32 tensor for each parameter, in the layout's order; for a running statistic its new value.
     pub tensors: Vec<Tensor>,
@@ -59,22 +59,22 @@ impl Gradient {
 
 /// A tensor of a gradient that is not FP32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("tensor {index} of the gradient has type {actual:?} where FP32 is expected")]
+#[error("tensor {index} of the gradient has type {actual:?}, expected FP32")]
 pub struct NotFloats {
     /// Index of the tensor.
     pub index: usize,
-    /// Its type.
+    /// Type of the tensor.
     pub actual: ElementType,
 }
 
-/// How well parameters do on a batch; the loss is finite.
+/// Metrics of parameters on a batch; the loss is finite.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Metrics {
     /// Mean loss over the samples.
     pub loss: f32,
     /// Samples evaluated, at least 1.
     pub samples: u32,
-    /// Samples classified right, if the task is a classification.
+    /// Samples classified correctly, if the task is a classification.
     pub correct: Option<u32>,
 }
 
@@ -89,7 +89,7 @@ impl Runtime {
     /// Compiles a component, or takes it from the cache, and checks that it is a gradient function.
     ///
     /// # Errors
-    /// [`LoadError`]: the bytes are not admitted, or are of another world.
+    /// [`LoadError`]: the bytes are not admitted, or implement another world.
     pub fn gradient_function<'a>(
         &'a self,
         function: Function,
@@ -103,7 +103,8 @@ impl Runtime {
 }
 
 impl GradientFunction {
-    /// Waits for a slot to run in, in the order of asking. Hold it for as long as what the call leaves is in use.
+    /// Waits for a slot to run in; slots are granted in the order of requests. Hold it as long as the call's result is
+    /// in use.
     pub async fn slot(&self) -> CallSlot {
         self.loaded.slot().await
     }
@@ -155,7 +156,7 @@ impl GradientFunction {
         })
     }
 
-    /// What is known of the function.
+    /// The function's name, digest, world and loading time.
     pub fn about(&self) -> &About {
         &self.loaded.about
     }
@@ -174,7 +175,7 @@ impl GradientFunction {
             let HostTensor { tensor, .. } =
                 state.table.delete(handle).map_err(|error| self.loaded.bad_output(error.to_string()))?;
             if layout.find(&name).is_none() {
-                return Err(self.loaded.bad_output(format!("`{name}` is no parameter of the model")));
+                return Err(self.loaded.bad_output(format!("`{name}` is not a parameter of the model")));
             }
             if named.insert(name.clone(), tensor).is_some() {
                 return Err(self.loaded.bad_output(format!("`{name}` is returned twice")));
@@ -183,13 +184,16 @@ impl GradientFunction {
         let ordered = layout.parameters().iter().map(|parameter| {
             let tensor = named.remove(&parameter.name);
             let tensor = tensor.ok_or_else(|| format!("the gradient of `{}` is missing", parameter.name))?;
-            let (name, expected, actual) = (&parameter.name, &parameter.shape, tensor.dimensions());
+            let name = &parameter.name;
+            let expected = &parameter.shape;
+            let actual = tensor.dimensions();
             if expected != actual {
-                return Err(format!("the gradient of `{name}` has shape {actual:?} where {expected:?} is expected"));
+                return Err(format!("the gradient of `{name}` has shape {actual:?}, expected {expected:?}"));
             }
             let Some(values) = tensor.floats() else {
-                let (actual, expected) = (tensor.ty(), ElementType::Fp32);
-                return Err(format!("the gradient of `{name}` has type {actual:?} where {expected:?} is expected"));
+                let actual = tensor.ty();
+                let expected = ElementType::Fp32;
+                return Err(format!("the gradient of `{name}` has type {actual:?}, expected {expected:?}"));
             };
             if !all_finite(&values) {
                 return Err(format!("the gradient of `{name}` is not finite"));

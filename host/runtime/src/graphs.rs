@@ -1,4 +1,4 @@
-//! Graphs that functions may use through `wasi:nn`, and what the host adds to what a function gives them.
+//! Graphs that functions may use through `wasi:nn`, and the inputs that the host adds to a function's own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use skein_types::Layout;
 
 use crate::parameters::Parameters;
 
-/// What a batch's samples are called when a model calls them otherwise.
+/// Name of a batch's samples, which a model may call otherwise.
 const INPUT: &str = "input";
-/// What the noise of dropout is called, before the name of the node.
+/// Prefix of an input for the noise of dropout, before the name of the node.
 const NOISE: &str = "noise.";
 
 /// An input of a graph.
 #[derive(Debug, Clone)]
 pub struct GraphInput {
-    /// Its name.
+    /// Name in the graph.
     pub name: String,
-    /// Sizes of its dimensions; none where the size is that of the batch.
+    /// Sizes of its dimensions; `None` for the batch's size.
     pub shape: Vec<Option<u32>>,
-    /// What it always is, such as a parameter that is not trained.
+    /// Its constant value, such as that of a parameter that is not trained.
     pub fixed: Option<Tensor>,
 }
 
@@ -29,14 +29,14 @@ pub struct Graph {
     pool: Pool,
     inputs: Vec<GraphInput>,
     outputs: Vec<String>,
-    /// Shapes of outputs that the engine may give in another.
+    /// Shapes of outputs, which the engine may return in another shape.
     shapes: BTreeMap<String, Vec<u32>>,
-    /// The input that takes a batch's `input`: the only one that nobody else fills.
+    /// Index of the input that takes a batch's `input`: the only one that the host does not fill.
     samples: Option<usize>,
 }
 
 impl Graph {
-    /// A compiled graph; `layout` tells which inputs the host binds to the model's parameters.
+    /// A compiled graph; `layout` decides which inputs the host binds to the model's parameters.
     pub fn new(pool: Pool, inputs: Vec<GraphInput>, outputs: Vec<String>, layout: &Layout) -> Graph {
         let is_open = |input: &GraphInput| {
             layout.find(&input.name).is_none()
@@ -54,14 +54,14 @@ impl Graph {
         Graph { pool, inputs, outputs, shapes, samples }
     }
 
-    /// A graph that a function brought along: it is given everything by the function.
+    /// A graph that a function loaded: the function provides all inputs.
     pub(crate) fn brought(pool: Pool) -> Graph {
         let signature = pool.signature();
         let inputs = signature.inputs.into_iter().map(|name| GraphInput { name, shape: vec![], fixed: None }).collect();
         Graph { pool, inputs, outputs: signature.outputs, shapes: BTreeMap::new(), samples: None }
     }
 
-    /// Everything the graph needs: what the function gives, and what it leaves out that the host has.
+    /// All inputs of the graph: the function's, and the host's for those that it leaves out.
     pub(crate) fn bind(
         &self,
         given: Vec<(String, Tensor)>,
@@ -85,14 +85,14 @@ impl Graph {
             } else if name.starts_with(NOISE) {
                 noise(input, samples, noise_seed).map_err(|error| refuse(error.to_string()))?
             } else {
-                return Err(refuse("it is not given".into()));
+                return Err(refuse("it is missing".into()));
             };
             bound.push((name, tensor));
         }
         Ok(bound)
     }
 
-    /// What was given, by the graph's names.
+    /// The function's inputs, by the graph's names.
     fn named(&self, given: Vec<(String, Tensor)>) -> Result<BTreeMap<String, Tensor>, EngineError> {
         let mut named = BTreeMap::new();
         for (name, tensor) in given {
@@ -111,7 +111,7 @@ impl Graph {
         Ok(named)
     }
 
-    /// Runs the graph; gives all outputs. Blocks until it is done.
+    /// Runs the graph and returns all outputs. Blocks until it is done.
     pub(crate) fn run(&self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
         let outputs: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
         let tensors = self.pool.run(inputs, &outputs)?;
@@ -126,7 +126,8 @@ impl Graph {
     }
 }
 
-/// A batch in the shape that the graph wants: a data set knows an image as its pixels, a model as channels of rows.
+/// A batch in the shape that the graph expects: a data set may hold an image as its pixels, a model as channels of
+/// rows.
 fn shaped(tensor: Tensor, shape: &[Option<u32>]) -> Result<Tensor, String> {
     let own = tensor.dimensions();
     let fits =
@@ -144,12 +145,12 @@ fn shaped(tensor: Tensor, shape: &[Option<u32>]) -> Result<Tensor, String> {
         _ => {
             let sizes: Vec<String> =
                 shape.iter().map(|size| size.map_or("batch".into(), |size| size.to_string())).collect();
-            Err(format!("it has shape {own:?} where [{}] is expected", sizes.join(", ")))
+            Err(format!("it has shape {own:?}, expected [{}]", sizes.join(", ")))
         }
     }
 }
 
-/// Numbers uniform in [0, 1), by the seed and the input's name: the same on every machine.
+/// Uniform numbers in [0, 1) from the seed and the input's name, the same on every machine.
 fn noise(input: &GraphInput, samples: u32, seed: u64) -> Result<Tensor, ShapeError> {
     let dimensions: Vec<u32> = input.shape.iter().map(|size| size.unwrap_or(samples)).collect();
     let count: usize = dimensions.iter().map(|size| *size as usize).product();
@@ -165,9 +166,9 @@ fn noise(input: &GraphInput, samples: u32, seed: u64) -> Result<Tensor, ShapeErr
 /// The graphs that a function may use.
 #[derive(Clone, Default)]
 pub struct Graphs {
-    /// Those it may load by name.
+    /// Graphs that it may load by name.
     pub named: BTreeMap<String, Arc<Graph>>,
-    /// What compiles graphs that it brings along; none where it may not.
+    /// Compiles graphs that it brings along; `None` if it may bring none.
     pub loader: Option<(Arc<dyn Engine>, skein_engine::Options)>,
 }
 
@@ -194,8 +195,8 @@ mod tests {
             assert!(result.is_err() || result.is_ok_and(|tensor| tensor.dimensions() == [5, 1, 8, 8]));
         }
         let error =
-            shaped(floats(&[5, 64]), &[Some(4), Some(1), Some(8), Some(8)]).expect_err("a batch of 4 is asked for");
-        assert_eq!(error, "it has shape [5, 64] where [4, 1, 8, 8] is expected");
+            shaped(floats(&[5, 64]), &[Some(4), Some(1), Some(8), Some(8)]).expect_err("a batch of 4 is expected");
+        assert_eq!(error, "it has shape [5, 64], expected [4, 1, 8, 8]");
     }
 
     #[test]

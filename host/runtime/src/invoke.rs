@@ -1,4 +1,4 @@
-//! One call of a guest: a fresh instance, limits around it, an account of what it used.
+//! One call of a guest: a fresh instance, limits around it, an account of its usage.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::world::World;
 /// Longest text of a guest that an error repeats.
 const REASON_CHARS_MAX: usize = 300;
 
-/// What a call used.
+/// Resources that a call used.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
-    /// From the start of the call, once it was let in, to its end.
+    /// From the start of the call, after it got its slot, to its end.
     pub duration: Duration,
     /// Most bytes that the guest held: memories, tables, handles and the tensors behind them.
     pub memory_bytes_peak: usize,
-    /// Time of it that engines computed.
+    /// Part of the duration that engines spent computing.
     pub engine: Duration,
     /// Bytes of parameters that crossed into the guest.
     pub parameter_bytes: u64,
@@ -44,16 +44,16 @@ impl Usage {
     }
 }
 
-/// What a call gave, and what it used either way.
+/// The result of a call, and the resources that it used.
 #[derive(Debug)]
 pub struct Call<T> {
     /// The checked result.
     pub result: Result<T, CallError>,
-    /// The account, kept for failed calls too.
+    /// Resources used, counted for failed calls too.
     pub usage: Usage,
 }
 
-/// What is known of a loaded function.
+/// A loaded function's name, digest, world and loading time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
     /// Name in the job.
@@ -68,7 +68,7 @@ pub struct About {
     pub load_duration: Duration,
 }
 
-/// What is common to functions of all worlds.
+/// The part of a function that all worlds share.
 pub(crate) struct Loaded {
     pub(crate) about: About,
     limits: Limits,
@@ -79,7 +79,7 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Admits a component as a function of `world`; `bind` makes the bindings of that world out of it.
+    /// Admits a component as a function of `world`; `bind` creates the bindings of that world.
     pub(crate) async fn load<P>(
         runtime: &Runtime,
         function: Function,
@@ -96,11 +96,12 @@ impl Loaded {
             reason: chain(&error),
         })?;
         let about = About { name, digest, world, origin, load_duration: duration };
-        let (settings, called) = (Arc::new(settings), AtomicBool::new(false));
+        let settings = Arc::new(settings);
+        let called = AtomicBool::new(false);
         Ok((Arc::new(Loaded { about, limits, settings, graphs, called, shared }), pre))
     }
 
-    /// Runs `guest` in a fresh store, then `check` on what it returned, in the slot that the caller holds.
+    /// Runs `guest` in a fresh store, then `check` on its output, in the slot that the caller holds.
     #[tracing::instrument(level = "debug", name = "call", skip_all, fields(function = self.about.name))]
     pub(crate) async fn invoke<T, R>(
         &self,
@@ -142,15 +143,16 @@ impl Loaded {
         store.limiter(|state| &mut state.meter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
-            Ok(match store.data_mut().meter.tick() {
-                true => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
-                false => UpdateDeadline::Interrupt,
+            Ok(if store.data_mut().meter.tick() {
+                UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
+            } else {
+                UpdateDeadline::Interrupt
             })
         });
         store
     }
 
-    /// Tells whose fault a failed call was.
+    /// Attributes a failed call to a limit, the guest or the host.
     fn blame(&self, state: &State, error: wasmtime::Error) -> CallError {
         let function = self.about.name.clone();
         if let Some(limit) = state.meter.hit() {
@@ -159,14 +161,15 @@ impl Loaded {
         if let Some(limit) = limit_of(&error) {
             return CallError::Limit { function, limit };
         }
-        // A trap, or an import that refused what the guest handed it.
+        // A trap, or an import that refused the guest's input.
         let is_guest = error.downcast_ref::<Trap>().is_some()
             || error.downcast_ref::<ResourceTableError>().is_some()
             || error.downcast_ref::<ShapeError>().is_some()
             || error.downcast_ref::<Misuse>().is_some();
-        match is_guest {
-            true => CallError::Trap { function, reason: bounded(&error.root_cause().to_string()) },
-            false => CallError::Host { function, source: error.into() },
+        if is_guest {
+            CallError::Trap { function, reason: bounded(&error.root_cause().to_string()) }
+        } else {
+            CallError::Host { function, source: error.into() }
         }
     }
 
@@ -183,7 +186,7 @@ impl Loaded {
     }
 }
 
-/// Limits of which wasmtime itself keeps count, most of which it tells apart only in words.
+/// Limits that wasmtime itself counts; it distinguishes most of them only by their messages.
 fn limit_of(error: &wasmtime::Error) -> Option<Limit> {
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         return Some(Limit::Handles);
@@ -195,7 +198,7 @@ fn limit_of(error: &wasmtime::Error) -> Option<Limit> {
         .find_map(|(words, limit)| text.contains(words).then_some(limit))
 }
 
-/// Text of a guest, cut to what an error may repeat and without control characters.
+/// Text of a guest, shortened for an error and without control characters.
 fn bounded(text: &str) -> String {
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().take(REASON_CHARS_MAX).map(printable).collect()

@@ -1,23 +1,23 @@
 //! Runs functions: WebAssembly components of the worlds in `wit/`, sandboxed, limited and metered.
 //!
 //! A [`Runtime`] compiles a component once ([`Runtime::gradient_function`], [`Runtime::aggregate_function`]) and
-//! instantiates it anew for every call, which costs microseconds and leaves nothing behind. The only crate that
-//! knows wasmtime.
+//! instantiates it anew for every call, which costs microseconds and leaves nothing behind. The only crate that uses
+//! wasmtime.
 //!
-//! What a guest cannot do, and which module sees to it:
+//! What a guest cannot do, and the module that prevents it:
 //!
 //! | harm | bound | module |
 //! |---|---|---|
-//! | compile for ever, or to gigabytes | size cap, one child process at a time, with limits, that is killed | `compile` |
+//! | compile forever, or to gigabytes | size cap, one child process at a time, with limits, that is killed | `compile` |
 //! | smuggle in native code | precompiled artifacts are refused, cached ones are authenticated | `admission`, `cache` |
 //! | loop | processor time by epochs, wall time from outside | `invoke` |
 //! | eat memory | one total over memories, tables, handles and the tensors behind them | `meter` |
 //! | flood the host with data or handles | bytes per host call, handles per call | `invoke` |
-//! | reach an engine with what it can not bear | names and shapes are checked, failures are errors | [`graphs`] |
+//! | pass an engine inputs that crash it | names and shapes are checked, failures are errors | [`graphs`] |
 //! | return rubbish | names, shapes, types and finiteness are checked | [`gradient`], [`aggregate`] |
 //!
-//! Calls run on whatever tokio runtime polls them. Guests that are busy yield at every tick, but keep a control
-//! plane on another runtime all the same.
+//! Calls run on the tokio runtime that polls them. Busy guests yield at every tick; still, run a control plane on
+//! another runtime.
 
 pub mod aggregate;
 pub mod gradient;

@@ -1,4 +1,4 @@
-//! Counts what a call uses and refuses what is too much.
+//! Counts the resources that a call uses and enforces its limits.
 
 use wasmtime::{Result, bail};
 
@@ -8,11 +8,11 @@ use crate::options::Limits;
 /// Bytes that one table element takes in the host.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 
-/// Core instances, memories and tables of one component each. A Python guest takes some 30 instances.
+/// Most core instances, most memories and most tables of one component. A Python guest takes some 30 instances.
 const INSTANCES_MAX: usize = 100;
 
-/// The account of one call. Memories, tables, handles and what the host keeps behind them count into one total, because
-/// a limit per memory is none for a guest that has several.
+/// The account of one call. Memories, tables, handles and the data behind them count into one total, because a limit
+/// per memory does not limit a guest that has several.
 #[derive(Debug)]
 pub(crate) struct Meter {
     limits: Limits,
@@ -33,7 +33,7 @@ impl Meter {
         self.bytes_peak
     }
 
-    /// The limit that was hit, if one was: what the guest makes of it is usually a trap that says nothing.
+    /// The limit that was hit, if any: the guest usually turns it into a trap without a reason.
     pub(crate) fn hit(&self) -> Option<Limit> {
         self.hit
     }
@@ -50,12 +50,12 @@ impl Meter {
         true
     }
 
-    /// Gives `bytes` back.
+    /// Releases `bytes` that were taken.
     pub(crate) fn give(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Notes that the guest was seen running for one more tick. `false`: its processor time is used up.
+    /// Counts one more tick of the guest's processor time. Returns `false` if that time is used up.
     pub(crate) fn tick(&mut self) -> bool {
         if self.ticks_left == 0 {
             self.hit = Some(Limit::Cpu);
@@ -81,7 +81,7 @@ impl wasmtime::ResourceLimiter for Meter {
         if self.take((desired - current).saturating_mul(TABLE_ELEMENT_BYTES)) {
             return Ok(true);
         }
-        bail!("the table does not fit the memory limit")
+        bail!("the table exceeds the memory limit")
     }
 
     fn instances(&self) -> usize {

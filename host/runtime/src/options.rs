@@ -1,4 +1,4 @@
-//! What an operator and a job may set: the runtime's own options and the limits of each function.
+//! Settings of an operator and a job: the runtime's options and the limits of each function.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::compile::Compiler;
 pub struct Options {
     /// Calls that run at the same time; further ones wait. At least 1.
     pub concurrency: usize,
-    /// Where compiled artifacts are kept; none: every start compiles anew.
+    /// Folder of compiled artifacts; `None`: every start compiles anew.
     pub cache_dir: Option<PathBuf>,
-    /// Who compiles.
+    /// Where components are compiled.
     pub compiler: Compiler,
     /// Largest component that is accepted, in bytes. 64 MiB holds Python's whole interpreter several times.
     pub component_bytes_max: usize,
-    /// Longest time to compile one component, and to wait until the one before has been compiled.
+    /// Longest time to compile one component, and to wait until the one before is compiled.
     pub compile_time_max: Duration,
 }
 
@@ -32,13 +32,13 @@ impl Default for Options {
     }
 }
 
-/// What a single call of a function may use.
+/// Resources that a single call of a function may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Memory in MiB: all linear memories, tables and handles of a call together, with the tensors and errors behind
     /// the handles.
     pub memory_mib: u32,
-    /// Processor time.
+    /// Processor time, counted in ticks of 10 ms.
     pub cpu: Duration,
     /// Time from the start of the call to its end, waiting for an engine included.
     pub wall: Duration,

@@ -1,4 +1,4 @@
-//! What is shared by all functions: the engine, what guests may import, the cache, the permits.
+//! State that all functions share: the engine, the imports of guests, the cache, the permits.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(crate) struct Shared {
     pub(crate) linkers: Linkers,
     pub(crate) cache: Option<Cache>,
     pub(crate) options: Options,
-    /// One permit a running call: calls wait here instead of finding the pool exhausted.
+    /// One permit per running call: calls wait here instead of finding the pool exhausted.
     permits: Arc<Semaphore>,
     _ticker: Ticker,
 }
@@ -35,7 +35,7 @@ impl Runtime {
     /// Starts the runtime: reserves the pool and starts the ticker's thread.
     ///
     /// # Errors
-    /// The engine can not be set up on this machine, or the cache's folder can not be used.
+    /// The engine cannot be set up on this machine, or the cache's folder cannot be used.
     pub fn start(options: Options) -> Result<Runtime, StartError> {
         let engine = new_engine(options.concurrency).map_err(|error| StartError::Engine(error.into()))?;
         let linkers = Linkers::new(&engine).map_err(|error| StartError::Engine(error.into()))?;
@@ -52,17 +52,17 @@ impl Runtime {
     }
 }
 
-/// One of the calls that run at the same time; it is free for another when this is dropped.
+/// A slot for one running call. Dropping it frees the slot for another.
 ///
-/// Whatever a call needs and leaves, such as a batch and its gradient, is best made and used while the slot is held: it
-/// exists for as many calls as run then.
+/// Create and use the input and the result of a call, such as a batch and its gradient, while you hold the slot: then
+/// they exist only for the calls that run at the same time.
 #[derive(Debug)]
 pub struct CallSlot {
     _permit: OwnedSemaphorePermit,
 }
 
 impl Shared {
-    /// Waits for a slot, in the order of asking.
+    /// Waits for a slot; slots are granted in the order of requests.
     pub(crate) async fn slot(&self) -> CallSlot {
         let permit = self.permits.clone().acquire_owned().await;
         CallSlot { _permit: permit.expect("the semaphore is never closed") }
@@ -72,15 +72,15 @@ impl Shared {
 /// The runtime could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// wasmtime does not run here, or not with so many calls at a time.
+    /// wasmtime does not run on this machine, or not with so many calls at a time.
     #[error("failed to set up the WebAssembly engine")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The folder of the cache can not be used.
+    /// The folder of the cache cannot be used.
     #[error("failed to use `{}` as the cache of compiled functions", dir.display())]
     Cache {
-        /// The folder.
+        /// The cache's folder, as configured.
         dir: std::path::PathBuf,
-        /// Why.
+        /// Why the folder cannot be used.
         source: std::io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! Real guests against the runtime: what is admitted, what a hostile guest achieves, what a good one gives.
+//! Real guests against the runtime: what is admitted, what a hostile guest achieves, what a well-behaved one returns.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
 use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime, Tensor};
 use skein_types::{Layout, Parameter};
 
-/// Where a limit does not work, a test fails instead of hanging.
+/// If a limit does not work, a test fails instead of hanging.
 const BOUND: Duration = Duration::from_secs(60);
 
 fn component(name: &str) -> Vec<u8> {
@@ -26,7 +26,7 @@ fn runtime() -> Runtime {
     Runtime::start(Options { concurrency: 2, ..Options::default() }).expect("the engine starts")
 }
 
-/// Limits small enough that a test of each ends at once. The processor's is small for a guest that loops only, so
+/// Limits so small that a test of each ends at once. That of the processor is small only for a guest that loops, so
 /// that a slow machine does not hit it first.
 fn tight(behaviour: &str) -> Limits {
     let cpu = if behaviour == "loop" { Duration::from_millis(50) } else { BOUND };
@@ -43,7 +43,7 @@ fn function(name: &str) -> Function {
     Function { name: name.into(), ..Function::default() }
 }
 
-/// A layer that takes two values and gives three.
+/// A layer that takes two values and returns three.
 fn parameters() -> Parameters {
     let weight = Parameter { name: "layers.0.weight".into(), shape: vec![3, 2] };
     let bias = Parameter { name: "layers.0.bias".into(), shape: vec![3] };
@@ -61,7 +61,7 @@ fn batch(labels: &[i64]) -> Batch {
     Batch { samples, tensors: vec![("input".into(), input), ("labels".into(), labels)], noise_seed: 0 }
 }
 
-/// What a probe's call came to: the error's kind, and a word of its message.
+/// The outcome of a probe's call: the error's kind, and part of its message.
 fn verdict(error: &CallError) -> String {
     match error {
         CallError::Limit { limit, .. } => format!("limit {limit}"),
@@ -90,9 +90,9 @@ async fn a_hostile_guest_gets_a_typed_error_and_harms_nothing() {
         ("many-samples", "bad output: it counts 3 samples of a batch of 2"),
         ("missing", "bad output: the gradient of `layers.0.bias` is missing"),
         ("twice", "bad output: `layers.0.weight` is returned twice"),
-        ("wrong-name", "bad output: `layers.0.weight?` is no parameter of the model"),
-        ("wrong-shape", "bad output: the gradient of `layers.0.weight` has shape [3, 2, 1] where [3, 2] is expected"),
-        ("wrong-type", "bad output: the gradient of `layers.0.weight` has type I32 where Fp32 is expected"),
+        ("wrong-name", "bad output: `layers.0.weight?` is not a parameter of the model"),
+        ("wrong-shape", "bad output: the gradient of `layers.0.weight` has shape [3, 2, 1], expected [3, 2]"),
+        ("wrong-type", "bad output: the gradient of `layers.0.weight` has type I32, expected Fp32"),
         ("nan", "bad output: the gradient of `layers.0.weight` is not finite"),
     ] {
         let probe = probe(behaviour, tight(behaviour)).await;
@@ -130,10 +130,10 @@ async fn a_tensor_of_too_many_dimensions_is_refused_with_the_bound() {
     }
 }
 
-/// A worker's batch is bytes of its own. Nothing was taken for them, yet they were once given back to the guest that let
-/// them go, whose limit grew by as much.
+/// A worker's batch owns its bytes. They never counted as the guest's memory, yet dropping them once released as much
+/// of it, which raised the guest's limit.
 #[tokio::test]
-async fn a_batch_that_is_let_go_makes_no_room() {
+async fn dropping_a_batch_releases_no_memory_of_the_guest() {
     let large = Tensor::from_bytes(vec![1, 4 << 20], ElementType::U8, vec![0; 4 << 20]).expect("as many bytes");
     let batch = Batch { samples: 1, tensors: vec![("input".into(), large)], noise_seed: 0 };
     let function = probe("drop-batch", tight("drop-batch")).await;
@@ -160,8 +160,8 @@ async fn rubbish_metrics_are_refused() {
     }
 }
 
-/// A busy guest on the only worker thread: if it did not yield, the timer would never fire and neither would the
-/// wall clock outside of the guest.
+/// A busy guest on the only worker thread: if it did not yield, the timer would never fire, and neither would the wall
+/// clock outside the guest.
 #[tokio::test(flavor = "current_thread")]
 async fn a_busy_guest_starves_nobody() {
     let limits = Limits { cpu: Duration::from_secs(3600), wall: Duration::from_secs(3), ..Limits::default() };
@@ -178,7 +178,7 @@ async fn a_busy_guest_starves_nobody() {
 }
 
 #[tokio::test]
-async fn what_is_no_function_of_the_world_is_not_admitted() {
+async fn only_functions_of_the_world_are_admitted() {
     let mlp = component("gradient-mlp.wasm");
     let aggregate = component("aggregate-mean.wasm");
     let native = wasmtime::Engine::default().precompile_component(&mlp).expect("the component compiles");
@@ -224,12 +224,12 @@ async fn artifacts_are_cached_and_only_authentic_ones_are_used() {
     let mut altered = good.clone();
     altered[good.len() / 2] ^= 1;
     let foreign = wasmtime::Engine::default().precompile_component(&component("gradient-mlp.wasm"));
-    for (what, bytes) in
+    for (damage, bytes) in
         [("altered", altered), ("truncated", good[..100].to_vec()), ("foreign", foreign.expect("compiles"))]
     {
         std::fs::write(&path, bytes).expect("the cache is writable");
-        assert_eq!(load().await, Origin::Compiled, "{what}");
-        assert_eq!(load().await, Origin::Cached, "after {what}");
+        assert_eq!(load().await, Origin::Compiled, "{damage}");
+        assert_eq!(load().await, Origin::Cached, "after {damage}");
     }
     use std::os::unix::fs::PermissionsExt;
     for path in [dir.path().join("key"), path] {
@@ -237,7 +237,7 @@ async fn artifacts_are_cached_and_only_authentic_ones_are_used() {
     }
 }
 
-/// A child that never answers is killed, and one that dies is reported.
+/// A child that never responds is killed, and one that dies is reported.
 #[tokio::test]
 async fn compiling_is_bounded() {
     let child = |program: &str, argument| Compiler::Child { program: program.into(), argument };
@@ -304,10 +304,10 @@ fn batch_with_label(label: i64) -> Batch {
     batch(&[label])
 }
 
-/// Invariant 1: the same bits, whether the rule ran natively or as Wasm; over several windows and odd sizes, with each
-/// parameter set and not.
+/// Invariant 1: a rule computes the same bits natively and as Wasm, over several windows and odd sizes, with its
+/// parameters set and not.
 #[tokio::test]
-async fn rules_give_the_same_bits_natively_and_in_wasm() {
+async fn rules_compute_the_same_bits_natively_and_in_wasm() {
     let runtime = runtime();
     for kind in RULES {
         for set in [&kind.parameters[..0], kind.parameters] {
@@ -338,15 +338,15 @@ async fn same_bits(rule: &Rule, wasm: &AggregateFunction, contributions: Vec<Con
             let same = actual.values.iter().zip(&expected).all(|(a, e)| a.to_bits() == e.to_bits());
             assert!(same, "{rule} of {} x {}", rows.len(), expected.len());
         }
-        (Err(Error::TooFew { needed, .. }), Err(CallError::TooFew { needed: told, present, .. })) => {
-            assert_eq!((told as usize, present), (needed, rows.len()), "{rule}");
+        (Err(Error::TooFew { needed, .. }), Err(CallError::TooFew { needed: reported, present, .. })) => {
+            assert_eq!((reported as usize, present), (needed, rows.len()), "{rule}");
         }
         (native, actual) => panic!("{rule} of {}: {native:?} {actual:?}", rows.len()),
     }
 }
 
 #[tokio::test]
-async fn the_mean_weighs_by_samples_when_asked() {
+async fn the_mean_is_weighted_by_samples_if_set() {
     let runtime = runtime();
     let run = async |setting: &str| {
         let settings = BTreeMap::from([("weighted".to_owned(), setting.to_owned())]);
@@ -381,7 +381,7 @@ fn contributions(peers: usize, len: usize) -> Vec<Contribution> {
 
 /// Invariant 1 for every kernel, optimizers included: one digest over all their results.
 #[test]
-fn kernels_give_the_same_bits_natively_and_in_wasm() {
+fn kernels_compute_the_same_bits_natively_and_in_wasm() {
     let engine = wasmtime::Engine::default();
     let module = wasmtime::Module::new(&engine, component("kernel-digest.wasm")).expect("a core module");
     let mut store = wasmtime::Store::new(&engine, ());

@@ -1,4 +1,4 @@
-//! Guests that use the job's graphs through `wasi:nn`, rightly and wrongly.
+//! Guests that use the job's graphs through `wasi:nn`, correctly and incorrectly.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use skein_runtime::{Call, CallError, Function, Limit, Limits, Options, Runtime, 
 use skein_types::{Layout, Parameter};
 
 const SAMPLES: u32 = 4;
-/// Where a limit does not work, a test fails instead of hanging.
+/// If a limit does not work, a test fails instead of hanging.
 const BOUND: Duration = Duration::from_secs(60);
 
 fn component(name: &str) -> Vec<u8> {
@@ -29,7 +29,8 @@ fn network() -> (Parameters, Graphs) {
         name: tensor.name.clone(),
         shape: tensor.initial.dims().iter().map(|size| *size as u32).collect(),
     };
-    let (trained, kept) = (model.parameters().iter().map(describe), model.buffers().iter().map(describe));
+    let trained = model.parameters().iter().map(describe);
+    let kept = model.buffers().iter().map(describe);
     let layout = Arc::new(Layout::with_statistics(trained.collect(), kept.collect()));
     let tensors = model.parameters().iter().chain(model.buffers());
     let values: Vec<f32> = tensors.flat_map(|tensor| tensor.initial.to_floats().expect("floats")).collect();
@@ -77,7 +78,7 @@ async fn call(name: &str, behaviour: &str, graphs: Graphs, parameters: Parameter
     compute(name, function(behaviour, LIMITS, graphs), parameters).await
 }
 
-/// What a call of the probe comes to within these limits.
+/// The error of a call of the probe within these limits.
 async fn refusal(behaviour: &str, limits: Limits) -> CallError {
     let (parameters, graphs) = network();
     let call = compute("gradient-probe.wasm", function(behaviour, limits, graphs), parameters).await;
@@ -85,7 +86,7 @@ async fn refusal(behaviour: &str, limits: Limits) -> CallError {
 }
 
 #[tokio::test]
-async fn gradients_come_back_without_a_parameter_crossing() {
+async fn gradients_are_returned_without_the_guest_reading_a_parameter() {
     let (parameters, graphs) = network();
     let Call { result, usage } = call("gradient-onnx.wasm", "", graphs, parameters.clone()).await;
     let gradient = result.expect("a gradient");
@@ -100,15 +101,15 @@ async fn gradients_come_back_without_a_parameter_crossing() {
 }
 
 #[tokio::test]
-async fn what_a_guest_does_wrong_is_an_error_that_it_can_read() {
+async fn a_guest_can_read_the_errors_it_makes() {
     let (parameters, graphs) = network();
     for (behaviour, expected) in [
-        ("graph-load", "ErrorCode::Security: this function may not load graphs of its own"),
-        ("graph-unknown", "ErrorCode::NotFound: there is no graph `nothing`, there is `model/train`"),
-        ("graph-empty", "ErrorCode::InvalidArgument: input `input` of the graph: it is not given"),
+        ("graph-load", "ErrorCode::Security: this function may not load its own graphs"),
+        ("graph-unknown", "ErrorCode::NotFound: there is no graph `nothing`: the job has `model/train`"),
+        ("graph-empty", "ErrorCode::InvalidArgument: input `input` of the graph: it is missing"),
         ("graph-strange", "ErrorCode::InvalidArgument: input `strange` of the graph: it has no such input"),
         ("graph-twice", "ErrorCode::InvalidArgument: input `input` of the graph: it is given twice"),
-        ("graph-wrong-shape", "input `input` of the graph: it has shape [3] where [batch, 1, 8, 8] is expected"),
+        ("graph-wrong-shape", "input `input` of the graph: it has shape [3], expected [batch, 1, 8, 8]"),
         ("graph-wrong-type", "ErrorCode::"),
         ("graph-half", "input `input` of the graph: rten does not support Fp16"),
     ] {
@@ -117,11 +118,11 @@ async fn what_a_guest_does_wrong_is_an_error_that_it_can_read() {
         assert!(error.contains("refused its input") && error.contains(expected), "{behaviour}: {error}");
     }
     let call = call("gradient-probe.wasm", "graph-right", graphs, parameters).await;
-    call.result.expect("the same graph goes on after all that");
+    call.result.expect("the same graph still works after all that");
 }
 
 #[tokio::test]
-async fn a_guest_may_load_a_graph_only_where_it_is_allowed() {
+async fn a_guest_may_load_a_graph_only_if_allowed() {
     let (parameters, mut graphs) = network();
     let engine = skein_engine::open(Kind::Rten, None).expect("it is built in");
     graphs.loader = Some((engine, skein_engine::Options { threads: 1, device: Device::Cpu }));
@@ -135,8 +136,8 @@ async fn a_guest_may_load_a_graph_only_where_it_is_allowed() {
     }
 }
 
-/// Results of rten once counted nothing: a function could keep as many as it had handles. Those of one run take
-/// 40 KiB by 13 handles, so that memory ends here long before the handles do, which alone would fill a fifth of it.
+/// Results of rten once did not count: a function could keep as many as it had handles. Those of one run take 40 KiB in
+/// 13 handles, so that memory runs out here long before the handles, which alone would fill a fifth of it.
 #[tokio::test]
 async fn results_that_are_kept_count_as_memory() {
     let limits = Limits { memory_mib: 12, handles: 8000, ..LIMITS };
@@ -144,7 +145,7 @@ async fn results_that_are_kept_count_as_memory() {
     assert!(matches!(error, CallError::Limit { limit: Limit::Memory, .. }), "{error}");
 }
 
-/// What a function makes the host keep has a price even where it holds no data.
+/// Handles count as memory even if they hold no data.
 #[tokio::test]
 async fn handles_of_graphs_and_errors_count_as_memory() {
     for behaviour in ["graph-hoard-errors", "graph-hoard-graphs", "graph-hoard-contexts"] {
@@ -154,11 +155,11 @@ async fn handles_of_graphs_and_errors_count_as_memory() {
     }
 }
 
-/// The name of an input that a graph lacks was once repeated in full, megabytes of it, by an error that counted nothing.
+/// An error once repeated the name of an unknown input in full, megabytes of it, without counting as memory.
 #[tokio::test]
-async fn an_error_repeats_a_kibibyte_of_what_a_function_says() {
+async fn an_error_repeats_at_most_a_kibibyte_of_a_function_s_text() {
     let error = refusal("graph-shout", LIMITS).await.to_string();
-    // Each letter is of two bytes and begins at an odd one, so the last byte is not filled.
+    // Each letter has two bytes and begins at an odd offset, so the last byte is not filled.
     assert!(error.contains("1023 bytes: input `ää"), "{error}");
 }
 

@@ -7,20 +7,21 @@ use super::{DataError, Inputs, Raw, read_bytes};
 const PIXEL_BYTES: usize = 3 * 32 * 32;
 const RECORD_BYTES: usize = 1 + PIXEL_BYTES;
 
-/// Reads the batches one after the other.
+/// Reads the batches in the given order.
 pub(super) fn read(batches: &[&Path]) -> Result<Raw, DataError> {
-    let (mut inputs, mut labels) = (Vec::new(), Vec::new());
+    let mut inputs = Vec::new();
+    let mut labels = Vec::new();
     for path in batches {
         let bytes = read_bytes(path)?;
         let rest = bytes.len() % RECORD_BYTES;
         if rest != 0 {
-            let problem = format!("has {rest} bytes behind its last record of {RECORD_BYTES}: it may be truncated");
+            let problem = format!("has {rest} bytes after its last record of {RECORD_BYTES}: it may be truncated");
             return Err(DataError::content(path, problem));
         }
         for record in bytes.chunks(RECORD_BYTES) {
             if record[0] > 9 {
                 let problem =
-                    format!("has label {} at sample {}, where classes run from 0 to 9", record[0], labels.len());
+                    format!("has label {} at sample {}, expected a class from 0 to 9", record[0], labels.len());
                 return Err(DataError::content(path, problem));
             }
             labels.push(i64::from(record[0]));

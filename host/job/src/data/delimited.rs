@@ -1,4 +1,4 @@
-//! CSV: one sample a line, the label in the last column or in a named one.
+//! CSV: one sample per line, the label in the last column or in a named one.
 
 use std::path::Path;
 
@@ -11,11 +11,12 @@ pub(super) fn read(path: &Path, label_column: Option<&str>) -> Result<Raw, DataE
 /// Parses the text; a first line that holds anything but numbers is a heading.
 pub(super) fn parse(path: &Path, text: &[u8], label_column: Option<&str>) -> Result<Raw, DataError> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).trim(csv::Trim::All).from_reader(text);
-    let (mut inputs, mut labels) = (Vec::new(), Vec::new());
+    let mut inputs = Vec::new();
+    let mut labels = Vec::new();
     let mut label_index = None;
     let mut columns = 0;
     for (index, record) in reader.records().enumerate() {
-        let record = record.map_err(|error| DataError::content(path, format!("is no table: {error}")))?;
+        let record = record.map_err(|error| DataError::content(path, format!("is not a table: {error}")))?;
         if index == 0 {
             columns = record.len();
             let is_heading = record.iter().any(|field| field.parse::<f32>().is_err());
@@ -25,13 +26,13 @@ pub(super) fn parse(path: &Path, text: &[u8], label_column: Option<&str>) -> Res
             }
         }
         let at_fault = |column: usize, field: &str| {
-            DataError::content(path, format!("line {}, column {}: `{field}` is no number", index + 1, column + 1))
+            DataError::content(path, format!("line {}, column {}: `{field}` is not a number", index + 1, column + 1))
         };
         for (column, field) in record.iter().enumerate() {
             if Some(column) == label_index {
                 labels.push(label(field).ok_or_else(|| {
                     let place = format!("line {}, column {}", index + 1, column + 1);
-                    DataError::content(path, format!("{place}: label `{field}` is no class index"))
+                    DataError::content(path, format!("{place}: label `{field}` is not a class index"))
                 })?);
             } else {
                 inputs.push(field.parse().map_err(|_| at_fault(column, field))?);
@@ -50,7 +51,7 @@ fn find_label(
 ) -> Result<usize, DataError> {
     let Some(column) = column else { return Ok(first.len() - 1) };
     if !is_heading {
-        return Err(DataError::content(path, format!("has no heading to find the column `{column}` in")));
+        return Err(DataError::content(path, format!("has no heading, which the column `{column}` needs")));
     }
     first.iter().position(|heading| heading == column).ok_or_else(|| {
         let hint = crate::manifest::did_you_mean(column, first.iter());
@@ -58,7 +59,7 @@ fn find_label(
     })
 }
 
-/// A class index, which spreadsheets like to write as `3.0`.
+/// A class index, which spreadsheets may write as `3.0`.
 fn label(field: &str) -> Option<i64> {
     let number: f64 = field.parse().ok()?;
     (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i64)

@@ -7,7 +7,7 @@ use super::{DataError, Inputs, Raw, read_bytes};
 /// The type code of unsigned bytes, the only one that data sets of images use.
 const UNSIGNED_BYTE: u8 = 8;
 
-/// Reads images and their labels, from `labels` or from the file that is named as the images' is.
+/// Reads images and their labels, from `labels` or from the file whose name matches the images'.
 pub(super) fn read(images: &Path, labels: Option<&Path>) -> Result<Raw, DataError> {
     let labels = match labels {
         Some(labels) => labels.to_owned(),
@@ -17,19 +17,16 @@ pub(super) fn read(images: &Path, labels: Option<&Path>) -> Result<Raw, DataErro
     let (sizes, bytes) = parse(images)?;
     let (label_sizes, label_bytes) = parse(&labels)?;
     let [count, shape @ ..] = sizes.as_slice() else {
-        return Err(DataError::content(images, "has no dimension"));
+        return Err(DataError::content(images, "has no dimensions"));
     };
     if shape.is_empty() {
         return Err(DataError::content(images, "holds labels, not images"));
     }
     if label_sizes != [*count] {
-        return Err(DataError::content(
-            &labels,
-            format!("has sizes {label_sizes:?} where {count} labels are expected"),
-        ));
+        return Err(DataError::content(&labels, format!("has sizes {label_sizes:?}, expected {count} labels")));
     }
     let labels = label_bytes.into_iter().map(i64::from).collect();
-    // A channel of its own, as every other image format has it.
+    // Adds the channel that every other image format has.
     let shape = [&[1], shape].concat();
     Ok(Raw { inputs: Inputs::Bytes(bytes), shape, labels })
 }
@@ -45,7 +42,7 @@ fn labels_of(images: &Path) -> Option<PathBuf> {
 fn parse(path: &Path) -> Result<(Vec<u32>, Vec<u8>), DataError> {
     let mut bytes = read_bytes(path)?;
     let [0, 0, UNSIGNED_BYTE, dimensions, ..] = bytes[..] else {
-        return Err(DataError::content(path, "is no idx file of unsigned bytes"));
+        return Err(DataError::content(path, "is not an idx file of unsigned bytes"));
     };
     let header = 4 + 4 * usize::from(dimensions);
     let Some(sizes) = bytes.get(4..header) else {
@@ -56,7 +53,7 @@ fn parse(path: &Path) -> Result<(Vec<u32>, Vec<u8>), DataError> {
     let expected = sizes.iter().try_fold(1usize, |count, size| count.checked_mul(*size as usize));
     let actual = bytes.len() - header;
     if expected != Some(actual) {
-        return Err(DataError::content(path, format!("has {actual} values where its sizes {sizes:?} ask for others")));
+        return Err(DataError::content(path, format!("has {actual} values, which do not match its sizes {sizes:?}")));
     }
     bytes.drain(..header);
     Ok((sizes, bytes))

@@ -8,24 +8,23 @@ use zip::ZipArchive;
 
 use super::{DataError, Inputs, Raw};
 
-/// Names that people give the two arrays, the more specific first.
+/// Common names of the two arrays, the more specific first.
 const INPUTS: [&str; 6] = ["x_train", "x", "X", "images", "data", "input"];
 const LABELS: [&str; 6] = ["y_train", "y", "Y", "labels", "target", "label"];
 
-/// Reads the file; the scale is 255 for bytes and 1 for anything else.
+/// Reads the file; the scale is 255 for bytes and 1 for other types.
 pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
     let file = std::fs::File::open(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
     let mut archive = ZipArchive::new(std::io::BufReader::new(file))
-        .map_err(|error| DataError::content(path, format!("is no whole `.npz` file: {error}")))?;
+        .map_err(|error| DataError::content(path, format!("is not a complete `.npz` file: {error}")))?;
     let names: Vec<String> =
         archive.file_names().flatten().filter_map(|name| Some(name.strip_suffix(".npy")?.to_owned())).collect();
     let find = |candidates: [&'static str; 6]| {
         let found = candidates.into_iter().find(|name| names.iter().any(|present| present == name));
-        found.ok_or_else(|| {
-            DataError::content(path, format!("has arrays {names:?} where one of {candidates:?} is needed"))
-        })
+        found.ok_or_else(|| DataError::content(path, format!("has arrays {names:?}, expected one of {candidates:?}")))
     };
-    let (inputs, labels) = (find(INPUTS)?, find(LABELS)?);
+    let inputs = find(INPUTS)?;
+    let labels = find(LABELS)?;
     let (shape, inputs) = array(&mut archive, path, inputs)?;
     let (label_shape, labels) = array(&mut archive, path, labels)?;
     let labels: Option<Vec<i64>> = match labels {
@@ -33,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
         Array::Integers(values) => Some(values),
         Array::Floats(_) => None,
     };
-    let labels = labels.ok_or_else(|| DataError::content(path, "has labels that are no integers"))?;
+    let labels = labels.ok_or_else(|| DataError::content(path, "has labels that are not integers"))?;
     let Some((count, sample_shape)) = shape.split_first() else {
         return Err(DataError::content(path, "has inputs without a dimension"));
     };
@@ -77,7 +76,7 @@ fn array<R: Read + Seek>(archive: &mut ZipArchive<R>, path: &Path, name: &str) -
         "f4" => Array::Floats(values(file).map_err(corrupt)?),
         "f8" => Array::Floats(values::<f64, _>(file).map_err(corrupt)?.into_iter().map(|value| value as f32).collect()),
         _ => {
-            let problem = format!("has `{name}` of type {dtype}, known are u1, i4, i8, f4 and f8, little endian");
+            let problem = format!("has `{name}` of type {dtype}, expected u1, i4, i8, f4 or f8, little endian");
             return Err(DataError::content(path, problem));
         }
     };

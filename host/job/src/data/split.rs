@@ -1,9 +1,9 @@
-//! Which samples train, which validate, which are held out, and which peer has which.
+//! Splits samples into training, validation and held-out ones, and divides them among the peers.
 
 use skein_protocol::random::Stream;
 use skein_protocol::shards::{assign, shard_ranges};
 
-/// Indices into a data set, disjoint.
+/// Disjoint sets of indices into a data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
     /// Samples to train on, in random order.
@@ -15,8 +15,8 @@ pub struct Split {
 }
 
 impl Split {
-    /// Holds out the last `test_samples`, and of the others a random share for validation: at least one sample
-    /// where `validation` is not 0. None if nothing is left to train on.
+    /// Holds out the last `test_samples`, and a random share of the others for validation: at least one sample if
+    /// `validation` is not 0. `None` if nothing is left to train on.
     pub fn new(samples: usize, test_samples: u32, validation: f64, seed: u64) -> Option<Split> {
         let samples = u32::try_from(samples).ok()?;
         let rest = samples.checked_sub(test_samples)?;

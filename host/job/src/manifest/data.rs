@@ -1,4 +1,4 @@
-//! `[data]`: what the model is trained on.
+//! `[data]`: the data that the model is trained on.
 
 use std::path::{Path, PathBuf};
 
@@ -18,29 +18,29 @@ pub struct Data {
     /// and the third also gzipped. Peers share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<PathBuf>,
-    /// Labels of an idx file of images; found by its name where this is not set.
+    /// Labels of an idx file of images; found by the name of the images' file if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
-    /// Column of a CSV file that holds the label, by its heading; the last one where this is not set.
+    /// Column of a CSV file that holds the label, by its heading; the last one if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
     /// A file or folder held out for the accuracy at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<PathBuf>,
-    /// As many samples at the end of `source` are held out, where `test` is not set.
+    /// Number of samples held out at the end of `source`, for the accuracy at the end if `test` is not set.
     #[serde(default)]
     pub test_samples: u32,
-    /// Folders that belong to single peers, the first to the first peer and so on. Such a peer trains on its own
-    /// folder alone, and no sample of it is read by another.
+    /// Folders that belong to single peers, the first to the first peer and so on. Such a peer trains only on its own
+    /// folder, and no other peer reads a sample of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub local: Vec<PathBuf>,
     /// Share of the samples that is held out for validation.
     #[serde(default = "default_validation")]
     pub validation: f64,
-    /// What inputs are divided by: 255 for images of bytes, 16 for the digits and 1 otherwise, where this is not set.
+    /// Divisor of the inputs; if not set, 255 for images of bytes, 16 for the digits and 1 otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
-    /// Number of classes; one more than the largest label where this is not set.
+    /// Number of classes; one more than the largest label if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<u32>,
 }
@@ -66,7 +66,7 @@ impl Default for Data {
 }
 
 impl Data {
-    /// Makes relative paths count from `dir`.
+    /// Resolves relative paths against `dir`.
     pub(super) fn resolve(&mut self, dir: &Path) {
         let single = [&mut self.source, &mut self.labels, &mut self.test].into_iter().flatten();
         for path in single.chain(&mut self.local).filter(|path| **path != Path::new(BUILTIN_DIGITS)) {
@@ -83,13 +83,13 @@ impl Data {
             return problem("local", format!("has {} folders for {peers} peers", self.local.len()));
         }
         if !(0.0..1.0).contains(&self.validation) {
-            return problem("validation", format!("is {}, it takes 0 up to but not including 1", self.validation));
+            return problem("validation", format!("must be at least 0 and below 1, got {}", self.validation));
         }
         if self.scale.is_some_and(|scale| !scale.is_finite() || scale == 0.0) {
-            return problem("scale", "is 0 or not finite".into());
+            return problem("scale", "must be finite and not 0".into());
         }
         if self.classes == Some(0) {
-            return problem("classes", "is 0".into());
+            return problem("classes", "must be at least 1, got 0".into());
         }
         Ok(())
     }

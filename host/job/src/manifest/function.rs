@@ -31,16 +31,16 @@ pub const BUILTINS: [(&str, &[u8]); 6] = [
 pub struct Function {
     /// A component's file, or `builtin:<name>` for one that comes with the program.
     pub source: PathBuf,
-    /// SHA-256 that the component has to have.
+    /// SHA-256 that the component must have, in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// What a call may use.
+    /// Limits of a single call.
     #[serde(default)]
     pub limits: Limits,
-    /// Whether the function may bring ONNX graphs of its own to the engine, beside the job's.
+    /// Whether the function may load its own ONNX graphs into the engine, beside the job's.
     #[serde(default)]
     pub load_graphs: bool,
-    /// What the function reads through `skein:train/settings`.
+    /// Settings that the function reads through `skein:train/settings`.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
     /// How the component is built from its sources.
@@ -48,11 +48,11 @@ pub struct Function {
     pub build: Option<Build>,
 }
 
-/// What a call may use; what is not set is the runtime's default.
+/// Limits of a single call; those that are not set have the runtime's defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Memory in MiB.
+    /// Memory of a call in MiB, with the tensors behind its handles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
     /// Processor time, such as `10s`.
@@ -77,16 +77,16 @@ pub struct Limits {
 pub struct Build {
     /// A command line for the shell.
     pub command: String,
-    /// Folder to run it in, from the manifest's.
+    /// Folder to run it in, relative to the manifest's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<PathBuf>,
-    /// Files whose change asks for a new build, as globs.
+    /// Globs of the files whose change requires a new build.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub watch: Vec<String>,
 }
 
 impl Function {
-    /// A function that comes with the program.
+    /// The function of that name that comes with the program.
     pub fn builtin(name: &str) -> Option<Function> {
         BUILTINS.iter().find(|(builtin, _)| *builtin == name)?;
         Some(Function {
@@ -99,10 +99,10 @@ impl Function {
         })
     }
 
-    /// The component's bytes.
+    /// Reads the component's bytes.
     ///
     /// # Errors
-    /// The file can not be read, or no such function comes with the program.
+    /// The file cannot be read, or no such function comes with the program.
     pub fn read(&self) -> std::io::Result<Vec<u8>> {
         match self.builtin_name() {
             Some(name) => match BUILTINS.iter().find(|(builtin, _)| *builtin == name) {
@@ -119,7 +119,7 @@ impl Function {
         }
     }
 
-    /// Makes a relative path count from `dir`.
+    /// Resolves a relative path against `dir`.
     pub(super) fn resolve(&mut self, dir: &Path) {
         if self.builtin_name().is_none() {
             self.source = dir.join(&self.source);

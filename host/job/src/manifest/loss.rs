@@ -1,4 +1,4 @@
-//! How `model.loss` stands in a manifest: by the name that the graphs know.
+//! How `model.loss` is written in a manifest: by its name in the graph crate.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::Error;

@@ -1,4 +1,4 @@
-//! `[model]`: what is trained.
+//! `[model]`: the model to train.
 
 use std::path::{Path, PathBuf};
 
@@ -11,33 +11,33 @@ use super::Problem;
 /// Largest model, in values: four times the largest that fits a 32-bit guest's memory together with its gradient.
 const VALUES_MAX: u64 = 1 << 31;
 
-/// An ONNX model by its file, a network that comes with the program, or any model by its parameters.
+/// An ONNX file, a network that comes with the program, or any model described by its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
     /// A forward model as an ONNX file, exported in float32 with a dynamic batch size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub onnx: Option<PathBuf>,
-    /// A network that comes with the program; where this is not set, a convolutional one on images and a perceptron
-    /// on everything else.
+    /// A network that comes with the program; if not set, a convolutional one for images and a perceptron for all other
+    /// data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
-    /// How the parameters of `onnx` or of a convolutional network start: as in the file where there is one, else by
-    /// `kaiming`.
+    /// Initial values of the parameters of `onnx` or of a convolutional network; if not set, those of the file if there
+    /// is one, else `kaiming`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Start>,
-    /// What is minimized.
+    /// The loss that training minimizes.
     #[serde(with = "super::loss")]
     #[schemars(schema_with = "super::loss::schema")]
     pub loss: Loss,
-    /// Whether the dropout of the model drops in training.
+    /// Whether the model's dropout is active in training.
     pub dropout: bool,
-    /// Parameters of `onnx` that are not trained and stay as the file has them, by name; `*` stands for any characters.
+    /// Names of the parameters of `onnx` that are not trained and keep the file's values; `*` matches any characters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
     /// Units of each hidden layer of a multilayer perceptron, first layer first. Empty: softmax regression.
     pub hidden: Vec<u32>,
-    /// The parameters of any other model, for a gradient function of your own.
+    /// The parameters of any other model, for your own gradient function.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parameters: Vec<Parameter>,
 }
@@ -61,9 +61,9 @@ impl Default for Model {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
-    /// Two convolutions with batch normalization and a linear layer, through an engine.
+    /// Two convolutions with batch normalization and a linear layer, computed by an engine.
     Convnet,
-    /// A multilayer perceptron with the units of `hidden`, inside of the function.
+    /// A multilayer perceptron with the units of `hidden`, computed inside the function.
     Mlp,
 }
 
@@ -78,11 +78,11 @@ impl Network {
     }
 }
 
-/// How the parameters of an ONNX model start.
+/// Initial values of an ONNX model's parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
-    /// With the values in the file.
+    /// The values in the file.
     File,
     /// Weights uniform in ±√(6 / fan-in) from the job's seed (He et al., 2015); scales 1, biases 0.
     Kaiming,
@@ -90,7 +90,7 @@ pub enum Start {
     Xavier,
 }
 
-/// One parameter.
+/// One parameter: its name, shape and initial values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameter {
@@ -119,7 +119,7 @@ pub enum Init {
 }
 
 impl Model {
-    /// Makes a relative path count from `dir`.
+    /// Resolves a relative path against `dir`.
     pub(super) fn resolve(&mut self, dir: &Path) {
         self.onnx = self.onnx.take().map(|path| dir.join(path));
     }
@@ -136,14 +136,14 @@ impl Model {
             return Err(("model.hidden".into(), "belongs to a perceptron: set `model.network = \"mlp\"`".into()));
         }
         if !self.hidden.is_empty() && !self.parameters.is_empty() {
-            return Err(("model.hidden".into(), "can not be set together with `model.parameters`".into()));
+            return Err(("model.hidden".into(), "cannot be set together with `model.parameters`".into()));
         }
         let mut names = std::collections::BTreeSet::new();
         let mut values = 0u64;
         for Parameter { name, shape, .. } in &self.parameters {
             let key = format!("model.parameters `{name}`");
             if name.is_empty() || !names.insert(name) {
-                return Err((key, "has no name of its own".into()));
+                return Err((key, "must have a unique name that is not empty".into()));
             }
             if name.starts_with("optimizer.") {
                 return Err((key, "has a name that checkpoints use for the optimizer's state".into()));

@@ -1,4 +1,4 @@
-//! How `train.optimizer` stands in a manifest: a table with the name and the constants that the kernels know.
+//! How `train.optimizer` is written in a manifest: a table with an optimizer's name and constants.
 
 use std::fmt;
 
@@ -33,7 +33,8 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Optimizer, A::Error> {
-            let (mut kind, mut constants) = (None, Vec::new());
+            let mut kind = None;
+            let mut constants = Vec::new();
             while let Some(key) = map.next_key::<String>()? {
                 if key == NAME {
                     kind = Some(known(&map.next_value::<String>()?)?);
@@ -49,7 +50,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     deserializer.deserialize_map(Table)
 }
 
-/// The optimizer of that name. What does not exist is told as `serde` tells it, so that the nearest name is found.
+/// The optimizer of that name. An unknown name is reported as `serde` does, so that the nearest name is found.
 fn known<E: Error>(name: &str) -> Result<&'static OptimizerKind, E> {
     let names = OPTIMIZERS.map(|kind| format!("`{}`", kind.name)).join(", ");
     named(name).map_err(|_| E::custom(format!("unknown variant `{name}`, expected one of {names}")))

@@ -8,9 +8,9 @@ use skein_protocol::deadline::WaitBounds;
 
 use super::Problem;
 
-/// More peers than this do not fit the records that they exchange.
+/// Most peers: more do not fit the records that they exchange.
 const PEERS_MAX: u32 = 500;
-/// Samples of one batch, and batches of one round: bounds of memory and of the queue.
+/// Most samples per batch and batches per round: bounds of memory and of the queue.
 const BATCH_SIZE_MAX: u32 = 1 << 20;
 const BATCHES_MAX: u32 = 1 << 16;
 
@@ -20,25 +20,25 @@ const BATCHES_MAX: u32 = 1 << 16;
 pub struct Train {
     /// Peers that train together.
     pub peers: u32,
-    /// Peers of which nothing good is assumed; the aggregation function has to bear them.
+    /// Number of Byzantine peers to tolerate; the aggregation function must support it.
     pub faults: u32,
-    /// Rounds at most; training may stop earlier by `early_stopping`.
+    /// Most rounds; `early_stopping` may end training earlier.
     pub rounds: u64,
-    /// Samples of a batch.
+    /// Samples per batch.
     pub batch_size: u32,
     /// Batches that each peer computes in a round, in parallel.
     pub batches_per_round: u32,
-    /// What everything random is drawn from.
+    /// Seed of everything random.
     pub seed: u64,
-    /// Name of the gradient function; where this is not set, `gradient-mlp` for a perceptron and `gradient-onnx` for
-    /// what an engine computes.
+    /// Name of the gradient function; if not set, `gradient-mlp` for a perceptron and `gradient-onnx` for a model that
+    /// an engine computes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gradient: Option<String>,
     /// Name of the aggregation function.
     pub aggregate: String,
     /// Learning rate of the first rounds.
     pub learning_rate: f64,
-    /// How the aggregate moves the parameters. The constants' defaults are PyTorch's, and 0.9 for `momentum`.
+    /// How the aggregate updates the parameters. The constants' defaults are PyTorch's, and 0.9 for `momentum`.
     #[serde(with = "super::optimizer")]
     #[schemars(schema_with = "super::optimizer::schema")]
     pub optimizer: Optimizer,
@@ -85,9 +85,12 @@ impl Default for Train {
 
 impl Train {
     pub(super) fn check(&self) -> Result<(), Problem> {
-        let within = |key: &str, value: u64, max: u64| match (1..=max).contains(&value) {
-            true => Ok(()),
-            false => Err((format!("train.{key}"), format!("is {value}, it takes 1 to {max}"))),
+        let within = |key: &str, value: u64, max: u64| {
+            if (1..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err((format!("train.{key}"), format!("must be between 1 and {max}, got {value}")))
+            }
         };
         within("peers", u64::from(self.peers), u64::from(PEERS_MAX))?;
         within("rounds", self.rounds, u64::MAX)?;
@@ -95,14 +98,18 @@ impl Train {
         within("batches_per_round", u64::from(self.batches_per_round), u64::from(BATCHES_MAX))?;
         within("evaluate_every", u64::from(self.evaluate_every), u64::from(u32::MAX))?;
         if u64::from(self.faults) * 2 >= u64::from(self.peers) {
-            let (faults, peers) = (self.faults, self.peers);
-            return Err(("train.faults".into(), format!("is {faults}, {peers} peers bear only a minority of faults")));
+            let faults = self.faults;
+            let peers = self.peers;
+            return Err(("train.faults".into(), format!("must be less than half of {peers} peers, got {faults}")));
         }
-        let positive = |key: &str, value: f64| match value.is_finite() && value > 0.0 {
-            true => Ok(()),
-            false => Err((format!("train.{key}"), format!("is {value}, it takes a positive number"))),
+        let positive = |key: &str, value: f64| {
+            if value.is_finite() && value > 0.0 {
+                Ok(())
+            } else {
+                Err((format!("train.{key}"), format!("must be a positive number, got {value}")))
+            }
         };
-        // A step takes it in 32 bits.
+        // A step uses it in 32 bits.
         positive("learning_rate", f64::from(self.learning_rate as f32))?;
         positive("clip_norm", self.clip_norm.map_or(1.0, f64::from))?;
         positive("clip_value", self.clip_value.map_or(1.0, f64::from))?;
@@ -116,7 +123,7 @@ impl Train {
         Ok(())
     }
 
-    /// Both convergence rules.
+    /// The options of both convergence rules.
     pub fn convergence(&self) -> convergence::Options {
         convergence::Options { early_stopping: self.early_stopping, reduce_on_plateau: self.reduce_on_plateau }
     }

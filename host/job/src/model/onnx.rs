@@ -1,4 +1,4 @@
-//! A model out of an ONNX file: its training graph derived, parameters as they start.
+//! A model from an ONNX file: its derived graphs and initial parameters.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,20 +21,21 @@ use crate::manifest::model::{Init, Start};
 /// The graphs of a model.
 #[derive(Debug, Clone)]
 pub struct Graphs {
-    /// Computes the loss, every gradient and the new running statistics. Its batch size is fixed, which engines make faster.
+    /// Computes the loss, every gradient and the new running statistics. Its batch size is fixed, because engines run
+    /// it faster then.
     pub train: Graph,
     /// Computes the outputs of the model, for a batch of any size.
     pub evaluate: Graph,
 }
 
-/// A graph as it is handed to an engine.
+/// A graph as an engine receives it.
 #[derive(Debug, Clone)]
 pub struct Graph {
-    /// What functions call it.
+    /// Name by which functions load it.
     pub name: String,
-    /// The file.
+    /// The graph as an ONNX file.
     pub onnx: Vec<u8>,
-    /// Its inputs.
+    /// All inputs, in the graph's order.
     pub inputs: Vec<GraphInput>,
     /// Names of its outputs.
     pub outputs: Vec<String>,
@@ -43,23 +44,23 @@ pub struct Graph {
 /// An input of a graph.
 #[derive(Debug, Clone)]
 pub struct GraphInput {
-    /// Its name.
+    /// Name in the graph.
     pub name: String,
-    /// Sizes of its dimensions; none where the size is that of the batch.
+    /// Sizes of its dimensions; `None` for the batch's size.
     pub shape: Vec<Option<u32>>,
     /// Shape and values of a parameter that is not trained.
     pub fixed: Option<(Vec<u32>, Arc<Vec<f32>>)>,
 }
 
-/// What functions call the graphs.
+/// Name by which functions load the evaluation graph; the training graph's name adds `/train`.
 const NAME: &str = "model";
-/// What a file of this format can hold at all.
+/// Most bytes that a file of this format can hold.
 const FILE_BYTES_MAX: u64 = 2 << 30;
 
-/// Reads a model's file, and those that it keeps tensors in.
+/// Reads a model's file and the files that hold its tensors.
 ///
 /// # Errors
-/// A file can not be read, or is no model that can be trained.
+/// A file cannot be read, or is not a model that can be trained.
 pub fn read(path: &Path) -> Result<(skein_graph::Model, Bytes)> {
     let (model, bytes, _) = read_all(path)?;
     Ok((model, bytes))
@@ -81,13 +82,13 @@ fn read_all(path: &Path) -> Result<(skein_graph::Model, Bytes, Vec<PathBuf>)> {
         others.borrow_mut().insert(PathBuf::from(&data.location));
         external(folder, data)
     });
-    let model = model.with_context(|| format!("`{}` can not be used as a model", path.display()))?;
+    let model = model.with_context(|| format!("`{}` cannot be used as a model", path.display()))?;
     let own = path.file_name().map(PathBuf::from);
     Ok((model, bytes, own.into_iter().chain(others.into_inner()).collect()))
 }
 
-/// Part of a file beside the model. A path that leads out of the model's folder is refused: whoever made the file
-/// should not read this machine's others.
+/// Part of a file beside the model. A path that leads out of the model's folder is refused: a model must not read other
+/// files of this machine.
 fn external(folder: &Path, data: &ExternalData) -> Result<Bytes, String> {
     let location = Path::new(&data.location);
     if !location.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
@@ -98,7 +99,7 @@ fn external(folder: &Path, data: &ExternalData) -> Result<Bytes, String> {
     let mut file = File::open(&path).map_err(|error| format!("{error}; {hint}"))?;
     let size = file.metadata().map_err(|error| error.to_string())?.len();
     if data.offset.checked_add(data.length).is_none_or(|end| end > size) {
-        return Err(format!("it has {size} bytes where {} behind {} are needed", data.length, data.offset));
+        return Err(format!("it has {size} bytes, needs {} at offset {}", data.length, data.offset));
     }
     let mut bytes = vec![0; usize::try_from(data.length).map_err(|_| "it is too large".to_owned())?];
     let read = file.seek(SeekFrom::Start(data.offset)).and_then(|_| file.read_exact(&mut bytes));
@@ -109,7 +110,7 @@ fn external(folder: &Path, data: &ExternalData) -> Result<Bytes, String> {
 /// The network that comes with the program, for images of that shape.
 ///
 /// # Errors
-/// The samples are no images.
+/// The samples are not images.
 pub fn convolutional(shape: &[u32], classes: u32) -> Result<(skein_graph::Model, Bytes)> {
     let image = image_shape(shape).with_context(|| {
         format!("a convolutional network needs images, samples have shape {shape:?}: set `model.network = \"mlp\"`")
@@ -152,15 +153,15 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
     Ok(Model { layout, initial, graphs: Some(graphs), files, identifier, description: name })
 }
 
-/// The model with its sizes set by the samples, all but the batch's; its input has as many values as a sample.
+/// The model with all sizes but the batch's set by the samples; its input has as many values as a sample.
 fn fitted(model: skein_graph::Model, samples: &SampleKind) -> Result<skein_graph::Model> {
     let sample: Vec<i64> = samples.shape.iter().map(|size| i64::from(*size)).collect();
     let (name, shape) = model.inputs().next().context("the model has no input")?;
     let values = |shape: &Shape| shape.iter().skip(1).map(Dim::fixed).product::<Option<i64>>();
     match values(shape) {
-        // A data set knows an image as rows of pixels, a model as channels of them.
+        // A data set may hold an image as rows of pixels, a model as channels of them.
         Some(count) if count == sample.iter().product::<i64>() => Ok(model),
-        Some(_) => bail!("its input `{name}` takes {} where samples have the shape {sample:?}", text(shape)),
+        Some(_) => bail!("its input `{name}` takes {}, the samples have the shape {sample:?}", text(shape)),
         None => Ok(model.with_sample_shape(&sample)?),
     }
 }
@@ -181,7 +182,7 @@ fn sizes(tensor: &skein_graph::Tensor) -> Vec<u32> {
     tensor.initial.dims().iter().map(|size| u32::try_from(*size).unwrap_or(u32::MAX)).collect()
 }
 
-/// Shapes and values of parameters that are not trained, as the file has them.
+/// Shapes and values of parameters that are not trained, from the file.
 fn fixed(model: &skein_graph::Model, frozen: &[String]) -> BTreeMap<String, (Vec<u32>, Arc<Vec<f32>>)> {
     let tensors = model.parameters().iter().filter(|tensor| skein_graph::is_frozen(frozen, &tensor.name));
     let convert = |tensor: &skein_graph::Tensor| {
@@ -190,14 +191,14 @@ fn fixed(model: &skein_graph::Model, frozen: &[String]) -> BTreeMap<String, (Vec
     tensors.filter_map(convert).collect()
 }
 
-/// What a job sets of the sizes of graphs.
+/// Sizes of graphs that a job sets.
 #[derive(Clone, Copy)]
 struct BatchSizes {
     batch_size: u32,
     classes: u32,
 }
 
-/// Derives both graphs.
+/// Derives the training graph and the evaluation graph.
 fn derive(model: &skein_graph::Model, options: &skein_graph::Options, sizes: BatchSizes) -> Result<Graphs> {
     let batch = batch_name(model)?;
     let sized = model.clone().with_sizes(&BTreeMap::from([(batch.clone(), sizes.batch_size.into())]))?;
@@ -222,7 +223,7 @@ fn derive(model: &skein_graph::Model, options: &skein_graph::Options, sizes: Bat
     Ok(Graphs { train, evaluate })
 }
 
-/// The name of the size that is the batch's.
+/// The name of the batch's size.
 fn batch_name(model: &skein_graph::Model) -> Result<String> {
     let (name, shape) = model.inputs().next().context("the model has no input")?;
     let first = shape.first().with_context(|| format!("input `{name}` has no dimensions"))?;
@@ -230,11 +231,14 @@ fn batch_name(model: &skein_graph::Model) -> Result<String> {
     symbol.with_context(|| format!("input `{name}` has a fixed batch of {first}: export the model with a dynamic one"))
 }
 
-/// No size but the batch's is left open.
+/// Checks that all sizes but the batch's are fixed.
 fn check_sizes(inputs: &[(String, Shape)], batch: &str) -> Result<()> {
     for (name, shape) in inputs {
         if let Some(open) = shape.iter().find(|dim| dim.fixed().is_none() && dim.symbols().ne([batch])) {
-            bail!("input `{name}` of {} has the size `{open}`, which no sample gives: export it fixed", text(shape));
+            bail!(
+                "input `{name}` of {} has the size `{open}`, which no sample determines: export it fixed",
+                text(shape)
+            );
         }
     }
     Ok(())
@@ -277,13 +281,13 @@ fn initial(model: &skein_graph::Model, layout: &Layout, start: Start, seed: u64)
     values
 }
 
-/// As many classes as the data has come out of the model.
+/// Checks that the model returns at least as many classes as the data has.
 fn check_classes(outputs: &[(String, Shape)], classes: u32) -> Result<()> {
     let (name, shape) = outputs.first().context("the model has no output")?;
     let own = shape.last().and_then(Dim::fixed);
     ensure!(
         own.is_none_or(|own| own >= i64::from(classes)),
-        "its output `{name}` has the shape {} where the data has {classes} classes",
+        "its output `{name}` has the shape {}, the data has {classes} classes",
         text(shape)
     );
     Ok(())

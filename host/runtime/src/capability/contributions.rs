@@ -16,7 +16,7 @@ pub struct HostContribution {
     pub(crate) values: Arc<Vec<f32>>,
 }
 
-/// The vector behind the sink. It starts as NaN, so that a value which was never written shows.
+/// The vector behind the sink. It starts as NaN, so that a value that was never written is detected.
 #[derive(Debug)]
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct HostSink {
@@ -88,7 +88,7 @@ mod tests {
     use crate::meter::Meter;
     use crate::options::Limits;
 
-    /// A range past the end was once blamed on the host, since nothing told it from the host's own failures.
+    /// A range past the end was once blamed on the host, since nothing distinguished it from the host's own failures.
     #[test]
     fn ranges_past_the_end_are_the_guests_misuse() {
         let mut state = State::new(Meter::new(Limits::default()), Arc::default(), Graphs::default(), Input::default());

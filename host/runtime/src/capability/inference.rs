@@ -1,8 +1,8 @@
 //! `wasi:nn/graph`, `inference` and `errors`: graphs by name, computed by the engine off the async threads.
 //!
-//! Tensors stay with the host: what a function leaves out is bound from the store, and what a graph computes comes back
-//! as handles. Whatever a function does wrong is an error that it can read. An engine cannot be stopped: a call that hits
-//! its wall time ends at once, while the engine finishes its run on a thread that nobody waits for.
+//! Tensors stay with the host: inputs that a function leaves out are bound from the store, and outputs are returned as
+//! handles. A function's mistakes are errors that it can read. An engine cannot be stopped: a call that hits its wall
+//! time ends at once, while the engine finishes its run on a thread that is not awaited.
 
 use std::fmt::{self, Display, Write};
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use super::bindings::inference;
 use super::{HostTensor, State};
 use crate::graphs::Graph;
 
-/// Longest text of an error, in bytes. An engine's text may repeat what a function gave it, of any length.
+/// Longest text of an error, in bytes. An engine's text may repeat a function's input, of any length.
 const TEXT_BYTES_MAX: usize = 1024;
 
 /// A graph that a function has loaded.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct HostGraph(Arc<Graph>);
 
-/// A graph made ready to compute. Nothing is kept between two calls.
+/// A graph that is ready to compute. It keeps nothing between two runs.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct HostContext(Arc<Graph>);
 
-/// What went wrong, for the function to read.
+/// An error that the function can read.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct HostError {
     code: ErrorCode,
@@ -40,7 +40,7 @@ type Result<T> = wasmtime::Result<std::result::Result<Resource<T>, Resource<Host
 impl State {
     fn refuse(&mut self, code: ErrorCode, text: impl Display) -> wasmtime::Result<Resource<HostError>> {
         let text = cut(text);
-        tracing::debug!(text, "refused what a function asked of a graph");
+        tracing::debug!(text, "refused a function's use of a graph");
         let bytes = text.len();
         self.hold(HostError { code, text }, bytes)
     }
@@ -56,7 +56,7 @@ impl State {
     }
 }
 
-/// The first [`TEXT_BYTES_MAX`] bytes of a text, whole characters only. The rest is never put together.
+/// The first [`TEXT_BYTES_MAX`] bytes of a text, whole characters only. The rest is never formatted.
 fn cut(text: impl Display) -> String {
     struct Cut(String);
     impl Write for Cut {
@@ -67,12 +67,12 @@ fn cut(text: impl Display) -> String {
         }
     }
     let mut cut = Cut(String::new());
-    // It fails where the room ends, which is what it is for.
+    // It fails by design when the room is used up.
     let _ = write!(cut, "{text}");
     cut.0
 }
 
-/// Runs what blocks on a thread that may be blocked.
+/// Runs blocking work on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
@@ -88,22 +88,22 @@ impl graph::Host for State {
         target: ExecutionTarget,
     ) -> Result<HostGraph> {
         let Some((engine, options)) = self.graphs.loader.clone() else {
-            let text = "this function may not load graphs of its own: set `load_graphs = true` in its manifest";
+            let text = "this function may not load its own graphs: set `load_graphs = true` in its manifest";
             return Ok(Err(self.refuse(ErrorCode::Security, text)?));
         };
         if !matches!(encoding, GraphEncoding::Onnx | GraphEncoding::Autodetect) {
-            return Ok(Err(self.refuse(ErrorCode::InvalidEncoding, "graphs have to be ONNX")?));
+            return Ok(Err(self.refuse(ErrorCode::InvalidEncoding, "graphs must be ONNX")?));
         }
         if target != ExecutionTarget::Cpu {
-            return Ok(Err(self.refuse(ErrorCode::UnsupportedOperation, "graphs are run on the processor")?));
+            return Ok(Err(self.refuse(ErrorCode::UnsupportedOperation, "graphs run on the processor only")?));
         }
         let Ok([bytes]) = <[Vec<u8>; 1]>::try_from(builder) else {
-            return Ok(Err(self.refuse(ErrorCode::InvalidArgument, "a graph is one file, its only builder")?));
+            return Ok(Err(self.refuse(ErrorCode::InvalidArgument, "a graph must be one file, its only builder")?));
         };
         let size = bytes.len();
         self.take(size)?;
         match blocking(move || Pool::new(engine, bytes, options)).await {
-            // The file stays taken until the call ends: contexts that share it may outlive the graph's handle.
+            // The file stays counted until the call ends: contexts that share it may outlive the graph's handle.
             Ok(pool) => Ok(Ok(self.hold(HostGraph(Arc::new(Graph::brought(pool))), 0)?)),
             Err(error) => {
                 self.meter.give(size);
@@ -117,9 +117,10 @@ impl graph::Host for State {
             Some(graph) => Ok(Ok(self.hold(HostGraph(graph), 0)?)),
             None => {
                 let known: Vec<_> = self.graphs.named.keys().map(|known| format!("`{known}`")).collect();
-                let text = match known.is_empty() {
-                    true => "there is no graph: the job's model is no ONNX file".to_owned(),
-                    false => format!("there is no graph `{}`, there is {}", super::shortened(&name), known.join(", ")),
+                let text = if known.is_empty() {
+                    "there is no graph: the job's model is not an ONNX file".to_owned()
+                } else {
+                    format!("there is no graph `{}`: the job has {}", super::shortened(&name), known.join(", "))
                 };
                 Ok(Err(self.refuse(ErrorCode::NotFound, text)?))
             }

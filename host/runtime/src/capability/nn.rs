@@ -1,4 +1,4 @@
-//! `wasi:nn/tensor`: tensors that live in the host. Those that a guest makes count as its memory.
+//! `wasi:nn/tensor`: tensors that the host holds. Those that a guest creates count as its memory.
 
 use skein_engine::{ElementType, Tensor};
 use wasmtime::component::Resource;
@@ -11,18 +11,18 @@ use super::bindings::tensor::{Host, HostTensor as TensorInterface, TensorType};
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct HostTensor {
     pub(crate) tensor: Tensor,
-    /// Bytes that it counts as the guest's memory, to be returned with it: none of a batch, which the host brought.
+    /// Bytes that count as the guest's memory until the handle is dropped; 0 for a batch, which the host provides.
     pub(crate) taken: usize,
 }
 
 impl HostTensor {
-    /// A tensor that the host hands to the guest: none of its memory is the guest's.
+    /// A tensor that the host provides: none of its bytes count as the guest's memory.
     pub(crate) fn of_host(tensor: Tensor) -> HostTensor {
         HostTensor { tensor, taken: 0 }
     }
 }
 
-/// The type as `wasi:nn` has it.
+/// Converts to the type of `wasi:nn`.
 impl From<ElementType> for TensorType {
     fn from(ty: ElementType) -> Self {
         match ty {

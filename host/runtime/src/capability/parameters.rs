@@ -8,7 +8,8 @@ use super::{HostTensor, State, bindings};
 
 impl bindings::parameters::Host for State {
     fn describe(&mut self) -> wasmtime::Result<Vec<bindings::parameters::Parameter>> {
-        let (layout, mut end) = (&self.parameters.layout, 0);
+        let layout = &self.parameters.layout;
+        let mut end = 0;
         let describe = |parameter: &Parameter| {
             end += parameter.len();
             let trained = end <= layout.trained();
