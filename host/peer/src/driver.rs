@@ -441,7 +441,7 @@ impl Peer {
                 round.hold(self.clock.elapsed(), peer);
             }
             Fetched::Wrong(charge) => round.charge(self.clock.elapsed(), peer, charge),
-            Fetched::Missing => round.miss(peer),
+            Fetched::Missing { asked } => round.miss(asked.saturating_duration_since(self.clock), peer),
             Fetched::Unreachable => {}
         }
         Ok(())

@@ -102,7 +102,9 @@ pub struct Round {
     announced: BTreeMap<PeerId, (Digest, Announcement)>,
     held: BTreeSet<PeerId>,
     /// Peers whose contribution no holder had when asked.
-    missed: BTreeSet<PeerId>,
+    missed: BTreeMap<PeerId, Duration>,
+    /// Since when so many peers are in a later round that at least one of them is honest.
+    ahead_since: Option<Duration>,
     /// When a peer that is not a suspect was last charged, or its contribution held.
     arrived: Duration,
     charges: BTreeMap<PeerId, Charge>,
@@ -120,7 +122,7 @@ impl Round {
     pub fn new(me: PeerId, context: Context, presence: Presence, waits: Waits) -> Round {
         assert!(context.roster.contains(&me), "this peer is in the roster");
         assert!(waits.wait <= waits.wait_max, "`wait` is at most `wait_max`");
-        Round {
+        let mut round = Round {
             me,
             context,
             phase: Phase::Gathering,
@@ -129,14 +131,17 @@ impl Round {
             early: BTreeSet::new(),
             announced: BTreeMap::new(),
             held: BTreeSet::new(),
-            missed: BTreeSet::new(),
+            missed: BTreeMap::new(),
+            ahead_since: None,
             arrived: waits.opened,
             charges: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             votes: BTreeMap::new(),
             checks: BTreeMap::new(),
             waits,
-        }
+        };
+        round.ahead_since = round.needed(1).map(|_| waits.opened);
+        round
     }
 
     /// Number of the round.
@@ -177,6 +182,9 @@ impl Round {
         }
         if peer != self.me {
             self.presence.hear(peer, round, self.context.round);
+            if self.needed(1).is_some() {
+                self.ahead_since.get_or_insert(now);
+            }
         }
         if round < self.context.round {
             if kind == Kind::Announcement && round + 1 == self.context.round {
@@ -221,9 +229,9 @@ impl Round {
         self.settle(now, peer);
     }
 
-    /// No holder has the contribution of `peer`: not yet, or no longer.
-    pub fn miss(&mut self, peer: PeerId) {
-        self.missed.insert(peer);
+    /// No holder had the contribution of `peer` when they were asked, at the time `asked`: not yet, or no longer.
+    pub fn miss(&mut self, asked: Duration, peer: PeerId) {
+        self.missed.insert(peer, asked);
     }
 
     /// `peer` did what no honest peer does. The first charge is kept.
@@ -311,7 +319,7 @@ impl Round {
             let wanted = announced
                 .map(|(peer, (_, announcement))| (*peer, Wanted { announcement: *announcement, holders: vec![*peer] }));
             let wanted: BTreeMap<_, _> = wanted.collect();
-            let is_gone = !wanted.is_empty() && wanted.keys().all(|peer| self.missed.contains(peer));
+            let is_gone = !wanted.is_empty() && wanted.keys().all(|peer| self.is_lost(peer));
             let step = if wanted.is_empty() { Step::Wait { until } } else { Step::Fetch { wanted, until } };
             return if has_majority { Ok(step) } else { self.or_behind(now, is_gone, Ok(step)) };
         }
@@ -332,7 +340,7 @@ impl Round {
         let Waits { opened, wait, .. } = self.waits;
         // If a vote holds its contribution, its store lost it after that vote: the peer may be about to restart.
         let is_gone = |peer: &PeerId| {
-            let is_here = self.announced.contains_key(peer) && !self.missed.contains(peer);
+            let is_here = self.announced.contains_key(peer) && !self.missed.contains_key(peer);
             !is_here && self.count(|vote| knows(vote, peer)) == 0
         };
         // Together with this peer's vote they decide, without a peer that none of them heard.
@@ -386,7 +394,7 @@ impl Round {
             }
         }
         if let Some(peer) = wanted.keys().next().copied() {
-            let is_gone = wanted.keys().any(|peer| self.missed.contains(peer));
+            let is_gone = wanted.keys().any(|peer| self.is_lost(peer));
             let fetch = Step::Fetch { wanted, until: limit };
             return if is_gone || now >= limit { or_refuse(is_gone, fetch, Refusal::Lacking(peer)) } else { Ok(fetch) };
         }
@@ -430,6 +438,14 @@ impl Round {
             }
         }
         Ok(())
+    }
+
+    /// Whether no holder has the contribution any more. Peers that have applied a round keep its contributions until the next
+    /// one is applied, so only an answer from after they were seen there counts: an earlier one may be of a peer that had
+    /// just been restarted.
+    fn is_lost(&self, peer: &PeerId) -> bool {
+        let asked = self.missed.get(peer);
+        asked.zip(self.ahead_since).is_some_and(|(asked, since)| *asked >= since)
     }
 
     /// The round whose state this peer needs, if at least one honest peer is `ahead` rounds ahead. A peer that is two

@@ -128,7 +128,7 @@ async fn a_guest_may_load_a_graph_only_if_allowed() {
     graphs.loader = Some((engine, skein_engine::Options { threads: 1, device: Device::Cpu }));
     for (behaviour, expected) in [
         ("graph-load", "ErrorCode::InvalidEncoding: `rten` cannot compile the graph"),
-        ("graph-load-openvino", "ErrorCode::InvalidEncoding: graphs have to be ONNX"),
+        ("graph-load-openvino", "ErrorCode::InvalidEncoding: graphs must be ONNX"),
     ] {
         let Call { result, .. } = call("gradient-probe.wasm", behaviour, graphs.clone(), parameters.clone()).await;
         let error = result.expect_err(behaviour).to_string();

@@ -59,8 +59,11 @@ pub(super) enum Fetched {
     Verified(Values),
     /// Its owner provides other values than it announced.
     Wrong(Charge),
-    /// No holder has it.
-    Missing,
+    /// No holder had it.
+    Missing {
+        /// When the first of them was asked.
+        asked: Instant,
+    },
     /// Some holder could not be read, and may have it.
     Unreachable,
 }
@@ -138,6 +141,7 @@ struct Expected {
 /// Asks the holders until one provides the announced values, until `until` at most. If one is slow, the next is asked
 /// as well, so that no holder keeps the others from being asked.
 async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, until: Instant) -> Fetched {
+    let begun = Instant::now();
     let is_only = holders.len() == 1;
     let mut rest = holders.into_iter();
     let mut asked = JoinSet::new();
@@ -161,7 +165,7 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
             Fetched::Verified(values) => return Fetched::Verified(values),
             // Another holder may still have the right values.
             Fetched::Wrong(charge) => wrong = Some(charge),
-            Fetched::Missing => {}
+            Fetched::Missing { .. } => {}
             Fetched::Unreachable => is_missing = false,
         }
     }
@@ -169,16 +173,17 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
     tokio::time::sleep(FETCH_AGAIN).await;
     match wrong {
         Some(charge) if is_only => Fetched::Wrong(charge),
-        _ if is_missing => Fetched::Missing,
+        _ if is_missing => Fetched::Missing { asked: begun },
         _ => Fetched::Unreachable,
     }
 }
 
 /// Asks one holder. Only the owner is charged for wrong values.
 async fn ask(expected: Expected, holder: PeerId, store: Arc<dyn PeerStore>) -> Fetched {
+    let asked = Instant::now();
     let Expected { round, peer, .. } = expected;
     let found = match store.contribution(round, peer).await {
-        Ok(None) => return Fetched::Missing,
+        Ok(None) => return Fetched::Missing { asked },
         Ok(Some(values)) => verify(expected, values).await,
         // It has more values than the model, and was not read further.
         Err(StoreError::Length { .. }) => Err(Charge::Shape),
@@ -192,7 +197,7 @@ async fn ask(expected: Expected, holder: PeerId, store: Arc<dyn PeerStore>) -> F
         Err(charge) if holder == peer => Fetched::Wrong(charge),
         Err(charge) => {
             tracing::warn!(?peer, ?holder, %charge, "a contribution does not match its announcement");
-            Fetched::Missing
+            Fetched::Missing { asked }
         }
     }
 }
