@@ -199,5 +199,5 @@ fn too_few_peers_for_the_faults_are_refused_not_weakened() {
     assert!(error.contains("`train.faults` must be less than half of 4 peers, got 2"), "{error}");
     place.job("[train]\nrounds = 3\n");
     let error = place.fails(&["train", "--peers", "2"]);
-    assert!(error.contains("`train.faults` is 1, 2 peers bear only a minority"), "{error}");
+    assert!(error.contains("`train.faults` must be less than half of 2 peers, got 1"), "{error}");
 }

@@ -150,7 +150,7 @@ fn a_database_that_reads_its_data_reports_its_progress() {
     let mut said = String::new();
     log.read_to_string(&mut said).unwrap();
     let is_progress =
-        |line: &str| line.starts_with("starting the database in `db`: ") && line.contains(" % of its data read");
+        |line: &str| line.starts_with("starting the database in `db`: ") && line.contains(" % of its data loaded, ");
     assert!(said.lines().any(is_progress), "{said}");
 }
 

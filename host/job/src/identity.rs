@@ -330,7 +330,7 @@ mod tests {
             01006604\
             0909090909090909090909090909090909090909090909090909090909090909";
         assert_eq!(hex::encode(example().encode()), expected);
-        let digest = "@DIGEST@";
+        let digest = "35e455bc71b73eb28516691fbba184d15a810a4694441d019548e22bdeaff958";
         assert_eq!(example().digest().to_string(), digest);
     }
 
