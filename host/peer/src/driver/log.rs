@@ -286,7 +286,7 @@ mod tests {
         let next = log.say(&me, header(&me, 8, Kind::Announcement), vec![2]).await.expect("kept");
         let empty = Embedded::default();
         log.settle(&empty, me.id(), JOB, 6).await.expect("settled");
-        assert_eq!(published(&empty).await, [vote.clone()]);
+        assert_eq!(published(&empty).await, std::slice::from_ref(&vote));
         let again = log.say(&me, header(&me, 8, Kind::Announcement), vec![3]).await.expect("kept");
         assert_eq!(again, next, "it is published in its round, unchanged");
         log.settle(&empty, me.id(), JOB, 7).await.expect("settled");
