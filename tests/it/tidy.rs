@@ -47,6 +47,92 @@ fn files_begin_with_a_header_and_stay_small() {
     fails(problems);
 }
 
+/// Words of no English documentation, or that a better one replaces.
+const FORBIDDEN: [&str; 8] =
+    ["can not", "whoever", "spoilt", "hands out", "gives back", "makes no sense", "all the same", "says so"];
+
+#[test]
+fn prose_is_plain_english() {
+    let mut problems = Vec::new();
+    for path in files(&["rs", "md", "toml", "wit", "conf"]) {
+        // The list itself is the only place for these words.
+        if path.ends_with("tests/it/tidy.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap().to_lowercase();
+        for (number, line) in text.lines().enumerate() {
+            for word in FORBIDDEN.iter().filter(|word| line.contains(**word)) {
+                problems.push(format!("{}:{}: `{word}`", path.display(), number + 1));
+            }
+        }
+    }
+    fails(problems);
+}
+
+/// Collects what the ecosystem writes otherwise: `match` on a boolean, and one `let` for several plain values.
+struct Idioms<'a> {
+    path: &'a Path,
+    problems: &'a mut Vec<String>,
+}
+
+impl Idioms<'_> {
+    fn report(&mut self, span: proc_macro2::Span, problem: &str) {
+        self.problems.push(format!("{}:{}: {problem}", self.path.display(), span.start().line));
+    }
+}
+
+/// Whether an expression only names a value.
+fn is_plain(expression: &syn::Expr) -> bool {
+    match expression {
+        syn::Expr::Path(_) | syn::Expr::Lit(_) => true,
+        syn::Expr::Field(field) => is_plain(&field.base),
+        syn::Expr::Reference(reference) => is_plain(&reference.expr),
+        _ => false,
+    }
+}
+
+impl<'ast> Visit<'ast> for Idioms<'_> {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        let is_test = item.attrs.iter().any(|attribute| attribute.path().is_ident("cfg"));
+        if !is_test {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_expr_match(&mut self, item: &'ast syn::ExprMatch) {
+        let is_boolean =
+            |arm: &syn::Arm| matches!(&arm.pat, syn::Pat::Lit(literal) if matches!(literal.lit, syn::Lit::Bool(_)));
+        if item.arms.iter().any(is_boolean) {
+            self.report(item.match_token.span, "`match` on a boolean: write `if`");
+        }
+        visit::visit_expr_match(self, item);
+    }
+
+    fn visit_local(&mut self, item: &'ast syn::Local) {
+        // `let … else` matches several patterns at once, which has no shorter form.
+        let value = item.init.as_ref().filter(|init| init.diverge.is_none()).map(|init| &*init.expr);
+        if let (syn::Pat::Tuple(_), Some(syn::Expr::Tuple(values))) = (&item.pat, value)
+            && values.elems.iter().all(is_plain)
+        {
+            self.report(item.let_token.span, "several plain values in one `let`: write one `let` for each");
+        }
+        visit::visit_local(self, item);
+    }
+}
+
+#[test]
+fn code_has_the_idioms_of_the_ecosystem() {
+    let mut problems = Vec::new();
+    for path in files(&["rs"]) {
+        if path.components().any(|part| part.as_os_str() == "tests") {
+            continue;
+        }
+        let file = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
+        Idioms { path: &path, problems: &mut problems }.visit_file(&file);
+    }
+    fails(problems);
+}
+
 /// Collects functions longer than [`FUNCTION_LINES_MAX`].
 struct Functions<'a> {
     path: &'a Path,

@@ -162,7 +162,8 @@ impl<'a> Network<'a> {
 /// Mean softmax cross-entropy; turns `logits` into its gradient with respect to them.
 fn softmax_loss(logits: &mut Array2<f32>, labels: &[i64]) -> Score {
     let samples = labels.len() as f32;
-    let (mut loss, mut correct) = (0.0f64, 0);
+    let mut loss = 0.0f64;
+    let mut correct = 0;
     for (mut row, &label) in logits.rows_mut().into_iter().zip(labels) {
         let label = label as usize;
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -17,7 +17,8 @@ pub fn cross_entropy(logits: &[f32], classes: usize, labels: &[i64]) -> Result<S
     if classes == 0 || labels.is_empty() || logits.len() != labels.len() * classes {
         return Err(format!("{} logits of {classes} classes for {} labels", logits.len(), labels.len()));
     }
-    let (mut sum, mut correct) = (0.0, 0);
+    let mut sum = 0.0;
+    let mut correct = 0;
     for (row, label) in logits.chunks_exact(classes).zip(labels) {
         let label = usize::try_from(*label).ok().filter(|label| *label < classes);
         let label = label.ok_or_else(|| format!("a label is none of the {classes} classes"))?;
