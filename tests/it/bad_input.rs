@@ -192,6 +192,15 @@ fn a_missing_manifest_is_named() {
 }
 
 #[test]
+fn a_batch_larger_than_the_samples_of_a_peer_is_refused() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 3\nbatch_size = 1000\n");
+    let error = place.fails(&["train"]);
+    assert!(error.contains("`train.batch_size` is 1000, and peer "), "{error}");
+    assert!(error.contains(" training samples: choose at most "), "{error}");
+}
+
+#[test]
 fn too_few_peers_for_the_faults_are_refused_not_weakened() {
     let place = Place::new();
     place.job("[train]\nrounds = 3\nfaults = 2\n");

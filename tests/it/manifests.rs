@@ -52,7 +52,7 @@ fn the_schema_is_current() {
 #[test]
 fn paths_are_relative_to_the_manifest() {
     let place = Place::new();
-    place.write("jobs/data/a.csv", "1,2,0\n2,1,1\n".repeat(20));
+    place.write("jobs/data/a.csv", "1,2,0\n2,1,1\n".repeat(100));
     place.write(
         "jobs/skein.toml",
         "skein_manifest_version = 1\n[application]\nname = \"a\"\n[data]\nsource = \"data/a.csv\"\n[train]\nrounds = 2\n",

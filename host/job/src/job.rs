@@ -14,7 +14,7 @@ use crate::data::SampleKind;
 use crate::identity::{self, Identifier};
 use crate::manifest::{self, Manifest};
 use crate::model::{Graphs, Model};
-use crate::shares::{Part, Share, divide};
+use crate::shares::{Part, Share, check_batches, divide};
 
 /// Everything that peers of a job have in common.
 pub struct Job {
@@ -83,6 +83,7 @@ impl Job {
         let first = &shares.values().next().context("a job has at least one peer")?.dataset;
         let samples = first.kind();
         let model = Model::prepare(manifest, &samples, lowering)?;
+        check_batches(&shares, train)?;
         let default = if model.graphs.is_none() { "gradient-mlp" } else { "gradient-onnx" };
         let gradient = Component::read(manifest, train.gradient.as_deref().unwrap_or(default))?;
         let aggregate = Component::read(manifest, &train.aggregate)?;

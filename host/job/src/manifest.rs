@@ -173,8 +173,32 @@ fn explain(error: &toml::de::Error) -> String {
     format!("{}{hint}", error.to_string().trim_end())
 }
 
-/// `; did you mean …?` with the nearest of the known names.
+/// What other tools call the keys of a manifest.
+const SYNONYMS: [(&str, &str); 14] = [
+    ("batch", "batch_size"),
+    ("byzantine", "faults"),
+    ("clients", "peers"),
+    ("dataset", "source"),
+    ("epochs", "rounds"),
+    ("gamma", "factor"),
+    ("iterations", "rounds"),
+    ("layers", "hidden"),
+    ("lr", "learning_rate"),
+    ("minibatch_size", "batch_size"),
+    ("nodes", "peers"),
+    ("rmsprop", "adam"),
+    ("steps", "rounds"),
+    ("workers", "peers"),
+];
+
+/// `; did you mean …?` with the known name that other tools call `name`, or the one most like it.
 pub(crate) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.collect();
+    let synonym = SYNONYMS.iter().find(|(other, own)| *other == name && known.contains(own));
+    if let Some((_, own)) = synonym {
+        return format!("; did you mean `{own}`?");
+    }
+    let known = known.into_iter();
     let nearest = known.map(|known| (strsim::damerau_levenshtein(name, known), known)).min();
     nearest.map_or_else(String::new, |(_, nearest)| format!("; did you mean `{nearest}`?"))
 }
@@ -212,6 +236,11 @@ mod tests {
         refuses("[function.g]\nsource = \"g.wasm\"\n[function.g.limits]\nmemory = 1\n", "did you mean `memory_mib`?");
         refuses("[function.g]\nsource = \"g.wasm\"\n[function.g.build]\ncmd = \"make\"\n", "did you mean `command`?");
         refuses("[modle]\nhidden = [3]\n", "did you mean `model`?");
+        for (other, own) in [("epochs", "rounds"), ("lr", "learning_rate"), ("batch", "batch_size"), ("nodes", "peers")]
+        {
+            refuses(&format!("[train]\n{other} = 3\n"), &format!("did you mean `{own}`?"));
+        }
+        refuses("[train.optimizer]\nname = \"rmsprop\"\n", "did you mean `adam`?");
     }
 
     #[test]

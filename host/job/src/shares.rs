@@ -77,6 +77,21 @@ pub(crate) fn divide(
     Ok((peers, test))
 }
 
+/// A batch holds no sample twice, so no peer has fewer samples than a batch.
+pub(crate) fn check_batches(peers: &BTreeMap<PeerId, Share>, train: &manifest::Train) -> Result<()> {
+    let smallest = peers.values().min_by_key(|share| (share.train.len(), share.index));
+    let Some(Share { index, train: samples, .. }) = smallest else { return Ok(()) };
+    if samples.len() < train.batch_size as usize {
+        let batch = train.batch_size;
+        let samples = samples.len();
+        bail!(
+            "`train.batch_size` is {batch}, and peer {index} has only {samples} training samples: choose at most \
+             {samples}, or fewer peers"
+        );
+    }
+    Ok(())
+}
+
 /// Checks that all data sets of a job have samples of one shape and the same number of classes.
 fn check_alike(peers: &BTreeMap<PeerId, Share>, test: Option<&Part>) -> Result<()> {
     let mut shares: Vec<&Share> = peers.values().collect();
