@@ -327,6 +327,8 @@ impl Round {
             return self.or_behind(now, false, Err(self.minority(self.held.len())));
         }
         self.phase = Phase::Voting { begun: now };
+        // Only owners were asked until here; voters may have what they no longer have.
+        self.missed.clear();
         let sound = self.held.iter().filter(|peer| !self.charges.contains_key(peer));
         let held = sound.filter_map(|peer| Some((*peer, self.announced.get(peer)?.0))).collect();
         let vote = Vote { held, charged: self.charges.keys().copied().collect() };

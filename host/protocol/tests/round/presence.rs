@@ -183,6 +183,20 @@ fn a_peer_that_is_behind_reports_it_and_charges_no_peer() {
     missed(&mut peers, LATER);
     assert_eq!(peers.step(0, LATER), Err(Refusal::Behind { state: 3, needed: 4 }));
 
+    // An owner that lost its own contribution while others are ahead: those who voted for it are asked before it is gone.
+    let mut peers = Peers::start(4, 1);
+    (0..4).for_each(|peer| peers.announce(peer));
+    peers.exchange();
+    (1..4).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
+    peers.read(0, Duration::ZERO);
+    (1..3).for_each(|peer| ahead(&mut peers, peer, 5));
+    let owner = peers.id(3);
+    (0..3).for_each(|other| peers.hold(0, other, LATER));
+    peers.0[0].round.miss(LATER, owner);
+    assert!(matches!(peers.step(0, WAIT), Ok(Step::Vote(_))), "without it");
+    let Ok(Step::Fetch { wanted, .. }) = peers.step(0, WAIT) else { panic!("the voters are asked") };
+    assert!(wanted[&owner].holders.contains(&peers.id(1)));
+
     // A peer that has all it needs still agrees.
     let mut peers = Peers::start(4, 1);
     (0..4).for_each(|peer| peers.announce(peer));
