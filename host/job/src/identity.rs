@@ -256,7 +256,7 @@ pub(crate) fn of_job(
     shares: &BTreeMap<PeerId, Share>,
 ) -> Identifier {
     model.insert_all("train", &manifest.train);
-    // Neither who takes part nor how long it takes changes a round, and a function is known by its content.
+    // Members are in the run id, the length of training or waiting changes no round, and functions count by content.
     for key in ["train.rounds", "train.wait", "train.peers", "train.gradient", "train.aggregate"] {
         model.values.retain(|other, _| other != key && !other.starts_with(&format!("{key}.")));
     }

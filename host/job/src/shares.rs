@@ -77,7 +77,7 @@ pub(crate) fn divide(
     Ok((peers, test))
 }
 
-/// A batch holds no sample twice, so no peer has fewer samples than a batch.
+/// Checks that every peer has a whole batch of samples: in a smaller share, every batch would repeat samples.
 pub(crate) fn check_batches(peers: &BTreeMap<PeerId, Share>, train: &manifest::Train) -> Result<()> {
     let smallest = peers.values().min_by_key(|share| (share.train.len(), share.index));
     let Some(Share { index, train: samples, .. }) = smallest else { return Ok(()) };
