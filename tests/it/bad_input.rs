@@ -49,8 +49,20 @@ fn a_sum_that_overflows_is_refused_before_it_is_announced() {
     place.write("huge.csv", (0..400).map(row).collect::<String>());
     place.job_on("source = \"huge.csv\"\n", "[model]\nnetwork = \"mlp\"\n[train]\nrounds = 3\n");
     let error = place.fails(&["train"]);
-    assert!(error.contains("the gradients of round 1 are finite") && error.contains("scale the data"), "{error}");
+    assert!(error.contains("failed to compute round 1: the gradients are finite, but their sum"), "{error}");
     assert!(!error.contains("charged"), "{error}");
+}
+
+#[test]
+fn divergence_is_told_with_round_peer_loss_and_a_way_out() {
+    let place = Place::new();
+    place.job("[model]\nhidden = [16]\n[train]\nrounds = 9\nlearning_rate = 1e30\n");
+    let error = place.fails(&["train"]);
+    for words in
+        ["peer ", " failed to compute round 2 (the last loss was 2.", "the loss is NaN", "lower `train.learning_rate`"]
+    {
+        assert!(error.contains(words), "{error}");
+    }
 }
 
 /// A run whose function turns bad keeps its last checkpoint.

@@ -42,7 +42,8 @@ fn in_step(summaries: &[Value], rounds: u32) -> String {
 /// The rounds in a peer's metrics.
 fn rounds_of(cluster: &Cluster, peer: u32) -> Vec<Value> {
     let text = std::fs::read_to_string(cluster.path(peer, "metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["final"] != true).collect()
 }
 
 /// Checks that the loss of one peer cost another one round of waiting, little in each later round, and that no peer was

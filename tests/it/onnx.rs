@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use crate::harness::{Place, state_hash};
+use crate::harness::{Place, root, state_hash};
 
 /// Engines that are ready on this machine, from `skein engine list`.
 pub(crate) fn engines() -> Vec<String> {
@@ -35,6 +35,23 @@ fn every_engine_trains_and_all_peers_keep_in_step() {
         assert!(accuracy > 0.9, "{engine}: {accuracy}");
         assert_eq!(state_hash(&place.json(&["train", "--engine", &engine])), state_hash(&summary), "{engine}");
     }
+}
+
+/// Two files of one content name the same file beside them: one changed byte there makes another model.
+#[test]
+fn the_identity_of_a_job_covers_tensors_in_files_of_their_own() {
+    let place = Place::new();
+    for file in ["linear.onnx", "linear.onnx.data"] {
+        fs::copy(root().join("tests/data/external").join(file), place.path(file)).unwrap();
+    }
+    place.job("[model]\nonnx = \"linear.onnx\"\n[train]\nrounds = 2\n");
+    let job = || place.json(&["train"])["job"].clone();
+    let before = job();
+    assert_eq!(job(), before);
+    let mut data = fs::read(place.path("linear.onnx.data")).unwrap();
+    data[0] ^= 1;
+    fs::write(place.path("linear.onnx.data"), data).unwrap();
+    assert_ne!(job(), before);
 }
 
 /// Every engine computes the loss of the exported file on the test samples that the run reported.

@@ -79,9 +79,9 @@ fn a_model_of_peers_with_their_own_keys_is_evaluated_and_exported() {
         std::fs::remove_file(place.path("values.safetensors")).unwrap();
     }
     let said = place.run(&[&["eval"], &by_manifest[..]].concat()).stderr;
-    assert!(said.contains("other peers or another number"), "{said}");
+    assert!(said.contains("another run of this job, which differs in `roster.0.id`, `roster.1.id`"), "{said}");
     let said = place.run(&[&["eval"], &by_config[..]].concat()).stderr;
-    assert!(!said.contains("other peers"), "the configuration names the keys: {said}");
+    assert!(!said.contains("another run"), "the configuration names the keys: {said}");
     // The configuration names the peers, so their shares are evaluated one by one as the hosts did, to the last bit.
     assert_eq!(place.json(&[&["eval"], &by_config[..]].concat())["validation"], summaries[0]["validation"]);
 }
@@ -93,8 +93,11 @@ fn a_checkpoint_of_another_model_job_or_roster_is_refused_by_every_command() {
     for (changed, expected) in [
         (JOB.replace("seed = 5", "seed = 6"), "checkpoint of another job"),
         (JOB.replace("0.1", "0.2"), "checkpoint of another job"),
-        (JOB.replace("[16]", "[17]"), "has a tensor `layers.0.weight` of another type or shape than the model"),
-        (JOB.replace("hidden = [16]", "network = \"convnet\""), "has no tensor"),
+        (
+            JOB.replace("[16]", "[17]"),
+            "`model.parameters.0` is `layers.0.weight, [17, 64], kaiming` here and `layers.0.weight, [16, 64], kaiming` in",
+        ),
+        (JOB.replace("hidden = [16]", "network = \"convnet\""), "`model.loss` is `cross-entropy` here and not set in"),
         (JOB.replace("rounds", "aggregate = \"aggregate-mean\"\nrounds"), "checkpoint of another job"),
     ] {
         place.job(&changed);
@@ -168,6 +171,12 @@ fn a_run_that_is_kept_reports_the_path_of_its_checkpoint() {
     let text = place.run(&["train", "--out", "again"]).stdout;
     let row = text.lines().find(|line| line.starts_with("checkpoint ")).unwrap_or_else(|| panic!("{text}"));
     assert!(row.ends_with("  again/checkpoint.safetensors"), "{row}");
+    let names = |table: &str| -> Vec<String> {
+        let rows = table.lines().map(|row| row.split("  ").next().unwrap().to_owned());
+        rows.filter(|name| !name.starts_with("state of")).collect()
+    };
+    let trained = names(&text);
     let text = place.run(&["up", "--redis", "--dir", "peers"]).stdout;
+    assert_eq!(names(&text), trained, "both print the same figures");
     assert!(text.lines().any(|line| line.starts_with("checkpoint  ") && line.contains("peers/peer-0/")), "{text}");
 }

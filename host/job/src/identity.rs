@@ -2,26 +2,28 @@
 //!
 //! The *job identity* covers what changes a bit of the result: the model, the functions with their settings, the data and
 //! `[train]` without `rounds`, `wait` and `peers`. It covers no path and no name. The *run id* adds who takes part: the
-//! roster, each member's commitment to private data, and the number of the run. Records, database keys and checkpoints
-//! carry the run id.
+//! roster, each member's commitment to private data, the number of the run and the run that it continues under other
+//! settings, if any. Records, database keys and checkpoints carry the run id.
 //!
 //! The values are kept beside the hash, so that two that differ can be told apart by key.
 //!
 //! Encoding, version 1, integers little-endian: a version byte, the number of entries (4 bytes), then the entries in
 //! ascending order of their keys: length of the key (2 bytes), key, tag (1 byte), value. Values by tag: 0 a boolean (1
-//! byte), 1 a whole number (8 bytes), 2 a floating-point number (the 8 bytes of its IEEE 754 bits), 3 text (length in 4
-//! bytes, UTF-8), 4 a digest (32 bytes).
+//! byte), 1 a whole number (8 bytes), 2 a finite floating-point number other than -0 (the 8 bytes of its IEEE 754 bits), 3
+//! text (length in 4 bytes, UTF-8), 4 a digest (32 bytes).
+
+mod ancestor;
+mod covered;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 use serde_json::Value;
-use skein_types::{Digest, PeerId};
+use skein_types::Digest;
 
-use crate::component::Component;
-use crate::manifest;
-use crate::shares::Share;
+pub use ancestor::Ancestor;
+pub(crate) use covered::{of_job, of_run};
 
 /// Version of the encoding.
 const VERSION: u8 = 1;
@@ -100,6 +102,16 @@ impl Identifier {
         decode_values(bytes).map(|values| Identifier { values }).ok_or(IdentifierError::Malformed)
     }
 
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&IdentityValue> {
+        self.values.get(key)
+    }
+
+    /// The value of a key, if it is text.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.get(key).and_then(|value| if let IdentityValue::Text(text) = value { Some(text.as_str()) } else { None })
+    }
+
     /// The values that differ, in the order of their keys.
     pub fn differences(&self, there: &Identifier) -> Vec<Difference> {
         let keys = self.values.keys().chain(there.values.keys().filter(|key| !self.values.contains_key(*key)));
@@ -134,7 +146,8 @@ impl Identifier {
             Value::Bool(flag) => self.insert(key, IdentityValue::Flag(*flag)),
             Value::Number(number) => {
                 let whole = number.as_u64().map(IdentityValue::Whole);
-                let float = || IdentityValue::Float(number.as_f64().expect("numbers fit 64 bits"));
+                // Adding zero leaves one zero: two values that are equal have the same bits.
+                let float = || IdentityValue::Float(number.as_f64().expect("numbers fit 64 bits") + 0.0);
                 self.insert(key, whole.unwrap_or_else(float));
             }
             Value::String(text) => self.insert(key, IdentityValue::Text(text.clone())),
@@ -186,6 +199,8 @@ impl fmt::Display for IdentityValue {
         match self {
             IdentityValue::Flag(flag) => write!(f, "{flag}"),
             IdentityValue::Whole(number) => write!(f, "{number}"),
+            // Most settings are 32 bits wide: their shortest form is the one that was written.
+            IdentityValue::Float(number) if f64::from(*number as f32) == *number => write!(f, "{:?}", *number as f32),
             IdentityValue::Float(number) => write!(f, "{number:?}"),
             IdentityValue::Text(text) => write!(f, "`{text}`"),
             IdentityValue::Digest(digest) => write!(f, "{digest}"),
@@ -229,7 +244,11 @@ fn decode_value(bytes: &mut &[u8]) -> Option<IdentityValue> {
             _ => None,
         },
         1 => Some(IdentityValue::Whole(u64::from_le_bytes(take(bytes)?))),
-        2 => Some(IdentityValue::Float(f64::from_bits(u64::from_le_bytes(take(bytes)?)))),
+        2 => {
+            let number = f64::from_bits(u64::from_le_bytes(take(bytes)?));
+            let is_canonical = number.is_finite() && (number != 0.0 || number.is_sign_positive());
+            is_canonical.then_some(IdentityValue::Float(number))
+        }
         3 => {
             let len = u32::from_le_bytes(take(bytes)?);
             take_text(bytes, len as usize).map(IdentityValue::Text)
@@ -246,58 +265,6 @@ pub fn list(differences: &[Difference], there: &str) -> String {
         format!("`{key}` is {} here and {} {there}", value(here), value(other))
     });
     entries.collect::<Vec<_>>().join(", ")
-}
-
-/// The identifier of a job.
-pub(crate) fn of_job(
-    mut model: Identifier,
-    manifest: &manifest::Manifest,
-    [gradient, aggregate]: [&Component; 2],
-    shares: &BTreeMap<PeerId, Share>,
-) -> Identifier {
-    model.insert_all("train", &manifest.train);
-    // Members are in the run id, the length of training or waiting changes no round, and functions count by content.
-    for key in ["train.rounds", "train.wait", "train.peers", "train.gradient", "train.aggregate"] {
-        model.values.retain(|other, _| other != key && !other.starts_with(&format!("{key}.")));
-    }
-    for (key, component) in [("function.gradient", gradient), ("function.aggregate", aggregate)] {
-        let digest = component.digest.parse().expect("a SHA-256 has 64 hexadecimal digits");
-        model.insert_digest(&format!("{key}.digest"), digest);
-        model.insert_all(&format!("{key}.settings"), &component.function.settings);
-    }
-    let data = &manifest.data;
-    model.insert_all("data.validation", &data.validation);
-    // All peers beyond those with data of their own share one set.
-    if let Some(share) = shares.values().find(|share| !is_private(share, data)) {
-        model.insert_digest("data.source", share.dataset.hash());
-        model.insert_all("data.test_samples", &data.test_samples);
-    }
-    if let Some(share) = shares.values().find(|share| is_private(share, data)) {
-        let kind = share.dataset.kind();
-        model.insert_all("data.local.shape", &kind.shape);
-        model.insert_all("data.local.classes", &kind.classes);
-    }
-    model
-}
-
-/// The identifier of a run: of the job, the members in the order of the roster and the number of the run.
-pub(crate) fn of_run(job: Digest, data: &manifest::Data, shares: &BTreeMap<PeerId, Share>, number: u64) -> Identifier {
-    let mut run = Identifier::default();
-    run.insert_digest("job", job);
-    run.insert("run", IdentityValue::Whole(number));
-    for (peer, share) in shares {
-        let member = format!("roster.{}", share.index);
-        run.insert_digest(&format!("{member}.id"), Digest(peer.0));
-        if is_private(share, data) {
-            run.insert_digest(&format!("{member}.data"), share.dataset.hash());
-        }
-    }
-    run
-}
-
-/// Whether a peer trains on data of its own.
-fn is_private(share: &Share, data: &manifest::Data) -> bool {
-    (share.index as usize) < data.local.len()
 }
 
 #[cfg(test)]

@@ -11,18 +11,19 @@ use skein_types::{Digest, Layout, PeerId};
 
 use crate::component::{BuiltinRule, Component};
 use crate::data::SampleKind;
-use crate::identity::{self, Identifier};
+use crate::identity::{self, Ancestor, Identifier};
 use crate::manifest::{self, Manifest};
 use crate::model::{Graphs, Model};
 use crate::shares::{Part, Share, check_batches, divide};
 
 /// Everything that peers of a job have in common.
+#[derive(Clone)]
 pub struct Job {
     /// What the result depends on, but for who the peers are.
     pub identifier: Identifier,
     /// The job identity: the digest of `identifier`.
     pub digest: Digest,
-    /// The job, its members and the number of the run.
+    /// The job, its members, the number of the run, and the run that it continues.
     pub run: Identifier,
     /// The run id, which records, database keys and checkpoints carry: the digest of `run`.
     pub run_id: Digest,
@@ -110,5 +111,15 @@ impl Job {
             shares,
             test,
         })
+    }
+    /// The identifier of this run if it continues `ancestor`.
+    pub fn run_after(&self, ancestor: Option<&Ancestor>) -> Identifier {
+        ancestor.map_or_else(|| self.run.clone(), |ancestor| self.run.continuing(ancestor))
+    }
+
+    /// The job with the run that continues `ancestor`.
+    pub fn continuing(&self, ancestor: &Ancestor) -> Job {
+        let run = self.run.continuing(ancestor);
+        Job { run_id: run.digest(), run, ..self.clone() }
     }
 }

@@ -89,6 +89,9 @@ pub enum ManifestError {
     },
 }
 
+/// Longest name of a function's setting: names are part of a job's identity, which keeps their length in two bytes.
+const SETTING_BYTES_MAX: usize = 256;
+
 /// A key and the problem with its value.
 pub type Problem = (String, String);
 
@@ -136,6 +139,14 @@ impl Manifest {
         self.model.check()?;
         self.data.check(self.train.peers)?;
         self.train.check()?;
+        for (name, function) in &self.function {
+            if let Some(setting) = function.settings.keys().find(|setting| setting.len() > SETTING_BYTES_MAX) {
+                let start: String = setting.chars().take(16).collect();
+                let len = setting.len();
+                let problem = format!("may have at most {SETTING_BYTES_MAX} bytes in a name, `{start}...` has {len}");
+                return Err((format!("function.{name}.settings"), problem));
+            }
+        }
         let named = [("gradient", self.train.gradient.as_ref()), ("aggregate", Some(&self.train.aggregate))];
         for (key, name) in named.into_iter().filter_map(|(key, name)| Some((key, name?))) {
             if !self.function.contains_key(name) && Function::builtin(name).is_none() {
@@ -272,6 +283,11 @@ mod tests {
         refuses("validation = 1.0\n", "`data.validation`");
         refuses("scale = 0.0\n", "`data.scale`");
         refuses("[train]\npeers = \"four\"\n", "invalid type");
+        let long = "s".repeat(257);
+        refuses(
+            &format!("[function.f]\nsource = \"f.wasm\"\nsettings = {{ {long} = \"1\" }}\n"),
+            "`function.f.settings` may have at most 256 bytes in a name, `ssssssssssssssss...` has 257",
+        );
     }
 
     /// A job's identity is computed from this text.

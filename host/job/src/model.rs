@@ -79,7 +79,8 @@ fn image_shape(shape: &[u32]) -> Option<[i64; 3]> {
 fn described(model: &manifest::Model, samples: &SampleKind, seed: u64) -> Model {
     let parameters = describe(model, samples.features(), samples.classes);
     let mut identifier = Identifier::default();
-    identifier.insert_all("model.parameters", &parameters);
+    let described = parameters.iter().map(|p| format!("{}, {:?}, {}", p.name, p.shape, p.init.name()));
+    identifier.insert_all("model.parameters", &described.collect::<Vec<_>>());
     Model {
         layout: layout(&parameters),
         initial: initial(&parameters, seed),

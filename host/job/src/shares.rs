@@ -10,6 +10,7 @@ use crate::data::split::{Split, shares};
 use crate::manifest;
 
 /// The samples of one peer.
+#[derive(Clone)]
 pub struct Share {
     /// Number of the peer, from 0, in the order of the manifest.
     pub index: u32,
@@ -22,6 +23,7 @@ pub struct Share {
 }
 
 /// Some samples of a data set.
+#[derive(Clone)]
 pub struct Part {
     /// The data set that they belong to.
     pub dataset: Dataset,

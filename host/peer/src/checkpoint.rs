@@ -3,6 +3,8 @@
 //! Parameters keep their names and shapes, so any tool that reads safetensors can use them. Optimizer state is
 //! `optimizer.<slot>`, flat. Everything else is in the metadata.
 
+mod file;
+mod folder;
 mod provenance;
 
 use std::collections::HashMap;
@@ -11,23 +13,26 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use skein_job::Job;
-use skein_job::identity::list;
+use skein_job::identity::Ancestor;
 use skein_protocol::convergence::Progress;
 use skein_protocol::state::state_hash;
 use skein_store::{Head, State, StateStore, StoreError};
 use skein_types::Layout;
 use skein_types::{Digest, Values};
 
-pub use provenance::{Ancestor, Provenance, Relation};
+pub use file::CheckpointFile;
+pub use folder::{BEST_FILE, KEEP_DEFAULT, MANIFEST_FILE, RunFolder};
+pub use provenance::{Provenance, Relation};
 
-/// Name of the file in a run's folder.
+/// Name of the last checkpoint in a run's folder.
 pub const FILE: &str = "checkpoint.safetensors";
 
-const FORMAT: &str = "skein-checkpoint-2";
+/// The format and its version. A program reads the version that it writes.
+const FORMAT: &str = "skein-checkpoint-3";
 
 /// Everything that a run needs to resume and reach the same result.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +87,7 @@ struct Rules {
     stopping_waited: u32,
     plateau_best: Option<f64>,
     plateau_waited: u32,
+    optimizer_since: u64,
 }
 
 impl Checkpoint {
@@ -97,46 +103,35 @@ impl Checkpoint {
         }
     }
 
-    /// The state as the start of a run of `job`, under settings that may have changed. The optimizer keeps what it
-    /// remembers if it is the same, and the learning rate stays where it was unless it was changed.
-    pub fn continued(self, job: &Job) -> Checkpoint {
-        let (Relation::OtherRun(changes) | Relation::OtherJob(changes)) = self.provenance.relation(job) else {
-            return self;
-        };
-        let has_changed = |key: &str| changes.iter().any(|change| change.key.starts_with(key));
-        let provenance = Arc::new(self.provenance.continued(job, self.state.round()));
+    /// The state as the start of a run of `job` under other settings, which knows this run as its ancestor.
+    ///
+    /// The optimizer keeps its state if it is of the same kind, and the learning rate stays where it was unless the
+    /// manifest's was changed. Early stopping and the plateau rule start anew: what they remember was measured under the
+    /// old settings.
+    pub fn continued(&self, job: &Job) -> Checkpoint {
+        let kind = job.train.optimizer.kind().name;
+        let is_same_optimizer = self.provenance.job.text("train.optimizer.name") == Some(kind);
+        let rate = "train.learning_rate";
+        let is_same_rate = self.provenance.job.get(rate) == job.identifier.get(rate);
+        let round = self.state.round();
         let initial = Checkpoint::initial(job);
-        let optimizer = if has_changed("train.optimizer") { &initial } else { &self };
-        let rates = if has_changed("train.learning_rate") { &initial } else { &self };
-        let progress = Progress { learning_rate: rates.progress.learning_rate, ..self.progress };
-        let slots = optimizer.state.slots().to_vec();
-        let state = State::new(self.state.round(), self.state.parameters().clone(), slots);
-        Checkpoint { provenance, state, progress }
-    }
-
-    /// Checks that the checkpoint, which was read from `path`, belongs to the run of `job`.
-    ///
-    /// # Errors
-    /// [`CheckpointError::OtherRun`], with each key that differs, both values and `remedy`.
-    pub fn check_run(&self, job: &Job, path: &Path, remedy: &'static str) -> Result<(), CheckpointError> {
-        let (of, differences) = match self.provenance.relation(job) {
-            Relation::SameRun => return Ok(()),
-            Relation::OtherRun(differences) => ("run of this job", differences),
-            Relation::OtherJob(differences) => ("job", differences),
+        let slots = if is_same_optimizer { self.state.slots() } else { initial.state.slots() };
+        let progress = Progress {
+            learning_rate: if is_same_rate { self.progress.learning_rate } else { job.train.learning_rate },
+            optimizer_since: if is_same_optimizer { self.progress.optimizer_since } else { round },
+            ..initial.progress
         };
-        let differences = list(&differences, "in the checkpoint");
-        Err(CheckpointError::OtherRun { path: path.to_owned(), of, differences, remedy })
+        Checkpoint {
+            provenance: Arc::new(self.provenance.continued(job, self.as_ancestor())),
+            state: State::new(round, self.state.parameters().clone(), slots.to_vec()),
+            progress,
+        }
     }
 
-    /// Checks that the checkpoint, which was read from `path`, belongs to some run of `job`.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::check_run`].
-    pub fn check_job(&self, job: &Job, path: &Path, remedy: &'static str) -> Result<(), CheckpointError> {
-        match self.provenance.relation(job) {
-            Relation::SameRun | Relation::OtherRun(_) => Ok(()),
-            Relation::OtherJob(_) => self.check_run(job, path, remedy),
-        }
+    /// The run of this checkpoint as the ancestor of one that continues from here.
+    pub fn as_ancestor(&self) -> Ancestor {
+        let Provenance { run, job, .. } = &*self.provenance;
+        Ancestor { run: run.digest(), job: job.digest(), round: self.state.round(), state: self.state_hash() }
     }
 
     /// Writes the state to a store, in place of the one it holds.
@@ -202,65 +197,27 @@ impl Checkpoint {
         metadata.extend(self.provenance.metadata());
         metadata
     }
-
-    /// Reads a checkpoint of a model with this layout, and verifies its state hash.
-    ///
-    /// # Errors
-    /// [`CheckpointError`]
-    pub fn load(layout: &Layout, path: &Path) -> Result<Checkpoint, CheckpointError> {
-        let bytes = std::fs::read(path);
-        let failed = |source| CheckpointError::File { action: "read", path: path.to_owned(), source };
-        let bytes = bytes.map_err(failed)?;
-        Checkpoint::decode(layout, &bytes)
-            .map_err(|problem| CheckpointError::Content { path: path.to_owned(), problem })
-    }
-
-    fn decode(layout: &Layout, bytes: &[u8]) -> Result<Checkpoint, String> {
-        let broken = |error: safetensors::SafeTensorError| format!("is not a complete safetensors file: {error}");
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(broken)?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(broken)?;
-        let metadata = metadata.metadata().clone().unwrap_or_default();
-        let field = |name: &str| metadata.get(name).ok_or_else(|| format!("has no `{name}` in its metadata"));
-        if field("format")? != FORMAT {
-            return Err(format!("has the format `{}`, but this program reads only `{FORMAT}`", field("format")?));
-        }
-        let hash: Digest =
-            field("state_hash")?.parse().map_err(|_| "has no valid `state_hash` in its metadata".to_owned())?;
-        let provenance = Arc::new(Provenance::read(&metadata)?);
-        let round = field("round")?.parse().map_err(|_| "has no valid `round` in its metadata".to_owned())?;
-        let progress = decode_progress(field("convergence")?.as_bytes()).map_err(|error| error.to_string())?;
-
-        let mut parameters = Vec::with_capacity(layout.len());
-        for parameter in layout.parameters() {
-            parameters.extend(values(&tensors, &parameter.name, parameter.len())?);
-        }
-        let mut slots = Vec::new();
-        while tensors.tensor(&slot_name(slots.len())).is_ok() {
-            slots.push(Values::from(values(&tensors, &slot_name(slots.len()), layout.len())?));
-        }
-        let state = State::new(round, parameters.into(), slots);
-        if hash_of(&state.head()) != hash {
-            return Err("does not match its state hash: it was altered".to_owned());
-        }
-        Ok(Checkpoint { provenance, state, progress })
-    }
 }
 
 /// Encodes the memory of the convergence rules, to be kept beside a state.
 pub fn encode_progress(progress: &Progress) -> Vec<u8> {
-    let Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = *progress;
-    let rules = Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited };
+    let Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited, optimizer_since } =
+        *progress;
+    let rules = Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited, optimizer_since };
     serde_json::to_vec(&rules).expect("numbers and options can be written as JSON")
 }
 
-/// Decodes what [`encode_progress`] wrote.
+/// Decodes what [`encode_progress`] wrote beside the state of `round`.
 ///
 /// # Errors
 /// The bytes are anything else.
-pub fn decode_progress(bytes: &[u8]) -> serde_json::Result<Progress> {
+pub fn decode_progress(bytes: &[u8], round: u64) -> serde_json::Result<Progress> {
     let rules: Rules = serde_json::from_slice(bytes)?;
-    let Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited } = rules;
-    Ok(Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited })
+    let Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited, optimizer_since } = rules;
+    if optimizer_since > round {
+        return Err(serde_json::Error::custom("the optimizer began after the round"));
+    }
+    Ok(Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited, optimizer_since })
 }
 
 /// The hash that peers compare.
@@ -270,15 +227,6 @@ pub fn hash_of(head: &Head) -> Digest {
 
 fn slot_name(slot: usize) -> String {
     format!("optimizer.{slot}")
-}
-
-fn values(tensors: &SafeTensors<'_>, name: &str, len: usize) -> Result<Vec<f32>, String> {
-    let tensor = tensors.tensor(name).map_err(|_| format!("has no tensor `{name}`"))?;
-    let values: Vec<f32> = bytemuck::pod_collect_to_vec(tensor.data());
-    if tensor.dtype() != Dtype::F32 || values.len() != len {
-        return Err(format!("has a tensor `{name}` of another type or shape than the model"));
-    }
-    Ok(values)
 }
 
 #[cfg(test)]
@@ -293,6 +241,10 @@ mod tests {
         Layout::new(vec![parameter("w", &[2, 2]), parameter("b", &[2])])
     }
 
+    fn load(layout: &Layout, path: &Path) -> Result<Checkpoint, CheckpointError> {
+        CheckpointFile::open(path)?.load(layout)
+    }
+
     fn checkpoint(round: u64) -> Checkpoint {
         let parameters = Values::from((0..6).map(|i| i as f32 * 0.1).collect::<Vec<_>>());
         let slots = vec![vec![1.0; 6].into(), vec![2.0; 6].into()];
@@ -301,7 +253,7 @@ mod tests {
             job: Identifier::default(),
             run: Identifier::default(),
             manifest: "[train]\n".into(),
-            lineage: vec![Ancestor { run: "1".into(), job: "2".into(), round: 3 }],
+            lineage: vec![Ancestor { run: Digest([1; 32]), job: Digest([2; 32]), round: 3, state: Digest([4; 32]) }],
         };
         Checkpoint { provenance: provenance.into(), state: State::new(round, parameters, slots), progress }
     }
@@ -312,10 +264,18 @@ mod tests {
         let path = dir.path().join(FILE);
         for round in [7, 8] {
             checkpoint(round).save(&layout(), &path).expect("saved");
-            assert_eq!(Checkpoint::load(&layout(), &path).expect("loaded"), checkpoint(round));
+            assert_eq!(load(&layout(), &path).expect("loaded"), checkpoint(round));
         }
         let left: Vec<_> = std::fs::read_dir(dir.path()).expect("the folder").collect();
         assert_eq!(left.len(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn progress_of_a_later_optimizer_is_refused() {
+        let progress = Progress { optimizer_since: 4, ..Progress::new(0.1) };
+        let bytes = encode_progress(&progress);
+        assert_eq!(decode_progress(&bytes, 4).expect("valid"), progress);
+        assert!(decode_progress(&bytes, 3).is_err(), "its steps would be negative");
     }
 
     #[test]
@@ -326,7 +286,7 @@ mod tests {
         let good = std::fs::read(&path).expect("the file");
         let refused = |bytes: &[u8], layout: &Layout| {
             std::fs::write(&path, bytes).expect("written");
-            let error = Checkpoint::load(layout, &path).expect_err("corrupt").to_string();
+            let error = load(layout, &path).expect_err("corrupt").to_string();
             assert!(error.contains(FILE), "{error}");
             error
         };

@@ -56,6 +56,8 @@ pub struct Peer {
     early: Vec<Read>,
     clock: Instant,
     awaited: watch::Sender<Option<Awaited>>,
+    /// Training loss of the last round, for errors.
+    last_loss: Option<f64>,
 }
 
 /// Whom a peer waits for.
@@ -152,6 +154,7 @@ impl Peer {
             early: Vec::new(),
             clock: Instant::now(),
             awaited: watch::Sender::new(None),
+            last_loss: None,
         };
         peer.recall(&head).await?;
         Ok(peer)
@@ -171,7 +174,7 @@ impl Peer {
     async fn recall(&mut self, head: &Head) -> Result<()> {
         let note = self.store.state.round_metadata(head.round).await?;
         let note = note.with_context(|| format!("the store lost the metadata of round {}", head.round))?;
-        self.progress = decode_progress(&note)?;
+        self.progress = decode_progress(&note, head.round)?;
         let me = self.me();
         // Values before the records that announce them.
         for (round, values) in self.log.contributions().await? {
@@ -264,6 +267,7 @@ impl Peer {
         self.store.state.prune_before(number).await?;
         let report = applied.context("a round is applied before it is finished")?;
         self.progress = report.progress;
+        self.last_loss = Some(report.loss);
         self.presence = round.presence();
         round.arrivals().into_iter().for_each(|arrival| self.deadline.observe(arrival));
         self.log.forget(number);
@@ -343,7 +347,7 @@ impl Peer {
             clip_norm: self.job.train.clip_norm,
             clip_value: self.job.train.clip_value,
             optimizer: self.job.train.optimizer,
-            step: OptimizerStep { number, learning_rate: learning_rate as f32 },
+            step: OptimizerStep { number: number - progress.optimizer_since, learning_rate: learning_rate as f32 },
         };
         // Before the state it belongs to: a state never lacks its metadata.
         self.store.state.put_round_metadata(number, encode_progress(&progress)).await?;

@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use self::config::Config;
 use crate::bundle::JobBundle;
-use crate::checkpoint::{self, Checkpoint, decode_progress, hash_of};
+use crate::checkpoint::{self, Checkpoint, CheckpointFile, RunFolder, decode_progress, hash_of};
 use crate::compute::{Compute, Queued};
 use crate::driver::PeerConfig;
 use crate::driver::log::Log;
@@ -78,8 +78,9 @@ pub fn run<'a>(
             in_database: peer.store.state.aggregates(),
         });
         let (stop, stopped) = watch::channel(false);
-        let run =
-            Run { prepared, pool, peers: vec![peer], start, out: Some(config.dir.clone()), hint: HINT.to_owned() };
+        let manifest = job.manifest.clone();
+        let out = Some(RunFolder { dir: config.dir.clone(), keep: config.checkpoint.keep, manifest });
+        let run = Run { prepared, pool, peers: vec![peer], start, out, hint: HINT.to_owned() };
         let run = async {
             let summary = run.to_end(events, shutdown).await;
             // Its worker may be in the middle of a task that the run no longer waits for.
@@ -158,11 +159,18 @@ fn others(
 /// The checkpoint in the peer's folder, if one exists.
 fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
     let path = config.dir.join(checkpoint::FILE);
-    let saved = if path.exists() { Some(Checkpoint::load(&job.layout, &path)?) } else { None };
-    if let Some(saved) = &saved {
-        saved.check_run(job, &path, "undo the change, or choose another `dir`")?;
+    if !path.exists() {
+        return Ok(None);
     }
-    Ok(saved)
+    let file = CheckpointFile::open(&path)?;
+    file.check_run(job, "undo the change, or choose another `dir`")?;
+    // The other hosts would not know what this run continues.
+    ensure!(
+        file.provenance().lineage.is_empty(),
+        "`{}` is of a run that continues another one: only `skein train --resume` can resume it; choose another `dir`",
+        path.display()
+    );
+    Ok(Some(file.load(&job.layout)?))
 }
 
 /// Decides where the peer continues: from the state of its database, or from the checkpoint if that is ahead of it.
@@ -182,7 +190,7 @@ async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job)
     match metadata {
         Some(metadata) if is_whole(&head, &saved) => {
             let state = store.state().await?;
-            Ok(Checkpoint { provenance: saved.provenance, state, progress: decode_progress(&metadata)? })
+            Ok(Checkpoint { provenance: saved.provenance, state, progress: decode_progress(&metadata, head.round)? })
         }
         _ => {
             tracing::warn!(

@@ -1,17 +1,16 @@
 //! A job with all its peers in this process: no database, no port.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::BoxFuture;
 use skein_job::{Job, Share};
 use skein_protocol::identity::Identity;
 use skein_store::{Embedded, PeerStore, Ports};
 use skein_types::PeerId;
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{Checkpoint, CheckpointFile, Relation, RunFolder};
 use crate::compute::Local;
 use crate::driver::PeerConfig;
 use crate::driver::log::Log;
@@ -24,10 +23,12 @@ use crate::run::Run;
 /// Options of a run; none of them changes its result.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Folder for the checkpoint and the metrics.
-    pub out: Option<PathBuf>,
+    /// Folder for the manifest, the checkpoints and the metrics.
+    pub out: Option<RunFolder>,
     /// Resume from the checkpoint in `out`.
     pub resume: Resume,
+    /// End of the error of a run that is shut down: how to continue.
+    pub hint: String,
 }
 
 /// Whether a run resumes.
@@ -38,7 +39,8 @@ pub enum Resume {
     No,
     /// It resumes its own checkpoint.
     Run,
-    /// It continues whatever run the checkpoint belongs to, under other settings, as a new run.
+    /// It continues whatever run the checkpoint belongs to, under other settings, as a new run. The checkpoint that it
+    /// continues from is kept.
     WithChanges,
 }
 
@@ -55,11 +57,10 @@ pub fn train<'a>(
     shutdown: BoxFuture<'a, ()>,
 ) -> BoxFuture<'a, Result<Summary>> {
     Box::pin(async move {
-        let start = starting_point(&prepared.job, &options)?;
+        let (prepared, start) = starting_point(prepared, &options)?;
         let stores = new_stores(&prepared.job, &start).await?;
         let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();
-        let hint = options.out.as_ref().map(|dir| format!(": continue with `--resume --out {}`", dir.display()));
-        let run = Run { prepared, pool, peers, start, out: options.out, hint: hint.unwrap_or_default() };
+        let run = Run { prepared, pool, peers, start, out: options.out, hint: options.hint };
         run.to_end(events, shutdown).await
     })
 }
@@ -79,22 +80,50 @@ fn peer(
     PeerConfig { identity, store, compute, others, log: Log::volatile() }
 }
 
-/// The state before the first round, or the checkpoint's.
-fn starting_point(job: &Job, options: &Options) -> Result<Checkpoint> {
-    let path = options.out.as_ref().map(|dir| dir.join(checkpoint::FILE));
+/// The state before the first round, or the checkpoint's; and the job as part of the run that begins there.
+fn starting_point(prepared: PreparedJob, options: &Options) -> Result<(PreparedJob, Checkpoint)> {
+    let path = options.out.as_ref().map(RunFolder::last);
     if options.resume == Resume::No {
         if let Some(path) = path.filter(|path| path.exists()) {
             bail!("`{}` already exists: continue with `--resume`, or choose another folder", path.display());
         }
-        return Ok(Checkpoint::initial(job));
+        let start = Checkpoint::initial(&prepared.job);
+        return Ok((prepared, start));
     }
-    let path = path.context("`--resume` needs the folder of the run: set `--out`")?;
-    let checkpoint = Checkpoint::load(&job.layout, &path)?;
-    if options.resume == Resume::WithChanges {
-        return Ok(checkpoint.continued(job));
+    let folder = options.out.as_ref().context("`--resume` needs the folder of the run: set `--out`")?;
+    let file = CheckpointFile::open(&folder.last())?;
+    if let (Resume::WithChanges, Relation::OtherRun(_) | Relation::OtherJob(_)) =
+        (options.resume, file.provenance().relation(&prepared.job))
+    {
+        return continue_with_changes(prepared, file, folder);
     }
-    checkpoint.check_run(job, &path, "undo the change, or continue it as a new run with `--with-changes`")?;
-    Ok(checkpoint)
+    file.check_run(&prepared.job, "undo the change, or continue it as a new run with `--with-changes`")?;
+    let start = file.load(&prepared.job.layout)?;
+    let prepared = match start.provenance.lineage.last() {
+        Some(ancestor) => prepared.continuing(ancestor),
+        None => prepared,
+    };
+    Ok((prepared, start))
+}
+
+/// Begins a run under other settings from a checkpoint of another run, which is kept.
+fn continue_with_changes(
+    prepared: PreparedJob,
+    file: CheckpointFile,
+    folder: &RunFolder,
+) -> Result<(PreparedJob, Checkpoint)> {
+    let round = file.round();
+    let rounds = prepared.job.train.rounds;
+    ensure!(
+        round < rounds,
+        "`{}` is of round {round}, and `train.rounds` is {rounds}, which counts from the beginning of the first run: \
+         choose more than {round}",
+        folder.last().display()
+    );
+    let before = file.load(&prepared.job.layout).context("`--with-changes` keeps the parameters")?;
+    folder.keep_as_ancestor(before.as_ancestor().run)?;
+    let start = before.continued(&prepared.job);
+    Ok((prepared.continuing(&before.as_ancestor()), start))
 }
 
 async fn new_stores(job: &Job, checkpoint: &Checkpoint) -> Result<BTreeMap<PeerId, Embedded>> {

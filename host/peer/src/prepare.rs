@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use futures_util::future::BoxFuture;
 use skein_engine::{Engine, Kind, Pool, Tensor};
 use skein_graph::Lowering;
+use skein_job::identity::Ancestor;
 use skein_job::model::{self, Model};
 use skein_job::{Component, Job, Manifest, Members};
 use skein_runtime::aggregate::AggregateFunction;
@@ -69,6 +70,11 @@ impl PreparedJob {
         let aggregate = tools.runtime.aggregate_function(function(&job.aggregate), &job.aggregate.bytes).await?;
         drop(compiling);
         Ok(PreparedJob { job: Arc::new(job), gradient, aggregate, engine: engine.map(|engine| engine.kind()) })
+    }
+
+    /// The job as part of the run that continues `ancestor`.
+    pub fn continuing(self, ancestor: &Ancestor) -> PreparedJob {
+        PreparedJob { job: Arc::new(self.job.continuing(ancestor)), ..self }
     }
 
     /// Describes the model and the engine in a few words.

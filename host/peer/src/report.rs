@@ -63,31 +63,44 @@ pub fn evaluation_json(evaluation: &Evaluation) -> Value {
     json!({ "loss": evaluation.loss(), "accuracy": evaluation.accuracy(), "samples": evaluation.samples })
 }
 
-/// The file of metrics: one JSON object a line, one line a round.
+/// The file of metrics, one JSON object a line: a line for each round, and a last one for the final state.
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    /// Validation losses of the states that were evaluated before the run resumed, by round.
+    validation_losses: BTreeMap<u64, f64>,
 }
 
 impl Metrics {
-    /// Opens the file in `dir`, which is created if it does not exist. Lines of rounds after `last_round` are dropped:
-    /// they are not part of the checkpoint that a run resumes from.
+    /// Opens the file in `dir`. Lines of rounds after `last_round` are dropped, since they are not part of the checkpoint
+    /// that a run resumes from, and so is that of the final state.
     ///
     /// # Errors
-    /// The folder or the file cannot be written.
+    /// The file cannot be read or written.
     pub fn open(dir: &Path, last_round: u64) -> Result<Metrics> {
-        std::fs::create_dir_all(dir).with_context(|| format!("failed to create the folder `{}`", dir.display()))?;
         let path = dir.join(METRICS_FILE);
-        let kept = match File::open(&path) {
-            Ok(file) => kept_lines(file, last_round).with_context(|| format!("failed to read `{}`", path.display()))?,
+        let lines = match File::open(&path) {
+            Ok(file) => lines(file).with_context(|| format!("failed to read `{}`", path.display()))?,
             Err(_) => Vec::new(),
         };
+        let validations = lines.iter().map(|line| &line["validation"]);
+        let losses = validations.filter_map(|found| Some((found["round"].as_u64()?, found["loss"].as_f64()?)));
         let mut metrics = Metrics {
             file: File::create(&path).with_context(|| format!("failed to write `{}`", path.display()))?,
             path,
+            validation_losses: losses.filter(|(round, _)| *round <= last_round).collect(),
         };
-        kept.iter().try_for_each(|line| metrics.write(line))?;
+        let is_kept = |line: &&Value| {
+            let is_final = line["final"] == true;
+            line["round"].as_u64().is_some_and(|round| round <= last_round) && !is_final
+        };
+        lines.iter().filter(is_kept).try_for_each(|line| metrics.write(line))?;
         Ok(metrics)
+    }
+
+    /// Validation loss of the state after a round before the run resumed, if it was evaluated.
+    pub fn validation_loss(&self, round: u64) -> Option<f64> {
+        self.validation_losses.get(&round).copied()
     }
 
     /// Appends a line.
@@ -99,20 +112,19 @@ impl Metrics {
     }
 }
 
-fn kept_lines(file: File, last_round: u64) -> std::io::Result<Vec<Value>> {
-    let mut kept = Vec::new();
+/// The lines of a file; the last one of a run that was killed may be cut short.
+fn lines(file: File) -> std::io::Result<Vec<Value>> {
+    let mut found = Vec::new();
     for line in BufReader::new(file).lines() {
-        // The last line of a run that was killed may be cut short.
-        let Ok(line) = serde_json::from_str::<Value>(&line?) else { continue };
-        if line["round"].as_u64().is_some_and(|round| round <= last_round) {
-            kept.push(line);
-        }
+        found.extend(serde_json::from_str::<Value>(&line?));
     }
-    Ok(kept)
+    Ok(found)
 }
 
 /// Figures of a finished run.
 pub struct Summary {
+    /// The run id.
+    pub run: Digest,
     /// Last applied round.
     pub rounds: u64,
     /// Rounds of this run, without those before `--resume`.
@@ -133,4 +145,20 @@ pub struct Summary {
     pub ledger: Ledger,
     /// Learning rate at the end.
     pub learning_rate: f64,
+}
+
+impl Summary {
+    /// The last line of `metrics.jsonl`: the final state.
+    pub fn metrics(&self) -> Value {
+        let of_last = |evaluation: &Evaluation| with_round(evaluation_json(evaluation), self.rounds);
+        json!({
+            "final": true,
+            "round": self.rounds,
+            "stopped_early": self.stopped_early,
+            "learning_rate": self.learning_rate,
+            "validation": self.validation.as_ref().map(of_last),
+            "test": self.test.as_ref().map(of_last),
+            "wall_ms": self.wall_ms,
+        })
+    }
 }

@@ -1,12 +1,12 @@
 //! A run of the peers of this process: starts them, collects their rounds, keeps checkpoints, sums up.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
+use skein_job::Job;
 use skein_protocol::announcement::Evaluation;
 use skein_runtime::gradient::Parameters;
 use skein_store::{Ports, StoreError};
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::Instrument;
 
-use crate::checkpoint::{self, Checkpoint, hash_of};
+use crate::checkpoint::{Checkpoint, CheckpointFile, RunFolder, hash_of};
 use crate::driver::log::OwnContribution;
 use crate::driver::{Awaited, Peer, PeerConfig, RoundEnd, RoundReport};
 use crate::evaluation::{evaluate, validate};
@@ -42,8 +42,8 @@ pub struct Run {
     pub peers: Vec<PeerConfig>,
     /// State from which the peers start.
     pub start: Checkpoint,
-    /// Folder for the checkpoint and the metrics.
-    pub out: Option<PathBuf>,
+    /// Folder for the manifest, the checkpoints and the metrics.
+    pub out: Option<RunFolder>,
     /// End of the error of a run that is shut down: how to continue.
     pub hint: String,
 }
@@ -113,12 +113,20 @@ impl Run {
         let Run { prepared, pool, peers: configs, start, out, hint } = self;
         let job = prepared.job.clone();
         let first_round = start.state.round();
-        let metrics = out.as_deref().map(|dir| Metrics::open(dir, first_round)).transpose()?;
+        let metrics = match &out {
+            Some(folder) => {
+                folder.create()?;
+                Some(Metrics::open(&folder.dir, first_round)?)
+            }
+            None => None,
+        };
+        let best_loss = best_loss(out.as_ref(), metrics.as_ref(), &job);
         let mut session = Session {
             pending: BTreeMap::new(),
             phases: Phases::default(),
             last: start.clone(),
             contribution: None,
+            best_loss,
             awaited: Vec::new(),
             writing: None,
             // A peer with a log on disk is the only one of its process.
@@ -218,8 +226,10 @@ struct Session {
     pool: Arc<FunctionPool>,
     /// Peers of this process.
     local: usize,
-    /// Folder for the checkpoint and the metrics.
-    out: Option<PathBuf>,
+    /// Folder for the manifest, the checkpoints and the metrics.
+    out: Option<RunFolder>,
+    /// Validation loss of the checkpoint that is kept as the best.
+    best_loss: Option<f64>,
     hint: String,
     /// Rounds that some peers have not reported yet. Peers wait for each other, so there are at most two.
     pending: BTreeMap<u64, Vec<RoundReport>>,
@@ -247,7 +257,7 @@ impl Session {
         }
         self.contribution =
             peer.log.own_contribution(&*peer.store.contributions, peer.identity.id(), self.first_round).await?;
-        self.write_checkpoint().await?;
+        self.write_checkpoint(None).await?;
         self.finish_writing().await
     }
 
@@ -278,7 +288,7 @@ impl Session {
             metrics.write(&summary.to_json())?;
         }
         // After the line of metrics: a run that is killed between the two drops the line and repeats the round.
-        self.write_checkpoint().await?;
+        self.write_checkpoint(first.evaluation).await?;
         let done = round - self.first_round;
         let per_second = done as f64 / elapsed.as_secs_f64();
         events(Event::Round { summary, rounds: self.prepared.job.train.rounds, per_second });
@@ -286,9 +296,11 @@ impl Session {
     }
 
     /// Starts to write the last round's checkpoint once the previous one is written. The next round runs meanwhile.
-    async fn write_checkpoint(&mut self) -> Result<()> {
-        let Some(path) = self.out.as_ref().map(|dir| dir.join(checkpoint::FILE)) else { return Ok(()) };
+    /// `previous` is the evaluation of the previous one, which is kept as the best if no other has a lower loss.
+    async fn write_checkpoint(&mut self, previous: Option<Evaluation>) -> Result<()> {
+        let Some(folder) = self.out.clone() else { return Ok(()) };
         self.finish_writing().await?;
+        self.keep_best(previous)?;
         let checkpoint = self.last.clone();
         let layout = self.prepared.job.layout.clone();
         let contribution = self.contribution.take();
@@ -296,12 +308,24 @@ impl Session {
         self.writing = Some(tokio::task::spawn_blocking(move || {
             // Before the checkpoint: a peer whose checkpoint is a round older needs the contribution.
             contribution.as_ref().map_or(Ok(()), OwnContribution::save)?;
-            checkpoint.save(&layout, &path)?;
+            folder.save(&checkpoint, &layout)?;
             if let Some(checkpointed) = checkpointed {
                 checkpointed.send_replace(checkpoint.state.round());
             }
             Ok(())
         }));
+        Ok(())
+    }
+
+    /// Keeps the checkpoint on disk as the best if `evaluation`, which is of it, has a lower loss than any before.
+    fn keep_best(&mut self, evaluation: Option<Evaluation>) -> Result<()> {
+        let (Some(folder), Some(evaluation)) = (&self.out, evaluation) else { return Ok(()) };
+        let loss = evaluation.loss();
+        // The initial values are not written.
+        if folder.last().exists() && self.best_loss.is_none_or(|best| loss < best) {
+            folder.keep_as_best()?;
+            self.best_loss = Some(loss);
+        }
         Ok(())
     }
 
@@ -333,7 +357,7 @@ impl Session {
 
     /// Evaluates the final state and summarizes the run.
     async fn sum_up(
-        self,
+        mut self,
         stopped: Option<Evaluation>,
         hashes: BTreeMap<PeerId, Digest>,
         events: &mut Sink<'_>,
@@ -351,8 +375,10 @@ impl Session {
             }
             None => None,
         };
+        self.keep_best(validation)?;
         let ledger = self.pool.ledger();
-        Ok(Summary {
+        let summary = Summary {
+            run: self.prepared.job.run_id,
             rounds: self.last.state.round(),
             rounds_run: self.last.state.round() - self.first_round,
             stopped_early: stopped.is_some(),
@@ -363,6 +389,17 @@ impl Session {
             wall_ms: ms(self.started.elapsed()),
             ledger,
             learning_rate: self.last.progress.learning_rate,
-        })
+        };
+        if let Some(metrics) = &mut self.metrics {
+            metrics.write(&summary.metrics())?;
+        }
+        Ok(summary)
     }
+}
+
+/// Validation loss of the best checkpoint in a folder, if this run wrote it: the metrics have the loss of its round.
+fn best_loss(folder: Option<&RunFolder>, metrics: Option<&Metrics>, job: &Job) -> Option<f64> {
+    let best = CheckpointFile::open(&folder?.best()).ok()?;
+    let is_own = best.provenance().run.digest() == job.run_id;
+    metrics?.validation_loss(best.round()).filter(|_| is_own)
 }

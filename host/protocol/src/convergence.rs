@@ -63,12 +63,22 @@ pub struct Progress {
     pub plateau_best: Option<f64>,
     /// Evaluations since that best loss, or since the learning rate was last lowered.
     pub plateau_waited: u32,
+    /// The round after which the optimizer began with empty state: a run that changed its optimizer counts its steps
+    /// from there.
+    pub optimizer_since: u64,
 }
 
 impl Progress {
     /// The progress before the first evaluation.
     pub fn new(learning_rate: f64) -> Progress {
-        Progress { learning_rate, stopping_best: None, stopping_waited: 0, plateau_best: None, plateau_waited: 0 }
+        Progress {
+            learning_rate,
+            stopping_best: None,
+            stopping_waited: 0,
+            plateau_best: None,
+            plateau_waited: 0,
+            optimizer_since: 0,
+        }
     }
 
     /// Records the loss of an evaluation; returns `true` if training should stop.

@@ -67,6 +67,10 @@ pub struct NotFloats {
     pub actual: ElementType,
 }
 
+/// The likely cause of values that are not finite, and what helps.
+const DIVERGED: &str =
+    "training may have diverged; lower `train.learning_rate`, set `train.clip_norm`, or scale the data by `data.scale`";
+
 /// Metrics of parameters on a batch; the loss is finite.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Metrics {
@@ -196,7 +200,7 @@ impl GradientFunction {
                 return Err(format!("the gradient of `{name}` has type {actual:?}, expected {expected:?}"));
             };
             if !all_finite(&values) {
-                return Err(format!("the gradient of `{name}` is not finite"));
+                return Err(format!("the gradient of `{name}` is not finite: {DIVERGED}"));
             }
             drop(values);
             Ok(tensor)
@@ -207,7 +211,7 @@ impl GradientFunction {
 
     fn check_loss(&self, loss: f32, counted: u32, samples: u32) -> Result<(), CallError> {
         if !loss.is_finite() {
-            return Err(self.loaded.bad_output(format!("the loss is {loss}")));
+            return Err(self.loaded.bad_output(format!("the loss is {loss}: {DIVERGED}")));
         }
         if !(1..=samples).contains(&counted) {
             return Err(self.loaded.bad_output(format!("it counts {counted} samples of a batch of {samples}")));

@@ -98,7 +98,7 @@ async fn a_hostile_guest_gets_a_typed_error_and_harms_nothing() {
         let probe = probe(behaviour, tight(behaviour)).await;
         let call = probe.compute(&probe.slot().await, parameters(), batch(&[0, 1])).await;
         let error = call.result.expect_err(behaviour);
-        assert_eq!(verdict(&error), expected, "{behaviour}");
+        assert!(verdict(&error).starts_with(expected), "{behaviour}: {error}");
         assert!(error.to_string().contains("`probe`"), "{error} names the function");
         assert!(call.usage.memory_bytes_peak <= 16 << 20, "{behaviour} used {}", call.usage.memory_bytes_peak);
     }
@@ -156,7 +156,8 @@ async fn rubbish_metrics_are_refused() {
     {
         let function = probe(behaviour, tight(behaviour)).await;
         let call = function.evaluate(&function.slot().await, parameters(), batch(&[0, 1])).await;
-        assert_eq!(verdict(&call.result.expect_err(behaviour)), expected);
+        let error = call.result.expect_err(behaviour);
+        assert!(verdict(&error).starts_with(expected), "{error}");
     }
 }
 

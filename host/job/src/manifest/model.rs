@@ -118,6 +118,18 @@ pub enum Init {
     Ones,
 }
 
+impl Init {
+    /// Its name in manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Init::Kaiming => "kaiming",
+            Init::Xavier => "xavier",
+            Init::Zeros => "zeros",
+            Init::Ones => "ones",
+        }
+    }
+}
+
 impl Model {
     /// Resolves a relative path against `dir`.
     pub(super) fn resolve(&mut self, dir: &Path) {

@@ -62,12 +62,23 @@ const FILE_BYTES_MAX: u64 = 2 << 30;
 /// # Errors
 /// A file cannot be read, or is not a model that can be trained.
 pub fn read(path: &Path) -> Result<(skein_graph::Model, Bytes)> {
-    let (model, bytes, _) = read_all(path)?;
-    Ok((model, bytes))
+    let source = read_all(path)?;
+    Ok((source.model, source.bytes))
 }
 
-/// As [`read`], with the names of all files that were read, the model's own first.
-fn read_all(path: &Path) -> Result<(skein_graph::Model, Bytes, Vec<PathBuf>)> {
+/// A model as it was read.
+struct Source {
+    model: skein_graph::Model,
+    /// Content of its own file.
+    bytes: Bytes,
+    /// Names of all files that were read, the model's own first; empty if it comes with the program.
+    files: Vec<PathBuf>,
+    /// Hash of the tensors that lie in files of their own; `None` if there are none.
+    external: Option<Digest>,
+}
+
+/// As [`read`], with everything that identifies the model.
+fn read_all(path: &Path) -> Result<Source> {
     let failed = || format!("failed to read the model `{}`", path.display());
     let size = std::fs::metadata(path).with_context(failed)?.len();
     ensure!(
@@ -78,13 +89,18 @@ fn read_all(path: &Path) -> Result<(skein_graph::Model, Bytes, Vec<PathBuf>)> {
     let bytes = Bytes::from(std::fs::read(path).with_context(failed)?);
     let folder = path.parent().unwrap_or(Path::new(""));
     let others = RefCell::new(BTreeSet::new());
+    let hasher = RefCell::new(blake3::Hasher::new_derive_key("skein 2026-11 external tensors"));
     let model = skein_graph::Model::parse(bytes.clone(), &|data| {
         others.borrow_mut().insert(PathBuf::from(&data.location));
-        external(folder, data)
+        let tensor = external(folder, data)?;
+        hasher.borrow_mut().update(&data.length.to_le_bytes()).update(&tensor);
+        Ok(tensor)
     });
     let model = model.with_context(|| format!("`{}` cannot be used as a model", path.display()))?;
-    let own = path.file_name().map(PathBuf::from);
-    Ok((model, bytes, own.into_iter().chain(others.into_inner()).collect()))
+    let others = others.into_inner();
+    let external = (!others.is_empty()).then(|| Digest(*hasher.into_inner().finalize().as_bytes()));
+    let files = path.file_name().map(PathBuf::from).into_iter().chain(others).collect();
+    Ok(Source { model, bytes, files, external })
 }
 
 /// Part of a file beside the model. A path that leads out of the model's folder is refused: a model must not read other
@@ -123,16 +139,26 @@ pub fn convolutional(shape: &[u32], classes: u32) -> Result<(skein_graph::Model,
 /// The manifest's model, or the one that comes with the program.
 pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lowering) -> Result<Model> {
     let settings = &manifest.model;
-    let ((model, bytes, files), start) = match &settings.onnx {
+    let (source, start) = match &settings.onnx {
         Some(path) => (read_all(path)?, settings.init.unwrap_or(Start::File)),
         None => {
             let (model, bytes) = convolutional(&samples.shape, samples.classes)?;
-            ((model, bytes, Vec::new()), settings.init.unwrap_or(Start::Kaiming))
+            let source = Source { model, bytes, files: Vec::new(), external: None };
+            (source, settings.init.unwrap_or(Start::Kaiming))
         }
     };
+    let mut identifier = Identifier::default();
+    identifier.insert_digest("model.onnx", Digest(*blake3::hash(&source.bytes).as_bytes()));
+    if let Some(external) = source.external {
+        identifier.insert_digest("model.external_data", external);
+    }
+    identifier.insert_all("model.loss", &settings.loss.to_string());
+    identifier.insert_all("model.dropout", &settings.dropout);
+    identifier.insert_all("model.freeze", &settings.freeze.iter().collect::<BTreeSet<_>>());
+    identifier.insert_all("model.init", &start);
     let name =
         settings.onnx.as_ref().map_or_else(|| "a convolutional network".into(), |path| path.display().to_string());
-    let model = fitted(model, samples).with_context(|| format!("`{name}` does not fit the data"))?;
+    let model = fitted(source.model, samples).with_context(|| format!("`{name}` does not fit the data"))?;
     let options = skein_graph::Options {
         loss: settings.loss,
         lowering,
@@ -143,14 +169,8 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
     let layout = layout(&model, &options.frozen);
     let sizes = BatchSizes { batch_size: manifest.train.batch_size, classes: samples.classes };
     let graphs = derive(&model, &options, sizes).with_context(|| format!("`{name}` cannot be trained"))?;
-    let mut identifier = Identifier::default();
-    identifier.insert_digest("model.onnx", Digest(*blake3::hash(&bytes).as_bytes()));
-    identifier.insert_all("model.loss", &settings.loss.to_string());
-    identifier.insert_all("model.dropout", &settings.dropout);
-    identifier.insert_all("model.freeze", &settings.freeze);
-    identifier.insert_all("model.init", &start);
     let initial = initial(&model, &layout, start, manifest.train.seed);
-    Ok(Model { layout, initial, graphs: Some(graphs), files, identifier, description: name })
+    Ok(Model { layout, initial, graphs: Some(graphs), files: source.files, identifier, description: name })
 }
 
 /// The model with all sizes but the batch's set by the samples; its input has as many values as a sample.

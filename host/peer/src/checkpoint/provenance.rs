@@ -2,34 +2,23 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
 use skein_job::Job;
-use skein_job::identity::{Difference, Identifier};
+use skein_job::identity::{Ancestor, Difference, Identifier};
 use skein_types::Digest;
+
+use super::file::field;
 
 /// The run that a checkpoint belongs to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Provenance {
     /// What identifies the job.
     pub job: Identifier,
-    /// What identifies the run: the job, its members and the number of the run.
+    /// What identifies the run: the job, its members, the number of the run, and the run that it continues.
     pub run: Identifier,
     /// The manifest as TOML.
     pub manifest: String,
     /// Runs that this one continues under other settings, the oldest first.
     pub lineage: Vec<Ancestor>,
-}
-
-/// A run that another one continues.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ancestor {
-    /// Its run id, as 64 hexadecimal digits.
-    pub run: String,
-    /// Its job identity, as 64 hexadecimal digits.
-    pub job: String,
-    /// Its last round that the next run builds on.
-    pub round: u64,
 }
 
 /// How a checkpoint relates to a job.
@@ -54,20 +43,21 @@ impl Provenance {
         }
     }
 
-    /// Of a run of `job` that continues this one after `round`.
-    pub fn continued(&self, job: &Job, round: u64) -> Provenance {
-        let ancestor = Ancestor { run: self.run.digest().to_string(), job: self.job.digest().to_string(), round };
-        let lineage = self.lineage.iter().cloned().chain([ancestor]).collect();
-        Provenance { lineage, ..Provenance::of(job) }
+    /// Of a run of `job` that continues this one from `ancestor`, a state of it.
+    pub fn continued(&self, job: &Job, ancestor: Ancestor) -> Provenance {
+        let lineage = self.lineage.iter().copied().chain([ancestor]).collect();
+        Provenance { lineage, run: job.run.continuing(&ancestor), ..Provenance::of(job) }
     }
 
-    /// Compares with a job, whose values are `here` in the differences.
+    /// Compares with a job, whose values are `here` in the differences. A run of the job that continues the same run is
+    /// the same.
     pub fn relation(&self, job: &Job) -> Relation {
         if self.job != job.identifier {
             return Relation::OtherJob(job.identifier.differences(&self.job));
         }
-        if self.run != job.run {
-            return Relation::OtherRun(job.run.differences(&self.run));
+        let run = job.run_after(self.lineage.last());
+        if self.run != run {
+            return Relation::OtherRun(run.differences(&self.run));
         }
         Relation::SameRun
     }
@@ -88,7 +78,7 @@ impl Provenance {
 
     /// Reads what [`Provenance::metadata`] wrote; says what is wrong with it.
     pub(super) fn read(metadata: &HashMap<String, String>) -> Result<Provenance, String> {
-        let field = |name: &str| metadata.get(name).ok_or_else(|| format!("has no `{name}` in its metadata"));
+        let field = |name: &str| field(metadata, name);
         let malformed = |name: &str| format!("has a malformed `{name}` in its metadata");
         let identifier = |name: &str, digest: &str| -> Result<Identifier, String> {
             let bytes = hex::decode(field(name)?).map_err(|_| malformed(name))?;
@@ -99,7 +89,7 @@ impl Provenance {
         Ok(Provenance {
             job: identifier("job_identifier", "job")?,
             run: identifier("run_identifier", "run")?,
-            manifest: field("manifest")?.clone(),
+            manifest: field("manifest")?.to_owned(),
             lineage: serde_json::from_str(field("lineage")?).map_err(|_| malformed("lineage"))?,
         })
     }

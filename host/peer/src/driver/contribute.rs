@@ -1,6 +1,6 @@
 //! The peer's own part of a round: gradients of its batches, in parallel, and the evaluation if it is due.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use skein_protocol::announcement::Evaluation;
 use skein_protocol::random::Stream;
 use skein_runtime::gradient::Parameters;
@@ -21,7 +21,8 @@ impl Peer {
     ) -> Result<(Average, Option<Evaluation>)> {
         let begun = Instant::now();
         let planned = self.plan(number);
-        let ((), evaluation) = tokio::try_join!(self.compute.compute(number, planned), self.evaluate(number))?;
+        let computed = tokio::try_join!(self.compute.compute(number, planned), self.evaluate(number));
+        let ((), evaluation) = computed.with_context(|| self.failed(number))?;
         phases.add(Phase::Compute, begun);
         let begun = Instant::now();
         let average = self.store.sums.average(number, self.me()).await?;
@@ -29,10 +30,22 @@ impl Peer {
         // The others would charge this peer for it.
         ensure!(
             average.finite,
-            "the gradients of round {number} are finite, but their sum, weighted by samples, is not: lower \
-             `train.learning_rate`, or scale the data"
+            "{}: the gradients are finite, but their sum, weighted by samples, is not; lower `train.learning_rate`, or \
+             scale the data by `data.scale`",
+            self.failed(number)
         );
         Ok((average, evaluation))
+    }
+
+    /// Context of an error while the round is computed. A loss that rises tells of divergence.
+    fn failed(&self, number: u64) -> String {
+        let me = self.me();
+        let before = match self.last_loss {
+            None => String::new(),
+            Some(loss) if loss < 1e6 => format!(" (the last loss was {loss:.4})"),
+            Some(loss) => format!(" (the last loss was {loss:.1e})"),
+        };
+        format!("peer {me:?} failed to compute round {number}{before}")
     }
 
     /// Whether the state before the round is evaluated along with its gradients.

@@ -1,6 +1,7 @@
 //! The configuration of `skein host`: its job, its key, its database, and the other peers.
 
 use std::io::Write;
+use std::num::NonZeroU32;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ use skein_protocol::identity::Identity;
 use skein_redis::Options;
 use skein_types::Digest;
 use skein_types::PeerId;
+
+use crate::checkpoint::KEEP_DEFAULT;
 
 /// One peer of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,10 +27,27 @@ pub struct Config {
     /// Number of the run. To train once more with the same manifest and keys, all peers choose another number.
     #[serde(default)]
     pub run: u64,
+    /// Which checkpoints are kept in `dir`.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
     /// The peer's own database.
     pub store: Options,
     /// All peers of the job, this one included, in an order that is the same for all.
     pub roster: Vec<Member>,
+}
+
+/// Which checkpoints a host keeps.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Checkpoints of the last rounds, at least 1, beside the one with the lowest validation loss.
+    pub keep: NonZeroU32,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> CheckpointConfig {
+        CheckpointConfig { keep: KEEP_DEFAULT }
+    }
 }
 
 /// A peer's secret key.
@@ -62,8 +82,9 @@ impl Config {
         let text = text.with_context(|| format!("failed to read the configuration `{}`", path.display()))?;
         let mut config: Config =
             toml::from_str(&text).with_context(|| format!("`{}` is not a valid configuration", path.display()))?;
-        let dir = path.parent().unwrap_or(Path::new(""));
-        config.resolve(dir);
+        // A host keeps the manifest with its paths, which must not depend on where it was started.
+        let absolute = std::path::absolute(path)?;
+        config.resolve(absolute.parent().unwrap_or(Path::new("")));
         let mut ids: Vec<_> = config.roster.iter().map(|member| member.id).collect();
         ids.sort();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {

@@ -49,7 +49,8 @@ impl Demo {
         let options = Options::default();
         let summary =
             in_process::train(prepared.clone(), host.pool, options, &mut sink, Box::pin(interrupts.next())).await?;
-        Ok(output.result(|| to_table(&summary, &prepared, None), || to_json(&summary, &prepared, None))?)
+        let summary = to_json(&summary, &prepared, None);
+        Ok(output.result(|| to_table(&summary), || summary.clone())?)
     }
 
     fn manifest(&self) -> Manifest {

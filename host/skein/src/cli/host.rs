@@ -29,9 +29,8 @@ impl HostArguments {
         let mut interrupts = Interrupts::listen()?;
         let mut sink = |event: Event<'_>| output.event(event);
         let summary = run(&config, (job.clone(), bundle), host.pool, &mut sink, Box::pin(interrupts.next())).await?;
-        let kept = kept(Some(&config.dir));
-        let kept = kept.as_deref();
-        Ok(output.result(|| to_table(&summary, &job, kept), || to_json(&summary, &job, kept))?)
+        let summary = to_json(&summary, &job, kept(Some(&config.dir)).as_deref());
+        Ok(output.result(|| to_table(&summary), || summary.clone())?)
     }
 }
 

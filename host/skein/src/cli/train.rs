@@ -1,12 +1,13 @@
 //! `skein train`: the job of a manifest, all its peers in this process.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use skein_job::Members;
 use skein_job::manifest::model::Network;
 use skein_job::manifest::{Manifest, Model};
-use skein_peer::checkpoint;
+use skein_peer::checkpoint::{self, KEEP_DEFAULT, RunFolder};
 use skein_peer::events::Event;
 use skein_peer::in_process::{self, Options, Resume};
 use skein_peer::prepare::PreparedJob;
@@ -20,7 +21,7 @@ use crate::output::summary::{to_json, to_table};
 pub(super) struct Train {
     #[command(flatten)]
     job: JobArguments,
-    /// Folder for the checkpoint (safetensors) and the metrics (JSON lines)
+    /// Folder for the manifest, the checkpoints (safetensors) and the metrics (JSON lines)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Resume from the checkpoint in the folder of `--out`
@@ -32,6 +33,9 @@ pub(super) struct Train {
     /// Number of the run: another number trains the same job once more as a run of its own
     #[arg(long, value_name = "N", default_value_t = 0)]
     run: u64,
+    /// Checkpoints of the last rounds to keep, beside the best one
+    #[arg(long, value_name = "N", default_value_t = KEEP_DEFAULT, requires = "out")]
+    keep: NonZeroU32,
     /// The option that would keep the trained model, named in a note if it is not set.
     #[arg(skip = "`--out DIR`")]
     hint: &'static str,
@@ -122,7 +126,24 @@ impl JobArguments {
 impl Train {
     /// A run that keeps nothing, for a command with which `hint` would keep the model.
     pub(super) fn of(job: JobArguments, run: u64, hint: &'static str) -> Train {
-        Train { job, out: None, resume: false, with_changes: false, run, hint }
+        Train { job, out: None, resume: false, with_changes: false, run, keep: KEEP_DEFAULT, hint }
+    }
+
+    /// The folder for what the run keeps.
+    fn folder(&self) -> Result<Option<RunFolder>> {
+        let Some(dir) = &self.out else { return Ok(None) };
+        let manifest = toml::to_string(&self.job.manifest_in_place()?).context("failed to write the manifest")?;
+        Ok(Some(RunFolder { dir: dir.clone(), keep: self.keep, manifest }))
+    }
+
+    /// The end of the error of a run that is interrupted.
+    fn how_to_continue(&self) -> String {
+        let how = match &self.out {
+            None => return String::new(),
+            Some(_) if self.resume => "",
+            Some(_) => " with `--resume`",
+        };
+        format!(": run the same command{how} to continue")
     }
 
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
@@ -147,14 +168,13 @@ impl Train {
             (true, false) => Resume::Run,
             (true, true) => Resume::WithChanges,
         };
-        let options = Options { out: self.out.clone(), resume };
+        let options = Options { out: self.folder()?, resume, hint: self.how_to_continue() };
         let mut interrupts = Interrupts::listen()?;
         let mut sink = |event: Event<'_>| output.event(event);
         let summary =
             in_process::train(prepared.clone(), host.pool, options, &mut sink, Box::pin(interrupts.next())).await?;
-        let kept = kept(self.out.as_deref());
-        let kept = kept.as_deref();
-        Ok(output.result(|| to_table(&summary, &prepared, kept), || to_json(&summary, &prepared, kept))?)
+        let summary = to_json(&summary, &prepared, kept(self.out.as_deref()).as_deref());
+        Ok(output.result(|| to_table(&summary), || summary.clone())?)
     }
 }
 

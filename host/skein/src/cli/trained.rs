@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use skein_job::{Manifest, Members};
-use skein_peer::checkpoint::{Checkpoint, FILE, Relation};
+use skein_peer::checkpoint::{Checkpoint, CheckpointFile, FILE, Relation};
 use skein_peer::host::{self, config::Config};
 use skein_peer::prepare::PreparedJob;
 
@@ -53,20 +53,18 @@ impl TrainedArguments {
         };
         let job = &prepared.job;
         let path = if self.checkpoint.is_dir() { self.checkpoint.join(FILE) } else { self.checkpoint };
-        let checkpoint = Checkpoint::load(&job.layout, &path);
-        let checkpoint = checkpoint.with_context(|| format!("`{}` is not a checkpoint of this job", path.display()))?;
+        let file = CheckpointFile::open(&path)?;
         if self.config.is_some() {
-            checkpoint.check_run(
-                job,
-                &path,
-                "name the configuration of one of its hosts, or the manifest with `--from`",
-            )?;
+            file.check_run(job, "name the configuration of one of its hosts, or the manifest with `--from`")?;
         } else {
-            checkpoint.check_job(job, &path, "name the manifest of its run with `--from`")?;
-            if let Relation::OtherRun(_) = checkpoint.provenance.relation(job) {
-                output.note("the checkpoint is of a run with other peers or another number: the job is the same");
+            file.check_job(job, "name the manifest of its run with `--from`")?;
+            if let Relation::OtherRun(differences) = file.provenance().relation(job) {
+                let keys: Vec<String> = differences.iter().map(|difference| format!("`{}`", difference.key)).collect();
+                let keys = keys.join(", ");
+                output.note(&format!("the checkpoint is of another run of this job, which differs in {keys}"));
             }
         }
+        let checkpoint = file.load(&job.layout)?;
         Ok(Trained { manifest, prepared, checkpoint })
     }
 }

@@ -1,14 +1,17 @@
 //! `skein up`: the peers of a job on this machine, in one command.
 
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
-use skein_job::Manifest;
-use skein_peer::host::config::{Config, Key, Member};
+use serde_json::Value;
+use skein_graph::Lowering;
+use skein_job::{Job, Manifest, Members};
+use skein_peer::checkpoint::{self, CheckpointFile, KEEP_DEFAULT};
+use skein_peer::host::config::{CheckpointConfig, Config, Key, Member};
 use skein_protocol::identity::Identity;
 use skein_redis::provision::asked::{Asked, Module};
 use skein_redis::provision::server::Server;
@@ -19,6 +22,7 @@ use tokio::process::{Child, Command};
 use super::train::{JobArguments, Train, nothing_is_kept};
 use super::{Global, Interrupts, in_host, on_this_thread};
 use crate::output::Output;
+use crate::output::summary::{merge, to_table};
 
 /// Name of a host's configuration in its folder.
 const HOST_FILE: &str = "host.toml";
@@ -47,6 +51,9 @@ pub(super) struct Up {
     /// Number of the run: another number trains the same job once more as a run of its own
     #[arg(long, value_name = "N", default_value_t = 0)]
     run: u64,
+    /// Checkpoints of the last rounds that each peer keeps, beside the best one
+    #[arg(long, value_name = "N", default_value_t = KEEP_DEFAULT, requires = "dir")]
+    keep: NonZeroU32,
 }
 
 impl Up {
@@ -69,6 +76,7 @@ impl Up {
         std::fs::create_dir_all(&dir).with_context(|| format!("failed to create the folder `{}`", dir.display()))?;
         let dir = dir.canonicalize()?;
         let manifest = self.job.manifest_in_place()?;
+        self.check_folder(&dir, &manifest)?;
         let text = toml::to_string(&manifest).context("failed to write the manifest")?;
         std::fs::write(dir.join("skein.toml"), text).context("failed to write the manifest")?;
 
@@ -96,13 +104,31 @@ impl Up {
         };
         stop(hosts).await?;
         output.during(&status, stop_databases(servers, &status)).await?;
-        let hint = self.dir.as_ref().map(|dir| format!(": resume with `--dir {}`", dir.display())).unwrap_or_default();
+        let hint = if self.dir.is_some() { ": run the same command to continue" } else { "" };
         let mut summaries = finished.with_context(|| format!("the peers did not finish{hint}"))?;
         if self.dir.is_none() {
             // They name files that are about to be removed.
             summaries.iter_mut().for_each(|summary| summary["checkpoint"] = Value::Null);
         }
-        tell(&summaries, output)
+        let summary = merge(&summaries);
+        Ok(output.result(|| to_table(&summary), || summary.clone())?)
+    }
+
+    /// Checks that the checkpoints in the folder, if any, belong to this run, before anything in it changes.
+    fn check_folder(&self, dir: &Path, manifest: &Manifest) -> Result<()> {
+        let checkpoints =
+            (0..manifest.train.peers).map(|index| dir.join(format!("peer-{index}")).join(checkpoint::FILE));
+        let checkpoints: Vec<PathBuf> = checkpoints.filter(|path| path.exists()).collect();
+        if checkpoints.is_empty() {
+            return Ok(());
+        }
+        // The lowering changes no identity.
+        let members = Members::derived(&manifest.train, self.run);
+        let job = Job::prepare(manifest, &members, || Ok(Lowering::portable()))?;
+        for path in checkpoints {
+            CheckpointFile::open(&path)?.check_run(&job, "undo the change, or choose another folder with `--dir`")?;
+        }
+        Ok(())
     }
 
     async fn start_database(&self, dir: &Path, status: &Status) -> Result<Server> {
@@ -129,6 +155,7 @@ impl Up {
             dir: dir.join(format!("peer-{index}")),
             identity: Key::Index(index),
             run: self.run,
+            checkpoint: CheckpointConfig { keep: self.keep },
             store: owner(&database(index))?,
             roster: (0..manifest.train.peers).map(member).collect::<Result<_>>()?,
         };
@@ -189,27 +216,4 @@ async fn stop_databases(servers: Vec<Server>, status: &Status) -> Result<()> {
         result = result.and(stopped);
     }
     result
-}
-
-fn tell(summaries: &[Value], output: &mut Output) -> Result<()> {
-    let hashes: Vec<Value> = summaries.iter().filter_map(|summary| summary["state_hashes"].get(0)).cloned().collect();
-    let first = summaries.first().context("a job has a peer")?;
-    let table = || {
-        let row = |(index, hash): (usize, &Value)| format!("peer {index}  {}\n", hash.as_str().unwrap_or_default());
-        let validation = first["validation_accuracy"].as_f64().unwrap_or(f64::NAN);
-        let kept = first["checkpoint"].as_str().map(|path| format!("checkpoint  {path}\n"));
-        format!(
-            "rounds  {}\nvalidation accuracy  {validation:.4}\n{}{}",
-            first["rounds"],
-            hashes.iter().enumerate().map(row).collect::<String>(),
-            kept.unwrap_or_default()
-        )
-    };
-    Ok(output.result(table, || {
-        let mut whole = first.clone();
-        whole["state_hashes"] = json!(hashes);
-        whole["peers"] = json!(hashes.len());
-        whole["hosts"] = json!(summaries);
-        whole
-    })?)
 }

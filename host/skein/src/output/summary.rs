@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use skein_peer::pool::{Ledger, ms};
+use skein_peer::pool::ms;
 use skein_peer::prepare::PreparedJob;
 use skein_peer::report::{Summary, evaluation_json};
 use skein_protocol::announcement::Evaluation;
@@ -30,7 +30,7 @@ pub(crate) fn to_json(summary: &Summary, prepared: &PreparedJob, checkpoint: Opt
     };
     json!({
         "job": job.digest.to_string(),
-        "run": job.run_id.to_string(),
+        "run": summary.run.to_string(),
         "peers": summary.state_hashes.len(),
         "rounds": summary.rounds,
         "rounds_run": summary.rounds_run,
@@ -42,6 +42,7 @@ pub(crate) fn to_json(summary: &Summary, prepared: &PreparedJob, checkpoint: Opt
         "test_accuracy": accuracy(&summary.test),
         "test": summary.test.as_ref().map(evaluation_json),
         "checkpoint": checkpoint.map(|path| path.display().to_string()),
+        "peer_ids": summary.state_hashes.keys().map(ToString::to_string).collect::<Vec<_>>(),
         "state_hashes": summary.state_hashes.values().map(ToString::to_string).collect::<Vec<_>>(),
         "gradient_calls": summary.ledger.gradient_calls,
         "evaluate_calls": summary.ledger.evaluate_calls,
@@ -56,34 +57,75 @@ pub(crate) fn to_json(summary: &Summary, prepared: &PreparedJob, checkpoint: Opt
     })
 }
 
-/// The summary as a table for people.
-pub(crate) fn to_table(summary: &Summary, prepared: &PreparedJob, checkpoint: Option<&Path>) -> String {
+/// The summaries of hosts that ran one job, as one object like that of a run in one process. Calls and their resources
+/// are summed, times of phases averaged.
+pub(crate) fn merge(hosts: &[Value]) -> Value {
+    let mut merged = hosts.first().cloned().unwrap_or_default();
+    let each = |key: &'static str| hosts.iter().map(move |host| &host[key]);
+    for key in ["gradient_calls", "evaluate_calls", "aggregate_calls", "cold_calls"] {
+        merged[key] = each(key).filter_map(Value::as_u64).sum::<u64>().into();
+    }
+    for key in ["gb_seconds", "function_ms", "busy_ms"] {
+        merged[key] = each(key).filter_map(Value::as_f64).sum::<f64>().into();
+    }
+    merged["wall_ms"] = each("wall_ms").filter_map(Value::as_f64).fold(0.0, f64::max).into();
+    for (phase, ms) in merged["phase_ms"].as_object_mut().into_iter().flatten() {
+        let all = hosts.iter().filter_map(|host| host["phase_ms"][phase].as_f64());
+        *ms = (all.sum::<f64>() / hosts.len() as f64).into();
+    }
+    for key in ["peer_ids", "state_hashes"] {
+        merged[key] = each(key).filter_map(Value::as_array).flatten().cloned().collect();
+    }
+    merged["peers"] = hosts.len().into();
+    merged["hosts"] = hosts.into();
+    merged
+}
+
+/// A summary as a table for people.
+pub(crate) fn to_table(summary: &Value) -> String {
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
-    let why = if summary.stopped_early { ", stopped early" } else { "" };
-    row("rounds", format!("{}{why}", summary.rounds));
-    for (name, evaluation) in [("validation", summary.validation), ("test", summary.test)] {
-        let Some(evaluation) = evaluation else { continue };
-        row(name, evaluation_text(&evaluation));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let number = |value: &Value| value.as_f64().unwrap_or_default();
+    let why = if summary["stopped_early"] == true { ", stopped early" } else { "" };
+    row("rounds", format!("{}{why}", summary["rounds"]));
+    for name in ["validation", "test"] {
+        if summary[name].is_object() {
+            row(name, evaluation_row(&summary[name]));
+        }
     }
-    for (peer, hash) in &summary.state_hashes {
-        row(&format!("state of {peer:?}"), hash.to_string());
+    let list = |key: &str| summary[key].as_array().into_iter().flatten();
+    for (peer, hash) in list("peer_ids").zip(list("state_hashes")) {
+        let peer = text(peer);
+        row(&format!("state of {}", peer.get(..8).unwrap_or(&peer)), text(hash));
     }
-    let Ledger { gradient_calls, evaluate_calls, aggregate_calls, cold_calls, gb_seconds, .. } = summary.ledger;
-    let warm = gradient_calls + evaluate_calls + aggregate_calls - cold_calls;
-    row("calls", format!("{gradient_calls} gradient, {evaluate_calls} evaluate, {aggregate_calls} aggregate"));
-    row("cold / warm", format!("{cold_calls} / {warm}"));
-    row("GB-seconds", format!("{gb_seconds:.3}"));
-    for (phase, ms) in summary.phases.named() {
-        row(phase, format!("{ms:.0} ms"));
+    let calls = |purpose: &str| summary[format!("{purpose}_calls")].as_u64().unwrap_or_default();
+    let all = calls("gradient") + calls("evaluate") + calls("aggregate");
+    row(
+        "calls",
+        format!("{} gradient, {} evaluate, {} aggregate", calls("gradient"), calls("evaluate"), calls("aggregate")),
+    );
+    row("cold / warm", format!("{} / {}", calls("cold"), all.saturating_sub(calls("cold"))));
+    row("GB-seconds", format!("{:.3}", number(&summary["gb_seconds"])));
+    for (phase, ms) in summary["phase_ms"].as_object().into_iter().flatten() {
+        row(phase, format!("{:.0} ms", number(ms)));
     }
-    row("wall", format!("{:.1} s", summary.wall_ms / 1e3));
-    for About { world, name, digest, .. } in [prepared.gradient.about(), prepared.aggregate.about()] {
-        row(&format!("{world} function"), format!("{name} {}", &digest[..16]));
+    row("wall", format!("{:.1} s", number(&summary["wall_ms"]) / 1e3));
+    for function in list("functions") {
+        let digest = text(&function["digest"]);
+        let digest = digest.trim_start_matches("sha256:");
+        let digest = digest.get(..16).unwrap_or(digest);
+        row(&format!("{} function", text(&function["world"])), format!("{} {digest}", text(&function["name"])));
     }
-    if let Some(path) = checkpoint {
-        row("checkpoint", path.display().to_string());
+    if let Some(path) = summary["checkpoint"].as_str() {
+        row("checkpoint", path.to_owned());
     }
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
+}
+
+fn evaluation_row(evaluation: &Value) -> String {
+    let number = |key: &str| evaluation[key].as_f64();
+    let accuracy = number("accuracy").map_or_else(String::new, |accuracy| format!("accuracy {accuracy:.4}, "));
+    format!("{accuracy}loss {:.4} on {} samples", number("loss").unwrap_or_default(), evaluation["samples"])
 }
