@@ -26,4 +26,5 @@ mod results;
 mod terminal;
 mod tidy;
 mod train;
+mod versions;
 mod workers;

@@ -1,6 +1,7 @@
 //! Chores of the project, in Rust: `cargo xtask --help` lists them.
 
 mod bench;
+mod dist;
 mod gradients;
 mod guests;
 mod measure;
@@ -34,6 +35,8 @@ enum Chore {
     QueueProcess(queue_bench::process::Process),
     /// Print sizes and habits of the code.
     Measure(measure::Measure),
+    /// Build the program and pack it for machines without a toolchain.
+    Dist(dist::Dist),
     /// Rebuild the built-in functions in `guest-functions/dist`.
     Guests {
         /// Change nothing; fail if a component in `dist` differs from what the sources compile to.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Chore::QueueBench(options) => queue_bench::run(&workspace_root(), &options),
         Chore::QueueProcess(process) => queue_bench::process::run(&process),
         Chore::Measure(options) => measure::run(&workspace_root(), &options),
+        Chore::Dist(options) => dist::run(&workspace_root(), &options),
         Chore::Guests { check } => guests::run(check),
     }
 }

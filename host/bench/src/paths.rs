@@ -312,7 +312,7 @@ impl Bench {
 }
 
 fn scope(values: usize) -> Scope {
-    Scope { job: Digest([0xbe; 32]), peer: PeerId([0; 32]), values }
+    Scope { run: Digest([0xbe; 32]), peer: PeerId([0; 32]), values }
 }
 
 /// Reproducible values, which differ between seeds.

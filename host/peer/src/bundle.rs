@@ -23,19 +23,24 @@ use skein_types::Layout;
 use crate::prepare::{Tools, gradient_function};
 
 /// Name of the bundle in the database.
-const NAME: &str = "package";
+const NAME: &str = "bundle";
 
 /// Everything that a worker needs beside parameters and batches.
 #[derive(Debug, Clone)]
 pub struct JobBundle {
-    about: About,
+    index: BundleIndex,
     /// Component and model files by their digest.
     blobs: Vec<(String, Vec<u8>)>,
 }
 
+/// Version of the bundle. A program reads the version that it writes.
+const VERSION: u32 = 2;
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct About {
+struct BundleIndex {
+    /// [`VERSION`].
+    version: u32,
     /// The job's manifest as TOML.
     manifest: String,
     /// Kind of the job's samples.
@@ -65,7 +70,8 @@ impl JobBundle {
         }
         let manifest = job.manifest.clone();
         let gradient = (name.clone(), digest.clone());
-        Ok(JobBundle { about: About { manifest, samples: job.samples.clone(), gradient, model }, blobs })
+        let index = BundleIndex { version: VERSION, manifest, samples: job.samples.clone(), gradient, model };
+        Ok(JobBundle { index, blobs })
     }
 
     /// Writes the bundle to the database, where workers find it.
@@ -76,7 +82,7 @@ impl JobBundle {
         for (digest, bytes) in &self.blobs {
             queue.put(None, digest, bytes).await?;
         }
-        Ok(queue.put(None, NAME, &serde_json::to_vec(&self.about)?).await?)
+        Ok(queue.put(None, NAME, &serde_json::to_vec(&self.index)?).await?)
     }
 }
 
@@ -86,26 +92,41 @@ impl JobBundle {
 /// The bundle is missing, a file that it names is missing or has another digest, or the function does not run here.
 pub fn unpack<'a>(queue: &'a Queue, tools: Tools<'a>) -> BoxFuture<'a, Result<(GradientFunction, Arc<Layout>)>> {
     Box::pin(async move {
-        let about =
+        let index =
             queue.get(NAME).await?.context("no host has published a job in this database: start the host first")?;
-        let about: About = serde_json::from_slice(&about).context("the host runs another version of this program")?;
-        let mut manifest = Manifest::parse(&about.manifest, Path::new("skein.toml"))?;
+        let index = BundleIndex::decode(&index)?;
+        let mut manifest = Manifest::parse(&index.manifest, Path::new("skein.toml"))?;
         let folder = tempfile::tempdir()?;
-        for (name, digest) in &about.model {
+        for (name, digest) in &index.model {
             let is_inside = name.components().all(|part| matches!(part, std::path::Component::Normal(_)));
             ensure!(is_inside, "the model's file `{}` leads out of its folder", name.display());
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap_or(folder.path()))?;
             std::fs::write(&path, fetch(queue, digest).await?)?;
         }
-        if let Some((name, _)) = about.model.first() {
+        if let Some((name, _)) = index.model.first() {
             manifest.model.onnx = Some(folder.path().join(name));
         }
-        let (name, digest) = &about.gradient;
+        let (name, digest) = &index.gradient;
         let function = manifest.function(name).with_context(|| format!("the manifest has no function `{name}`"))?;
         let component = Component::new(name, function, fetch(queue, digest).await?);
-        gradient_function(&manifest, &component, &about.samples, tools).await
+        gradient_function(&manifest, &component, &index.samples, tools).await
     })
+}
+
+impl BundleIndex {
+    fn decode(bytes: &[u8]) -> Result<BundleIndex> {
+        let json: serde_json::Value = serde_json::from_slice(bytes).context("the job in the database is not JSON")?;
+        // Version 1 did not name itself.
+        let version = json.get("version").map_or(Some(1), serde_json::Value::as_u64);
+        ensure!(
+            version == Some(VERSION.into()),
+            "the job in the database has version {}, this worker reads version {VERSION}: start the worker with the host's \
+             program",
+            json.get("version").unwrap_or(&1.into())
+        );
+        serde_json::from_value(json).context("the job in the database is malformed")
+    }
 }
 
 /// Reads the bytes with this digest, and verifies that they have it.
@@ -186,6 +207,16 @@ pub(crate) fn decode_batch(bytes: &[u8]) -> Result<Batch> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bundle_of_another_version_is_refused_with_both() {
+        let first = include_bytes!("../../../tests/data/formats/1/bundle.json");
+        let error = BundleIndex::decode(first).expect_err("another version").to_string();
+        assert!(error.contains("has version 1, this worker reads version 2"), "{error}");
+        let now = include_bytes!("../../../tests/data/formats/2/bundle.json");
+        assert_eq!(BundleIndex::decode(now).expect("this version").samples.shape, [2]);
+        assert!(BundleIndex::decode(b"{\"version\":2}").is_err(), "without its fields");
+    }
 
     #[test]
     fn batches_round_trip_with_their_order() {

@@ -287,7 +287,7 @@ impl Peer {
         // Values that an earlier attempt at the round fetched may have been lost with the store.
         self.neighbours.stop_asking();
         let context = RoundContext {
-            job: self.job.run_id,
+            run: self.job.run_id,
             round: number,
             state: hash_of(head),
             roster: self.neighbours.ids().chain([self.me()]).collect(),

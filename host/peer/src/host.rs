@@ -120,7 +120,7 @@ async fn open(
     let saved = saved(config, job)?;
     // The folder is locked from here on.
     let log = Log::open(&config.dir, me, job.run_id, saved.as_ref().map_or(0, |saved| saved.state.round()))?;
-    let scope = |peer: PeerId| Scope { job: job.run_id, peer, values: job.layout.len() };
+    let scope = |peer: PeerId| Scope { run: job.run_id, peer, values: job.layout.len() };
     let others = others(config, &identity, scope)?;
     tracing::debug!(address = %config.store.url, "opens its database");
     let store = skein_redis::open(&config.store, scope(me)).await?;

@@ -1,8 +1,8 @@
-//! Signed records: a header ties the payload to the job, the round, the state and the peer's previous record.
+//! Signed records: a header ties the payload to the run, the round, the state and the peer's previous record.
 //!
-//! Wire format, little endian: job (32 bytes), round (8), peer (32), kind (1), state (32), previous (32),
+//! Wire format, little endian: version (1 byte), run (32), round (8), peer (32), kind (1), state (32), previous (32),
 //! payload hash (32), signature (64), payload (the rest). The signature covers a domain string and everything
-//! before it. Two different records of one peer for one job, round and kind are proof that it equivocates.
+//! before it. Two different records of one peer for one run, round and kind are proof that it equivocates.
 
 use skein_types::Digest;
 use skein_types::PeerId;
@@ -12,8 +12,11 @@ use crate::identity::{Identity, verifies};
 /// Largest payload, in bytes: a vote over a thousand peers fits.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 16;
 
-const DOMAIN: &[u8] = b"skein record 1\0";
-const HEADER_BYTES: usize = 32 + 8 + 32 + 1 + 32 + 32 + 32;
+/// Version of the wire format. A program reads the version that it writes.
+pub const VERSION: u8 = 2;
+
+const DOMAIN: &[u8] = b"skein record\0";
+const HEADER_BYTES: usize = 1 + 32 + 8 + 32 + 1 + 32 + 32 + 32;
 const SIGNATURE_BYTES: usize = 64;
 /// Largest record, in bytes.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + SIGNATURE_BYTES + PAYLOAD_BYTES_MAX;
@@ -46,8 +49,8 @@ impl Kind {
 /// Where a record belongs and what it builds on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Digest of the job.
-    pub job: Digest,
+    /// The run id.
+    pub run: Digest,
     /// Number of the round, from 1.
     pub round: u64,
     /// The peer that signs.
@@ -71,6 +74,9 @@ pub struct Record {
 /// The bytes are not a record of the peer that they name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
+    /// Written by a program whose records have another version.
+    #[error("the record has version {0}, this program reads version {VERSION}: all peers need programs of one version")]
+    Version(u8),
     /// Too short, too long, or of an unknown kind.
     #[error("the record is malformed")]
     Malformed,
@@ -120,8 +126,12 @@ impl Record {
     /// [`RecordError`]. The source of the bytes is to blame, not necessarily the peer that they name.
     pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
         let mut fields = Fields(bytes);
+        let [version] = fields.take()?;
+        if version != VERSION {
+            return Err(RecordError::Version(version));
+        }
         let header = Header {
-            job: Digest(fields.take()?),
+            run: Digest(fields.take()?),
             round: u64::from_le_bytes(fields.take()?),
             peer: PeerId(fields.take()?),
             kind: Kind::from_code(fields.take::<1>()?[0]).ok_or(RecordError::Malformed)?,
@@ -154,7 +164,8 @@ impl Fields<'_> {
 
 fn encode_header(header: &Header, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + SIGNATURE_BYTES + payload.len());
-    bytes.extend_from_slice(&header.job.0);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&header.run.0);
     bytes.extend_from_slice(&header.round.to_le_bytes());
     bytes.extend_from_slice(&header.peer.0);
     bytes.push(header.kind.code());
@@ -176,7 +187,7 @@ mod tests {
     fn record(payload: Vec<u8>, round: u64) -> Record {
         let identity = Identity::derived(1, 2);
         let header = Header {
-            job: Digest([3; 32]),
+            run: Digest([3; 32]),
             round,
             peer: identity.id(),
             kind: Kind::Vote,
@@ -209,6 +220,15 @@ mod tests {
         fn truncation_is_noticed(keep in 0usize..HEADER_BYTES + 64 + 20) {
             prop_assert!(Record::decode(&record(vec![7; 20], 9).encode()[..keep]).is_err());
         }
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_refused_with_both() {
+        let mut bytes = record(vec![7; 20], 9).encode();
+        bytes[0] = 3;
+        let error = Record::decode(&bytes).expect_err("another version");
+        assert_eq!(error, RecordError::Version(3));
+        assert!(error.to_string().contains("has version 3, this program reads version 2"), "{error}");
     }
 
     #[test]

@@ -35,7 +35,7 @@ const BEHIND_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Context {
     /// Digest of the job.
-    pub job: Digest,
+    pub run: Digest,
     /// Number of the round, from 1.
     pub round: u64,
     /// Hash of the state that the round builds on.
@@ -156,8 +156,8 @@ impl Round {
 
     /// The header of this peer's next record, which follows the one with the hash `previous`.
     pub fn header(&self, kind: Kind, previous: Digest) -> Header {
-        let Context { job, round, state, .. } = self.context;
-        Header { job, round, peer: self.me, kind, state, previous }
+        let Context { run, round, state, .. } = self.context;
+        Header { run, round, peer: self.me, kind, state, previous }
     }
 
     /// Processes bytes from the store of `owner`, who published them and is charged if they are wrong.
@@ -176,8 +176,8 @@ impl Round {
     }
 
     fn take(&mut self, now: Duration, record: &Record) -> Result<Received, Charge> {
-        let Header { job, round, peer, kind, state, .. } = *record.header();
-        if job != self.context.job {
+        let Header { run, round, peer, kind, state, .. } = *record.header();
+        if run != self.context.run {
             return Err(Charge::WrongJob);
         }
         if peer != self.me {

@@ -3,17 +3,21 @@
 
 use skein_types::{Digest, PeerId};
 
-/// Digits of a digest that distinguish the jobs and peers of one database.
+use crate::Scope;
+
+/// Version of the names and of what is under them; part of every name. A program uses the version that it writes.
+pub(crate) const FORMAT: u32 = 2;
+
+/// Digits of a digest that distinguish the runs and peers of one database.
 const DIGITS: usize = 16;
 
-/// The keys of one peer in one job.
+/// The keys of one peer in one run.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys(String);
 
 impl Keys {
-    pub(crate) fn new(job: Digest, peer: PeerId) -> Keys {
-        let short = |digest: Digest| digest.to_string()[..DIGITS].to_owned();
-        Keys(format!("skein:{{{}:{}}}", short(job), short(Digest(peer.0))))
+    pub(crate) fn new(scope: Scope) -> Keys {
+        Keys(format!("skein:{FORMAT}:{}", tag(scope)))
     }
 
     /// The round and the hashes of the state; in a database with the module, the number of slots.
@@ -104,4 +108,16 @@ impl Keys {
     pub(crate) fn records(&self) -> String {
         format!("{}:public:records", self.0)
     }
+}
+
+/// The hash tag of a scope.
+fn tag(scope: Scope) -> String {
+    let short = |digest: Digest| digest.to_string()[..DIGITS].to_owned();
+    format!("{{{}:{}}}", short(scope.run), short(Digest(scope.peer.0)))
+}
+
+/// A key that exists if the scope's keys are there in an older format, for each such format.
+pub(crate) fn of_older_formats(scope: Scope) -> impl Iterator<Item = (u32, String)> {
+    // Names of format 1 had no version.
+    [(1, format!("skein:{}:state", tag(scope)))].into_iter()
 }

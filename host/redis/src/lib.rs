@@ -39,11 +39,11 @@ pub use transport::tls::Tls;
 /// How long a database may be out of reach at the start; later [`Options::outage_max`] applies.
 const START_WAIT: Duration = Duration::from_secs(5);
 
-/// The job and the peer that keys belong to, and the size of the model.
+/// The run and the peer that keys belong to, and the size of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope {
-    /// Digest of the job.
-    pub job: Digest,
+    /// The run id.
+    pub run: Digest,
     /// The peer that owns the keys.
     pub peer: PeerId,
     /// Number of values of the model.
@@ -51,14 +51,14 @@ pub struct Scope {
 }
 
 /// For clients that use no peer's keys.
-const NOBODY: Scope = Scope { job: Digest([0; 32]), peer: PeerId([0; 32]), values: 0 };
+const UNSCOPED: Scope = Scope { run: Digest([0; 32]), peer: PeerId([0; 32]), values: 0 };
 
 /// Waits up to `wait` for the peer's own database to answer.
 ///
 /// # Errors
 /// The database does not answer, or denies access.
 pub fn reach(options: &Options, wait: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
-    Box::pin(async move { reached(options, NOBODY, wait).await.map(drop) })
+    Box::pin(async move { reached(options, UNSCOPED, wait).await.map(drop) })
 }
 
 async fn reached(options: &Options, scope: Scope, wait: Duration) -> Result<Shared, StoreError> {
@@ -75,7 +75,7 @@ pub fn startup(options: &Options) -> BoxFuture<'_, Result<Startup, StoreError>> 
     Box::pin(async move {
         // Asked once: the caller decides whether to ask again.
         let options = Options { outage_max: Duration::ZERO, ..options.clone() };
-        let shared = Shared::new(own(&options, NOBODY)?);
+        let shared = Shared::new(own(&options, UNSCOPED)?);
         transport::loading::ask(shared.link()).await.map_err(|failure| shared.failed(failure, ""))
     })
 }
@@ -101,6 +101,16 @@ pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, Stor
                 return Err(unfit(format!("{hole}, or set `allow_vulnerable = true`")));
             }
             tracing::warn!(address = %link.address(), hole, "the server has a known vulnerability");
+        }
+        for (format, key) in keys::of_older_formats(scope) {
+            let exists: bool = shared.control(redis::cmd("EXISTS").arg(&key), &key).await?;
+            if exists {
+                let now = keys::FORMAT;
+                return Err(unfit(format!(
+                    "it holds this run in format {format} of the keys, this program uses format {now}: finish the run with \
+                     the program that began it, or train with an empty database"
+                )));
+            }
         }
         let module = shared.reader.module().await.map_err(|failure| shared.failed(failure, ""))?;
         match (module, options.compute) {
@@ -134,7 +144,7 @@ fn own(options: &Options, scope: Scope) -> Result<Reader, StoreError> {
 }
 
 fn reader(options: &Options, scope: Scope, secret: Option<String>) -> Result<Reader, StoreError> {
-    let keys = Keys::new(scope.job, scope.peer);
+    let keys = Keys::new(scope);
     let link = Link::new(options, secret, keys.records());
     let link =
         link.map_err(|source| StoreError::Options { address: options.url.to_string(), source: source.into() })?;

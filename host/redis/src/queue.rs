@@ -30,8 +30,8 @@ use futures_util::future::BoxFuture;
 use skein_store::StoreError;
 use skein_types::{Digest, PeerId};
 
-use super::{NOBODY, START_WAIT, Scope, own, reached};
-use crate::keys::Keys;
+use super::{START_WAIT, Scope, UNSCOPED, own, reached};
+use crate::keys::{FORMAT, Keys};
 use crate::store::shared::Shared;
 use crate::transport::Failure;
 use crate::transport::Link;
@@ -112,17 +112,30 @@ const SCOPE_KEY: &str = "skein:scope";
 /// # Errors
 /// The database cannot be used.
 pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
-    let shared = reached(options, NOBODY, START_WAIT).await?;
+    let shared = reached(options, UNSCOPED, START_WAIT).await?;
     let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
     let Some(text) = text else { return Ok(None) };
-    let scope = match text.split(' ').collect::<Vec<_>>()[..] {
-        [job, peer, values] => (job.parse(), peer.parse::<Digest>(), values.parse()),
-        _ => return Err(shared.corrupt(SCOPE_KEY.to_owned())),
-    };
-    match scope {
-        (Ok(job), Ok(peer), Ok(values)) => Ok(Some(Scope { job, peer: PeerId(peer.0), values })),
-        _ => Err(shared.corrupt(SCOPE_KEY.to_owned())),
+    match text.split(' ').collect::<Vec<_>>()[..] {
+        [format, run, peer, values] if format == FORMAT.to_string() => {
+            let scope = parse_scope(run, peer, values);
+            scope.map(Some).ok_or_else(|| shared.corrupt(SCOPE_KEY.to_owned()))
+        }
+        // Format 1 began with the job.
+        [format, ..] => {
+            let theirs = if format.len() < 32 { format } else { "1" };
+            let reason = format!(
+                "its host uses format {theirs} of the keys, this worker format {FORMAT}: start the worker with the \
+                 host's program"
+            );
+            Err(StoreError::Unfit { address: shared.link().address().to_string(), reason })
+        }
+        [] => Err(shared.corrupt(SCOPE_KEY.to_owned())),
     }
+}
+
+fn parse_scope(run: &str, peer: &str, values: &str) -> Option<Scope> {
+    let peer: Digest = peer.parse().ok()?;
+    Some(Scope { run: run.parse().ok()?, peer: PeerId(peer.0), values: values.parse().ok()? })
 }
 
 impl Queue {
@@ -131,7 +144,7 @@ impl Queue {
     /// # Errors
     /// The database cannot be used.
     pub async fn advertise(&self, scope: Scope) -> Result<(), StoreError> {
-        let text = format!("{} {} {}", scope.job, scope.peer, scope.values);
+        let text = format!("{FORMAT} {} {} {}", scope.run, scope.peer, scope.values);
         self.shared.control(redis::cmd("SET").arg(SCOPE_KEY).arg(text), SCOPE_KEY).await
     }
 

@@ -42,12 +42,24 @@ const COMPILE: &str = "compile-component";
 
 /// Train models across peers with no coordinator, in sandboxed WebAssembly functions.
 #[derive(Parser)]
-#[command(name = "skein", version, arg_required_else_help = true)]
+#[command(name = "skein", version, long_version = long_version(), arg_required_else_help = true)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
     global: Global,
+}
+
+/// The version, the commit, and the engines: those built in, and those that `skein engine install` fetches.
+fn long_version() -> String {
+    let installed = Kind::ALL.into_iter().filter_map(|kind| Some(format!("{kind} {}", kind.pinned_version()?)));
+    format!(
+        "{} (commit {})\nbuilt in: {}\nto install: {}",
+        env!("CARGO_PKG_VERSION"),
+        env!("SKEIN_COMMIT"),
+        env!("SKEIN_BUILT_IN"),
+        installed.collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// Options of all commands.

@@ -36,7 +36,7 @@ pub(crate) fn run(process: &Process) -> Result<()> {
     runtime.block_on(async {
         let options =
             Options { password_file: Some(process.password_file.clone()), ..Options::new(process.redis.parse()?) };
-        let scope = Scope { job: Digest([0xbe; 32]), peer: PeerId([1; 32]), values: 0 };
+        let scope = Scope { run: Digest([0xbe; 32]), peer: PeerId([1; 32]), values: 0 };
         match process.post {
             Some(count) => post(&options, scope, count).await,
             None => work(&options, scope).await,

@@ -44,8 +44,8 @@ impl CheckpointFile {
         let format = field(&metadata, "format")?;
         if format != FORMAT {
             return Err(format!(
-                "has the format `{format}`, this program reads `{FORMAT}`: finish the run with the program that wrote it, \
-                 or train anew"
+                "has the format `{format}`, this program reads `{FORMAT}`: finish the run or export the \
+                 model with the program that wrote it"
             ));
         }
         let invalid = |name: &str| format!("has no valid `{name}` in its metadata");

@@ -1,7 +1,7 @@
 //! The files that a peer keeps beside its checkpoint: the records that it signed, and its last contributions.
 //!
-//! `records.log` is a sequence of records, each after its length (4 bytes, little endian), written to disk before
-//! anyone can read the record elsewhere. `contribution-<round>.f32` holds values as little-endian floats. A folder is
+//! `records.log` is a line with the format and a sequence of records, each after its length (4 bytes, little endian),
+//! written to disk before anyone can read the record elsewhere. `contribution-<round>.f32` holds values as little-endian floats. A folder is
 //! locked while it is open: two hosts with one key would sign different records for the same round and kind.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -18,6 +18,8 @@ const LOG_FILE: &str = "records.log";
 /// need, and little enough for their signatures to be checked in a fraction of a second.
 const LOG_BYTES_MAX: u64 = 1 << 20;
 const LENGTH_BYTES: usize = 4;
+/// First line of the log: the format and its version. A program reads the version that it writes.
+const FORMAT: &[u8] = b"skein-records-2\n";
 /// Prefixes of unfinished files' names; the last is that of checkpoints.
 const TEMPORARY: [&str; 3] = [".records", ".contribution", ".checkpoint"];
 
@@ -60,14 +62,16 @@ impl Folder {
         let mut log =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(failed)?;
         let bytes = std::fs::read(&path).with_context(failed)?;
-        let (records, whole) = parse(&bytes).with_context(|| {
-            format!("`{}` is damaged: restore it, or continue with another key and another `dir`", path.display())
-        })?;
+        let (records, whole) =
+            parse(&bytes).with_context(|| format!("the records in `{}` cannot be used", path.display()))?;
         if whole < bytes.len() {
             tracing::warn!(path = %path.display(), bytes = bytes.len() - whole, "dropped a record that was cut short");
             log.set_len(whole as u64).with_context(failed)?;
         }
         log.seek(SeekFrom::End(0)).with_context(failed)?;
+        if whole == 0 {
+            log.write_all(FORMAT).with_context(failed)?;
+        }
         // The file's name has to survive a power failure as well as its content.
         log.sync_all().and_then(|()| lock.sync_all()).with_context(failed)?;
         Ok((Folder { dir: dir.to_owned(), log: Mutex::new(log), _lock: lock }, records))
@@ -95,6 +99,7 @@ impl Folder {
 
     fn replace(&self, records: &[Record]) -> std::io::Result<File> {
         let mut file = tempfile::Builder::new().prefix(TEMPORARY[0]).tempfile_in(&self.dir)?;
+        file.write_all(FORMAT)?;
         records.iter().try_for_each(|record| file.write_all(&entry(record)))?;
         file.as_file().sync_all()?;
         let file = file.persist(self.dir.join(LOG_FILE))?;
@@ -155,7 +160,16 @@ fn entry(record: &Record) -> Vec<u8> {
 /// The records of a log, and the number of bytes up to the end of the last whole one.
 fn parse(log: &[u8]) -> Result<(Vec<Record>, usize)> {
     let mut records = Vec::new();
-    let mut rest = log;
+    let Some(mut rest) = log.strip_prefix(FORMAT) else {
+        if FORMAT.starts_with(log) {
+            return Ok((records, 0));
+        }
+        let format = FORMAT.trim_ascii_end().escape_ascii();
+        bail!(
+            "the file does not begin with `{format}`, so another version of this program wrote it: finish the run with \
+             that one, or continue with another key and another `dir`"
+        );
+    };
     while let Some((length, behind)) = rest.split_first_chunk::<LENGTH_BYTES>() {
         let length = u32::from_le_bytes(*length) as usize;
         let record = behind.get(..length).map(Record::decode);
@@ -163,7 +177,11 @@ fn parse(log: &[u8]) -> Result<(Vec<Record>, usize)> {
             Some(Ok(record)) => records.push(record),
             // Each record was on disk before the next was written, so only the last can have been cut short.
             _ if rest.len() <= LENGTH_BYTES + RECORD_BYTES_MAX && !holds_record(behind) => break,
-            _ => bail!("record {} cannot be read, and others follow", records.len()),
+            _ => bail!(
+                "the file is damaged, record {} cannot be read and others follow: restore it, or continue with another \
+                 key and another `dir`",
+                records.len()
+            ),
         }
         rest = &behind[length..];
     }
@@ -190,7 +208,7 @@ mod tests {
     fn record(round: u64) -> Record {
         let identity = Identity::derived(1, 0);
         let header = Header {
-            job: Digest([1; 32]),
+            run: Digest([1; 32]),
             round,
             peer: identity.id(),
             kind: Kind::Vote,
@@ -215,16 +233,35 @@ mod tests {
         write(dir.path(), 0..3);
         let path = dir.path().join(LOG_FILE);
         let whole = std::fs::read(&path).expect("the log");
-        let entry = whole.len() / 3;
+        let entry = (whole.len() - FORMAT.len()) / 3;
         for cut in [1, LENGTH_BYTES, LENGTH_BYTES + 1, entry - 1] {
-            std::fs::write(&path, &whole[..2 * entry + cut]).expect("written");
+            std::fs::write(&path, &whole[..FORMAT.len() + 2 * entry + cut]).expect("written");
             assert_eq!(read(dir.path()), [record(0), record(1)], "{cut} bytes of the third");
             write(dir.path(), 5..6);
             assert_eq!(read(dir.path()), [record(0), record(1), record(5)]);
         }
         // A file system may have allocated space that was not filled.
-        std::fs::write(&path, [&whole[..entry], &[0; 300]].concat()).expect("written");
+        std::fs::write(&path, [&whole[..FORMAT.len() + entry], &[0; 300]].concat()).expect("written");
         assert_eq!(read(dir.path()), [record(0)]);
+    }
+
+    #[test]
+    fn a_log_of_another_format_is_refused_and_one_that_was_just_begun_is_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join(LOG_FILE);
+        let record = entry(&record(1));
+        for other in [&record[..], b"skein-records-1\n", b"skein-records-20\n"] {
+            std::fs::write(&path, other).expect("written");
+            let error = format!("{:#}", Folder::open(dir.path()).expect_err("another format"));
+            assert!(error.contains("`skein-records-2`") && error.contains("finish the run with"), "{error}");
+            assert_eq!(std::fs::read(&path).expect("the log"), other, "nothing is lost");
+        }
+        for begun in 0..FORMAT.len() {
+            std::fs::write(&path, &FORMAT[..begun]).expect("written");
+            assert_eq!(read(dir.path()), []);
+            write(dir.path(), 0..1);
+            assert_eq!(read(dir.path()).len(), 1, "after {begun} bytes");
+        }
     }
 
     /// A peer that continued without its signed records would sign different ones.
@@ -234,7 +271,7 @@ mod tests {
         write(dir.path(), 0..3);
         let path = dir.path().join(LOG_FILE);
         let whole = std::fs::read(&path).expect("the log");
-        for at in [0, 2, 50, whole.len() / 3 + 60] {
+        for at in [0, 2, 50, whole.len() / 3 + 60].map(|at| FORMAT.len() + at) {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, damaged).expect("written");
@@ -249,8 +286,9 @@ mod tests {
         write(dir.path(), 0..2);
         let path = dir.path().join(LOG_FILE);
         // A log at its bound, made of the same records repeated.
-        let entry = std::fs::read(&path).expect("the log");
-        std::fs::write(&path, entry.repeat(LOG_BYTES_MAX as usize / entry.len() + 1)).expect("written");
+        let records = std::fs::read(&path).expect("the log")[FORMAT.len()..].to_vec();
+        let many = records.repeat(LOG_BYTES_MAX as usize / records.len() + 1);
+        std::fs::write(&path, [FORMAT, &many].concat()).expect("written");
         let (folder, _) = Folder::open(dir.path()).expect("a folder");
         folder.append(&record(9), &[record(8), record(9)]).expect("written");
         folder.append(&record(10), &[]).expect("written");

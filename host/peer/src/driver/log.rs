@@ -43,16 +43,16 @@ impl Log {
         }
     }
 
-    /// The log in a folder, with the records that the peer `me` signed for `job`. The checkpoint beside it is of round
+    /// The log in a folder, with the records that the peer `me` signed in `run`. The checkpoint beside it is of round
     /// `checkpointed`.
     ///
     /// # Errors
     /// Another host uses the folder, or its files cannot be read or written.
-    pub fn open(dir: &Path, me: PeerId, job: Digest, checkpointed: u64) -> Result<Log> {
+    pub fn open(dir: &Path, me: PeerId, run: Digest, checkpointed: u64) -> Result<Log> {
         let (folder, records) = Folder::open(dir)?;
         let mut log = Log::volatile();
         for record in records {
-            if is_own(&record, me, job) {
+            if is_own(&record, me, run) {
                 log.insert(record);
             }
         }
@@ -77,7 +77,7 @@ impl Log {
     ///
     /// # Errors
     /// The store or the folder fails.
-    pub(super) async fn settle(&mut self, store: &dyn RecordLog, me: PeerId, job: Digest, round: u64) -> Result<()> {
+    pub(super) async fn settle(&mut self, store: &dyn RecordLog, me: PeerId, run: Digest, round: u64) -> Result<()> {
         self.forget(round);
         let mut published = Vec::new();
         let mut number = 0;
@@ -91,7 +91,7 @@ impl Log {
                 break;
             }
         }
-        let matters = |record: &Record| is_own(record, me, job) && record.header().round + ROUNDS_KEPT >= round;
+        let matters = |record: &Record| is_own(record, me, run) && record.header().round + ROUNDS_KEPT >= round;
         published.retain(matters);
         for record in &published {
             let Header { round, kind, .. } = *record.header();
@@ -224,9 +224,9 @@ impl OwnContribution {
     }
 }
 
-fn is_own(record: &Record, me: PeerId, job: Digest) -> bool {
+fn is_own(record: &Record, me: PeerId, run: Digest) -> bool {
     let header = record.header();
-    header.peer == me && header.job == job
+    header.peer == me && header.run == job
 }
 
 #[cfg(test)]
@@ -235,10 +235,10 @@ mod tests {
 
     use super::*;
 
-    const JOB: Digest = Digest([1; 32]);
+    const RUN: Digest = Digest([1; 32]);
 
     fn header(identity: &Identity, round: u64, kind: Kind) -> Header {
-        Header { job: JOB, round, peer: identity.id(), kind, state: Digest([2; 32]), previous: Digest([3; 32]) }
+        Header { run: RUN, round, peer: identity.id(), kind, state: Digest([2; 32]), previous: Digest([3; 32]) }
     }
 
     async fn published(store: &Embedded) -> Vec<Record> {
@@ -251,16 +251,16 @@ mod tests {
     async fn signed_records_are_published_again_although_the_database_lost_them() {
         let me = Identity::derived(1, 0);
         let dir = tempfile::tempdir().expect("a folder");
-        let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");
+        let mut log = Log::open(dir.path(), me.id(), RUN, 0).expect("a log");
         let check = log.say(&me, header(&me, 6, Kind::Check), vec![9; 32]).await.expect("kept");
         let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
         drop(log);
 
-        let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");
+        let mut log = Log::open(dir.path(), me.id(), RUN, 0).expect("a log");
         let empty = Embedded::default();
-        log.settle(&empty, me.id(), JOB, 6).await.expect("settled");
+        log.settle(&empty, me.id(), RUN, 6).await.expect("settled");
         assert_eq!(published(&empty).await, [check.clone(), vote.clone()]);
-        log.settle(&empty, me.id(), JOB, 6).await.expect("settled");
+        log.settle(&empty, me.id(), RUN, 6).await.expect("settled");
         assert_eq!(published(&empty).await.len(), 2, "no record twice");
         let again = log.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
         assert_eq!(again, vote, "never another one");
@@ -281,15 +281,15 @@ mod tests {
     async fn records_of_later_rounds_are_not_published_before_the_peer_is_there() {
         let me = Identity::derived(1, 0);
         let dir = tempfile::tempdir().expect("a folder");
-        let mut log = Log::open(dir.path(), me.id(), JOB, 6).expect("a log");
+        let mut log = Log::open(dir.path(), me.id(), RUN, 6).expect("a log");
         let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
         let next = log.say(&me, header(&me, 8, Kind::Announcement), vec![2]).await.expect("kept");
         let empty = Embedded::default();
-        log.settle(&empty, me.id(), JOB, 6).await.expect("settled");
+        log.settle(&empty, me.id(), RUN, 6).await.expect("settled");
         assert_eq!(published(&empty).await, std::slice::from_ref(&vote));
         let again = log.say(&me, header(&me, 8, Kind::Announcement), vec![3]).await.expect("kept");
         assert_eq!(again, next, "it is published in its round, unchanged");
-        log.settle(&empty, me.id(), JOB, 7).await.expect("settled");
+        log.settle(&empty, me.id(), RUN, 7).await.expect("settled");
         assert_eq!(published(&empty).await, [vote, next]);
     }
 
@@ -306,7 +306,7 @@ mod tests {
         }
         store.publish(b"nonsense".to_vec()).await.expect("published");
         let mut log = Log::volatile();
-        log.settle(&store, me.id(), JOB, 6).await.expect("settled");
+        log.settle(&store, me.id(), RUN, 6).await.expect("settled");
         assert_eq!(log.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("said"), vote);
         let own = log.say(&me, header(&me, 7, Kind::Announcement), vec![4]).await.expect("said");
         assert_eq!(own.payload(), [4], "not another peer's");
@@ -332,7 +332,7 @@ mod tests {
     async fn contributions_match_their_announcements() {
         let me = Identity::derived(1, 0);
         let dir = tempfile::tempdir().expect("a folder");
-        let mut log = Log::open(dir.path(), me.id(), JOB, 0).expect("a log");
+        let mut log = Log::open(dir.path(), me.id(), RUN, 0).expect("a log");
         let values = Values::from(vec![1.0, 2.0]);
         let announcement = Announcement { values: values.statistics().hash, samples: 1, loss: 0.5, evaluation: None };
         log.say(&me, header(&me, 7, Kind::Announcement), announcement.encode()).await.expect("said");

@@ -68,7 +68,7 @@ fn lies_are_charged_by_every_peer_and_never_aggregated() {
             vec![bytes]
         }),
         ("another job", Charge::WrongJob, |peer, header, payload| {
-            vec![peer.sign(Header { job: Digest([2; 32]), ..header }, payload)]
+            vec![peer.sign(Header { run: Digest([2; 32]), ..header }, payload)]
         }),
         ("another state", Charge::WrongState, |peer, header, payload| {
             vec![peer.sign(Header { state: Digest([2; 32]), ..header }, payload)]

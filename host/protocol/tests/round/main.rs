@@ -57,7 +57,7 @@ impl Peers {
         let mut identities: Vec<Identity> = (0..count).map(|index| Identity::derived(3, index)).collect();
         identities.sort_by_key(Identity::id);
         let roster: BTreeSet<PeerId> = identities.iter().map(Identity::id).collect();
-        let context = Context { job: Digest([1; 32]), round: 4, state: state(), roster, faults };
+        let context = Context { run: Digest([1; 32]), round: 4, state: state(), roster, faults };
         let start = |identity: Identity| Peer {
             round: Round::new(identity.id(), context.clone(), Presence::default(), waits(Duration::ZERO)),
             identity,
@@ -69,7 +69,7 @@ impl Peers {
     /// The same peers in the next round, which begins at `now`.
     fn next_round(self, now: Duration) -> Peers {
         let roster: BTreeSet<PeerId> = self.0.iter().map(Peer::id).collect();
-        let context = Context { job: Digest([1; 32]), round: 5, state: state(), roster, faults: 1 };
+        let context = Context { run: Digest([1; 32]), round: 5, state: state(), roster, faults: 1 };
         let start = |peer: Peer| Peer {
             round: Round::new(peer.id(), context.clone(), peer.round.presence(), waits(now)),
             ..peer

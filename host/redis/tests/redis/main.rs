@@ -42,5 +42,5 @@ fn shown(error: &StoreError) -> String {
 }
 
 fn scope(values: usize) -> Scope {
-    Scope { job: Digest([7; 32]), peer: ME, values }
+    Scope { run: Digest([7; 32]), peer: ME, values }
 }

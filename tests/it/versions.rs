@@ -1,0 +1,100 @@
+//! Files and databases of older versions: each is read, or refused with both versions and a way out.
+
+use std::fs;
+use std::path::PathBuf;
+
+use skein_protocol::record::{Record, RecordError};
+use skein_redis::Scope;
+use skein_types::{Digest, PeerId};
+
+use crate::harness::{Database, Place, root};
+
+/// A sample that the given generation of the program wrote; see `tests/data/formats/README.md`.
+fn sample(generation: u32, file: &str) -> PathBuf {
+    root().join(format!("tests/data/formats/{generation}/{file}"))
+}
+
+/// A folder with the job of a generation.
+fn job(generation: u32) -> Place {
+    let place = Place::new();
+    for file in ["skein.toml", "data.csv"] {
+        fs::copy(sample(generation, file), place.path(file)).unwrap();
+    }
+    place
+}
+
+/// A database with the content that a generation wrote.
+fn database(place: &Place, generation: u32) -> Database {
+    fs::create_dir_all(place.path("redis/data")).unwrap();
+    fs::copy(sample(generation, "dump.rdb"), place.path("redis/data/dump.rdb")).unwrap();
+    Database::start(place, "redis", &[])
+}
+
+/// Arguments of a command for that database.
+fn at_database<'a>(command: &[&'a str], url: &'a str, password: &'a str) -> Vec<&'a str> {
+    [command, &["--redis", url, "--password-file", password]].concat()
+}
+
+#[test]
+fn manifests_of_all_versions_train() {
+    for generation in [1, 2] {
+        assert_eq!(job(generation).json(&["train"])["rounds"], 3, "generation {generation}");
+    }
+}
+
+#[test]
+fn a_checkpoint_is_read_or_refused_with_both_versions() {
+    let place = job(1);
+    fs::copy(sample(1, "checkpoint.safetensors"), place.path("old.safetensors")).unwrap();
+    for command in ["eval", "export"] {
+        let arguments = [command, "--checkpoint", "old.safetensors", "--to", "new.onnx"];
+        let error = place.fails(if command == "eval" { &arguments[..3] } else { &arguments });
+        assert!(
+            error.contains("has the format `skein-checkpoint-1`, this program reads `skein-checkpoint-3`"),
+            "{error}"
+        );
+        assert!(error.contains("with the program that wrote it"), "{error}");
+    }
+    let place = job(2);
+    fs::copy(sample(2, "checkpoint.safetensors"), place.path("now.safetensors")).unwrap();
+    assert_eq!(place.json(&["eval", "--checkpoint", "now.safetensors"])["round"], 3);
+}
+
+#[test]
+fn a_record_is_read_or_refused_with_its_version() {
+    // The first generation's began with the digest of the job.
+    let old = fs::read(sample(1, "record")).unwrap();
+    assert_eq!(Record::decode(&old), Err(RecordError::Version(old[0])));
+    let now = fs::read(sample(2, "record")).unwrap();
+    assert_eq!(Record::decode(&now).unwrap().encode(), now);
+}
+
+/// Values of the module are in the format of the first generation to this day; names of keys are not.
+#[test]
+fn a_database_is_read_or_refused_with_both_versions() {
+    let place = job(1);
+    let _database = database(&place, 1);
+    let owner = skein_redis::provision::owner(&place.path("redis")).unwrap();
+    let run = "3ff130483fe8fe39b37d3a0f21bacb2b0cda228b4ec535e5ad28639702033ce3".parse().unwrap();
+    let peer: Digest = "b5a03c4285fd4610d6d9a690298830039b10dd56833188e9da908b1b1a0a30a6".parse().unwrap();
+    let scope = Scope { run, peer: PeerId(peer.0), values: 6 };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(async { skein_redis::open(&owner, scope).await.map(drop).unwrap_err() }).to_string();
+    assert!(error.contains("it holds this run in format 1 of the keys, this program uses format 2"), "{error}");
+
+    let url = format!("unix://owner@{}/redis.sock", place.path("redis").display());
+    let password = place.path("redis/owner.password").display().to_string();
+    let error = place.fails(&at_database(&["worker"], &url, &password));
+    assert!(error.contains("its host uses format 1 of the keys, this worker format 2"), "{error}");
+}
+
+#[test]
+fn workers_find_a_job_of_their_own_version() {
+    let place = job(2);
+    let _database = database(&place, 2);
+    let url = format!("unix://owner@{}/redis.sock", place.path("redis").display());
+    let password = place.path("redis/owner.password").display().to_string();
+    // The sample lacks the component, which is what a worker asks for once it has read the rest.
+    let error = place.fails(&at_database(&["worker"], &url, &password));
+    assert!(error.contains("the database has nothing under the digest"), "{error}");
+}
