@@ -19,16 +19,6 @@ pub(crate) fn dist(name: &str) -> PathBuf {
     root().join("guest-functions/dist").join(format!("{name}.wasm"))
 }
 
-/// A file of the project's shared data; if it is missing, prints the reason and returns `None`.
-pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let path = root().join("../shared").join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: `{}` does not exist", path.display());
-    None
-}
-
 /// A folder to run the program in.
 pub(crate) struct Place(TempDir);
 
