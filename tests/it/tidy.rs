@@ -171,9 +171,10 @@ fn functions_stay_small() {
 }
 
 /// The crates of the host from the bottom up, and the crates of the host that each may use.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("skein-kernels", &[]),
-    ("skein-engine", &[]),
+    ("skein-wheel", &[]),
+    ("skein-engine", &["skein-wheel"]),
     ("skein-graph", &[]),
     ("skein-types", &["skein-kernels"]),
     ("skein-redis-command", &["skein-kernels"]),
@@ -182,7 +183,10 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("skein-store", &["skein-kernels", "skein-types"]),
     ("skein-runtime", &["skein-engine", "skein-kernels", "skein-types"]),
     ("skein-job", &["skein-graph", "skein-kernels", "skein-protocol", "skein-types"]),
-    ("skein-redis", &["skein-kernels", "skein-redis-command", "skein-redis-module", "skein-store", "skein-types"]),
+    (
+        "skein-redis",
+        &["skein-kernels", "skein-redis-command", "skein-redis-module", "skein-store", "skein-types", "skein-wheel"],
+    ),
     (
         "skein-peer",
         &[
