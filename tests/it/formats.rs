@@ -7,7 +7,7 @@ use npyz::WriterBuilder;
 use skein_job::data::Dataset;
 use skein_job::manifest::Data;
 
-use crate::harness::{Place, shared};
+use crate::harness::{Place, root};
 
 fn load(place: &Place, name: &str, options: Data) -> Dataset {
     Dataset::load(&place.path(name), &options).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -128,15 +128,28 @@ fn the_digits_come_with_the_program() {
     assert_eq!((pixels[2], label), (5.0 / 16.0, 0));
 }
 
+/// Byte or number `index` of sample `sample` in the files of `tests/data/formats`.
+fn made(sample: usize, index: usize, is_byte: bool) -> f32 {
+    if is_byte { ((31 * sample + 7 * index) % 256) as f32 / 255.0 } else { sample as f32 - index as f32 / 4.0 }
+}
+
+/// The files were written by Python's own modules and by NumPy.
 #[test]
-fn real_files_are_read() {
-    if let Some(mnist) = shared("data/mnist") {
-        let dataset = Dataset::load(&mnist, &Data::default()).unwrap();
-        assert_eq!((dataset.len(), dataset.shape(), dataset.classes()), (10_000, &[1, 28, 28][..], 10));
-        assert_eq!(sample(&dataset, 0).1, 7, "the first test image is a seven");
-    }
-    if let Some(cifar10) = shared("data/cifar10") {
-        let dataset = Dataset::load(&cifar10, &Data::default()).unwrap();
-        assert_eq!((dataset.len(), dataset.shape(), dataset.classes()), (10_000, &[3, 32, 32][..], 10));
+fn files_of_the_usual_tools_are_read() {
+    for (name, samples, shape, is_byte) in [
+        ("mnist", 4, &[1, 5, 6][..], true),
+        ("cifar10", 3, &[3, 32, 32], true),
+        ("table.csv", 4, &[6], false),
+        ("numbers.npz", 4, &[2, 3], false),
+        ("images.npz", 4, &[5, 6], true),
+    ] {
+        let path = root().join("tests/data/formats").join(name);
+        let dataset = Dataset::load(&path, &Data::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((dataset.len(), dataset.shape()), (samples, shape), "{name}");
+        for index in 0..samples {
+            let (inputs, label) = sample(&dataset, index as u32);
+            let expected: Vec<f32> = (0..inputs.len()).map(|at| made(index, at, is_byte)).collect();
+            assert_eq!((inputs, label), (expected, index as i64 % 3), "sample {index} of {name}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Runs the program under test in a temporary folder.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::ready;
 
 /// The folder of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -17,16 +19,6 @@ pub(crate) fn root() -> PathBuf {
 /// A component of `guest-functions/dist`.
 pub(crate) fn dist(name: &str) -> PathBuf {
     root().join("guest-functions/dist").join(format!("{name}.wasm"))
-}
-
-/// A file of the project's shared data; if it is missing, prints the reason and returns `None`.
-pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let path = root().join("../shared").join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: `{}` does not exist", path.display());
-    None
 }
 
 /// A folder to run the program in.
@@ -73,6 +65,9 @@ impl Place {
         // Components are compiled once for all tests.
         command.env("SKEIN_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
         command.env_remove("SKEIN_LOG");
+        if runs_servers(arguments) {
+            command.env("SKEIN_SERVERS", ready::installed());
+        }
         command
     }
 
@@ -145,15 +140,39 @@ impl Database {
     /// Runs the database of a folder and waits until it is up.
     pub(crate) fn start(place: &Place, dir: &str, options: &[&str]) -> Database {
         let arguments = [&["redis", "run", "--dir", dir, "-o", "json"], options].concat();
-        let mut runner = place.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+        Database::start_by(place.command(&arguments))
+    }
+
+    /// Runs the command, which prints JSON, and waits until its database is up.
+    pub(crate) fn start_by(mut command: Command) -> Database {
+        let mut runner = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let line = first_line(&mut runner);
-        Database { printed: serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")), runner }
+        let mut log = runner.stderr.take().unwrap();
+        let printed: Value = serde_json::from_str(&line).unwrap_or_default();
+        if printed["users"].is_null() {
+            let mut said = String::new();
+            log.read_to_string(&mut said).unwrap();
+            panic!("the database did not start: {line}{said}");
+        }
+        // Keep reading, or the program would block on a full pipe.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr()));
+        Database { runner, printed }
     }
 
     /// Wraps a database started by the caller, and waits until it is up.
     pub(crate) fn running(mut runner: Child) -> Database {
         let line = first_line(&mut runner);
+        assert!(!line.is_empty(), "the program ended before its database was up");
         Database { runner, printed: Value::String(line) }
+    }
+}
+
+/// Whether a command starts database servers, for which tests install one if the machine has none that fits.
+fn runs_servers(arguments: &[&str]) -> bool {
+    match arguments {
+        ["redis", "run", ..] | ["bench", "store", ..] => true,
+        ["up", rest @ ..] => rest.contains(&"--redis"),
+        _ => false,
     }
 }
 

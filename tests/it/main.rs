@@ -5,7 +5,11 @@
 #[expect(dead_code, reason = "the tests of skein-graph write more kinds of files")]
 #[path = "../../host/graph/tests/derive/build.rs"]
 mod build;
+#[path = "../../host/redis/tests/redis/client.rs"]
+mod client;
 mod harness;
+#[path = "../../host/redis/tests/redis/ready.rs"]
+mod ready;
 
 mod bad_input;
 mod circles;
@@ -23,6 +27,7 @@ mod onnx;
 mod peers;
 mod readme;
 mod results;
+mod servers;
 mod terminal;
 mod tidy;
 mod train;

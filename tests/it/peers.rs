@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use skein_protocol::identity::Identity;
 
+use crate::client::Client;
 use crate::harness::{Place, state_hash};
 
 /// A small job with all state that must survive a restart.
@@ -263,16 +264,12 @@ fn a_worker_refuses_a_component_that_was_replaced() {
     finish((0..PEERS).map(|peer| cluster.host(peer)).collect());
     let redis = cluster.path(0, "redis");
     let password = redis.join("worker.password");
-    let command = |words: &[&str]| {
-        let secret = std::fs::read_to_string(&password).unwrap();
-        let mut command = std::process::Command::new("redis-cli");
-        command.arg("-s").arg(redis.join("redis.sock")).args(["--user", "worker", "--pass", secret.trim()]);
-        let output = command.arg("--no-auth-warning").args(words).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let keys = command(&["--scan", "--pattern", "*:blob:*"]);
+    let secret = std::fs::read_to_string(&password).unwrap();
+    let mut database = Client::unix(&redis.join("redis.sock")).unwrap();
+    assert_eq!(database.ask(&["AUTH", "worker", secret.trim()]).unwrap(), "OK");
+    let keys = database.ask(&["SCAN", "0", "MATCH", "*:blob:*", "COUNT", "100000"]).unwrap();
     let component = keys.lines().find(|key| key.rsplit(':').next().unwrap().len() == 64).unwrap();
-    assert!(command(&["APPEND", component, "x"]).trim().parse::<u64>().unwrap() > 1, "it is longer now");
+    assert!(database.ask(&["APPEND", component, "x"]).unwrap().parse::<u64>().unwrap() > 1, "it is longer now");
     let url = format!("unix://worker@{}/redis.sock", redis.display());
     let arguments = ["worker", "--redis", &url, "--password-file", password.to_str().unwrap()];
     let error = cluster.place.fails(&arguments);

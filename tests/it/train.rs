@@ -7,7 +7,7 @@ use serde_json::Value;
 use skein_kernels::optimizer::OPTIMIZERS;
 use skein_kernels::rules::RULES;
 
-use crate::harness::{Place, dist, shared, state_hash};
+use crate::harness::{Place, dist, state_hash};
 
 /// A job with all state that a checkpoint must store.
 const MEMORABLE: &str = "[model]\nhidden = [16]\n[train]\nrounds = 40\nevaluate_every = 3\nclip_norm = 1.0\n\
@@ -385,15 +385,4 @@ fn peers_may_own_folders() {
     assert!(error.contains("peer 2 has samples of shape [1, 8, 8], the data of peer 0 has [64]"), "{error}");
     place.job_on(&folders(3), train);
     assert!(place.fails(&["train"]).contains("not every peer has a folder"));
-}
-
-#[test]
-fn mnist_is_learned_with_one_hidden_layer() {
-    let Some(mnist) = shared("data/mnist") else { return };
-    let manifest = std::fs::read_to_string(crate::harness::root().join("runtime-config/mnist.toml")).unwrap();
-    let place = Place::new();
-    place.write("skein.toml", manifest.replace("source = \"mnist\"", &format!("source = {mnist:?}")));
-    let summary = place.json(&["train"]);
-    assert!(summary["test_accuracy"].as_f64().unwrap() >= 0.95, "{summary}");
-    state_hash(&summary);
 }

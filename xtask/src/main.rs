@@ -1,5 +1,6 @@
 //! Chores of the project, in Rust: `cargo xtask --help` lists them.
 
+mod accuracy;
 mod bench;
 mod dist;
 mod gradients;
@@ -28,6 +29,8 @@ enum Chore {
     Gradients(gradients::Gradients),
     /// Compare loss, gradients and running statistics of ONNX models with reference values, on every engine.
     References(references::References),
+    /// Train the examples on real data, and compare their accuracy with a bound.
+    Accuracy(accuracy::Accuracy),
     /// Time the work queue while its workers are killed.
     QueueBench(queue_bench::QueueBench),
     /// One process of `queue-bench`.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Bench(options) => bench::run(&workspace_root(), &options),
         Chore::Gradients(options) => gradients::run(&workspace_root(), &options),
         Chore::References(options) => references::run(&options),
+        Chore::Accuracy(options) => accuracy::run(&workspace_root(), &options),
         Chore::QueueBench(options) => queue_bench::run(&workspace_root(), &options),
         Chore::QueueProcess(process) => queue_bench::process::run(&process),
         Chore::Measure(options) => measure::run(&workspace_root(), &options),

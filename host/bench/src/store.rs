@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use skein_peer::pool::ms;
+use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
 use skein_redis::provision::{SOCKET_FILE, Settings, module_file, owner, write};
 use skein_types::Status;
@@ -65,7 +66,7 @@ impl StoreBench {
         write(&Settings { dir: dir.to_owned(), listen: None, tls: None, memory_mib, module })?;
         // A measurement does not report its status.
         let status = Status::default();
-        let server = Server::start(dir, None, &status).await?;
+        let server = Server::start(dir, &Places::of_user(None).find(false)?, &status).await?;
         let bench = Bench::new(&owner(dir)?, &dir.join(SOCKET_FILE), parameters, gradients)?;
         if has_module {
             self.measure_module(&bench, paths).await?;

@@ -6,11 +6,7 @@ use crate::{EngineError, Kind};
 
 /// The folder of all engines: `SKEIN_ENGINES`, or `skein/engines` of the user's data.
 pub fn root() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("SKEIN_ENGINES").unwrap_or_else(|| {
-        let data = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
-        data.unwrap_or_else(|| PathBuf::from(".")).join("skein/engines")
-    })
+    skein_wheel::data_folder("SKEIN_ENGINES", "engines")
 }
 
 /// The folder of one engine.

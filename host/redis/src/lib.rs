@@ -15,6 +15,10 @@ mod keys;
 mod store;
 mod vulnerabilities;
 
+// Its own tests share a file with those that use it from outside.
+#[cfg(test)]
+extern crate self as skein_redis;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -2,7 +2,13 @@
 
 pub mod asked;
 pub mod child;
+pub mod install;
+pub mod program;
 pub mod server;
+
+#[cfg(test)]
+#[path = "../tests/redis/ready.rs"]
+mod ready;
 
 use std::fs;
 use std::io::Write;

@@ -1,9 +1,10 @@
 //! The version of a server, and its known vulnerabilities.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
-/// A server's reply to `INFO server`.
+/// A server, as it answers `INFO server` or as its program describes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
     /// `redis` or `valkey`.
@@ -44,8 +45,15 @@ impl Server {
             "" => ("redis", field("redis_version")),
             version => ("valkey", version),
         };
-        let version = version.split('.').map_while(|number| number.parse().ok()).collect();
-        Server { name: name.to_owned(), version, executable: field("executable").to_owned() }
+        Server { name: name.to_owned(), version: numbers(version), executable: field("executable").to_owned() }
+    }
+
+    /// The server of a program on this machine; `text` is its answer to `--version`, such as
+    /// `Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64`.
+    pub(crate) fn of_program(program: &Path, text: &str) -> Server {
+        let name = text.split(' ').next().unwrap_or_default().to_lowercase();
+        let version = text.split(' ').find_map(|word| word.strip_prefix("v=")).unwrap_or_default();
+        Server { name, version: numbers(version), executable: program.display().to_string() }
     }
 
     /// Returns why the server is unsafe or too old, or `None`. `package` returns the distribution's package of a
@@ -75,6 +83,10 @@ impl Server {
         let floor_shown = floor.map(|number| number.to_string()).join(".");
         (version[..] < floor[..]).then(|| format!("{name} {shown} has CVE-2025-49844: upgrade to {floor_shown}"))
     }
+}
+
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|number| number.parse().ok()).collect()
 }
 
 /// The version of a Debian package.
@@ -126,6 +138,17 @@ mod tests {
         check("redis_version:8.4.0\r\n", true, None, None);
         check("redis_version:7.2.4\r\nvalkey_version:8.1.3\r\n", false, None, Some("upgrade to 8.1.4"));
         check("redis_version:7.2.4\r\nvalkey_version:9.1.2\r\n", true, None, None);
+    }
+
+    #[test]
+    fn a_program_is_known_by_its_version_text() {
+        let check = |text: &str, name: &str, version: &[u32]| {
+            let server = Server::of_program(Path::new("/usr/bin/server"), text);
+            assert_eq!((server.name.as_str(), &server.version[..]), (name, version), "{text}");
+            assert_eq!(server.executable, "/usr/bin/server");
+        };
+        check("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64\n", "redis", &[7, 0, 15]);
+        check("Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64\n", "valkey", &[9, 1, 2]);
     }
 
     #[test]

@@ -31,13 +31,15 @@ fn lowering(kind: Kind) -> Lowering {
 
 const ONE_THREAD: Options = Options { threads: 1, device: Device::Cpu };
 
-/// A file of the shared folder next to the checkout, if it exists.
-fn shared(path: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
-    if !path.exists() {
-        println!("skipped: `{}` does not exist", path.display());
-    }
-    path.exists().then_some(path)
+/// A file of `tests/data`.
+fn test_data(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(path)
+}
+
+/// A model of `tests/data`.
+fn model(path: &str) -> Model {
+    let bytes = std::fs::read(test_data(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    Model::parse(bytes.into(), &|_| Err("the model has no external data".into())).unwrap()
 }
 
 fn floats(dimensions: &[u32], values: Vec<f32>) -> Tensor {

@@ -1,11 +1,8 @@
 //! A bad library, graph or input is an error that names it, on every engine.
 
-use std::fs;
-
 use skein_engine::{Device, ElementType, EngineError, Kind, Options, Pool, Tensor, open};
-use skein_graph::Model;
 
-use super::{ONE_THREAD, engines, floats, shared};
+use super::{ONE_THREAD, engines, floats, model};
 
 #[test]
 fn a_missing_library_is_an_error_with_the_install_command() {
@@ -38,8 +35,7 @@ fn only_onnxruntime_runs_on_a_gpu() {
 
 #[test]
 fn bad_inputs_and_outputs_are_named() {
-    let Some(path) = shared("models/squeezenet1_1.onnx") else { return };
-    let model = Model::parse(fs::read(path).unwrap().into(), &|_| Err(String::new())).unwrap();
+    let model = model("models/resnet.plain.onnx");
     let graph = model.evaluation_graph().unwrap().onnx;
     let parameters = super::initial(&model);
     let image = || floats(&[1, 3, 32, 32], vec![0.5; 3072]);
@@ -52,47 +48,47 @@ fn bad_inputs_and_outputs_are_named() {
             inputs.extend(extra.iter().cloned());
             pool.run(&inputs, &[output])
         };
-        let found = run(&[("x", image())], "", "logits").unwrap();
+        let found = run(&[("input", image())], "", "output").unwrap();
         assert_eq!(found[0].dimensions(), [1, 10]);
         assert_eq!(found[0].ty(), ElementType::Fp32);
-        let image = || ("x", image());
+        let image = || ("input", image());
         let wrong = [
-            run(&[image(), ("y", floats(&[1], vec![0.0]))], "", "logits"),
+            run(&[image(), ("y", floats(&[1], vec![0.0]))], "", "output"),
             run(&[image()], "", "probabilities"),
-            run(&[("x", floats(&[1, 3, 32], vec![0.0; 96]))], "", "logits"),
-            run(&[image()], "features.0.weight", "logits"),
-            run(&[("x", Tensor::from_integers(vec![1; 4]))], "", "logits"),
+            run(&[("input", floats(&[1, 3, 32], vec![0.0; 96]))], "", "output"),
+            run(&[image()], "stem.0.weight", "output"),
+            run(&[("input", Tensor::from_integers(vec![1; 4]))], "", "output"),
         ];
         let named = [
             "input `y` of the graph: it has no such input",
             "output `probabilities` of the graph: it has no such output",
-            "x",
-            "input `features.0.weight` of the graph: it is missing",
-            "x",
+            "input",
+            "input `stem.0.weight` of the graph: it is missing",
+            "input",
         ];
         for (result, named) in wrong.into_iter().zip(named) {
             let text = result.expect_err("an error").to_string();
             assert!(text.contains(named), "{kind}: {text}");
         }
         // The session still works after an error.
-        run(&[image()], "", "logits").unwrap();
+        run(&[image()], "", "output").unwrap();
     }
 }
 
 /// The same inputs produce the same bits, regardless of the number of concurrent runs.
 #[test]
 fn concurrent_runs_produce_the_same_bits() {
-    let Some(path) = shared("models/squeezenet1_1.onnx") else { return };
-    let model = Model::parse(fs::read(path).unwrap().into(), &|_| Err(String::new())).unwrap();
+    let model = model("models/resnet.plain.onnx");
     for engine in engines() {
         let options = skein_graph::Options { lowering: super::lowering(engine.kind()), ..Default::default() };
         let graph = model.training_graph(&options).unwrap();
         let mut inputs: Vec<(String, Tensor)> = super::initial(&model).into_iter().collect();
-        inputs.push(("x".into(), floats(&[4, 3, 32, 32], (0..4 * 3072).map(|i| (i % 255) as f32 / 255.0).collect())));
+        inputs
+            .push(("input".into(), floats(&[4, 3, 32, 32], (0..4 * 3072).map(|i| (i % 255) as f32 / 255.0).collect())));
         inputs.push(("labels".into(), Tensor::from_integers(vec![1, 2, 3, 4])));
         let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
         let pool = Pool::new(engine, graph.onnx, ONE_THREAD).unwrap();
-        let run = || pool.run(&inputs, &["loss", "grad.features.0.weight"]).unwrap();
+        let run = || pool.run(&inputs, &["loss", "grad.stem.0.weight"]).unwrap();
         let bytes = |tensors: Vec<Tensor>| tensors.iter().map(|tensor| tensor.bytes().to_vec()).collect::<Vec<_>>();
         let expected = bytes(run());
         std::thread::scope(|scope| {

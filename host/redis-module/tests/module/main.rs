@@ -1,4 +1,4 @@
-//! The module in real servers: Redis, and Valkey if `SKEIN_VALKEY_SERVER` names one.
+//! The module in real servers: the one that all tests run on, and Valkey.
 
 #![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -8,6 +8,8 @@ mod client;
 mod faults;
 mod fuzz;
 mod persistence;
+#[path = "../../../redis/tests/redis/ready.rs"]
+mod ready;
 mod replication;
 mod server;
 mod sums;

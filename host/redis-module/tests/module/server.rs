@@ -4,9 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use skein_redis::provision::install;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::ready;
 
 /// A running server, which is killed on drop.
 pub(crate) struct Server {
@@ -18,13 +20,11 @@ pub(crate) struct Server {
     child: Child,
 }
 
-/// The servers to test on.
+/// The servers to test on: the one of all tests, and Valkey.
 pub(crate) fn programs() -> Vec<PathBuf> {
-    let mut programs = vec![PathBuf::from("redis-server")];
-    match std::env::var_os("SKEIN_VALKEY_SERVER") {
-        Some(valkey) => programs.push(valkey.into()),
-        None => println!("Valkey is skipped: set SKEIN_VALKEY_SERVER to the path of a valkey-server"),
-    }
+    let mut programs = vec![ready::server().to_owned()];
+    let valkey = ready::valkey_root().and_then(|root| install::find(&root));
+    programs.extend(valkey.filter(|valkey| valkey != ready::server()));
     programs
 }
 

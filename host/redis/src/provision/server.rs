@@ -5,7 +5,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,8 +19,6 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::{CONFIG_FILE, DATA_DIR, LOG_FILE, SOCKET_FILE, child};
 use crate::{Options, Startup, startup};
 
-/// Programs that are servers, and how their version texts begin. A program of the same name may be something else.
-const PROGRAMS: [(&str, &str); 2] = [("redis-server", "Redis server v="), ("valkey-server", "Valkey server v=")];
 /// Pauses between two polls of a server that starts: the first, and the longest.
 const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_millis(500);
@@ -50,13 +48,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server of a folder that [`super::write`] has filled, and waits until it is ready.
+    /// Starts the server `program`, which [`super::program`] finds, in a folder that [`super::write`] has filled, and
+    /// waits until it is ready.
     ///
     /// Call it on a thread that lives as long as the server should: the system ends the server with that thread.
     ///
     /// # Errors
-    /// No server is installed, one already runs in the folder, or the server does not become ready.
-    pub fn start<'a>(dir: &'a Path, program: Option<&'a Path>, status: &'a Status) -> BoxFuture<'a, Result<Server>> {
+    /// A server already runs in the folder, or this one does not start or become ready.
+    pub fn start<'a>(dir: &'a Path, program: &'a Path, status: &'a Status) -> BoxFuture<'a, Result<Server>> {
         Box::pin(async move {
             let socket = dir.join(SOCKET_FILE);
             ensure!(
@@ -64,9 +63,8 @@ impl Server {
                 "a server already listens at `{}`: stop it, or choose another folder",
                 socket.display()
             );
-            let program = find(program)?;
             let mut command: tokio::process::Command =
-                child::bound(&program, [dir.join(CONFIG_FILE).as_os_str()])?.into();
+                child::bound(program, [dir.join(CONFIG_FILE).as_os_str()])?.into();
             command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
             let child = command.spawn().with_context(|| format!("failed to start `{}`", program.display()))?;
             let mut server = Server { child, dir: dir.to_owned(), patience: Patience::default() };
@@ -174,29 +172,11 @@ fn bytes_in(dir: &Path) -> u64 {
     entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
-/// Returns the server's program: the requested one, or the first on the path whose version text is a server's.
-fn find(program: Option<&Path>) -> Result<PathBuf> {
-    if let Some(program) = program {
-        ensure!(is_server(program), "`{}` is not a Redis or Valkey server", program.display());
-        return Ok(program.to_owned());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let programs = PROGRAMS.iter().flat_map(|(name, _)| std::env::split_paths(&path).map(move |dir| dir.join(name)));
-    let found = programs.filter(|program| program.is_file()).find(|program| is_server(program));
-    found.context("found no `redis-server` or `valkey-server`: install one, on Debian with `apt install redis-server`")
-}
-
-fn is_server(program: &Path) -> bool {
-    let Ok(output) = Command::new(program).arg("--version").stdin(Stdio::null()).output() else { return false };
-    let text = String::from_utf8_lossy(&output.stdout);
-    PROGRAMS.iter().any(|(_, begins)| text.starts_with(begins))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader, Write};
 
-    use super::super::{OWNER, Settings, password_file, write};
+    use super::super::{OWNER, Settings, password_file, ready, write};
     use super::*;
 
     /// Far less than the servers of these tests take to load or save.
@@ -215,7 +195,7 @@ mod tests {
         }
         let text = std::fs::read_to_string(&config).expect("it was written");
         std::fs::write(&config, text + more).expect("written");
-        let mut command = tokio::process::Command::new(find(None).expect("a server is installed"));
+        let mut command = tokio::process::Command::new(ready::server());
         let child = command.arg(config).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("it starts");
         Server { child, dir: dir.to_owned(), patience: Patience { silence: PATIENCE, standstill: PATIENCE } }
     }

@@ -1,12 +1,11 @@
 //! Addresses of servers behind real sentinels and a real cluster.
 
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
 
 use skein_redis::{self, Options};
 use skein_store::State;
 
+use crate::client::{self, Client};
 use crate::scope;
 use crate::server::{Kind, Server};
 
@@ -16,22 +15,15 @@ fn port() -> String {
     socket.local_addr().expect("an address").port().to_string()
 }
 
+/// The answer of the server at a port of this machine; empty if none takes the command.
+fn ask(port: &str, words: &[&str]) -> String {
+    Client::tcp(port).and_then(|mut client| client.ask(words)).unwrap_or_default()
+}
+
 /// Sends a command until the server's answer contains `answer`.
 fn until(port: &str, words: &[&str], answer: &str) {
-    // `redis-cli` ends if no server listens yet; otherwise it repeats the command every 50 ms.
-    for _ in 0..100 {
-        let mut command = Command::new("redis-cli");
-        command.args(["-p", port, "-r", "300", "-i", "0.05"]).args(words).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("`redis-cli` is installed");
-        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let is_found = lines.map_while(Result::ok).any(|line| line.contains(answer));
-        child.kill().expect("it is a child");
-        child.wait().expect("it ends");
-        if is_found {
-            return;
-        }
-    }
-    panic!("{words:?} never returned {answer}");
+    let is_found = client::until(|| ask(port, words).contains(answer));
+    assert!(is_found, "{words:?} never returned {answer}");
 }
 
 fn check(url: &str) {
@@ -92,17 +84,11 @@ fn a_cluster_names_the_node_that_holds_the_keys() {
     for port in &ports {
         until(port, &["PING"], "PONG");
     }
-    let command = |port: &str, words: &[&str]| {
-        let output =
-            Command::new("redis-cli").args(["-p", port]).args(words).output().expect("`redis-cli` is installed");
-        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "OK", "{words:?}");
-    };
+    let command = |port: &str, words: &[&str]| assert_eq!(ask(port, words), "OK", "{words:?}");
     command(&ports[0], &["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]);
     command(&ports[1], &["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]);
     let bus = |index: usize| {
-        let output =
-            Command::new("redis-cli").args(["-p", &ports[index], "CLUSTER", "NODES"]).output().expect("an answer");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = ask(&ports[index], &["CLUSTER", "NODES"]);
         let address = text.split(' ').nth(1).expect("an address").to_owned();
         address.rsplit_once('@').expect("a bus").1.split(',').next().expect("a port").to_owned()
     };
@@ -119,10 +105,6 @@ fn a_cluster_names_the_node_that_holds_the_keys() {
 
 /// A peer's host ended while its keys moved to another node.
 fn keys_that_move_are_waited_for(ports: &[String; 2]) {
-    let ask = |port: &str, words: &[&str]| {
-        let output = Command::new("redis-cli").args(["-p", port]).args(words).output().expect("an answer");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
     let keys: Vec<String> = ports.iter().map(|port| ask(port, &["KEYS", "*"])).collect();
     let owner = usize::from(keys[0].is_empty());
     let slot = ask(&ports[owner], &["CLUSTER", "KEYSLOT", keys[owner].lines().next().expect("a key")]);
@@ -134,7 +116,7 @@ fn keys_that_move_are_waited_for(ports: &[String; 2]) {
         assert_eq!(ask(&ports[owner], &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id]), "OK");
         // A missing key may already be at the other node.
         let waiting = tokio::spawn(async move { store.state.round_metadata(99).await });
-        let is_asked = (0..2000).any(|_| ask(&ports[owner], &["INFO", "errorstats"]).contains("errorstat_ASK:"));
+        let is_asked = client::until(|| ask(&ports[owner], &["INFO", "errorstats"]).contains("errorstat_ASK:"));
         assert!(is_asked, "the host never met a moving key");
         assert_eq!(ask(&ports[owner], &["CLUSTER", "SETSLOT", &slot, "STABLE"]), "OK");
         assert_eq!(waiting.await.expect("it ends").expect("it stayed"), None);

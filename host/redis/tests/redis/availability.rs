@@ -9,13 +9,14 @@ use skein_redis::{self, Options};
 use skein_store::{PeerStore, Ports, StoreError};
 use skein_types::PeerId;
 
+use crate::client;
 use crate::faults::{LEN, command, impatient, open, run, zeros};
 use crate::scope;
 use crate::server::Server;
 
-/// Asks until the answer contains `words`. Each question takes some milliseconds.
+/// Asks until the answer contains `words`.
 fn until(server: &Server, question: &[&str], words: &str) {
-    let is_found = (0..2000).any(|_| command(server, question).contains(words));
+    let is_found = client::until(|| command(server, question).contains(words));
     assert!(is_found, "{question:?} never returned {words}");
 }
 
@@ -113,7 +114,7 @@ fn a_database_without_a_free_connection_is_waited_for() {
         let refused_before = rejected(&mut inside);
         let options = server.options();
         let waiting = tokio::spawn(async move { skein_redis::open(&options, scope(LEN)).await });
-        let is_refused = (0..100_000).any(|_| rejected(&mut inside) > refused_before);
+        let is_refused = client::until(|| rejected(&mut inside) > refused_before);
         assert!(is_refused, "the host never connected");
         drop(crowd);
         waiting.await.expect("it ends").expect("there is room again").state.head().await.expect("a state");

@@ -10,6 +10,7 @@ use skein_redis::{self, Options};
 use skein_store::{Aggregate, PeerStore, Ports, State, StoreError};
 use skein_types::Values;
 
+use crate::client::Client;
 use crate::server::{Kind, Server};
 use crate::suite::{leaf, update};
 use crate::{ME, scope, shown};
@@ -48,10 +49,9 @@ async fn refusal(options: &Options) -> StoreError {
     }
 }
 
-/// Runs a command as `redis-cli` does.
+/// Runs a command over a connection of its own; the answer is empty if the server does not take it.
 pub(crate) fn command(server: &Server, words: &[&str]) -> String {
-    let output = std::process::Command::new("redis-cli").arg("-s").arg(server.socket()).args(words).output();
-    String::from_utf8(output.expect("`redis-cli` is installed").stdout).expect("text")
+    Client::unix(&server.socket()).and_then(|mut client| client.ask(words)).unwrap_or_default()
 }
 
 #[test]

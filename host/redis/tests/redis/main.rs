@@ -3,8 +3,10 @@
 
 mod addresses;
 mod availability;
+mod client;
 mod faults;
 mod queue;
+mod ready;
 mod server;
 #[path = "../../../store/tests/conformance/suite.rs"]
 mod suite;

@@ -1,10 +1,12 @@
 //! Real servers, each in a separate folder and with only a Unix socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use skein_redis::{Address, Options};
 use tempfile::TempDir;
+
+use crate::ready;
 
 /// Whether a server has the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,9 +18,14 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const ALL: [Kind; 2] = [Kind::Plain, Kind::Module];
 
-    /// Starts the installed `redis-server` as this kind, with more arguments.
+    /// Starts a server as this kind, with more arguments.
     pub(crate) fn start(self, arguments: &[&str]) -> Server {
-        Server::start(&self.arguments(arguments))
+        self.start_program(ready::server(), arguments)
+    }
+
+    /// Starts the server of this program as this kind, with more arguments.
+    pub(crate) fn start_program(self, program: &Path, arguments: &[&str]) -> Server {
+        Server::start(program, self.arguments(arguments))
     }
 
     fn arguments(self, more: &[&str]) -> Vec<String> {
@@ -41,22 +48,22 @@ fn module() -> String {
 pub(crate) struct Server {
     dir: TempDir,
     child: Child,
+    program: PathBuf,
     arguments: Vec<String>,
 }
 
 impl Server {
-    fn start(arguments: &[String]) -> Server {
+    fn start(program: &Path, arguments: Vec<String>) -> Server {
         let dir = TempDir::new().expect("a folder");
-        let child = spawn(dir.path().join("redis.sock"), arguments);
-        Server { dir, child, arguments: arguments.to_vec() }
+        let child = spawn(program, &dir.path().join("redis.sock"), &arguments);
+        Server { dir, child, program: program.to_owned(), arguments }
     }
 
     /// Runs the program with these arguments only.
     pub(crate) fn run(arguments: &[&str]) -> Server {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "redis-server"]).args(arguments);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("`redis-server` is installed");
-        Server { dir: TempDir::new().expect("a folder"), child, arguments: Vec::new() }
+        let program = ready::server();
+        let child = bound(program).args(arguments).spawn().expect("`setpriv` is installed");
+        Server { dir: TempDir::new().expect("a folder"), child, program: program.to_owned(), arguments: Vec::new() }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -84,7 +91,7 @@ impl Server {
 
     /// Starts the server again in its folder, with the data that it saved there.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.socket(), &self.arguments);
+        self.child = spawn(&self.program, &self.socket(), &self.arguments);
     }
 }
 
@@ -96,10 +103,16 @@ impl Drop for Server {
     }
 }
 
-fn spawn(socket: PathBuf, arguments: &[String]) -> Child {
-    // The servers of a killed test end too.
+/// A server that ends with the test, even if that is killed.
+fn bound(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
-    command.args(["--dir"]).arg(socket.parent().expect("a folder")).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("`redis-server` is installed")
+    command.args(["--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn spawn(program: &Path, socket: &Path, arguments: &[String]) -> Child {
+    let mut command = bound(program);
+    command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(socket);
+    command.arg("--dir").arg(socket.parent().expect("a folder")).args(arguments);
+    command.spawn().expect("`setpriv` is installed")
 }

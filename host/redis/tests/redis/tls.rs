@@ -9,7 +9,7 @@ use skein_store::{State, StoreError};
 use tempfile::TempDir;
 
 use crate::server::Kind;
-use crate::{scope, shown};
+use crate::{ready, scope, shown};
 
 /// A certificate authority, and the files of its certificates.
 struct Authority {
@@ -57,6 +57,7 @@ fn text(path: &Path) -> &str {
 
 #[test]
 fn both_sides_must_have_certificates_of_one_authority() {
+    let Some(program) = ready::tls_server() else { return };
     let own = Authority::new();
     let foreign = Authority::new();
     let (server_certificate, server_key) = own.sign("server");
@@ -74,7 +75,7 @@ fn both_sides_must_have_certificates_of_one_authority() {
     ];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let _server = Kind::Module.start(&arguments.concat());
+        let _server = Kind::Module.start_program(&program, &arguments.concat());
         let url = format!("rediss://127.0.0.1:{port}").parse().expect("an address");
         let options = |tls: Option<Tls>| Options { tls, allow_vulnerable: true, ..Options::new(url) };
         let with = |ca: &Path, pair: Option<(&PathBuf, &PathBuf)>| Tls {

