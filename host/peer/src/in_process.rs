@@ -1,7 +1,8 @@
 //! A job with all its peers in this process: no database, no port.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +17,7 @@ use crate::compute::Local;
 use crate::driver::PeerConfig;
 use crate::driver::log::Log;
 use crate::events::Sink;
+use crate::lock::lock;
 use crate::pool::FunctionPool;
 use crate::prepare::PreparedJob;
 use crate::report::Summary;
@@ -28,6 +30,8 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// Resume from the checkpoint in `out`.
     pub resume: Resume,
+    /// End of the error of a run that is shut down: how to continue.
+    pub hint: String,
 }
 
 /// Whether a run resumes.
@@ -55,11 +59,12 @@ pub fn train<'a>(
     shutdown: BoxFuture<'a, ()>,
 ) -> BoxFuture<'a, Result<Summary>> {
     Box::pin(async move {
+        // Held to the end: two runs in one folder would overwrite each other's checkpoints.
+        let _lock = options.out.as_deref().map(|dir| hold(dir, options.resume)).transpose()?;
         let start = starting_point(&prepared.job, &options)?;
         let stores = new_stores(&prepared.job, &start).await?;
         let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();
-        let hint = options.out.as_ref().map(|dir| format!(": continue with `--resume --out {}`", dir.display()));
-        let run = Run { prepared, pool, peers, start, out: options.out, hint: hint.unwrap_or_default() };
+        let run = Run { prepared, pool, peers, start, out: options.out, hint: options.hint };
         run.to_end(events, shutdown).await
     })
 }
@@ -77,6 +82,21 @@ fn peer(
     let store = Ports::of(stores[&identity.id()].clone());
     let compute = Arc::new(Local::new(prepared, pool, &store, share));
     PeerConfig { identity, store, compute, others, log: Log::volatile() }
+}
+
+/// Locks the folder of the run, which is created for a new one.
+fn hold(dir: &Path, resume: Resume) -> Result<Option<File>> {
+    if resume == Resume::No {
+        std::fs::create_dir_all(dir).with_context(|| format!("failed to create the folder `{}`", dir.display()))?;
+    } else if !dir.exists() {
+        // It has no checkpoint to resume either, which is the better error.
+        return Ok(None);
+    }
+    let locked = lock(dir).with_context(|| format!("failed to open the folder `{}`", dir.display()))?;
+    if locked.is_none() {
+        bail!("another process trains in `{}`: wait for it to end, or choose another folder", dir.display());
+    }
+    Ok(locked)
 }
 
 /// The state before the first round, or the checkpoint's.
