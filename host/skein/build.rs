@@ -1,20 +1,20 @@
 //! Tells the program which commit it was built from, and which versions of its engines are built in.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Crates whose versions `--version` names.
 const NAMED: [&str; 2] = ["wasmtime", "rten"];
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // It grows with every commit and checkout. A source tree without it is that of a package: `SKEIN_COMMIT` names it.
-    let log = root.join(".git/logs/HEAD");
-    if log.exists() {
-        println!("cargo::rerun-if-changed={}", log.display());
+    // The log grows with every commit and checkout. For sources without a repository, `SKEIN_COMMIT` names the commit.
+    if let Some(log) = git(&root, &["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]) {
+        println!("cargo::rerun-if-changed={log}");
     }
     println!("cargo::rerun-if-env-changed=SKEIN_COMMIT");
-    let commit = std::env::var("SKEIN_COMMIT").ok().or_else(|| head(&root)).unwrap_or_else(|| "unknown".into());
+    let commit = std::env::var("SKEIN_COMMIT").ok().or_else(|| git(&root, &["rev-parse", "--short=12", "HEAD"]));
+    let commit = commit.unwrap_or_else(|| "unknown".into());
     println!("cargo::rustc-env=SKEIN_COMMIT={commit}");
 
     let lock = root.join("Cargo.lock");
@@ -24,11 +24,11 @@ fn main() {
     println!("cargo::rustc-env=SKEIN_BUILT_IN={}", versions.join(", "));
 }
 
-/// The first 12 digits of the commit that is checked out.
-fn head(root: &Path) -> Option<String> {
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root).output().ok()?;
-    let commit = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| commit.trim().to_owned())
+/// What a command of git prints; `None` without git or a repository.
+fn git(root: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).current_dir(root).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
 }
 
 /// The version of a package in a lock file.

@@ -152,6 +152,7 @@ fn bad_data_is_named_with_its_position() {
         let error = place.fails(&["train", "--out", "run"]);
         assert!(error.contains(expected) && error.contains(file), "{file}: {error}");
         assert!(!place.path("run").exists(), "nothing was begun");
+        assert_eq!(place.fails(&["data", "inspect", file]), error, "an inspection reads as training does");
     }
     for (images, labels, expected) in [
         (idx(&[2, 2, 2], 7), idx(&[2], 2), "a-images-idx3-ubyte` has 7 values, which do not match its sizes [2, 2, 2]"),

@@ -75,7 +75,7 @@ fn csv_is_read_with_and_without_heading() {
 }
 
 /// One array in NumPy's `.npy` format.
-fn npy<T: npyz::AutoSerialize + Copy>(shape: &[u64], values: &[T]) -> Vec<u8> {
+pub(crate) fn npy<T: npyz::AutoSerialize + Copy>(shape: &[u64], values: &[T]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut bytes).begin_nd().unwrap();
     writer.extend(values.iter().copied()).unwrap();
@@ -84,7 +84,7 @@ fn npy<T: npyz::AutoSerialize + Copy>(shape: &[u64], values: &[T]) -> Vec<u8> {
 }
 
 /// An archive of arrays, as `numpy.savez` writes it, or deflated as `numpy.savez_compressed` does.
-fn npz(method: zip::CompressionMethod, arrays: [(&str, Vec<u8>); 2]) -> Vec<u8> {
+pub(crate) fn npz<const N: usize>(method: zip::CompressionMethod, arrays: [(&str, Vec<u8>); N]) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, bytes) in arrays {
         let options = zip::write::SimpleFileOptions::default().compression_method(method);

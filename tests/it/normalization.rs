@@ -156,7 +156,7 @@ fn every_engine_follows_the_statistics_of_each_node() {
     for statistics in ALL {
         let names = statistics.names();
         place.write("model.onnx", network(1, statistics, 0));
-        let written = place.json(&["model", "train-graph", "model.onnx", "--out", "train.onnx"]);
+        let written = place.json(&["model", "train-graph", "model.onnx", "--to", "train.onnx"]);
         let mut sorted = names;
         sorted.sort_unstable();
         assert_eq!(written["statistics"], json!(sorted), "{statistics:?}");

@@ -113,16 +113,12 @@ fn an_exported_model_evaluates_as_the_trained_one_did() {
 fn a_training_graph_is_written_to_a_separate_file() {
     let place = Place::new();
     small_network(&place);
-    let added = place.json(&["model", "add", "small.onnx", "--freeze", "blocks.0.*"]);
-    assert_eq!(added["trained"].as_array().unwrap().len(), 5);
-    assert_eq!(added["statistics"].as_array().unwrap().len(), 4);
-    assert!(place.run(&["model", "train-graph", "small.onnx", "-o", "again.onnx"]).success);
-    let written = place.json(&["model", "train-graph", "small.onnx", "--out", "train.onnx"]);
+    let graph = ["model", "train-graph", "small.onnx", "--to", "train.onnx"];
+    let frozen = place.json(&[&graph[..], &["--freeze", "blocks.0.*"]].concat());
+    assert_eq!(frozen["trained"].as_array().unwrap().len(), 5);
+    assert_eq!(frozen["statistics"].as_array().unwrap().len(), 4);
+    let written = place.json(&graph);
     assert_eq!(written["trained"].as_array().unwrap().len(), 8);
-    assert!(fs::read(place.path("again.onnx")).unwrap() == fs::read(place.path("train.onnx")).unwrap());
-    assert!(
-        place.fails(&["model", "inspect", "train.onnx", "-o", "x.onnx"]).contains("`-o` takes `text` or `json` here")
-    );
     // Its parameters are inputs, but it is a valid ONNX file.
     let inspected = place.json(&["model", "inspect", "train.onnx"]);
     let inputs: Vec<&str> =
@@ -131,24 +127,26 @@ fn a_training_graph_is_written_to_a_separate_file() {
     for name in ["labels", "linear.weight", "blocks.1.norm.running_var"] {
         assert!(inputs.contains(&name), "{inputs:?} lacks {name}");
     }
-    assert!(place.fails(&["model", "add", "train.onnx"]).contains("use"), "a training graph is not trained again");
+    let error = place.fails(&["model", "check", "train.onnx"]);
+    assert!(error.contains("it has the inputs `input` and "), "a training graph is not trained again: {error}");
 }
 
 #[test]
 fn a_model_that_cannot_be_used_is_refused_by_name() {
+    const GRAPH: [&str; 5] = ["model", "train-graph", "small.onnx", "--to", "x.onnx"];
     let place = Place::new();
     small_network(&place);
     let file = fs::read(place.path("small.onnx")).unwrap();
     place.write("half.onnx", &file[..file.len() / 2]);
     place.write("text.onnx", "not a model");
     for (arguments, expected) in [
-        (&["model", "add", "half.onnx"][..], "`half.onnx` cannot be used as a model"),
-        (&["model", "add", "text.onnx"], "`text.onnx` cannot be used as a model"),
-        (&["model", "add", "gone.onnx"], "failed to read the model `gone.onnx`"),
-        (&["model", "add", "small.onnx", "--loss", "hinge"], "there is no loss `hinge`: choose `cross-entropy`"),
-        (&["model", "add", "small.onnx", "--size", "time=3"], "no input of the model has a size named `time`"),
-        (&["model", "add", "small.onnx", "--freeze", "nothing"], "no parameter of the model is named `nothing`"),
-        (&["model", "add", "small.onnx", "--lowering", "fast"], "there is no lowering `fast`"),
+        (&["model", "check", "half.onnx"][..], "`half.onnx` cannot be used as a model"),
+        (&["model", "check", "text.onnx"], "`text.onnx` cannot be used as a model"),
+        (&["model", "check", "gone.onnx"], "failed to read the model `gone.onnx`"),
+        (&[&GRAPH[..], &["--loss", "hinge"]].concat(), "there is no loss `hinge`: choose `cross-entropy`"),
+        (&[&GRAPH[..], &["--size", "time=3"]].concat(), "no input of the model has a size named `time`"),
+        (&[&GRAPH[..], &["--freeze", "nothing"]].concat(), "no parameter of the model is named `nothing`"),
+        (&[&GRAPH[..], &["--lowering", "fast"]].concat(), "there is no lowering `fast`"),
         (&["train", "--model", "small.tflite"], "a file that ends in `.onnx`"),
         (&["train", "--engine", "tensorflow"], "there is no engine `tensorflow`"),
         (&["train", "--engine", "rten", "--device", "cuda"], "`rten` cannot run on cuda"),
@@ -165,7 +163,7 @@ fn a_model_that_cannot_be_used_is_refused_by_name() {
         place.fails(&["train"]).contains("its input `input` takes [batch, 1, 8, 8], the samples have the shape [2]")
     );
     std::fs::File::create(place.path("large.onnx")).unwrap().set_len((2 << 30) + 1).unwrap();
-    assert!(place.fails(&["model", "add", "large.onnx"]).contains("more than an ONNX file can hold"));
+    assert!(place.fails(&["model", "check", "large.onnx"]).contains("more than an ONNX file can hold"));
     place.job("[model]\nonnx = \"small.onnx\"\nnetwork = \"mlp\"\n");
     assert!(place.fails(&["train"]).contains("exclude each other"));
 }

@@ -107,7 +107,9 @@ fn compare(
         figure.insert(engine.clone(), wide);
     }
     let mut derive = Command::new(program);
-    let derived = printed(derive.args(["model", "add", "--output", "json"]).arg(model))?;
+    let written = tempfile::NamedTempFile::new().context("failed to create a file")?;
+    derive.args(["model", "train-graph", "--output", "json", "--to"]).arg(written.path());
+    let derived = printed(derive.arg(model))?;
     figure.insert("derive_ms".into(), derived["derive_ms"].clone());
     if let (Some((before, peak)), Some((after, _))) = (before, pytorch()?) {
         let per_second = 2e3 / (before + after);

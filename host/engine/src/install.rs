@@ -40,6 +40,11 @@ fn wheel(kind: Kind, gpu: bool) -> Result<Wheel> {
     }
 }
 
+/// The version that [`install`] installs on this machine; `None` if there is none, or if the engine is built in.
+pub fn version(kind: Kind) -> Option<&'static str> {
+    wheel(kind, false).ok().map(|wheel| wheel.version)
+}
+
 const ORT_X86_64: &str = "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f";
 const ORT_GPU_X86_64: &str = "e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6";
 const ORT_AARCH64: &str = "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3";

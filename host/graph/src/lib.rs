@@ -46,5 +46,5 @@ pub use dim::{Dim, Shape};
 pub use error::GraphError;
 pub use loss::{LOSSES, Loss, UnknownLoss};
 pub use lowering::{InputGradient, Layout, Lowering, PoolGradient, WeightGradient};
-pub use model::{ExternalData, Model, ReadExternal, Tensor, TensorKind, trained_file};
+pub use model::{ExternalData, Model, ReadExternal, Removed, Tensor, TensorKind, trained_file};
 pub use training::{EvaluationGraph, Options, TrainingGraph, is_frozen};

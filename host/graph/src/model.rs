@@ -2,6 +2,7 @@
 
 mod decode;
 mod inline;
+mod removed;
 mod statistics;
 mod trained;
 
@@ -20,6 +21,7 @@ use crate::operators;
 use crate::proto;
 
 pub use decode::{ExternalData, ReadExternal};
+pub use removed::Removed;
 pub use trained::trained_file;
 
 /// Supported operator sets of `ai.onnx`.
@@ -127,6 +129,11 @@ impl Model {
     /// Names and shapes of the inputs.
     pub fn inputs(&self) -> impl Iterator<Item = (&str, &Shape)> {
         self.inputs.iter().map(|(name, ty)| (name.as_str(), &ty.shape))
+    }
+
+    /// Names and element types of the inputs.
+    pub fn input_types(&self) -> impl Iterator<Item = (&str, ElementType)> {
+        self.inputs.iter().map(|(name, ty)| (name.as_str(), ty.element))
     }
 
     /// Number of nodes, and how often each operator occurs.

@@ -1,6 +1,7 @@
 //! Labelled samples in memory: read from common formats, split, and returned in batches.
 
 mod cifar10;
+pub mod contents;
 mod delimited;
 mod digits;
 mod idx;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use skein_types::Digest;
 
+use self::contents::Source;
 use crate::manifest;
 use crate::manifest::data::BUILTIN_DIGITS;
 
@@ -36,6 +38,7 @@ struct Raw {
     /// Shape of one sample.
     shape: Vec<u32>,
     labels: Vec<i64>,
+    source: Source,
 }
 
 /// Values of all samples, one sample after the other; bytes stay bytes, which takes a quarter of the memory.

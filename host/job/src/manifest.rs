@@ -7,6 +7,7 @@ pub mod train;
 
 mod loss;
 mod optimizer;
+mod overrides;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use data::Data;
 pub use function::Function;
 pub use model::Model;
+pub use overrides::Override;
 pub use train::Train;
 
 /// The only version that exists.
@@ -87,6 +89,14 @@ pub enum ManifestError {
         /// The problem and the valid values, worded to follow the key.
         problem: String,
     },
+    /// A value from the command line, with which the manifest is not valid.
+    #[error("`{option}`: {problem}")]
+    Override {
+        /// The option as the user wrote it.
+        option: String,
+        /// The key and the problem.
+        problem: String,
+    },
 }
 
 /// Longest name of a function's setting: names are part of a job's identity, which keeps their length in two bytes.
@@ -101,9 +111,17 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`]
     pub fn load(path: &Path) -> Result<Manifest, ManifestError> {
+        Manifest::load_with(path, &[])
+    }
+
+    /// Reads and checks a manifest in which `overrides` replace values, the later ones those of the earlier ones.
+    ///
+    /// # Errors
+    /// [`ManifestError`]
+    pub fn load_with(path: &Path, overrides: &[Override]) -> Result<Manifest, ManifestError> {
         let text = std::fs::read_to_string(path);
         let text = text.map_err(|source| ManifestError::Read { path: path.to_owned(), source })?;
-        let mut manifest = Manifest::parse(&text, path)?;
+        let mut manifest = Manifest::parse_with(&text, path, overrides)?;
         let dir = path.parent().unwrap_or(Path::new(""));
         manifest.data.resolve(dir);
         manifest.model.resolve(dir);
@@ -173,15 +191,19 @@ pub fn schema() -> serde_json::Value {
 
 /// The parser's message, and the nearest known key for an unknown one.
 fn explain(error: &toml::de::Error) -> String {
+    format!("{}{}", error.to_string().trim_end(), hint(error))
+}
+
+/// `; did you mean …?` for an unknown key or name.
+fn hint(error: &toml::de::Error) -> String {
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let hint = match quoted.next() {
+    match quoted.next() {
         Some(key) if message.starts_with("unknown field") || message.starts_with("unknown variant") => {
             did_you_mean(key, quoted)
         }
         _ => String::new(),
-    };
-    format!("{}{hint}", error.to_string().trim_end())
+    }
 }
 
 /// What other tools call the keys of a manifest.

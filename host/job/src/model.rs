@@ -1,10 +1,11 @@
 //! The model of a job: its parameters, their values before the first round, and the graphs that compute it.
 
+mod feed;
 mod onnx;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use skein_graph::Lowering;
 use skein_protocol::random::Stream;
 use skein_types::{Layout, Parameter};
@@ -48,6 +49,15 @@ impl Model {
             Network::Mlp => Ok(described(&manifest.model, samples, manifest.train.seed)),
         }
     }
+}
+
+/// The samples for which an ONNX model was exported: those that its input takes, and as many classes as it has logits.
+///
+/// # Errors
+/// The file cannot be read, or leaves the size of its samples open.
+pub fn exported_samples(path: &Path) -> Result<SampleKind> {
+    let (model, _) = read(path)?;
+    feed::exported_for(&model).with_context(|| format!("`{}` cannot be checked", path.display()))
 }
 
 /// The network to train; if the manifest leaves it open, a convolutional one for images and a perceptron otherwise.

@@ -72,7 +72,7 @@ pub(crate) fn divide(
         test = (!held_out.is_empty()).then_some(Part { dataset, samples: held_out });
     }
     if let Some(path) = &data.test {
-        let dataset = Dataset::load(path, &manifest::Data { labels: None, ..data.clone() })?;
+        let dataset = Dataset::load(path, &data.of_test())?;
         test = Some(Part { samples: (0..dataset.len() as u32).collect(), dataset });
     }
     check_alike(&peers, test.as_ref())?;

@@ -28,6 +28,7 @@ use skein_types::PeerId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub(crate) use self::folder::LOG_FILE as RECORDS_FILE;
 use self::log::{Log, OwnContribution};
 use self::neighbours::{Arrival, Fetched, INBOX_RECORDS, Neighbours, Read};
 use crate::checkpoint::{decode_progress, encode_progress, hash_of};

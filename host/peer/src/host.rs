@@ -29,22 +29,31 @@ use crate::report::Summary;
 use crate::run::Run;
 use crate::worker::{self, QueueWorker};
 
+/// The manifest that a configuration names, and the peers of its roster.
+///
+/// # Errors
+/// The manifest cannot be read, or asks for another number of peers.
+pub fn job(config: &Config) -> Result<(Manifest, Members)> {
+    let manifest = Manifest::load(&config.job)?;
+    let peers: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
+    ensure!(
+        peers.len() == manifest.train.peers as usize,
+        "the roster has {} peers, but the job `{}` asks for {}",
+        peers.len(),
+        config.job.display(),
+        manifest.train.peers
+    );
+    Ok((manifest, Members { peers, run: config.run }))
+}
+
 /// Prepares the job that a configuration names, for the peers of its roster.
 ///
 /// # Errors
 /// The manifest, the data or the roster does not fit.
 pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result<(PreparedJob, JobBundle)>> {
     Box::pin(async move {
-        let manifest = Manifest::load(&config.job)?;
-        let peers: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
-        ensure!(
-            peers.len() == manifest.train.peers as usize,
-            "the roster has {} peers, but the job `{}` asks for {}",
-            peers.len(),
-            config.job.display(),
-            manifest.train.peers
-        );
-        let prepared = PreparedJob::new(&manifest, &Members { peers, run: config.run }, tools).await?;
+        let (manifest, members) = job(config)?;
+        let prepared = PreparedJob::new(&manifest, &members, tools).await?;
         let bundle = JobBundle::new(&manifest, &prepared.job)?;
         Ok((prepared, bundle))
     })

@@ -1,6 +1,8 @@
 //! A job with all its peers in this process: no database, no port.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,6 +17,7 @@ use crate::compute::Local;
 use crate::driver::PeerConfig;
 use crate::driver::log::Log;
 use crate::events::Sink;
+use crate::lock::lock;
 use crate::pool::FunctionPool;
 use crate::prepare::PreparedJob;
 use crate::report::Summary;
@@ -57,6 +60,9 @@ pub fn train<'a>(
     shutdown: BoxFuture<'a, ()>,
 ) -> BoxFuture<'a, Result<Summary>> {
     Box::pin(async move {
+        // Held to the end: two runs in one folder would overwrite each other's checkpoints.
+        let held = options.out.as_ref().map(|folder| hold(&folder.dir, options.resume));
+        let _lock = held.transpose()?;
         let (prepared, start) = starting_point(prepared, &options)?;
         let stores = new_stores(&prepared.job, &start).await?;
         let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();
@@ -78,6 +84,21 @@ fn peer(
     let store = Ports::of(stores[&identity.id()].clone());
     let compute = Arc::new(Local::new(prepared, pool, &store, share));
     PeerConfig { identity, store, compute, others, log: Log::volatile() }
+}
+
+/// Locks the folder of the run, which is created for a new one.
+fn hold(dir: &Path, resume: Resume) -> Result<Option<File>> {
+    if resume == Resume::No {
+        std::fs::create_dir_all(dir).with_context(|| format!("failed to create the folder `{}`", dir.display()))?;
+    } else if !dir.exists() {
+        // It has no checkpoint to resume either, which is the better error.
+        return Ok(None);
+    }
+    let locked = lock(dir).with_context(|| format!("failed to open the folder `{}`", dir.display()))?;
+    if locked.is_none() {
+        bail!("another process trains in `{}`: wait for it to end, or choose another folder", dir.display());
+    }
+    Ok(locked)
 }
 
 /// The state before the first round, or the checkpoint's; and the job as part of the run that begins there.

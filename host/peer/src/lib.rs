@@ -23,6 +23,7 @@
 //! | [`in_process`], [`host`] | all peers in one process, and one peer of many with its own database |
 //! | [`checkpoint`], [`export`] | the state on disk, and the trained model for other programs |
 //! | [`events`], [`report`], [`phases`] | what a run reports while it runs and at its end |
+//! | [`status`] | what a run's folder tells about it |
 
 pub mod bundle;
 pub mod checkpoint;
@@ -34,9 +35,11 @@ pub mod events;
 pub mod export;
 pub mod host;
 pub mod in_process;
+mod lock;
 pub mod phases;
 pub mod pool;
 pub mod prepare;
 pub mod report;
 pub mod run;
+pub mod status;
 pub mod worker;

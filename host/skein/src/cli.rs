@@ -1,13 +1,17 @@
 //! Commands and their arguments.
 
 mod bench;
+mod compute;
+mod data;
 mod demo;
 mod engine;
 mod eval;
 mod export;
 mod host;
+mod job;
 mod model;
 mod redis;
+mod status;
 mod train;
 mod trained;
 mod up;
@@ -15,26 +19,20 @@ mod worker;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::LazyLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use skein_engine::Kind;
-use skein_peer::engines::EngineConfig;
-use skein_peer::pool::FunctionPool;
-use skein_peer::prepare::Tools;
+use skein_engine::{Kind, install};
 use skein_redis::provision::child::{BOUND, become_bound};
-use skein_runtime::{Compiler, Options, Runtime, StartError};
-use skein_types::Status;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::compute::{Computing, in_host, on_this_thread};
 use crate::output::{Format, Output, complain};
 
 /// Subcommand with which a host starts this program to compile a component.
@@ -42,7 +40,7 @@ const COMPILE: &str = "compile-component";
 
 /// Train models across peers with no coordinator, in sandboxed WebAssembly functions.
 #[derive(Parser)]
-#[command(name = "skein", version, long_version = long_version(), arg_required_else_help = true)]
+#[command(name = "skein", version, long_version = LONG_VERSION.as_str(), arg_required_else_help = true)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -51,78 +49,45 @@ pub struct Arguments {
 }
 
 /// The version, the commit, and the engines: those built in, and those that `skein engine install` fetches.
-fn long_version() -> String {
-    let installed = Kind::ALL.into_iter().filter_map(|kind| Some(format!("{kind} {}", kind.pinned_version()?)));
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let versions = Kind::ALL.into_iter().filter_map(|kind| Some(format!("{kind} {}", install::version(kind)?)));
     format!(
         "{} (commit {})\nbuilt in: {}\nto install: {}",
         env!("CARGO_PKG_VERSION"),
         env!("SKEIN_COMMIT"),
         env!("SKEIN_BUILT_IN"),
-        installed.collect::<Vec<_>>().join(", ")
+        versions.collect::<Vec<_>>().join(", ")
     )
-}
+});
 
 /// Options of all commands.
 #[derive(clap::Args)]
 struct Global {
-    /// Format of results on standard output, `text` or `json`; for `model train-graph`, the file to write
-    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text")]
-    output: Destination,
+    /// Format of results on standard output: `human` or `json`
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "human", value_parser = format)]
+    output: Format,
     /// Show no progress
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Functions that run at the same time; 1 computes one batch after the other [default: number of cores]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    concurrency: Option<u16>,
-    /// Engine that computes graphs: `onnxruntime`, `openvino` or `rten` [default: the first one installed]
-    #[arg(long, global = true, value_name = "NAME", env = "SKEIN_ENGINE")]
-    engine: Option<Kind>,
-    /// The engine's library, or the folder that it is in [default: where `skein engine install` puts it]
-    #[arg(long, global = true, value_name = "PATH", requires = "engine")]
-    engine_library: Option<PathBuf>,
-    /// Threads of the engine for one batch; the bits of a gradient may depend on it [default: 1]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    engine_threads: Option<u16>,
-    /// Device that computes graphs: `cpu` or `cuda`
-    #[arg(long, global = true, value_name = "NAME", value_enum, default_value = "cpu")]
-    device: Device,
-    /// Folder for compiled functions [default: `skein` in the user's cache folder]
-    #[arg(long, global = true, value_name = "DIR", env = "SKEIN_CACHE_DIR")]
-    cache_dir: Option<PathBuf>,
 }
 
-/// Value of `-o`: a format, or a file for the one command that writes a graph.
-#[derive(Debug, Clone)]
-enum Destination {
-    Format(Format),
-    /// The `.onnx` file to write; results are then printed as text.
-    File(PathBuf),
-}
-
-impl FromStr for Destination {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Destination, String> {
-        match Format::from_str(text, false) {
-            Ok(format) => Ok(Destination::Format(format)),
-            Err(_) if text.ends_with(".onnx") => Ok(Destination::File(text.into())),
-            Err(_) => Err("expected `text`, `json` or a file that ends in `.onnx`".into()),
-        }
-    }
+/// Parses the value of `--output`, which elsewhere is often a file.
+fn format(text: &str) -> Result<Format, String> {
+    Format::from_str(text, false).map_err(|_| "expected `human` or `json`; name a file to write with `--to`".to_owned())
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Train four peers on hand-written digits: no files, no ports, no server
-    Demo(demo::Demo),
+    Demo(Computing<demo::Demo>),
     /// Train the job of a manifest, all its peers in this process
-    Train(train::Train),
+    Train(Computing<train::Train>),
     /// Run the peers of a job on this machine, each as a process with its own database or all in one process
-    Up(up::Up),
+    Up(Computing<up::Up>),
     /// Run one peer of a job, with its own database
-    Host(host::HostArguments),
+    Host(Computing<host::HostArguments>),
     /// Compute gradients for a peer whose database can be reached, until interrupted
-    Worker(worker::WorkerArguments),
+    Worker(Computing<worker::WorkerArguments>),
     /// List and redrive tasks that neither a worker nor the host could complete
     Queue {
         #[command(subcommand)]
@@ -136,9 +101,16 @@ enum Command {
         command: redis::Redis,
     },
     /// Evaluate a checkpoint of a job
-    Eval(eval::Eval),
+    Eval(Computing<eval::Eval>),
     /// Write a trained model as ONNX, and its values as safetensors
     Export(export::Export),
+    /// Show what a run's folder holds: the round it reached, its last loss, and whether it goes on
+    Status(status::StatusArguments),
+    /// Inspect data sets
+    Data {
+        #[command(subcommand)]
+        command: data::Data,
+    },
     /// Check, inspect and differentiate ONNX models
     Model {
         #[command(subcommand)]
@@ -189,12 +161,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     // A log whose reader is gone must not end the run, and an error about it would go to the same place.
     tracing_subscriber::registry().with(log.log_internal_errors(false)).with(filter).init();
     problem.iter().for_each(|problem| complain(problem));
-    let (format, file) = match &global.output {
-        Destination::Format(format) => (*format, None),
-        Destination::File(path) => (Format::Text, Some(path.clone())),
-    };
-    let mut output = Output::new(format, global.quiet);
-    match give_file(command, file).and_then(|command| dispatch(command, &global, &mut output)) {
+    let mut output = Output::new(global.output, global.quiet);
+    match dispatch(command, &global, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);
@@ -224,31 +192,33 @@ fn has_colours() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Passes the file of `-o` to the command that writes one; other commands refuse it.
-fn give_file(mut command: Command, file: Option<PathBuf>) -> Result<Command> {
-    match (&mut command, file) {
-        (Command::Model { command: model::Model::TrainGraph { to, .. } }, Some(file)) => *to = Some(file),
-        (_, Some(_)) => bail!("`-o` takes `text` or `json` here"),
-        (_, None) => {}
-    }
-    Ok(command)
-}
-
 fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()> {
     match command {
-        Command::Demo(demo) => in_host(global, async |host| demo.run(host, output).await),
-        Command::Train(train) => in_host(global, async |host| train.run(host, output).await),
-        Command::Up(up) => up.run(global, output),
-        Command::Host(host) => in_host(global, async |runs| host.run(runs, output).await),
-        Command::Worker(worker) => in_host(global, async |host| worker.run(host, output).await),
+        Command::Demo(Computing { command, options }) => {
+            in_host(&options, async |host| command.run(host, output).await)
+        }
+        Command::Train(Computing { command, options }) => {
+            in_host(&options, async |host| command.run(host, output).await)
+        }
+        Command::Up(Computing { command, options }) => command.run(&options, global.quiet, output),
+        Command::Host(Computing { command, options }) => {
+            in_host(&options, async |host| command.run(host, output).await)
+        }
+        Command::Worker(Computing { command, options }) => {
+            in_host(&options, async |host| command.run(host, output).await)
+        }
         Command::Queue { command } => on_this_thread(command.run(output)),
         Command::Identity(identity) => identity.run(output),
         Command::Redis { command } => on_this_thread(command.run(output)),
-        Command::Eval(eval) => in_host(global, async |host| eval.run(host, output).await),
-        Command::Export(export) => in_host(global, async |host| export.run(&host, output).await),
+        Command::Eval(Computing { command, options }) => {
+            in_host(&options, async |host| command.run(host, output).await)
+        }
+        Command::Export(export) => export.run(output),
+        Command::Status(status) => status.run(output),
+        Command::Data { command } => command.run(output),
         Command::Model { command } => command.run(output),
-        Command::Engine { command } => command.run(&global.engine(), output),
-        Command::Bench { command } => in_host(global, async |host| command.run(&host, output).await),
+        Command::Engine { command } => command.run(output),
+        Command::Bench { command } => command.run(output),
         Command::Schema => {
             let schema = format!("{:#}\n", skein_job::manifest::schema());
             Ok(output.print(schema.as_bytes())?)
@@ -260,66 +230,6 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
         }
         // `run` has returned already.
         Command::Compile | Command::Bound { .. } => Ok(()),
-    }
-}
-
-/// Runtime, threads and engine for commands that run functions.
-struct Host {
-    runtime: Runtime,
-    pool: Arc<FunctionPool>,
-    engine: EngineConfig,
-    /// What the command is doing before its first function runs.
-    status: Status,
-}
-
-impl Host {
-    fn tools(&self) -> Tools<'_> {
-        Tools { runtime: &self.runtime, engine: &self.engine, status: &self.status }
-    }
-}
-
-/// Device that computes graphs.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Device {
-    /// The processor.
-    Cpu,
-    /// The first NVIDIA GPU, through ONNX Runtime.
-    Cuda,
-}
-
-impl Global {
-    fn concurrency(&self) -> usize {
-        self.concurrency.map_or_else(|| Options::default().concurrency, usize::from)
-    }
-
-    /// The same options as arguments for a child process.
-    fn passed_on(&self) -> Vec<OsString> {
-        let mut arguments = Vec::new();
-        let mut pass = |name: &str, value: Option<OsString>| {
-            arguments.extend(value.into_iter().flat_map(|value| [name.into(), value]));
-        };
-        let number = |number: Option<u16>| number.map(|number| number.to_string().into());
-        pass("--concurrency", number(self.concurrency));
-        pass("--engine", self.engine.map(|kind| kind.name().into()));
-        pass("--engine-library", self.engine_library.as_ref().map(Into::into));
-        pass("--engine-threads", number(self.engine_threads));
-        pass("--device", self.device.to_possible_value().map(|value| value.get_name().into()));
-        pass("--cache-dir", self.cache_dir.as_ref().map(Into::into));
-        if self.quiet {
-            arguments.push("--quiet".into());
-        }
-        arguments
-    }
-
-    fn engine(&self) -> EngineConfig {
-        let device = match self.device {
-            Device::Cpu => skein_engine::Device::Cpu,
-            Device::Cuda => skein_engine::Device::Cuda,
-        };
-        let automatic = EngineConfig::automatic();
-        let threads = self.engine_threads.map_or(automatic.options.threads, usize::from);
-        let options = skein_engine::Options { threads, device };
-        EngineConfig { kind: self.engine, library: self.engine_library.clone(), options }
     }
 }
 
@@ -343,45 +253,6 @@ impl Interrupts {
             _ = self.terminate.recv() => {}
         }
     }
-}
-
-/// Starts the runtime and the threads of functions, and runs `command` beside them.
-fn in_host(global: &Global, command: impl AsyncFnOnce(Host) -> Result<()>) -> Result<()> {
-    let default = Options::default();
-    let concurrency = global.concurrency();
-    let program = std::env::current_exe().context("failed to find this program's own file")?;
-    let options = Options {
-        concurrency,
-        cache_dir: global.cache_dir.clone().or_else(user_cache_dir),
-        compiler: Compiler::Child { program, argument: COMPILE },
-        ..default
-    };
-    let runtime = match Runtime::start(options.clone()) {
-        // Without a writable home, functions are compiled at every start; a requested folder must work.
-        Err(error @ StartError::Cache { .. }) if global.cache_dir.is_none() => {
-            tracing::warn!(%error, "compiled functions are not kept");
-            Runtime::start(Options { cache_dir: None, ..options })?
-        }
-        started => started?,
-    };
-    let pool = Arc::new(FunctionPool::start(concurrency).context("failed to start the threads of functions")?);
-    let peers = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let peers = peers.context("failed to start the peers' threads")?;
-    peers.block_on(command(Host { runtime, pool, engine: global.engine(), status: Status::default() }))
-}
-
-/// Runs a command without functions on the main thread: child processes end with the thread that started them.
-fn on_this_thread(command: impl Future<Output = Result<()>>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("failed to start")?.block_on(command)
-}
-
-/// `$XDG_CACHE_HOME/skein`, or `~/.cache/skein`; `None` without a home folder.
-fn user_cache_dir() -> Option<PathBuf> {
-    let absolute = |path: PathBuf| path.is_absolute().then_some(path);
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).and_then(absolute);
-    let base = base.or_else(|| std::env::home_dir().and_then(absolute).map(|home| home.join(".cache")))?;
-    Some(base.join("skein"))
 }
 
 fn exit_code(status: i32) -> ExitCode {

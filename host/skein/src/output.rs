@@ -30,7 +30,8 @@ const SPINNER: [char; 4] = ['|', '/', '-', '\\'];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Tables and sentences for people.
-    Text,
+    #[value(alias = "text")]
+    Human,
     /// Exactly one JSON object.
     Json,
 }
@@ -180,13 +181,13 @@ impl Output {
         }
     }
 
-    /// Writes the result, as text or as a JSON object.
+    /// Writes the result, for people or as a JSON object.
     ///
     /// # Errors
     /// As [`Output::print`].
     pub fn result(&mut self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> std::io::Result<()> {
         let result = match self.format {
-            Format::Text => text(),
+            Format::Human => text(),
             Format::Json => format!("{}\n", json()),
         };
         self.print(result.as_bytes())
@@ -209,7 +210,7 @@ impl Output {
     pub fn error(&mut self, error: &anyhow::Error) {
         self.finish();
         match self.format {
-            Format::Text => complain(&format!("error: {error:#}")),
+            Format::Human => complain(&format!("error: {error:#}")),
             Format::Json => {
                 // If the reader is gone, the exit status still reports the failure.
                 let _ = self.print(format!("{}\n", json!({ "error": format!("{error:#}") })).as_bytes());
@@ -372,13 +373,13 @@ mod tests {
         // The highest refresh rate, so that no update is dropped.
         let target = move || ProgressDrawTarget::term_like_with_hz(Box::new(Screen(columns, screen.clone())), u8::MAX);
         let progress = Progress::Terminal(Terminal::new(Box::new(target)));
-        (Output { format: Format::Text, progress, round: None }, written)
+        (Output { format: Format::Human, progress, round: None }, written)
     }
 
     fn into_a_pipe() -> (Output, Written) {
         let written = Written::default();
         let progress = Progress::Lines(Lines::new(Box::new(written.clone())));
-        (Output { format: Format::Text, progress, round: None }, written)
+        (Output { format: Format::Human, progress, round: None }, written)
     }
 
     const ROUND: Round =
@@ -495,7 +496,7 @@ mod tests {
     #[test]
     fn unread_progress_is_not_a_failure() {
         let progress = Progress::Lines(Lines::new(Box::new(Closed)));
-        let mut output = Output { format: Format::Text, progress, round: None };
+        let mut output = Output { format: Format::Human, progress, round: None };
         output.note("a note");
         output.show_round(ROUND);
         output.waiting(Some(&waiting()));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::contents::{Entry, Source, Use, file_name};
 use super::{DataError, Inputs, Raw, read_bytes};
 
 const PIXEL_BYTES: usize = 3 * 32 * 32;
@@ -11,6 +12,7 @@ const RECORD_BYTES: usize = 1 + PIXEL_BYTES;
 pub(super) fn read(batches: &[&Path]) -> Result<Raw, DataError> {
     let mut inputs = Vec::new();
     let mut labels = Vec::new();
+    let mut entries = Vec::new();
     for path in batches {
         let bytes = read_bytes(path)?;
         let rest = bytes.len() % RECORD_BYTES;
@@ -18,6 +20,8 @@ pub(super) fn read(batches: &[&Path]) -> Result<Raw, DataError> {
             let problem = format!("has {rest} bytes after its last record of {RECORD_BYTES}: it may be truncated");
             return Err(DataError::content(path, problem));
         }
+        let shape = vec![(bytes.len() / RECORD_BYTES) as u64, RECORD_BYTES as u64];
+        entries.push(Entry { name: file_name(path), ty: "uint8".into(), shape, used_as: Use::Both });
         for record in bytes.chunks(RECORD_BYTES) {
             if record[0] > 9 {
                 let problem =
@@ -28,5 +32,6 @@ pub(super) fn read(batches: &[&Path]) -> Result<Raw, DataError> {
             inputs.extend_from_slice(&record[1..]);
         }
     }
-    Ok(Raw { inputs: Inputs::Bytes(inputs), shape: vec![3, 32, 32], labels })
+    let source = Source { format: "CIFAR-10 binary batches", entries };
+    Ok(Raw { inputs: Inputs::Bytes(inputs), shape: vec![3, 32, 32], labels, source })
 }

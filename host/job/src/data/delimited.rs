@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::contents::{Entry, Source, Use};
 use super::{DataError, Inputs, Raw, read_bytes};
 
 pub(super) fn read(path: &Path, label_column: Option<&str>) -> Result<Raw, DataError> {
@@ -14,12 +15,15 @@ pub(super) fn parse(path: &Path, text: &[u8], label_column: Option<&str>) -> Res
     let mut inputs = Vec::new();
     let mut labels = Vec::new();
     let mut label_index = None;
-    let mut columns = 0;
+    let mut headings = Vec::new();
     for (index, record) in reader.records().enumerate() {
         let record = record.map_err(|error| DataError::content(path, format!("is not a table: {error}")))?;
         if index == 0 {
-            columns = record.len();
             let is_heading = record.iter().any(|field| field.parse::<f32>().is_err());
+            let heading = |(column, field): (usize, &str)| {
+                if is_heading { field.to_owned() } else { format!("column {}", column + 1) }
+            };
+            headings = record.iter().enumerate().map(heading).collect();
             label_index = Some(find_label(path, &record, label_column, is_heading)?);
             if is_heading {
                 continue;
@@ -39,8 +43,18 @@ pub(super) fn parse(path: &Path, text: &[u8], label_column: Option<&str>) -> Res
             }
         }
     }
-    let shape = vec![u32::try_from(columns.saturating_sub(1)).unwrap_or(u32::MAX)];
-    Ok(Raw { inputs: Inputs::Floats(inputs), shape, labels })
+    let shape = vec![u32::try_from(headings.len().saturating_sub(1)).unwrap_or(u32::MAX)];
+    let source = source(headings, label_index, labels.len());
+    Ok(Raw { inputs: Inputs::Floats(inputs), shape, labels, source })
+}
+
+/// The columns of a table with so many samples.
+fn source(headings: Vec<String>, label_index: Option<usize>, samples: usize) -> Source {
+    let entry = |(column, name)| {
+        let used_as = if Some(column) == label_index { Use::Labels } else { Use::Inputs };
+        Entry { name, ty: "number".into(), shape: vec![samples as u64], used_as }
+    };
+    Source { format: "CSV", entries: headings.into_iter().enumerate().map(entry).collect() }
 }
 
 fn find_label(

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use super::contents::{Entry, Source, Use};
 use super::{DataError, Raw, delimited};
 use crate::manifest::data::BUILTIN_DIGITS;
 
@@ -19,5 +20,9 @@ pub(super) fn read() -> Result<Raw, DataError> {
         .map_err(|source| DataError::Read { path: path.to_owned(), source })?;
     let mut raw = delimited::parse(path, &text, None)?;
     raw.shape = vec![1, 8, 8];
+    let samples = raw.labels.len() as u64;
+    let entry = |name: &str, shape, used_as| Entry { name: name.into(), ty: "number".into(), shape, used_as };
+    let entries = vec![entry("images", vec![samples, 8, 8], Use::Inputs), entry("labels", vec![samples], Use::Labels)];
+    raw.source = Source { format: "the digits that come with the program", entries };
     Ok(raw)
 }

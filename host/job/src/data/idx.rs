@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::contents::{Entry, Source, Use, file_name};
 use super::{DataError, Inputs, Raw, read_bytes};
 
 /// The type code of unsigned bytes, the only one that data sets of images use.
@@ -25,10 +26,16 @@ pub(super) fn read(images: &Path, labels: Option<&Path>) -> Result<Raw, DataErro
     if label_sizes != [*count] {
         return Err(DataError::content(&labels, format!("has sizes {label_sizes:?}, expected {count} labels")));
     }
+    let entry = |path: &Path, sizes: &[u32], used_as| {
+        let shape = sizes.iter().copied().map(u64::from).collect();
+        Entry { name: file_name(path), ty: "uint8".into(), shape, used_as }
+    };
+    let entries = vec![entry(images, &sizes, Use::Inputs), entry(&labels, &label_sizes, Use::Labels)];
+    let source = Source { format: "idx", entries };
     let labels = label_bytes.into_iter().map(i64::from).collect();
     // Adds the channel that every other image format has.
     let shape = [&[1], shape].concat();
-    Ok(Raw { inputs: Inputs::Bytes(bytes), shape, labels })
+    Ok(Raw { inputs: Inputs::Bytes(bytes), shape, labels, source })
 }
 
 /// `train-images-idx3-ubyte` becomes `train-labels-idx1-ubyte`, gzipped or not.

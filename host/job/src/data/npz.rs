@@ -6,6 +6,7 @@ use std::path::Path;
 use npyz::{Deserialize, NpyFile, Order};
 use zip::ZipArchive;
 
+use super::contents::{Entry, Source, Use};
 use super::{DataError, Inputs, Raw};
 
 /// Common names of the two arrays, the more specific first.
@@ -25,6 +26,7 @@ pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
     };
     let inputs = find(INPUTS)?;
     let labels = find(LABELS)?;
+    let source = source(&mut archive, &names, [inputs, labels]);
     let (shape, inputs) = array(&mut archive, path, inputs)?;
     let (label_shape, labels) = array(&mut archive, path, labels)?;
     let labels: Option<Vec<i64>> = match labels {
@@ -47,7 +49,28 @@ pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
         Array::Floats(values) => (Inputs::Floats(values), 1.0),
         Array::Integers(values) => (Inputs::Floats(values.into_iter().map(|value| value as f32).collect()), 1.0),
     };
-    Ok((Raw { inputs, shape: sample_shape, labels }, scale))
+    Ok((Raw { inputs, shape: sample_shape, labels, source }, scale))
+}
+
+/// All arrays of the file, of which `used` are the inputs and the labels.
+fn source<R: Read + Seek>(archive: &mut ZipArchive<R>, names: &[String], used: [&str; 2]) -> Source {
+    let entry = |name: &String| {
+        // Whether an array that is not used can be read does not matter.
+        let header = archive.by_name(&format!("{name}.npy")).ok().and_then(|member| NpyFile::new(member).ok());
+        let (ty, shape) = header.map_or_else(Default::default, |file| (type_name(&file), file.shape().to_vec()));
+        let used_as = match used {
+            [inputs, _] if name == inputs => Use::Inputs,
+            [_, labels] if name == labels => Use::Labels,
+            _ => Use::Nothing,
+        };
+        Entry { name: name.clone(), ty, shape, used_as }
+    };
+    Source { format: "NumPy `.npz`", entries: names.iter().map(entry).collect() }
+}
+
+/// NumPy's short name of the array's type, such as `f4`.
+fn type_name<R: Read>(file: &NpyFile<R>) -> String {
+    file.dtype().descr().trim_matches(|c| matches!(c, '\'' | '<' | '|' | '=')).to_owned()
 }
 
 enum Array {
@@ -69,7 +92,7 @@ fn array<R: Read + Seek>(archive: &mut ZipArchive<R>, path: &Path, name: &str) -
     let shape = file.shape().iter().map(|size| u32::try_from(*size)).collect::<Result<_, _>>();
     let shape = shape.map_err(|_| DataError::content(path, format!("has `{name}` with a dimension above 2^32")))?;
     let dtype = file.dtype().descr();
-    let array = match dtype.trim_matches(|c| matches!(c, '\'' | '<' | '|' | '=')) {
+    let array = match type_name(&file).as_str() {
         "u1" => Array::Bytes(values(file).map_err(corrupt)?),
         "i8" => Array::Integers(values(file).map_err(corrupt)?),
         "i4" => Array::Integers(values::<i32, _>(file).map_err(corrupt)?.into_iter().map(i64::from).collect()),

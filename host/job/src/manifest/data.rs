@@ -74,6 +74,11 @@ impl Data {
         }
     }
 
+    /// The same for the test data: their labels are beside them.
+    pub fn of_test(&self) -> Data {
+        Data { labels: None, ..self.clone() }
+    }
+
     pub(super) fn check(&self, peers: u32) -> Result<(), Problem> {
         let problem = |key: &str, problem: String| Err((format!("data.{key}"), problem));
         if self.source.is_none() && self.local.len() < peers as usize {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use skein_graph::{Dim, ExternalData, Loss, Lowering, Shape, TensorKind};
 use skein_types::{Digest, Layout, Parameter};
 
-use super::{Model, draw, image_shape};
+use super::{Model, computes_itself, draw, feed, image_shape};
 use crate::data::SampleKind;
 use crate::identity::Identifier;
 use crate::manifest::Manifest;
@@ -159,6 +159,12 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
     let name =
         settings.onnx.as_ref().map_or_else(|| "a convolutional network".into(), |path| path.display().to_string());
     let model = fitted(source.model, samples).with_context(|| format!("`{name}` does not fit the data"))?;
+    // A function of the job's own may convert samples.
+    let is_fed = !computes_itself(&manifest.train);
+    if is_fed {
+        feed::check_input(&model).with_context(|| format!("`{name}` does not fit the data"))?;
+        feed::check_loss(settings.loss).with_context(|| format!("`{name}` cannot be trained"))?;
+    }
     let options = skein_graph::Options {
         loss: settings.loss,
         lowering,
@@ -169,6 +175,9 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
     let layout = layout(&model, &options.frozen);
     let sizes = BatchSizes { batch_size: manifest.train.batch_size, classes: samples.classes };
     let graphs = derive(&model, &options, sizes).with_context(|| format!("`{name}` cannot be trained"))?;
+    if is_fed {
+        feed::check_labels(&graphs.train.inputs).with_context(|| format!("`{name}` cannot be trained"))?;
+    }
     let initial = initial(&model, &layout, start, manifest.train.seed);
     Ok(Model { layout, initial, graphs: Some(graphs), files: source.files, identifier, description: name })
 }
@@ -186,7 +195,7 @@ fn fitted(model: skein_graph::Model, samples: &SampleKind) -> Result<skein_graph
     }
 }
 
-fn text(shape: &Shape) -> String {
+pub(super) fn text(shape: &Shape) -> String {
     let sizes: Vec<String> = shape.iter().map(Dim::to_string).collect();
     format!("[{}]", sizes.join(", "))
 }

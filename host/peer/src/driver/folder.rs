@@ -4,7 +4,7 @@
 //! written to disk before anyone can read the record elsewhere. `contribution-<round>.f32` holds values as little-endian floats. A folder is
 //! locked while it is open: two hosts with one key would sign different records for the same round and kind.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -12,8 +12,10 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 use skein_protocol::record::{RECORD_BYTES_MAX, Record};
 
+use crate::lock::lock;
+
 /// Name of the file with the records.
-const LOG_FILE: &str = "records.log";
+pub(crate) const LOG_FILE: &str = "records.log";
 /// Size above which the log is rewritten with the records that still matter: more than those of the largest roster
 /// need, and little enough for their signatures to be checked in a fraction of a second.
 const LOG_BYTES_MAX: u64 = 1 << 20;
@@ -42,14 +44,9 @@ impl Folder {
         std::fs::create_dir_all(dir).with_context(|| format!("failed to create the folder `{}`", dir.display()))?;
         let path = dir.join(LOG_FILE);
         let failed = || format!("failed to open the records in `{}`", path.display());
-        let lock = File::open(dir).with_context(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                bail!("another host runs in `{}`: stop it, or choose another `dir`", dir.display())
-            }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
-        }
+        let Some(lock) = lock(dir).with_context(failed)? else {
+            bail!("another host runs in `{}`: stop it, or choose another `dir`", dir.display())
+        };
         // Files that a killed process left half written: no other process writes here.
         for file in std::fs::read_dir(dir).with_context(failed)? {
             let file = file.with_context(failed)?;

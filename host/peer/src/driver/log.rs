@@ -226,7 +226,7 @@ impl OwnContribution {
 
 fn is_own(record: &Record, me: PeerId, run: Digest) -> bool {
     let header = record.header();
-    header.peer == me && header.run == job
+    header.peer == me && header.run == run
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use skein_bench::gradient::{GradientBench, GradientFigures};
 use skein_bench::store::StoreBench;
 
-use super::Host;
+use super::compute::{Computing, Host, in_host, on_threads};
 use crate::output::Output;
 
 /// Arguments of `skein bench`.
 #[derive(clap::Subcommand)]
 pub(super) enum Bench {
     /// Time one gradient call: batch, WebAssembly function, engine, checked gradients
-    Gradient(Gradient),
+    Gradient(Computing<Gradient>),
     /// Time averaging and updating in a database with Skein's module, against clients and scripts
     Store(Store),
 }
@@ -59,10 +59,12 @@ pub(super) struct Store {
 }
 
 impl Bench {
-    pub(super) async fn run(self, host: &Host, output: &mut Output) -> Result<()> {
+    pub(super) fn run(self, output: &mut Output) -> Result<()> {
         match self {
-            Bench::Gradient(gradient) => gradient.run(host, output).await,
-            Bench::Store(store) => store.run(output).await,
+            Bench::Gradient(Computing { command, options }) => {
+                in_host(&options, async |host| command.run(&host, output).await)
+            }
+            Bench::Store(store) => on_threads(store.run(output)),
         }
     }
 }

@@ -11,7 +11,8 @@ use skein_peer::events::Event;
 use skein_peer::in_process::{self, Options};
 use skein_peer::prepare::PreparedJob;
 
-use super::{Host, Interrupts};
+use super::Interrupts;
+use super::compute::Host;
 use crate::output::Output;
 use crate::output::summary::{to_json, to_table};
 

@@ -6,6 +6,7 @@ use skein_engine::install::{Installed, install};
 use skein_engine::{Kind, library};
 use skein_peer::engines::EngineConfig;
 
+use super::compute::EngineChoice;
 use crate::output::Output;
 
 /// Arguments of `skein engine`.
@@ -20,11 +21,11 @@ pub(super) enum Engine {
         gpu: bool,
     },
     /// List the engines, which are installed, and which one is used
-    List,
+    List(EngineChoice),
 }
 
 impl Engine {
-    pub(super) fn run(self, choice: &EngineConfig, output: &mut Output) -> Result<()> {
+    pub(super) fn run(self, output: &mut Output) -> Result<()> {
         match self {
             Engine::Install { engine, gpu } => {
                 let Installed { version, library, sha256 } = install(engine, gpu, |what| output.note(what))?;
@@ -34,7 +35,7 @@ impl Engine {
                     || json!({ "engine": engine.name(), "version": version, "library": library, "sha256": sha256 }),
                 )?)
             }
-            Engine::List => list(choice, output),
+            Engine::List(choice) => list(&choice.config(), output),
         }
     }
 }

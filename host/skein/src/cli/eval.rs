@@ -9,8 +9,8 @@ use skein_peer::report::evaluation_json;
 use skein_protocol::announcement::Evaluation;
 use skein_runtime::gradient::Parameters;
 
-use super::Host;
-use super::trained::{Trained, TrainedArguments};
+use super::compute::Host;
+use super::trained::TrainedArguments;
 use crate::output::Output;
 use crate::output::summary::evaluation_text;
 
@@ -23,8 +23,10 @@ pub(super) struct Eval {
 
 impl Eval {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
-        let Trained { prepared, checkpoint, .. } = self.trained.load(&host, output).await?;
+        let (manifest, members) = self.trained.job()?;
+        let prepared = output.during(&host.status, PreparedJob::new(&manifest, &members, host.tools())).await?;
         let PreparedJob { job, gradient, .. } = &prepared;
+        let checkpoint = self.trained.checkpoint(job, output)?;
         let parameters = Parameters { layout: job.layout.clone(), values: checkpoint.state.parameters().buffer() };
         let validation = validate(&host.pool, job, gradient, &parameters).await?;
         let test = match &job.test {

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use skein_graph::Lowering;
+use skein_job::Job;
 use skein_peer::export;
 
-use super::Host;
-use super::trained::{Trained, TrainedArguments};
+use super::trained::TrainedArguments;
 use crate::output::Output;
 
 /// Arguments of `skein export`.
@@ -21,13 +22,15 @@ pub(super) struct Export {
 }
 
 impl Export {
-    pub(super) async fn run(self, host: &Host, output: &mut Output) -> Result<()> {
-        let Trained { manifest, prepared, checkpoint } = self.trained.load(host, output).await?;
-        let job = &prepared.job;
+    pub(super) fn run(self, output: &mut Output) -> Result<()> {
+        let (manifest, members) = self.trained.job()?;
+        // The values are the same for every engine, and none computes them here.
+        let job = Job::prepare(&manifest, &members, || Ok(Lowering::portable()))?;
+        let checkpoint = self.trained.checkpoint(&job, output)?;
         let values = checkpoint.state.parameters().buffer();
         let bytes = match self.to.extension().and_then(|extension| extension.to_str()) {
-            Some("safetensors") => export::safetensors(job, &values)?,
-            Some("onnx") => export::onnx(&manifest, job, &values)?,
+            Some("safetensors") => export::safetensors(&job, &values)?,
+            Some("onnx") => export::onnx(&manifest, &job, &values)?,
             _ => bail!("`{}` ends in neither `.onnx` nor `.safetensors`", self.to.display()),
         };
         std::fs::write(&self.to, &bytes).with_context(|| format!("failed to write `{}`", self.to.display()))?;

@@ -8,8 +8,9 @@ use skein_peer::events::Event;
 use skein_peer::host::config::{Config, Key};
 use skein_peer::host::{prepare, run};
 
+use super::Interrupts;
+use super::compute::Host;
 use super::train::kept;
-use super::{Host, Interrupts};
 use crate::output::Output;
 use crate::output::summary::{to_json, to_table};
 

@@ -1,5 +1,8 @@
 //! `skein model`: checks and inspects ONNX models, and derives the graphs that train them.
 
+mod check;
+
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,26 +11,41 @@ use serde_json::json;
 use skein_graph::{Dim, Loss, Lowering, Options, Shape, TrainingGraph};
 use skein_job::model::read;
 
+use self::check::Check;
 use crate::output::Output;
 
 /// Arguments of `skein model`.
 #[derive(clap::Subcommand)]
 pub(super) enum Model {
-    /// Check whether a model can be trained, and name what is missing if it cannot
-    Add(Derivation),
+    /// Check that a model can be trained, as training does, and name what is missing if it cannot
+    Check(Check),
+    /// `model check`, as it was once called
+    #[command(hide = true, disable_help_flag = true)]
+    Add {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Write the graph that trains a model, for any ONNX engine
     TrainGraph {
         #[command(flatten)]
         derivation: Derivation,
-        /// The file to write; `-o FILE.onnx` does the same
-        #[arg(long = "out", value_name = "FILE")]
-        to: Option<PathBuf>,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// The file to write, as it was once named
+        #[arg(long = "out", hide = true, value_parser = moved)]
+        _out: Option<String>,
     },
     /// Print a model's inputs, operators and parameters
     Inspect {
         /// The model, an ONNX file
         file: PathBuf,
     },
+}
+
+/// Refuses the value of an option that has another name now.
+fn moved(_: &str) -> Result<String, String> {
+    Err("use `--to` for a file: `--out` names a folder".into())
 }
 
 /// A model and the options of its training graph.
@@ -82,11 +100,10 @@ impl Derivation {
         Ok(Options { loss, lowering, dropout, frozen: self.freeze.clone(), ..Options::default() })
     }
 
-    fn derive(&self, default: &str) -> Result<(skein_graph::Model, TrainingGraph)> {
+    fn derive(&self, default: &str) -> Result<TrainingGraph> {
         let model = self.model()?;
         let options = self.options(default)?;
-        let graph = model.training_graph(&options).with_context(|| self.place())?;
-        Ok((model, graph))
+        model.training_graph(&options).with_context(|| self.place())
     }
 
     fn place(&self) -> String {
@@ -97,55 +114,34 @@ impl Derivation {
 impl Model {
     pub(super) fn run(self, output: &mut Output) -> Result<()> {
         match self {
-            Model::Add(derivation) => add(&derivation, output),
-            Model::TrainGraph { derivation, to } => {
-                let to = to.context("no file to write the graph to: add `-o FILE.onnx`")?;
-                train_graph(&derivation, &to, output)
+            Model::Check(check) => check.run(output),
+            Model::Add { .. } => {
+                bail!("`skein model add` is `skein model check` now: it checks a model and adds nothing")
             }
+            Model::TrainGraph { derivation, to, .. } => train_graph(&derivation, &to, output),
             Model::Inspect { file } => inspect(&file, output),
         }
     }
 }
 
-fn add(derivation: &Derivation, output: &mut Output) -> Result<()> {
-    let begun = Instant::now();
-    let (model, graph) = derivation.derive("portable")?;
-    let derive_ms = begun.elapsed().as_secs_f64() * 1e3;
-    let parameters: i64 = model.parameters().iter().map(|tensor| tensor.initial.dims().iter().product::<i64>()).sum();
-    let file = derivation.file.display();
-    Ok(output.result(
-        || {
-            let trained = graph.trained.len();
-            let statistics = graph.statistics.len();
-            let nodes = graph.nodes;
-            format!(
-                "`{file}` can be trained: {parameters} parameters in {trained} tensors, {statistics} running \
-                 statistics, {nodes} nodes in the training graph, derived in {derive_ms:.0} ms\n\
-                 set `model.onnx = \"{file}\"` in `skein.toml`, or run `skein train --model {file}`\n"
-            )
-        },
-        || {
-            json!({
-                "file": file.to_string(),
-                "parameters": parameters,
-                "trained": graph.trained,
-                "statistics": graph.statistics,
-                "noise": graph.noise.iter().map(|(name, _)| name).collect::<Vec<_>>(),
-                "nodes": graph.nodes,
-                "derive_ms": derive_ms,
-            })
-        },
-    )?)
-}
-
 fn train_graph(derivation: &Derivation, to: &Path, output: &mut Output) -> Result<()> {
-    let (_, graph) = derivation.derive("portable")?;
+    let begun = Instant::now();
+    let graph = derivation.derive("portable")?;
+    let derive_ms = begun.elapsed().as_secs_f64() * 1e3;
     std::fs::write(to, &graph.onnx).with_context(|| format!("failed to write `{}`", to.display()))?;
     let to = to.display().to_string();
     let nodes = graph.nodes;
     Ok(output.result(
         || format!("`{to}` computes the loss and {} gradients with {nodes} nodes\n", graph.trained.len()),
-        || json!({ "file": to, "nodes": nodes, "trained": graph.trained, "statistics": graph.statistics }),
+        || {
+            json!({
+                "file": to,
+                "nodes": nodes,
+                "trained": graph.trained,
+                "statistics": graph.statistics,
+                "derive_ms": derive_ms,
+            })
+        },
     )?)
 }
 

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use skein_job::Members;
-use skein_job::manifest::model::Network;
-use skein_job::manifest::{Manifest, Model};
 use skein_peer::checkpoint::{self, KEEP_DEFAULT, RunFolder};
 use skein_peer::events::Event;
 use skein_peer::in_process::{self, Options, Resume};
 use skein_peer::prepare::PreparedJob;
 
-use super::{Host, Interrupts};
+use super::Interrupts;
+use super::compute::Host;
+use super::job::{JobArguments, quoted};
 use crate::output::Output;
 use crate::output::summary::{to_json, to_table};
 
@@ -41,88 +41,6 @@ pub(super) struct Train {
     hint: &'static str,
 }
 
-/// A job: a manifest, and options that override it.
-#[derive(clap::Args)]
-pub(super) struct JobArguments {
-    /// The job's manifest, a TOML file
-    #[arg(short, long = "from", value_name = "FILE", default_value = "skein.toml")]
-    from: PathBuf,
-    /// Peers that train together, instead of `train.peers`
-    #[arg(long)]
-    peers: Option<u32>,
-    /// Seed of all random numbers, instead of `train.seed`
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Rounds, instead of `train.rounds`
-    #[arg(long)]
-    rounds: Option<u64>,
-    /// `convnet`, `mlp` or an ONNX file, instead of `[model]`
-    #[arg(long, value_name = "MODEL")]
-    model: Option<ModelArgument>,
-}
-
-/// A model on the command line.
-#[derive(Debug, Clone)]
-pub(super) enum ModelArgument {
-    Network(Network),
-    File(PathBuf),
-}
-
-impl std::str::FromStr for ModelArgument {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<ModelArgument, String> {
-        if let Some(network) = Network::named(text) {
-            return Ok(ModelArgument::Network(network));
-        }
-        if text.ends_with(".onnx") {
-            Ok(ModelArgument::File(text.into()))
-        } else {
-            Err("expected `convnet`, `mlp` or a file that ends in `.onnx`".into())
-        }
-    }
-}
-
-impl ModelArgument {
-    /// Replaces the manifest's model, but keeps its loss, dropout and hidden units if they apply.
-    pub(super) fn apply(&self, model: &mut Model) {
-        let kept = Model { loss: model.loss, dropout: model.dropout, ..Model::default() };
-        let hidden = std::mem::take(&mut model.hidden);
-        *model = match self {
-            ModelArgument::Network(Network::Mlp) => Model { network: Some(Network::Mlp), hidden, ..kept },
-            ModelArgument::Network(network) => Model { network: Some(*network), ..kept },
-            ModelArgument::File(path) => Model { onnx: Some(path.clone()), ..kept },
-        };
-    }
-}
-
-impl JobArguments {
-    /// The manifest with absolute paths.
-    pub(super) fn manifest_in_place(&self) -> Result<Manifest> {
-        let from = std::path::absolute(&self.from)?;
-        self.load(&from)
-    }
-
-    pub(super) fn manifest(&self) -> Result<Manifest> {
-        self.load(&self.from)
-    }
-
-    fn load(&self, from: &std::path::Path) -> Result<Manifest> {
-        let mut manifest = Manifest::load(from)?;
-        manifest.train.peers = self.peers.unwrap_or(manifest.train.peers);
-        manifest.train.seed = self.seed.unwrap_or(manifest.train.seed);
-        manifest.train.rounds = self.rounds.unwrap_or(manifest.train.rounds);
-        if let Some(model) = &self.model {
-            model.apply(&mut manifest.model);
-        }
-        let path = self.from.display();
-        manifest
-            .check()
-            .map_err(|(key, problem)| anyhow::anyhow!("`{path}` with these arguments: `{key}` {problem}"))?;
-        Ok(manifest)
-    }
-}
-
 impl Train {
     /// A run that keeps nothing, for a command with which `hint` would keep the model.
     pub(super) fn of(job: JobArguments, run: u64, hint: &'static str) -> Train {
@@ -134,16 +52,6 @@ impl Train {
         let Some(dir) = &self.out else { return Ok(None) };
         let manifest = toml::to_string(&self.job.manifest_in_place()?).context("failed to write the manifest")?;
         Ok(Some(RunFolder { dir: dir.clone(), keep: self.keep, manifest }))
-    }
-
-    /// The end of the error of a run that is interrupted.
-    fn how_to_continue(&self) -> String {
-        let how = match &self.out {
-            None => return String::new(),
-            Some(_) if self.resume => "",
-            Some(_) => " with `--resume`",
-        };
-        format!(": run the same command{how} to continue")
     }
 
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
@@ -168,7 +76,12 @@ impl Train {
             (true, false) => Resume::Run,
             (true, true) => Resume::WithChanges,
         };
-        let options = Options { out: self.folder()?, resume, hint: self.how_to_continue() };
+        let run = if self.run == 0 { String::new() } else { format!(" --run {}", self.run) };
+        let job = self.job.repeated() + &run;
+        let resumed =
+            |dir: &PathBuf| format!(": continue with `--resume --out {}{job}`", quoted(&dir.to_string_lossy()));
+        let hint = self.out.as_ref().map(resumed);
+        let options = Options { out: self.folder()?, resume, hint: hint.unwrap_or_default() };
         let mut interrupts = Interrupts::listen()?;
         let mut sink = |event: Event<'_>| output.event(event);
         let summary =

@@ -20,8 +20,10 @@ use skein_redis::provision::{child, owner, reader};
 use skein_types::Status;
 use tokio::process::{Child, Command};
 
-use super::train::{JobArguments, Train, nothing_is_kept};
-use super::{Global, Interrupts, in_host, on_this_thread};
+use super::Interrupts;
+use super::compute::{ComputeOptions, in_host, on_this_thread};
+use super::job::{JobArguments, quoted};
+use super::train::{Train, nothing_is_kept};
 use crate::output::Output;
 use crate::output::summary::{merge, to_table};
 
@@ -61,17 +63,21 @@ pub(super) struct Up {
 }
 
 impl Up {
-    pub(super) fn run(self, global: &Global, output: &mut Output) -> Result<()> {
+    pub(super) fn run(self, options: &ComputeOptions, quiet: bool, output: &mut Output) -> Result<()> {
         if !self.redis {
-            return in_host(global, async |host| {
+            return in_host(options, async |host| {
                 Train::of(self.job, self.run, HINT_IN_ONE_PROCESS).run(host, output).await
             });
         }
         // Child processes end with the thread that started them, which is this one.
-        on_this_thread(self.run_on_redis(global, output))
+        let mut passed_on = options.passed_on();
+        if quiet {
+            passed_on.push("--quiet".into());
+        }
+        on_this_thread(self.run_on_redis(&passed_on, output))
     }
 
-    async fn run_on_redis(self, global: &Global, output: &mut Output) -> Result<()> {
+    async fn run_on_redis(self, passed_on: &[OsString], output: &mut Output) -> Result<()> {
         if self.dir.is_none() {
             output.note(&nothing_is_kept("`--dir DIR`"));
         }
@@ -101,7 +107,7 @@ impl Up {
         };
         output.note(&format!("{peers} databases in `{}`", dir.display()));
         let configs: Vec<_> = (0..peers).map(|i| self.host_config(&dir, &manifest, i)).collect::<Result<_>>()?;
-        let hosts = configs.iter().enumerate().map(|(index, config)| spawn_host(config, global, index == 0));
+        let hosts = configs.iter().enumerate().map(|(index, config)| spawn_host(config, passed_on, index == 0));
         let mut hosts = hosts.collect::<Result<Vec<_>>>()?;
         let finished = tokio::select! {
             finished = finish(&mut hosts) => finished,
@@ -109,7 +115,10 @@ impl Up {
         };
         stop(hosts).await?;
         output.during(&status, stop_databases(servers, &status)).await?;
-        let hint = if self.dir.is_some() { ": run the same command to continue" } else { "" };
+        let run = if self.run == 0 { String::new() } else { format!(" --run {}", self.run) };
+        let job = self.job.repeated() + &run;
+        let resumed = |dir: &PathBuf| format!(": resume with `--dir {}{job}`", quoted(&dir.to_string_lossy()));
+        let hint = self.dir.as_ref().map(resumed).unwrap_or_default();
         let mut summaries = finished.with_context(|| format!("the peers did not finish{hint}"))?;
         if self.dir.is_none() {
             // They name files that are about to be removed.
@@ -172,11 +181,11 @@ impl Up {
 }
 
 /// Starts one host; only the first shows its progress, since it is the same for all.
-fn spawn_host(config: &Path, global: &Global, is_first: bool) -> Result<Child> {
+fn spawn_host(config: &Path, passed_on: &[OsString], is_first: bool) -> Result<Child> {
     let mut arguments: Vec<OsString> =
         vec!["host".into(), "--config".into(), config.into(), "-o".into(), "json".into()];
-    arguments.extend(global.passed_on());
-    if !is_first && !global.quiet {
+    arguments.extend_from_slice(passed_on);
+    if !is_first && !arguments.contains(&"--quiet".into()) {
         arguments.push("--quiet".into());
     }
     let program = std::env::current_exe().context("failed to find this program's own file")?;

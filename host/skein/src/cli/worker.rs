@@ -11,7 +11,8 @@ use skein_redis::{Address, Options, Scope, Tls};
 use skein_store::StoreError;
 use tokio::sync::watch;
 
-use super::{Host, Interrupts};
+use super::Interrupts;
+use super::compute::Host;
 use crate::output::Output;
 
 /// Connection to a database. Secrets come from files or the environment.

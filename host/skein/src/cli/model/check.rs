@@ -1,0 +1,165 @@
+//! `skein model check`: prepares a model exactly as training does, and reports what it found.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde_json::json;
+use skein_graph::{Lowering, Removed};
+use skein_job::data::SampleKind;
+use skein_job::manifest::Override;
+use skein_job::model::{self, Graphs, exported_samples};
+use skein_job::{Job, Manifest, Members};
+use skein_types::Layout;
+
+use super::super::job::{Set, file_as_model};
+use crate::output::Output;
+
+/// What a manifest says without a job: the defaults of everything.
+const DEFAULTS: &str =
+    "skein_manifest_version = 1\n[application]\nname = \"check\"\n[data]\nsource = \"builtin:digits\"\n";
+/// Path of the manifest that no file holds, for errors.
+const NO_FILE: &str = "skein.toml";
+/// Convolutions that a warning names.
+const NAMED_MAX: usize = 3;
+
+/// Arguments of `skein model check`.
+#[derive(clap::Args)]
+pub(crate) struct Check {
+    /// The forward model, an ONNX file [default: the manifest's]
+    #[arg(required_unless_present = "from")]
+    model: Option<PathBuf>,
+    /// Manifest of the job that is to train the model: checks it against the data as well
+    #[arg(short, long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// Samples of a batch, instead of `train.batch_size`
+    #[arg(long, value_name = "N")]
+    batch: Option<u32>,
+    #[command(flatten)]
+    set: Set,
+}
+
+/// A model that can be trained.
+struct Checked {
+    layout: Arc<Layout>,
+    graphs: Option<Graphs>,
+    description: String,
+    samples: SampleKind,
+    batch: u32,
+    warnings: Vec<String>,
+}
+
+impl Check {
+    pub(super) fn run(self, output: &mut Output) -> Result<()> {
+        let checked = self.check()?;
+        Ok(output.result(|| checked.text(self.model.as_deref()), || checked.json())?)
+    }
+
+    fn check(&self) -> Result<Checked> {
+        let from = self.from.as_deref().unwrap_or(Path::new(NO_FILE));
+        let overrides = self.overrides(from)?;
+        let manifest = match &self.from {
+            Some(from) => Manifest::load_with(from, &overrides)?,
+            None => Manifest::parse_with(DEFAULTS, from, &overrides)?,
+        };
+        let lowering = || Ok(Lowering::portable());
+        let (layout, graphs, description, samples) = if self.from.is_some() {
+            let members = Members::derived(&manifest.train, 0);
+            let job = Job::prepare(&manifest, &members, lowering)?;
+            (job.layout, job.graphs, job.model, job.samples)
+        } else {
+            let samples = exported_samples(manifest.model.onnx.as_deref().unwrap_or(from))?;
+            let model = model::Model::prepare(&manifest, &samples, lowering)?;
+            (Arc::new(model.layout), model.graphs, model.description, samples)
+        };
+        let mut warnings = manifest.model.onnx.as_deref().map_or_else(|| Ok(Vec::new()), warnings)?;
+        if samples.classes == 1 {
+            warnings.push("one class: the cross-entropy of a single class is always 0, so nothing is learned".into());
+        }
+        Ok(Checked { layout, graphs, description, samples, batch: manifest.train.batch_size, warnings })
+    }
+
+    fn overrides(&self, from: &Path) -> Result<Vec<Override>> {
+        let model = self.model.as_ref().map(|file| file_as_model(file, from, "")).transpose()?;
+        let batch = |batch| Override::new(["train", "batch_size"], i64::from(batch), format!("--batch {batch}"));
+        Ok(model.into_iter().chain(self.batch.map(batch)).chain(self.set.values.clone()).collect())
+    }
+}
+
+/// Warnings about parts of the model that an exporter seems to have removed.
+fn warnings(file: &Path) -> Result<Vec<String>> {
+    const FIX: &str = "if the network has them, export it so that they stay: with PyTorch, `net.train()` before \
+                       `torch.onnx.export(net, …, optimize=False)`";
+    let (model, _) = model::read(file)?;
+    let warning = |removed| match removed {
+        Removed::All { convolutions } => {
+            format!(
+                "no normalization, no dropout: exporters remove both from networks of convolutions, and this one has {convolutions}; {FIX}"
+            )
+        }
+        Removed::Statistics { convolutions } => {
+            let more = if convolutions.len() > NAMED_MAX { ", …" } else { "" };
+            let named = convolutions.iter().take(NAMED_MAX).map(|name| format!("`{name}`")).collect::<Vec<_>>();
+            format!(
+                "no running statistics: a scale and a shift after {}{more} are what exporters leave of batch \
+                 normalization; {FIX}",
+                named.join(", ")
+            )
+        }
+    };
+    Ok(model.removed().into_iter().map(warning).collect())
+}
+
+impl Checked {
+    /// Names of the training graph's outputs after `prefix`.
+    fn outputs(&self, prefix: &str) -> Vec<&str> {
+        let graphs = self.graphs.as_ref();
+        graphs
+            .into_iter()
+            .flat_map(|graphs| &graphs.train.outputs)
+            .filter_map(|name| name.strip_prefix(prefix))
+            .collect()
+    }
+
+    /// Names of the nodes with dropout.
+    fn dropout(&self) -> Vec<&str> {
+        let graphs = self.graphs.as_ref();
+        let inputs = graphs.into_iter().flat_map(|graphs| &graphs.train.inputs);
+        inputs.filter_map(|input| input.name.strip_prefix("noise.")).collect()
+    }
+
+    fn text(&self, file: Option<&Path>) -> String {
+        let Checked { layout, description, samples, batch, warnings, .. } = self;
+        let statistics = self.outputs("new.").len();
+        let trained = layout.parameters().len() - statistics;
+        let mut text = format!(
+            "`{description}` can be trained: {} parameters in {trained} tensors, {statistics} running statistics, dropout \
+             at {} places, on batches of {batch} samples of {:?} in {} classes\n",
+            layout.trained(),
+            self.dropout().len(),
+            samples.shape,
+            samples.classes
+        );
+        warnings.iter().for_each(|warning| text += &format!("warning: {warning}\n"));
+        if let Some(file) = file {
+            let file = file.display();
+            text += &format!("set `model.onnx = \"{file}\"` in `skein.toml`, or run `skein train --model {file}`\n");
+        }
+        text
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let Checked { layout, description, samples, batch, warnings, .. } = self;
+        json!({
+            "model": description,
+            "parameters": layout.trained(),
+            "trained": self.outputs("grad."),
+            "statistics": self.outputs("new."),
+            "dropout": self.dropout(),
+            "batch": batch,
+            "shape": samples.shape,
+            "classes": samples.classes,
+            "warnings": warnings,
+        })
+    }
+}
