@@ -5,7 +5,13 @@
 #[expect(dead_code, reason = "the tests of skein-graph write more kinds of files")]
 #[path = "../../host/graph/tests/derive/build.rs"]
 mod build;
+#[path = "../../xtask/src/picture/draw.rs"]
+mod draw;
 mod harness;
+#[path = "../../xtask/src/readme/page.rs"]
+mod page;
+#[path = "../../xtask/src/readme/script.rs"]
+mod script;
 
 mod bad_input;
 mod circles;
@@ -26,4 +32,5 @@ mod results;
 mod terminal;
 mod tidy;
 mod train;
+mod two_machines;
 mod workers;

@@ -4,7 +4,9 @@ mod bench;
 mod gradients;
 mod guests;
 mod measure;
+mod picture;
 mod queue_bench;
+mod readme;
 mod references;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +36,10 @@ enum Chore {
     QueueProcess(queue_bench::process::Process),
     /// Print sizes and habits of the code.
     Measure(measure::Measure),
+    /// Run the commands of README and `docs` that need PyTorch, componentize-py or a Wasm target.
+    Readme(readme::Readme),
+    /// Draw `docs/round.svg` from `docs/round.txt`.
+    Picture,
     /// Rebuild the built-in functions in `guest-functions/dist`.
     Guests {
         /// Change nothing; fail if a component in `dist` differs from what the sources compile to.
@@ -50,6 +56,8 @@ fn main() -> anyhow::Result<()> {
         Chore::QueueBench(options) => queue_bench::run(&workspace_root(), &options),
         Chore::QueueProcess(process) => queue_bench::process::run(&process),
         Chore::Measure(options) => measure::run(&workspace_root(), &options),
+        Chore::Readme(options) => readme::run(&workspace_root(), &options),
+        Chore::Picture => picture::run(&workspace_root()),
         Chore::Guests { check } => guests::run(check),
     }
 }
