@@ -7,9 +7,15 @@
 mod build;
 #[path = "../../host/redis/tests/redis/client.rs"]
 mod client;
+#[path = "../../xtask/src/picture/draw.rs"]
+mod draw;
 mod harness;
+#[path = "../../xtask/src/readme/page.rs"]
+mod page;
 #[path = "../../host/redis/tests/redis/ready.rs"]
 mod ready;
+#[path = "../../xtask/src/readme/script.rs"]
+mod script;
 
 mod bad_input;
 mod check;
@@ -18,6 +24,7 @@ mod command_line;
 mod compile;
 mod databases;
 mod demo;
+mod dist;
 mod formats;
 mod hosts;
 mod inspect;
@@ -35,5 +42,6 @@ mod status;
 mod terminal;
 mod tidy;
 mod train;
+mod two_machines;
 mod versions;
 mod workers;

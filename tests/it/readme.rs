@@ -1,94 +1,141 @@
-//! Commands of README that need certificates and several machines, run as they are written there.
+//! Commands of README and of the pages in `docs`, run as they are written there, and checked against the outputs there.
+//!
+//! `docs/README.md` says which blocks are run. Those that need PyTorch, componentize-py or a Wasm target are run by
+//! `cargo xtask readme --python`; here, what they make comes from `tests/data/docs`.
 
-use std::net::TcpListener;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::harness::{Database, Place, root};
+use crate::draw;
+use crate::harness::{Place, root};
+use crate::page::{Block, blocks};
 use crate::ready;
+use crate::script::Runner;
 
-/// Address of the database in README.
-const README_ADDRESS: &str = "10.0.0.1:6380";
+/// Pages that run in one folder of one machine. `docs/two-machines.md` has tests of its own.
+const PAGES: [&str; 5] = ["README.md", "docs/databases.md", "docs/engines.md", "docs/functions.md", "docs/pytorch.md"];
+/// So that later parts have room to add ten lines each.
+const README_LINES_MAX: usize = 250;
 
-/// The only command line of README that begins with `begin`, without the program's name and with `address`.
-fn command_line(begin: &str, address: &str) -> Vec<String> {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let lines: Vec<&str> = readme.lines().filter(|line| line.starts_with(begin)).collect();
-    let [line] = lines[..] else { panic!("README has {} lines that begin with `{begin}`", lines.len()) };
-    let line = line.replace(README_ADDRESS, address);
-    line.split_whitespace().skip(1).map(str::to_owned).collect()
-}
-
-fn words(line: &[String]) -> Vec<&str> {
-    line.iter().map(String::as_str).collect()
-}
-
-/// Writes an authority, and certificates for this machine that it signed, under the file names in README.
-fn certify(place: &Place, addresses: &[&str]) {
-    let mut params = CertificateParams::default();
-    // With the same name, its certificates would look self-signed.
-    params.distinguished_name.push(DnType::CommonName, "authority");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    place.write("ca.pem", authority.pem());
-    for name in ["peer-0", "worker"] {
-        let key = KeyPair::generate().unwrap();
-        let names = addresses.iter().map(|address| (*address).to_owned()).collect::<Vec<_>>();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &authority).unwrap();
-        place.write(&format!("{name}.pem"), certificate.pem());
-        place.write(&format!("{name}.pem.key"), key.serialize_pem());
-    }
-}
-
-/// Runs README's database, host and worker, which must take tasks. `more` are further arguments of the worker.
-fn run_at(host: &str, more: &[&str]) {
-    if ready::tls_server().is_none() {
-        return;
-    }
+fn run(page: &str) {
     let place = Place::new();
-    place.job("[model]\nhidden = [16]\n[train]\npeers = 1\nfaults = 0\nrounds = 1000000\n");
-    certify(&place, &[host]);
-    // A port that was free a moment ago.
-    let address = TcpListener::bind((host, 0)).and_then(|socket| socket.local_addr()).unwrap().to_string();
-    let identity = place.run(&words(&command_line("skein identity", &address)));
-    let id = identity.stdout.trim();
-    let run = command_line("skein redis run", &address);
-    let options: Vec<&str> = words(&run).into_iter().skip_while(|word| *word != "--listen").collect();
-    let _database = Database::start(&place, "redis", &options);
-    assert!(words(&run).starts_with(&["redis", "run", "--dir", "redis", "--listen"]), "{run:?}");
-
-    let redis = place.path("redis").display().to_string();
-    place.write(
-        "host.toml",
-        format!(
-            "job = \"skein.toml\"\ndir = \"run\"\nidentity = {{ key_file = \"peer-0.key\" }}\n\
-             store = {{ url = \"unix://owner@{redis}/redis.sock\", password_file = \"{redis}/owner.password\" }}\n\
-             [[roster]]\nid = \"{id}\"\n"
-        ),
-    );
-    let mut host = place.start(&words(&command_line("skein host", &address)), 4);
-    // The user copies the password to the worker's machine.
-    std::fs::copy(place.path("redis/worker.password"), place.path("worker.password")).unwrap();
-    let worker = command_line("skein worker", &address);
-    // The first line names its queue; each other one is a call.
-    let worker = place.start(&[&words(&worker), more].concat(), 4);
-    kill_process(Pid::from_child(&worker), Signal::TERM).unwrap();
-    assert!(worker.wait_with_output().unwrap().status.success(), "it leaves when it is asked to");
-    kill_process(Pid::from_child(&host), Signal::TERM).unwrap();
-    host.wait().unwrap();
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let runner = Runner {
+        root: &root(),
+        program: Path::new(env!("CARGO_BIN_EXE_skein")),
+        has: &[],
+        path: &[],
+        variables: &[("SKEIN_CACHE_DIR", cache), ("SKEIN_SERVERS", ready::installed().to_owned())],
+        shorten: true,
+        print: false,
+    };
+    if let Err(error) = runner.run(page, &place.path("")) {
+        panic!("{error:#}");
+    }
 }
 
 #[test]
-fn the_worker_of_readme_works_for_the_database_of_readme() {
-    run_at("127.0.0.1", &[]);
+fn the_commands_of_readme_print_what_it_shows() {
+    run(PAGES[0]);
 }
 
-/// From another machine, a worker cannot see whether a distribution has fixed the vulnerabilities of its server.
 #[test]
-fn a_worker_on_another_machine_can_be_told_that_the_server_was_fixed() {
-    // An address of this machine, but not its usual one.
-    run_at("127.0.0.2", &["--allow-vulnerable"]);
+fn the_commands_of_the_page_about_databases_print_what_it_shows() {
+    run(PAGES[1]);
+}
+
+#[test]
+fn the_commands_of_the_page_about_engines_print_what_it_shows() {
+    run(PAGES[2]);
+}
+
+#[test]
+fn the_commands_of_the_page_about_functions_print_what_it_shows() {
+    run(PAGES[3]);
+}
+
+#[test]
+fn the_commands_of_the_page_about_pytorch_print_what_it_shows() {
+    run(PAGES[4]);
+}
+
+fn read(page: &str) -> Vec<Block> {
+    blocks(&fs::read_to_string(root().join(page)).unwrap())
+}
+
+/// README and the pages in `docs`.
+pub(crate) fn pages() -> Vec<String> {
+    let entries = fs::read_dir(root().join("docs")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let pages = names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}"));
+    pages.chain(["README.md".to_owned()]).collect()
+}
+
+#[test]
+fn every_page_with_commands_is_run() {
+    let tested: BTreeSet<_> = PAGES.into_iter().chain(["docs/two-machines.md"]).map(str::to_owned).collect();
+    let with_commands = pages().into_iter().filter(|page| read(page).iter().any(|block| block.language == "sh"));
+    assert_eq!(with_commands.collect::<BTreeSet<_>>(), tested);
+}
+
+#[test]
+fn languages_of_blocks_are_known() {
+    for page in pages() {
+        for block in read(&page) {
+            let known = ["sh", "text", "toml", "rust", "python"].contains(&block.language.as_str());
+            assert!(known, "{page}:{}: `{}` says nothing about the block", block.line, block.language);
+        }
+    }
+}
+
+#[test]
+fn readme_is_short() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines <= README_LINES_MAX, "README has {lines} lines: move some to a page in `docs`");
+}
+
+/// Lines without comments and indentation.
+fn code(block: &Block) -> Vec<String> {
+    let lines = block.text.lines().map(|line| line.split("  #").next().unwrap_or_default().trim().to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// The block of README's language that contains a text, and the one of a page.
+fn both(language: &str, part: &str, page: &str) -> [Vec<String>; 2] {
+    ["README.md", page].map(|page| {
+        let found = read(page).into_iter().find(|block| block.language == language && block.text.contains(part));
+        code(&found.unwrap_or_else(|| panic!("`{page}` has no {language} with `{part}`")))
+    })
+}
+
+#[test]
+fn snippets_of_readme_are_those_that_the_pages_try() {
+    let [function, tried] = both("rust", "export!", "docs/functions.md");
+    assert_eq!(function, tried);
+    let [export, tried] = both("python", "dynamo=True", "docs/pytorch.md");
+    let missing: Vec<_> = export.iter().filter(|line| !tried.contains(line) && !line.starts_with("model.")).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn the_picture_is_drawn_from_its_text() {
+    let svg = draw::svg(&fs::read_to_string(root().join(draw::SOURCE)).unwrap()).unwrap();
+    let present = fs::read_to_string(root().join(draw::PICTURE)).unwrap();
+    assert!(svg == present, "`{}` is stale: run `cargo xtask picture`", draw::PICTURE);
+}
+
+/// What the tests take from `tests/data/docs` is what a page makes.
+#[test]
+fn every_file_that_stands_for_a_block_is_made_by_one() {
+    let name = |file: &str| PathBuf::from(file).file_name().unwrap().to_owned();
+    let made = pages().into_iter().flat_map(|page| read(&page));
+    let made: BTreeSet<_> = made.flat_map(|block| block.list("makes").map(name).collect::<Vec<_>>()).collect();
+    let present = fs::read_dir(root().join(crate::script::MADE)).unwrap();
+    let present: Vec<PathBuf> = present.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(present.iter().map(|path| name(path.to_str().unwrap())).collect::<BTreeSet<_>>(), made);
+    for path in present {
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+        assert!(!text.contains(".py"), "{} names the files of the machine that made it", path.display());
+    }
 }

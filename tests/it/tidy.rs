@@ -10,6 +10,8 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 use crate::harness::root;
+use crate::page::blocks;
+use crate::readme::pages;
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -305,19 +307,21 @@ fn layers_run_one_way_and_each_external_crate_is_confined() {
     fails(problems);
 }
 
-/// Paths and commands in backticks in README and ARCHITECTURE must exist.
+/// Paths, links and commands in README, ARCHITECTURE and the pages must exist.
 #[test]
 fn documents_name_only_existing_paths_and_commands() {
     let mut problems = Vec::new();
-    for document in ["README.md", "ARCHITECTURE.md", "host/job/data/README.md", "tests/data/README.md"] {
-        let text = fs::read_to_string(root().join(document)).unwrap();
+    let more = ["ARCHITECTURE.md", "host/job/data/README.md", "tests/data/README.md", "tests/data/formats/README.md"];
+    for document in pages().into_iter().chain(more.map(str::to_owned)) {
+        let text = fs::read_to_string(root().join(&document)).unwrap();
+        let folder = root().join(&document).parent().unwrap().to_owned();
         for line in code_lines(&text).chain(inline_code(&text)) {
             if let Some(problem) = check_code(&line) {
                 problems.push(format!("{document}: {problem}"));
             }
         }
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if !target.starts_with("http") && !target.starts_with('#') && !root().join(target).exists() {
+            if !target.starts_with("http") && !target.starts_with('#') && !folder.join(target).exists() {
                 problems.push(format!("{document}: the link `{target}` leads nowhere"));
             }
         }
@@ -326,8 +330,8 @@ fn documents_name_only_existing_paths_and_commands() {
 }
 
 fn code_lines(text: &str) -> impl Iterator<Item = String> {
-    let blocks = text.split("```").skip(1).step_by(2);
-    blocks.filter(|block| block.starts_with("sh\n")).flat_map(str::lines).skip(1).map(str::to_owned)
+    let scripts = blocks(text).into_iter().filter(|block| block.language == "sh");
+    scripts.flat_map(|block| block.commands().map(str::to_owned).collect::<Vec<_>>())
 }
 
 fn inline_code(text: &str) -> impl Iterator<Item = String> {
@@ -362,7 +366,7 @@ fn check_code(code: &str) -> Option<String> {
         word => {
             let path = word.split(&['*', '<', '('][..]).next().unwrap_or_default().trim_end_matches(',');
             let is_path = path.contains('/') && !path.contains("://") && !path.contains(':') && rest.is_empty();
-            let is_path = is_path && !path.starts_with('$') && !path.starts_with('~') && !path.starts_with("..");
+            let is_path = is_path && !path.starts_with(['$', '~', '"']) && !path.starts_with("..");
             (is_path && !root().join(path).exists()).then(|| format!("`{path}` does not exist"))
         }
     }

@@ -6,7 +6,9 @@ mod dist;
 mod gradients;
 mod guests;
 mod measure;
+mod picture;
 mod queue_bench;
+mod readme;
 mod references;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +42,10 @@ enum Chore {
     Measure(measure::Measure),
     /// Build the program and pack it for machines without a toolchain.
     Dist(dist::Dist),
+    /// Run the commands of README and `docs` that need PyTorch, componentize-py or a Wasm target.
+    Readme(readme::Readme),
+    /// Draw `docs/round.svg` from `docs/round.txt`.
+    Picture,
     /// Rebuild the built-in functions in `guest-functions/dist`.
     Guests {
         /// Change nothing; fail if a component in `dist` differs from what the sources compile to.
@@ -58,6 +64,8 @@ fn main() -> anyhow::Result<()> {
         Chore::QueueProcess(process) => queue_bench::process::run(&process),
         Chore::Measure(options) => measure::run(&workspace_root(), &options),
         Chore::Dist(options) => dist::run(&workspace_root(), &options),
+        Chore::Readme(options) => readme::run(&workspace_root(), &options),
+        Chore::Picture => picture::run(&workspace_root()),
         Chore::Guests { check } => guests::run(check),
     }
 }
