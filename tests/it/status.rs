@@ -37,7 +37,11 @@ fn the_folder_of_a_run_tells_how_far_it_is() {
     let after = place.json(&changed);
     let status = place.json(&["status", "--dir", "run"]);
     assert_eq!((&status["run"], &status["round"]), (&after["run"], &json!(5)));
-    assert_eq!(status["lineage"], json!([{ "run": summary["run"], "job": summary["job"], "round": 3 }]));
+    let state = &summary["state_hashes"][0];
+    assert_eq!(
+        status["lineage"],
+        json!([{ "run": summary["run"], "job": summary["job"], "round": 3, "state": state }])
+    );
     let text = place.run(&["status", "--dir", "run"]).stdout;
     for row in ["job           test\n", "round         5 of 5\n", "in use        no\n"] {
         assert!(text.contains(row), "{text}");

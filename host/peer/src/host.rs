@@ -87,7 +87,8 @@ pub fn run<'a>(
             in_database: peer.store.state.aggregates(),
         });
         let (stop, stopped) = watch::channel(false);
-        let manifest = job.manifest.clone();
+        // The copy in the run's folder must not depend on where the host was started.
+        let manifest = toml::to_string(&Manifest::load(&std::path::absolute(&config.job)?)?)?;
         let out = Some(RunFolder { dir: config.dir.clone(), keep: config.checkpoint.keep, manifest });
         let run = Run { prepared, pool, peers: vec![peer], start, out, hint: HINT.to_owned() };
         let run = async {

@@ -82,9 +82,7 @@ impl Config {
         let text = text.with_context(|| format!("failed to read the configuration `{}`", path.display()))?;
         let mut config: Config =
             toml::from_str(&text).with_context(|| format!("`{}` is not a valid configuration", path.display()))?;
-        // A host keeps the manifest with its paths, which must not depend on where it was started.
-        let absolute = std::path::absolute(path)?;
-        config.resolve(absolute.parent().unwrap_or(Path::new("")));
+        config.resolve(path.parent().unwrap_or(Path::new("")));
         let mut ids: Vec<_> = config.roster.iter().map(|member| member.id).collect();
         ids.sort();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
