@@ -7,16 +7,16 @@ use crate::error::Reason;
 use crate::graph::{Graph, ValueId};
 
 /// A new value, or the reason why it cannot be built.
-pub(crate) type Made = Result<ValueId, Reason>;
+pub(crate) type Emitted = Result<ValueId, Reason>;
 
 impl Graph {
     /// A node with one output and no attribute.
-    pub(crate) fn op(&mut self, op: &'static str, inputs: &[ValueId]) -> Made {
+    pub(crate) fn op(&mut self, op: &'static str, inputs: &[ValueId]) -> Emitted {
         self.op_with(op, inputs, Attributes::default())
     }
 
     /// A node with one output.
-    pub(crate) fn op_with(&mut self, op: &'static str, inputs: &[ValueId], attributes: Attributes) -> Made {
+    pub(crate) fn op_with(&mut self, op: &'static str, inputs: &[ValueId], attributes: Attributes) -> Emitted {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         Ok(self.push(op, &inputs, attributes)?[0])
     }
@@ -31,57 +31,57 @@ impl Graph {
         self.constant(Constant::integers(values))
     }
 
-    pub(crate) fn add(&mut self, a: ValueId, b: ValueId) -> Made {
+    pub(crate) fn add(&mut self, a: ValueId, b: ValueId) -> Emitted {
         self.op("Add", &[a, b])
     }
 
-    pub(crate) fn sub(&mut self, a: ValueId, b: ValueId) -> Made {
+    pub(crate) fn sub(&mut self, a: ValueId, b: ValueId) -> Emitted {
         self.op("Sub", &[a, b])
     }
 
-    pub(crate) fn mul(&mut self, a: ValueId, b: ValueId) -> Made {
+    pub(crate) fn mul(&mut self, a: ValueId, b: ValueId) -> Emitted {
         self.op("Mul", &[a, b])
     }
 
-    pub(crate) fn div(&mut self, a: ValueId, b: ValueId) -> Made {
+    pub(crate) fn div(&mut self, a: ValueId, b: ValueId) -> Emitted {
         self.op("Div", &[a, b])
     }
 
-    pub(crate) fn neg(&mut self, a: ValueId) -> Made {
+    pub(crate) fn neg(&mut self, a: ValueId) -> Emitted {
         self.op("Neg", &[a])
     }
 
     /// `a` times a number.
-    pub(crate) fn scale(&mut self, a: ValueId, factor: f32) -> Made {
+    pub(crate) fn scale(&mut self, a: ValueId, factor: f32) -> Emitted {
         let factor = self.scalar(factor);
         self.mul(a, factor)
     }
 
     /// `a` plus a number.
-    pub(crate) fn offset(&mut self, a: ValueId, term: f32) -> Made {
+    pub(crate) fn offset(&mut self, a: ValueId, term: f32) -> Emitted {
         let term = self.scalar(term);
         self.add(a, term)
     }
 
     /// A comparison of `a` with a number.
-    pub(crate) fn compare(&mut self, op: &'static str, a: ValueId, bound: f32) -> Made {
+    pub(crate) fn compare(&mut self, op: &'static str, a: ValueId, bound: f32) -> Emitted {
         let bound = self.scalar(bound);
         self.op(op, &[a, bound])
     }
 
     /// `a` where the condition holds, 0 elsewhere.
-    pub(crate) fn keep_where(&mut self, condition: ValueId, a: ValueId) -> Made {
+    pub(crate) fn keep_where(&mut self, condition: ValueId, a: ValueId) -> Emitted {
         let zero = self.scalar(0.0);
         self.op("Where", &[condition, a, zero])
     }
 
-    pub(crate) fn transpose(&mut self, a: ValueId, perm: &[usize]) -> Made {
+    pub(crate) fn transpose(&mut self, a: ValueId, perm: &[usize]) -> Emitted {
         let perm: Vec<i64> = perm.iter().map(|axis| *axis as i64).collect();
         self.op_with("Transpose", &[a], Attributes::default().with("perm", perm))
     }
 
     /// `a` with its last two axes swapped.
-    pub(crate) fn transpose_last(&mut self, a: ValueId) -> Made {
+    pub(crate) fn transpose_last(&mut self, a: ValueId) -> Emitted {
         let mut perm: Vec<usize> = (0..self.rank(a)).collect();
         let rank = perm.len();
         perm.swap(rank - 2, rank - 1);
@@ -89,7 +89,7 @@ impl Graph {
     }
 
     /// `a` reshaped; at most one size may be known by name only.
-    pub(crate) fn reshape(&mut self, a: ValueId, shape: &[Dim]) -> Made {
+    pub(crate) fn reshape(&mut self, a: ValueId, shape: &[Dim]) -> Emitted {
         let unknown = shape.iter().filter(|dim| dim.fixed().is_none()).count();
         if unknown > 1 {
             return Err(format!("shape {} has more than one unknown size", crate::dim::text(shape)));
@@ -100,7 +100,7 @@ impl Graph {
     }
 
     /// `a` reshaped to the shape of `model`.
-    pub(crate) fn reshape_like(&mut self, a: ValueId, model: ValueId) -> Made {
+    pub(crate) fn reshape_like(&mut self, a: ValueId, model: ValueId) -> Emitted {
         let shape = self.shape(model).to_vec();
         if shape.iter().filter(|dim| dim.fixed().is_none()).count() <= 1 {
             return self.reshape(a, &shape);
@@ -110,13 +110,13 @@ impl Graph {
     }
 
     /// `a` broadcast to the shape of `model`.
-    pub(crate) fn expand_like(&mut self, a: ValueId, model: ValueId) -> Made {
+    pub(crate) fn expand_like(&mut self, a: ValueId, model: ValueId) -> Emitted {
         let target = self.op("Shape", &[model])?;
         self.op("Expand", &[a, target])
     }
 
     /// A reduction over `axes`.
-    pub(crate) fn reduce(&mut self, op: &'static str, a: ValueId, axes: &[usize], keeps: bool) -> Made {
+    pub(crate) fn reduce(&mut self, op: &'static str, a: ValueId, axes: &[usize], keeps: bool) -> Emitted {
         let axes: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
         let axes = self.integers(&axes);
         let attributes = Attributes::default().with("keepdims", i64::from(keeps)).with("noop_with_empty_axes", 0);
@@ -124,17 +124,17 @@ impl Graph {
     }
 
     /// Sum over `axes`, which are kept with size 1.
-    pub(crate) fn sum(&mut self, a: ValueId, axes: &[usize]) -> Made {
+    pub(crate) fn sum(&mut self, a: ValueId, axes: &[usize]) -> Emitted {
         self.reduce("ReduceSum", a, axes, true)
     }
 
     /// Mean over `axes`, which are kept with size 1.
-    pub(crate) fn mean(&mut self, a: ValueId, axes: &[usize]) -> Made {
+    pub(crate) fn mean(&mut self, a: ValueId, axes: &[usize]) -> Emitted {
         self.reduce("ReduceMean", a, axes, true)
     }
 
     /// A slice of `a`, with one `(axis, start, end, step)` per sliced axis.
-    pub(crate) fn slice(&mut self, a: ValueId, ranges: &[(usize, i64, i64, i64)]) -> Made {
+    pub(crate) fn slice(&mut self, a: ValueId, ranges: &[(usize, i64, i64, i64)]) -> Emitted {
         let ranges: Vec<_> = ranges.iter().filter(|range| !self.is_whole(a, range)).collect();
         if ranges.is_empty() {
             return Ok(a);
@@ -155,13 +155,13 @@ impl Graph {
     }
 
     /// `a` padded with `begins` elements of `value` before it and `ends` after it, per axis.
-    pub(crate) fn pad(&mut self, a: ValueId, begins: &[i64], ends: &[i64], value: f32) -> Made {
+    pub(crate) fn pad(&mut self, a: ValueId, begins: &[i64], ends: &[i64], value: f32) -> Emitted {
         let pads = self.integers(&[begins, ends].concat());
         let value = self.scalar(value);
         self.op_with("Pad", &[a, pads, value], Attributes::default().with("mode", "constant"))
     }
 
-    pub(crate) fn concat(&mut self, parts: &[ValueId], axis: usize) -> Made {
+    pub(crate) fn concat(&mut self, parts: &[ValueId], axis: usize) -> Emitted {
         self.op_with("Concat", parts, Attributes::default().with("axis", axis as i64))
     }
 
@@ -174,12 +174,12 @@ impl Graph {
         self.push("Split", &[Some(a), Some(sizes)], Attributes::default().with("axis", axis as i64))
     }
 
-    pub(crate) fn matmul(&mut self, a: ValueId, b: ValueId) -> Made {
+    pub(crate) fn matmul(&mut self, a: ValueId, b: ValueId) -> Emitted {
         self.op("MatMul", &[a, b])
     }
 
     /// The product of two matrices, each optionally transposed.
-    pub(crate) fn gemm(&mut self, (a, trans_a): (ValueId, bool), (b, trans_b): (ValueId, bool)) -> Made {
+    pub(crate) fn gemm(&mut self, (a, trans_a): (ValueId, bool), (b, trans_b): (ValueId, bool)) -> Emitted {
         let attributes = Attributes::default()
             .with("alpha", 1.0)
             .with("beta", 1.0)
@@ -188,12 +188,12 @@ impl Graph {
         self.op_with("Gemm", &[a, b], attributes)
     }
 
-    pub(crate) fn cast(&mut self, a: ValueId, to: ElementType) -> Made {
+    pub(crate) fn cast(&mut self, a: ValueId, to: ElementType) -> Emitted {
         self.op_with("Cast", &[a], Attributes::default().with("to", i64::from(to.code())))
     }
 
     /// Sums a gradient over the axes that broadcasting repeated, in the shape of `model`.
-    pub(crate) fn unbroadcast(&mut self, gradient: ValueId, model: ValueId) -> Made {
+    pub(crate) fn unbroadcast(&mut self, gradient: ValueId, model: ValueId) -> Emitted {
         let own = self.shape(gradient).to_vec();
         let target = self.shape(model).to_vec();
         if own == target {

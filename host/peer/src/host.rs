@@ -11,7 +11,7 @@ use skein_job::{Job, Manifest, Members};
 use skein_protocol::identity::Identity;
 use skein_redis::Scope;
 use skein_redis::queue::{Consumer, Queue, Role};
-use skein_store::{Head, PeerStore, StateStore, StoreError};
+use skein_store::{PeerStore, StateDigests, StateStore, StoreError};
 use skein_types::PeerId;
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -91,7 +91,7 @@ pub fn run<'a>(
         let out = Some(RunFolder { dir: config.dir.clone(), keep: config.checkpoint.keep, manifest });
         let run = Run { prepared, pool, peers: vec![peer], start, out, hint: HINT.to_owned() };
         let run = async {
-            let summary = run.to_end(events, shutdown).await;
+            let summary = run.run(events, shutdown).await;
             // Its worker may be in the middle of a task that the run no longer waits for.
             stop.send_replace(true);
             summary
@@ -185,7 +185,7 @@ fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
 /// Decides where the peer continues: from the state of its database, or from the checkpoint if that is ahead of it.
 async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job) -> Result<Checkpoint> {
     let saved = saved.unwrap_or_else(|| Checkpoint::initial(job));
-    let (head, metadata) = match store.head().await {
+    let (head, metadata) = match store.digests().await {
         Ok(head) => {
             let metadata = store.round_metadata(head.round).await?;
             (head, metadata)
@@ -214,6 +214,6 @@ async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job)
 }
 
 /// Whether the database is ahead of the checkpoint, or holds the same state.
-fn is_whole(head: &Head, saved: &Checkpoint) -> bool {
+fn is_whole(head: &StateDigests, saved: &Checkpoint) -> bool {
     head.round > saved.state.round() || hash_of(head) == saved.state_hash()
 }

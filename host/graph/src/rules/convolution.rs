@@ -10,7 +10,7 @@ use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::infer::Window;
 use crate::lowering::{InputGradient, WeightGradient};
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::{Step, Tape};
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
@@ -130,7 +130,7 @@ fn attributes(kernel: &[i64], strides: &[i64], dilations: &[i64], pads: Vec<i64>
         .with("group", group)
 }
 
-fn input_gradient(tape: &mut Tape, conv: &Conv) -> Made {
+fn input_gradient(tape: &mut Tape, conv: &Conv) -> Emitted {
     let Conv { window, group, .. } = conv;
     let is_flippable = window.is_dense() && *group == 1 && flipped_pads(window).is_some();
     let prefers_flipped = tape.lowering.input_gradient == InputGradient::FlippedConv || conv.is_pointwise();
@@ -151,7 +151,7 @@ fn flipped_pads(window: &Window) -> Option<Vec<i64>> {
 }
 
 /// For a stride of 1: a convolution of the gradient with the flipped kernel, channels exchanged.
-fn flipped_conv(tape: &mut Tape, conv: &Conv) -> Made {
+fn flipped_conv(tape: &mut Tape, conv: &Conv) -> Emitted {
     let Conv { window, weight, .. } = conv;
     let reverse = |(axis, size): (usize, &i64)| (*size > 1).then_some((axis + 2, size - 1, -size - 1, -1));
     let ranges: Vec<_> = window.kernel.iter().enumerate().filter_map(reverse).collect();
@@ -164,13 +164,13 @@ fn flipped_conv(tape: &mut Tape, conv: &Conv) -> Made {
 }
 
 /// The first two axes exchanged.
-fn exchange_front(tape: &mut Tape, x: ValueId) -> Made {
+fn exchange_front(tape: &mut Tape, x: ValueId) -> Emitted {
     let mut perm: Vec<usize> = (0..tape.graph.rank(x)).collect();
     perm.swap(0, 1);
     tape.graph.transpose(x, &perm)
 }
 
-fn weight_gradient(tape: &mut Tape, conv: &Conv) -> Made {
+fn weight_gradient(tape: &mut Tape, conv: &Conv) -> Emitted {
     let by_patches = tape.lowering.weight_gradient == WeightGradient::Patches;
     let fits = conv.patch_bytes() <= tape.lowering.patch_bytes_max;
     if conv.group == 1 && by_patches && (fits || conv.is_pointwise()) {
@@ -183,19 +183,19 @@ fn weight_gradient(tape: &mut Tape, conv: &Conv) -> Made {
 }
 
 /// Rows of all positions of all samples, channels last: `[N·positions, C]`.
-fn rows(tape: &mut Tape, x: ValueId, width: i64) -> Made {
+fn rows(tape: &mut Tape, x: ValueId, width: i64) -> Emitted {
     let target = tape.graph.integers(&[-1, width]);
     tape.graph.op_with("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
 }
 
-fn channels_last(tape: &mut Tape, x: ValueId) -> Made {
+fn channels_last(tape: &mut Tape, x: ValueId) -> Emitted {
     let rank = tape.graph.rank(x);
     let perm: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
     tape.graph.transpose(x, &perm)
 }
 
 /// One product of the gradient with all patches side by side.
-fn weight_by_patches(tape: &mut Tape, conv: &Conv) -> Made {
+fn weight_by_patches(tape: &mut Tape, conv: &Conv) -> Emitted {
     let Conv { window, channels: (outputs, inputs), .. } = conv;
     let last = channels_last(tape, conv.x)?;
     let around = |pads: &[i64]| [&[0], pads, &[0]].concat();
@@ -222,7 +222,7 @@ fn weight_by_patches(tape: &mut Tape, conv: &Conv) -> Made {
 }
 
 /// One sum of products for each tap.
-fn weight_of_depthwise(tape: &mut Tape, conv: &Conv) -> Made {
+fn weight_of_depthwise(tape: &mut Tape, conv: &Conv) -> Emitted {
     let Conv { window, x, g, .. } = conv;
     let around = |pads: &[i64]| [&[0, 0], pads].concat();
     let padded =
@@ -240,7 +240,7 @@ fn weight_of_depthwise(tape: &mut Tape, conv: &Conv) -> Made {
 }
 
 /// A convolution of the input with the gradient: batch and channels exchanged, stride and dilation exchanged.
-fn weight_by_conv(tape: &mut Tape, conv: &Conv) -> Made {
+fn weight_by_conv(tape: &mut Tape, conv: &Conv) -> Emitted {
     let Conv { window, group, .. } = conv;
     let mut x = conv.x;
     let mut ends = Vec::new();
@@ -262,7 +262,7 @@ fn weight_by_conv(tape: &mut Tape, conv: &Conv) -> Made {
 }
 
 /// `[N, G·C, ..]` as `[C, G·N, ..]` for an input and as `[G·C, N, ..]` for a gradient.
-fn by_group(tape: &mut Tape, x: ValueId, group: i64, is_input: bool) -> Made {
+fn by_group(tape: &mut Tape, x: ValueId, group: i64, is_input: bool) -> Emitted {
     if group == 1 || !is_input {
         return exchange_front(tape, x);
     }

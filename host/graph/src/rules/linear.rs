@@ -3,7 +3,7 @@
 use super::Gradients;
 use crate::dim::Dim;
 use crate::graph::ValueId;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::{Step, Tape};
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
@@ -56,7 +56,7 @@ fn is_row(tape: &Tape, a: ValueId) -> bool {
 }
 
 /// Merges all leading axes into one.
-fn rows_of(tape: &mut Tape, x: ValueId) -> Made {
+fn rows_of(tape: &mut Tape, x: ValueId) -> Emitted {
     let width = tape.graph.shape(x).last().and_then(Dim::fixed).ok_or("the width of a matrix is not known")?;
     if tape.graph.rank(x) == 2 {
         return Ok(x);

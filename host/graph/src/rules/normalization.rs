@@ -6,7 +6,7 @@ use crate::attributes::Attributes;
 use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::{Type, ValueId};
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::{Mode, Step, Tape};
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
@@ -19,7 +19,7 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
 }
 
 /// A batch normalization of rows `[C, values]` instead of `[N, C, ..]`.
-pub(super) fn rows(tape: &mut Tape, inputs: [ValueId; 5], attributes: &Attributes) -> Made {
+pub(super) fn rows(tape: &mut Tape, inputs: [ValueId; 5], attributes: &Attributes) -> Emitted {
     let channels = tape.graph.shape(inputs[0])[0].clone();
     let (y, saved) = by_batch(tape, inputs, (&[1], &[channels, Dim::from(1)]), attributes)?;
     let attributes = attributes.clone().with("channel_axis", 0);
@@ -88,14 +88,14 @@ pub(super) fn batch_forward(
 }
 
 /// `1 / √(x + ε)`
-fn inverse_root(tape: &mut Tape, x: ValueId, epsilon: f32) -> Made {
+fn inverse_root(tape: &mut Tape, x: ValueId, epsilon: f32) -> Emitted {
     let shifted = tape.graph.offset(x, epsilon)?;
     let root = tape.graph.op("Sqrt", &[shifted])?;
     tape.graph.op("Reciprocal", &[root])
 }
 
 /// A variance over M elements times `M / (M − 1)`; unchanged for a single element, where that is undefined.
-fn unbiased(tape: &mut Tape, variance: ValueId, x: ValueId, axes: &[usize]) -> Made {
+fn unbiased(tape: &mut Tape, variance: ValueId, x: ValueId, axes: &[usize]) -> Emitted {
     let count = count(tape, x, axes)?;
     let less = tape.graph.offset(count, -1.0)?;
     let one = tape.graph.scalar(1.0);

@@ -8,7 +8,7 @@ use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::infer::Window;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::Tape;
 
 /// A convolution of a map.
@@ -53,7 +53,7 @@ pub(super) fn forward(
 }
 
 impl Conv {
-    fn apply(&self, tape: &mut Tape, table: &Table) -> Made {
+    fn apply(&self, tape: &mut Tape, table: &Table) -> Emitted {
         let used: Vec<usize> =
             (0..table.rows.len()).filter(|tap| table.rows[*tap].iter().any(Option::is_some)).collect();
         let picked: Vec<Option<usize>> = used.iter().flat_map(|tap| table.rows[*tap].clone()).collect();
@@ -75,7 +75,7 @@ impl Conv {
     }
 
     /// The weight of the taps that read any position, `[O, C·taps]`.
-    fn factor(&self, tape: &mut Tape, used: &[usize]) -> Made {
+    fn factor(&self, tape: &mut Tape, used: &[usize]) -> Emitted {
         let taps: i64 = self.window.kernel.iter().product();
         let rows = self.outputs * self.inputs;
         let kept = if used.len() as i64 == taps {
@@ -96,7 +96,7 @@ impl Conv {
         self.bias.map(|bias| step_reshape(tape, bias, &shape)).transpose()
     }
 
-    fn add_bias(&self, tape: &mut Tape, value: ValueId) -> Made {
+    fn add_bias(&self, tape: &mut Tape, value: ValueId) -> Emitted {
         match self.bias {
             None => Ok(value),
             Some(bias) => {
@@ -106,13 +106,13 @@ impl Conv {
         }
     }
 
-    fn output(&self, tape: &mut Tape, product: ValueId, positions: i64) -> Made {
+    fn output(&self, tape: &mut Tape, product: ValueId, positions: i64) -> Emitted {
         step_reshape(tape, product, &[self.outputs.into(), positions.into(), self.map.batch.clone()])
     }
 
     /// One product over the whole map: a 1×1 kernel, a kernel with one used tap on a 1×1 map, or one as large as the
     /// map.
-    fn dense(&self, tape: &mut Tape, used: &[usize], positions: i64) -> Made {
+    fn dense(&self, tape: &mut Tape, used: &[usize], positions: i64) -> Emitted {
         let factor = self.factor(tape, used)?;
         let columns = matrix(tape, &self.map, self.inputs * used.len() as i64)?;
         let bias = self.bias_column(tape)?;
@@ -121,7 +121,7 @@ impl Conv {
     }
 
     /// All patches side by side, `[C·taps, positions·N]`, by group.
-    fn by_patches(&self, tape: &mut Tape, (used, picked): (&[usize], &[Option<usize>]), positions: i64) -> Made {
+    fn by_patches(&self, tape: &mut Tape, (used, picked): (&[usize], &[Option<usize>]), positions: i64) -> Emitted {
         let patches = pick(tape, self.map.value, picked)?;
         let columns = Dim::from(positions).times(&self.map.batch).ok_or("its batch is too large")?;
         let rows = self.inputs * used.len() as i64;
@@ -141,7 +141,7 @@ impl Conv {
 
     /// For few outputs of many channels: multiplies each tap with the whole map, `[O·taps, positions·N]`, then adds up
     /// the products of each output. The copy is as large as the outputs, not the inputs.
-    fn by_outputs(&self, tape: &mut Tape, (used, table): (&[usize], &Table), positions: i64) -> Made {
+    fn by_outputs(&self, tape: &mut Tape, (used, table): (&[usize], &Table), positions: i64) -> Emitted {
         let taps = used.len() as i64;
         let size = self.map.positions();
         let factor = self.factor(tape, used)?;

@@ -11,7 +11,7 @@ use crate::constant::Constant;
 use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::ValueId;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::Tape;
 
 /// Input times output channels from which transforming a whole small map pays off.
@@ -107,12 +107,12 @@ pub(super) fn forward(tape: &mut Tape, conv: &Conv) -> Result<Option<ValueId>, R
     }
 }
 
-fn transpose(tape: &mut Tape, x: ValueId, perm: &[i64]) -> Made {
+fn transpose(tape: &mut Tape, x: ValueId, perm: &[i64]) -> Emitted {
     tape.plain("Transpose", &[x], Attributes::default().with("perm", perm.to_vec()))
 }
 
 /// The transformed filters: `[products, O, C]`.
-fn filters(tape: &mut Tape, conv: &Conv, matrices: &Matrices) -> Made {
+fn filters(tape: &mut Tape, conv: &Conv, matrices: &Matrices) -> Emitted {
     let outputs = conv.outputs;
     let channels = conv.map.channels;
     let flat = step_reshape(tape, conv.weight, &[outputs.into(), channels.into(), 9.into()])?;
@@ -130,7 +130,7 @@ fn multiply(
     conv: &Conv,
     (data, elements, columns): (ValueId, ValueId, &Dim),
     matrices: &Matrices,
-) -> Made {
+) -> Emitted {
     let products = (matrices.filter.len() * matrices.filter.len()) as i64;
     let width = |rows: i64| columns.times(&Dim::from(rows)).ok_or("its batch is too large".to_owned());
     let rows = tape.graph.shape(elements)[1].clone();
@@ -147,7 +147,7 @@ fn multiply(
 }
 
 /// Convolves a map of 2×2 to 4×4 at once; the data's matrix leaves out the padding.
-fn whole(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
+fn whole(tape: &mut Tape, conv: &Conv, size: i64) -> Emitted {
     let matrices = matrices(size);
     let inner: Vec<Vec<f64>> = matrices.data.iter().map(|row| row[1..=size as usize].to_vec()).collect();
     let data = transpose(tape, conv.map.value, &[1, 0, 2])?;
@@ -158,7 +158,7 @@ fn whole(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
 }
 
 /// Convolves overlapping tiles of 6×6, each with 4×4 outputs.
-fn tiled(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
+fn tiled(tape: &mut Tape, conv: &Conv, size: i64) -> Emitted {
     let matrices = matrices(TILE);
     let across = size / TILE;
     let span = TILE + 2;
