@@ -76,7 +76,7 @@ impl Loss {
         let ty = self.labels(tape.graph.shape(output))?;
         let labels = tape.graph.input("labels", ty);
         let loss = match self {
-            Loss::CrossEntropy { ignore_index } => cross_entropy(tape, (output, labels), ignore_index),
+            Loss::CrossEntropy { ignore_index } => cross_entropy(tape, output, labels, ignore_index),
             Loss::MeanSquaredError => {
                 let difference = step(tape, "Sub", &[output, labels])?;
                 let square = step(tape, "Mul", &[difference, difference])?;
@@ -121,7 +121,7 @@ fn reduce(tape: &mut Tape, op: &'static str, x: ValueId, axes: &[i64]) -> Emitte
 }
 
 /// `−log softmax(z)` at the label, by a one-hot mask: its gradient is `softmax(z) − one-hot` divided by the count.
-fn cross_entropy(tape: &mut Tape, (output, labels): (ValueId, ValueId), ignored: Option<i64>) -> Emitted {
+fn cross_entropy(tape: &mut Tape, output: ValueId, labels: ValueId, ignored: Option<i64>) -> Emitted {
     let rank = tape.graph.rank(output);
     let axis = class_axis(tape.graph.shape(output))?;
     let logits = if axis + 1 == rank {

@@ -9,6 +9,29 @@ use crate::graph::{Graph, ValueId};
 /// A new value, or the reason why it cannot be built.
 pub(crate) type Emitted = Result<ValueId, Reason>;
 
+/// Every `step`-th element of one axis from `start` to before `end`. As in ONNX, a negative `end` counts from the end of
+/// the axis.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AxisSlice {
+    pub(crate) axis: usize,
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) step: i64,
+}
+
+/// A matrix to multiply, or its transpose.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Factor {
+    pub(crate) value: ValueId,
+    pub(crate) is_transposed: bool,
+}
+
+impl Factor {
+    pub(crate) fn transpose(self) -> Factor {
+        Factor { is_transposed: !self.is_transposed, ..self }
+    }
+}
+
 impl Graph {
     /// A node with one output and no attribute.
     pub(crate) fn op(&mut self, op: &'static str, inputs: &[ValueId]) -> Emitted {
@@ -133,25 +156,25 @@ impl Graph {
         self.reduce("ReduceMean", a, axes, true)
     }
 
-    /// A slice of `a`, with one `(axis, start, end, step)` per sliced axis.
-    pub(crate) fn slice(&mut self, a: ValueId, ranges: &[(usize, i64, i64, i64)]) -> Emitted {
-        let ranges: Vec<_> = ranges.iter().filter(|range| !self.is_whole(a, range)).collect();
-        if ranges.is_empty() {
+    /// The part of `a` within the slices of its axes.
+    pub(crate) fn slice(&mut self, a: ValueId, slices: &[AxisSlice]) -> Emitted {
+        let slices: Vec<_> = slices.iter().filter(|slice| !self.is_whole(a, slice)).collect();
+        if slices.is_empty() {
             return Ok(a);
         }
-        let column = |graph: &mut Graph, pick: fn(&(usize, i64, i64, i64)) -> i64| {
-            let values: Vec<i64> = ranges.iter().map(|range| pick(range)).collect();
+        let column = |graph: &mut Graph, pick: fn(&AxisSlice) -> i64| {
+            let values: Vec<i64> = slices.iter().map(|slice| pick(slice)).collect();
             graph.integers(&values)
         };
-        let starts = column(self, |range| range.1);
-        let ends = column(self, |range| range.2);
-        let axes = column(self, |range| range.0 as i64);
-        let steps = column(self, |range| range.3);
+        let starts = column(self, |slice| slice.start);
+        let ends = column(self, |slice| slice.end);
+        let axes = column(self, |slice| slice.axis as i64);
+        let steps = column(self, |slice| slice.step);
         self.op("Slice", &[a, starts, ends, axes, steps])
     }
 
-    fn is_whole(&self, a: ValueId, (axis, start, end, step): &(usize, i64, i64, i64)) -> bool {
-        *start == 0 && *step == 1 && self.shape(a)[*axis].fixed() == Some(*end)
+    fn is_whole(&self, a: ValueId, slice: &AxisSlice) -> bool {
+        slice.start == 0 && slice.step == 1 && self.shape(a)[slice.axis].fixed() == Some(slice.end)
     }
 
     /// `a` padded with `begins` elements of `value` before it and `ends` after it, per axis.
@@ -178,14 +201,14 @@ impl Graph {
         self.op("MatMul", &[a, b])
     }
 
-    /// The product of two matrices, each optionally transposed.
-    pub(crate) fn gemm(&mut self, (a, trans_a): (ValueId, bool), (b, trans_b): (ValueId, bool)) -> Emitted {
+    /// The product of two matrices.
+    pub(crate) fn gemm(&mut self, a: Factor, b: Factor) -> Emitted {
         let attributes = Attributes::default()
             .with("alpha", 1.0)
             .with("beta", 1.0)
-            .with("transA", i64::from(trans_a))
-            .with("transB", i64::from(trans_b));
-        self.op_with("Gemm", &[a, b], attributes)
+            .with("transA", i64::from(a.is_transposed))
+            .with("transB", i64::from(b.is_transposed));
+        self.op_with("Gemm", &[a.value, b.value], attributes)
     }
 
     pub(crate) fn cast(&mut self, a: ValueId, to: ElementType) -> Emitted {
@@ -207,11 +230,10 @@ impl Graph {
         self.reshape_like(summed, model)
     }
 
-    /// Shape in which a vector of length `C` broadcasts to `[N, C, ..]`.
-    pub(crate) fn channel_shape(&self, x: ValueId) -> Shape {
-        let channels = self.shape(x)[1].clone();
+    /// Shape in which a vector with one value for each channel broadcasts to `x`, whose channels are along `axis`.
+    pub(crate) fn channel_shape(&self, x: ValueId, axis: usize) -> Shape {
         let mut shape = vec![Dim::from(1); self.rank(x)];
-        shape[1] = channels;
+        shape[axis] = self.shape(x)[axis].clone();
         shape
     }
 }

@@ -46,16 +46,24 @@ pub fn job(config: &Config) -> Result<(Manifest, Members)> {
     Ok((manifest, Members { peers, run: config.run }))
 }
 
+/// A job that a host can run.
+pub struct HostedJob {
+    /// The job, with its functions and graphs.
+    pub prepared: PreparedJob,
+    /// What the workers of the peer load.
+    pub bundle: JobBundle,
+}
+
 /// Prepares the job that a configuration names, for the peers of its roster.
 ///
 /// # Errors
 /// The manifest, the data or the roster does not fit.
-pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result<(PreparedJob, JobBundle)>> {
+pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result<HostedJob>> {
     Box::pin(async move {
         let (manifest, members) = job(config)?;
         let prepared = PreparedJob::new(&manifest, &members, tools).await?;
         let bundle = JobBundle::new(&manifest, &prepared.job)?;
-        Ok((prepared, bundle))
+        Ok(HostedJob { prepared, bundle })
     })
 }
 
@@ -65,16 +73,17 @@ pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result
 /// A database cannot be used, a function failed, the peers are out of step, or the run was shut down.
 pub fn run<'a>(
     config: &'a Config,
-    (prepared, bundle): (PreparedJob, JobBundle),
+    hosted: HostedJob,
     pool: Arc<FunctionPool>,
     events: &'a mut Sink<'a>,
     mut shutdown: BoxFuture<'a, ()>,
 ) -> BoxFuture<'a, Result<Summary>> {
     Box::pin(async move {
+        let HostedJob { prepared, bundle } = hosted;
         let opened = tokio::select! {
             biased;
             () = &mut shutdown => bail!("interrupted while it opened its database{HINT}"),
-            opened = open(config, (&prepared, bundle), &pool) => opened?,
+            opened = open(config, &prepared, bundle, &pool) => opened?,
         };
         let Opened { peer, start, worker } = opened;
         let me = peer.identity.id();
@@ -115,11 +124,7 @@ struct Opened {
 }
 
 /// Opens the peer's folder, its database and those of the others.
-async fn open(
-    config: &Config,
-    (prepared, bundle): (&PreparedJob, JobBundle),
-    pool: &Arc<FunctionPool>,
-) -> Result<Opened> {
+async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: &Arc<FunctionPool>) -> Result<Opened> {
     let job = &prepared.job;
     let identity = config.identity.load(job.train.seed)?;
     let me = identity.id();

@@ -374,7 +374,7 @@ impl Round {
             return Err(RoundError::Accused { accused, faults: self.context.faults });
         }
         let entries: BTreeSet<(PeerId, Digest)> = self.votes.values().flat_map(|vote| &vote.held).copied().collect();
-        let count = |entry: &(PeerId, Digest)| self.count(|vote| holds(vote, entry));
+        let count = |(peer, hash): &(PeerId, Digest)| self.count(|vote| holds(vote, *peer, *hash));
         // Others may receive a vote that is missing here, and count it.
         let missing = self.without(&self.votes).len();
         let is_open = |entry| count(entry) < majority && count(entry) + missing >= majority;
@@ -384,15 +384,15 @@ impl Round {
         let agreed = entries.into_iter().filter(|entry| count(entry) >= majority);
         let mut peers = BTreeMap::new();
         let mut wanted = BTreeMap::new();
-        for entry in agreed {
-            let known = self.announced.get(&entry.0).filter(|(hash, _)| *hash == entry.1);
+        for (peer, hash) in agreed {
+            let known = self.announced.get(&peer).filter(|(announced, _)| *announced == hash);
             let Some((_, announcement)) = known else {
-                return or_refuse(false, Step::Wait { until: limit }, RoundError::Lacking(entry.0));
+                return or_refuse(false, Step::Wait { until: limit }, RoundError::Lacking(peer));
             };
-            peers.insert(entry.0, *announcement);
+            peers.insert(peer, *announcement);
             // Even if it is accused: the majority verified its values.
-            if !self.held.contains(&entry.0) {
-                wanted.insert(entry.0, Wanted { announcement: *announcement, holders: self.holders(&entry) });
+            if !self.held.contains(&peer) {
+                wanted.insert(peer, Wanted { announcement: *announcement, holders: self.holders(peer, hash) });
             }
         }
         if let Some(peer) = wanted.keys().next().copied() {
@@ -475,9 +475,9 @@ impl Round {
     }
 
     /// The peers that voted for the contribution, then its owner, who did not provide it while this peer gathered.
-    fn holders(&self, entry: &(PeerId, Digest)) -> Vec<PeerId> {
-        let voters = self.votes.iter().filter(|(peer, vote)| **peer != entry.0 && holds(vote, entry));
-        let holders = voters.map(|(peer, _)| *peer).chain([entry.0]);
+    fn holders(&self, owner: PeerId, hash: Digest) -> Vec<PeerId> {
+        let voters = self.votes.iter().filter(|(peer, vote)| **peer != owner && holds(vote, owner, hash));
+        let holders = voters.map(|(peer, _)| *peer).chain([owner]);
         holders.filter(|peer| *peer != self.me).collect()
     }
 
@@ -524,6 +524,6 @@ fn knows(vote: &Vote, peer: &PeerId) -> bool {
     vote.accused.contains(peer) || vote.held.iter().any(|(held, _)| held == peer)
 }
 
-fn holds(vote: &Vote, entry: &(PeerId, Digest)) -> bool {
-    vote.held.binary_search(entry).is_ok()
+fn holds(vote: &Vote, owner: PeerId, hash: Digest) -> bool {
+    vote.held.binary_search(&(owner, hash)).is_ok()
 }

@@ -192,7 +192,7 @@ fn binary(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
                 let product = graph.div(product, b)?;
                 graph.neg(product)?
             }
-            _ => extremum(tape, step, g, (operand, if index == 0 { b } else { a }))?,
+            _ => extremum(tape, step, g, [operand, if index == 0 { b } else { a }])?,
         };
         gradients[index] = Some(tape.graph.unbroadcast(own, operand)?);
     }
@@ -200,7 +200,7 @@ fn binary(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
 }
 
 /// `Max` and `Min` of two: the gradient goes to the chosen one, half to each if they are equal.
-fn extremum(tape: &mut Tape, step: &Step, g: ValueId, (own, other): (ValueId, ValueId)) -> Emitted {
+fn extremum(tape: &mut Tape, step: &Step, g: ValueId, [own, other]: [ValueId; 2]) -> Emitted {
     let graph = &mut tape.graph;
     let is_chosen = graph.op(if step.op == "Max" { "Greater" } else { "Less" }, &[own, other])?;
     let is_tied = graph.op("Equal", &[own, other])?;

@@ -6,7 +6,7 @@ use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::infer::resolve_axis;
-use crate::ops::Emitted;
+use crate::ops::{AxisSlice, Emitted};
 use crate::tape::{Step, Tape};
 
 /// Most bytes of zeros to scatter into, such as the gradient of an embedding, that are written out as a constant.
@@ -92,7 +92,7 @@ fn slice(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
 }
 
 fn flip(tape: &mut Tape, x: ValueId, axis: usize, size: i64) -> Emitted {
-    tape.graph.slice(x, &[(axis, size - 1, -size - 1, -1)])
+    tape.graph.slice(x, &[AxisSlice { axis, start: size - 1, end: -size - 1, step: -1 }])
 }
 
 /// `x` with `gap − 1` zeros between neighbours along `axis`.
@@ -110,15 +110,18 @@ fn dilate(tape: &mut Tape, x: ValueId, axis: usize, gap: i64) -> Emitted {
     let mut joined = shape;
     joined[axis] = Dim::from(size * gap);
     let wide = tape.graph.reshape(padded, &joined)?;
-    tape.graph.slice(wide, &[(axis, 0, (size - 1) * gap + 1, 1)])
+    tape.graph.slice(wide, &[AxisSlice { axis, start: 0, end: (size - 1) * gap + 1, step: 1 }])
 }
 
 fn pad(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let shape = tape.graph.shape(step.input(0)?).to_vec();
     let pads = tape.graph.integers_of(step.input(1)?).ok_or("its pads are not constant")?;
-    let range = |(axis, dim): (usize, &Dim)| Some((axis, pads[axis], pads[axis] + dim.fixed()?, 1));
-    let ranges: Vec<_> = shape.iter().enumerate().filter_map(range).collect();
-    tape.graph.slice(g, &ranges)
+    let inside = |(axis, dim): (usize, &Dim)| {
+        let start = pads[axis];
+        Some(AxisSlice { axis, start, end: start + dim.fixed()?, step: 1 })
+    };
+    let slices: Vec<_> = shape.iter().enumerate().filter_map(inside).collect();
+    tape.graph.slice(g, &slices)
 }
 
 /// Moving axes of size 1 is a change of shape, and a transposed broadcast is the broadcast of a transpose.

@@ -1,6 +1,6 @@
 //! Maxima and means over windows.
 
-use super::convolution::{tap_ranges, taps};
+use super::convolution::{tap_slices, taps};
 use super::{Gradients, first};
 use crate::attributes::Attributes;
 use crate::constant::Constant;
@@ -9,7 +9,7 @@ use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::infer::Window;
 use crate::lowering::PoolGradient;
-use crate::ops::Emitted;
+use crate::ops::{AxisSlice, Emitted};
 use crate::tape::{Step, Tape};
 
 /// Padding of a maximum: finite, and less than any activation.
@@ -70,11 +70,13 @@ impl Pool {
     /// Converts a gradient of the elements that windows reach to one of the input: cuts off the pads, appends zeros.
     fn crop(&self, tape: &mut Tape, reached: ValueId) -> Emitted {
         let begins = &self.window.begins;
-        let ranges: Vec<_> = (0..self.input.len())
-            .map(|axis| (axis + 2, begins[axis], self.reach(axis).min(begins[axis] + self.input[axis]), 1))
-            .collect();
-        let cut = tape.graph.slice(reached, &ranges)?;
-        let missing = (0..self.input.len()).map(|axis| self.input[axis] - (ranges[axis].2 - ranges[axis].1));
+        let inside = |axis: usize| {
+            let start = begins[axis];
+            AxisSlice { axis: axis + 2, start, end: self.reach(axis).min(start + self.input[axis]), step: 1 }
+        };
+        let slices: Vec<_> = (0..self.input.len()).map(inside).collect();
+        let cut = tape.graph.slice(reached, &slices)?;
+        let missing = (0..self.input.len()).map(|axis| self.input[axis] - (slices[axis].end - slices[axis].start));
         let ends: Vec<i64> = [0, 0].into_iter().chain(missing).collect();
         tape.graph.pad(cut, &vec![0; ends.len()], &ends, 0.0)
     }
@@ -136,7 +138,7 @@ fn maximum_by_slices(tape: &mut Tape, pool: &Pool) -> Emitted {
     let column = [&shape[..2], &[Dim::from(1)], &shape[2..]].concat();
     let mut slices = Vec::new();
     for tap in &taps {
-        let met = tape.graph.slice(padded, &tap_ranges(&pool.window, &pool.output, tap, 2))?;
+        let met = tape.graph.slice(padded, &tap_slices(&pool.window, &pool.output, tap, 2))?;
         slices.push(tape.graph.reshape(met, &column)?);
     }
     let stacked = tape.graph.concat(&slices, 2)?;

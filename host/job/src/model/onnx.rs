@@ -12,7 +12,7 @@ use bytes::Bytes;
 use skein_graph::{Dim, ExternalData, Loss, Lowering, Shape, TensorKind};
 use skein_types::{Digest, Layout, Parameter};
 
-use super::{Model, computes_itself, draw, feed, image_shape};
+use super::{Initializer, Model, computes_itself, feed, image_shape};
 use crate::data::SampleKind;
 use crate::identity::Identifier;
 use crate::manifest::Manifest;
@@ -305,7 +305,7 @@ fn initial(model: &skein_graph::Model, layout: &Layout, start: Initialization, s
             TensorKind::Bias | TensorKind::Mean => (Init::Zeros, 1.0),
         };
         let fan_out = count as f32 / fan_in.max(1.0);
-        values.extend(draw(init, (fan_in, fan_out), count, (&parameter.name, seed)));
+        values.extend(Initializer { name: &parameter.name, init, fan_in, fan_out, count }.draw(seed));
     }
     values
 }

@@ -67,6 +67,13 @@ pub enum ClientError {
     Insecure(Address),
 }
 
+/// How the answer to a command is read.
+struct Expected<T> {
+    receive: Receive<T>,
+    /// Most bytes or values that the answer may have.
+    max: usize,
+}
+
 /// Reads an answer of at most the given number of bytes or values.
 type Receive<T> = for<'a> fn(&Client, &'a mut TensorConnection, usize) -> Received<'a, T>;
 type Received<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
@@ -119,7 +126,7 @@ impl Client {
     /// # Errors
     /// The server refuses the command, or is out of reach for longer than the options allow.
     pub fn call<'a>(&'a self, arguments: &'a [&'a [u8]], bytes_max: usize) -> BoxFuture<'a, Result<Reply, Failure>> {
-        Box::pin(self.exchange(arguments, (REPLY, bytes_max), self.outage_max))
+        Box::pin(self.exchange(arguments, Expected { receive: REPLY, max: bytes_max }, self.outage_max))
     }
 
     /// Sends a command of the module and returns its reply.
@@ -140,7 +147,7 @@ impl Client {
         arguments: &'a [&'a [u8]],
         values_max: usize,
     ) -> BoxFuture<'a, Result<Option<Vec<f32>>, Failure>> {
-        Box::pin(self.exchange(arguments, (VALUES, values_max), self.outage_max))
+        Box::pin(self.exchange(arguments, Expected { receive: VALUES, max: values_max }, self.outage_max))
     }
 
     /// Sends a command of the module and returns the values of its reply; `None` if the key does not exist.
@@ -158,21 +165,16 @@ impl Client {
 
     /// Waits up to `wait` for the server to answer.
     pub(crate) async fn reach(&self, wait: Duration) -> Result<(), Failure> {
-        self.exchange(&[b"PING"], (REPLY, 64), wait).await.map(drop)
+        self.exchange(&[b"PING"], Expected { receive: REPLY, max: 64 }, wait).await.map(drop)
     }
 
     /// Sends a command until it is answered, or `wait` has passed. If the connection breaks, the sender cannot know
     /// whether the command was carried out; all commands used here may be repeated.
     #[tracing::instrument(level = "debug", name = "command", skip_all, fields(name = %word(arguments.first())))]
-    async fn exchange<T>(
-        &self,
-        arguments: &[&[u8]],
-        receive: (Receive<T>, usize),
-        wait: Duration,
-    ) -> Result<T, Failure> {
+    async fn exchange<T>(&self, arguments: &[&[u8]], expected: Expected<T>, wait: Duration) -> Result<T, Failure> {
         let mut tries = Tries::new(self, wait);
         loop {
-            let failure = match self.once(arguments, receive).await {
+            let failure = match self.once(arguments, &expected).await {
                 Ok(answer) => {
                     tracing::debug!(address = %self.address, "answered");
                     return Ok(answer);
@@ -187,7 +189,7 @@ impl Client {
         }
     }
 
-    async fn once<T>(&self, arguments: &[&[u8]], (receive, max): (Receive<T>, usize)) -> Result<T, Failure> {
+    async fn once<T>(&self, arguments: &[&[u8]], expected: &Expected<T>) -> Result<T, Failure> {
         let _permit = self.permits.acquire().await;
         let idle = self.idle().pop_front();
         let mut channel = match idle {
@@ -195,7 +197,7 @@ impl Client {
             None => TensorConnection::open(&self.resolve().await?, &self.login, PATIENCE).await?,
         };
         channel.send(arguments).await?;
-        let result = receive(self, &mut channel, max).await;
+        let result = (expected.receive)(self, &mut channel, expected.max).await;
         // If the reply was read to its end, the connection can be reused.
         if matches!(result, Ok(_) | Err(Failure::Refused { .. })) {
             self.idle().push_front(channel);

@@ -24,7 +24,14 @@ pub(super) fn maximum(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> R
     let taps = table.rows.iter().map(|row| emit(tape, map.value, row, LOWEST));
     let taps = taps.collect::<Result<Vec<_>, _>>()?;
     let value = tape.graph.op("Max", &taps)?;
-    tape.record("MapMaxPool", &[map.value], value, (marks(&table.flat()), taps));
+    tape.record(Step {
+        op: "MapMaxPool",
+        inputs: vec![Some(map.value)],
+        outputs: vec![value],
+        attributes: marks(&table.flat()),
+        saved: taps,
+        origin: tape.graph.origin.clone(),
+    });
     Ok(Some(map.with(value, map.channels, table.output)))
 }
 

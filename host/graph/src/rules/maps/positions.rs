@@ -50,7 +50,14 @@ impl Table {
 /// `[A, table, N]` out of `[A, P, N]`, with zeros for `None`.
 pub(super) fn pick(tape: &mut Tape, x: ValueId, table: &[Option<usize>]) -> Emitted {
     let picked = emit(tape, x, table, 0.0)?;
-    tape.record("Positions", &[x], picked, (marks(table), vec![]));
+    tape.record(Step {
+        op: "Positions",
+        inputs: vec![Some(x)],
+        outputs: vec![picked],
+        attributes: marks(table),
+        saved: vec![],
+        origin: tape.graph.origin.clone(),
+    });
     Ok(picked)
 }
 
