@@ -1,4 +1,4 @@
-//! Invariant 4 with real peers: contributions of a liar are never aggregated, and the liar is charged.
+//! Invariant 4 with real peers: contributions of a liar are never aggregated, and the liar is accused.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,10 +17,10 @@ use skein_peer::prepare::{PreparedJob, Tools};
 use skein_protocol::announcement::{Announcement, Evaluation, Vote};
 use skein_protocol::identity::Identity;
 use skein_protocol::record::{Header, Kind, Record};
-use skein_protocol::round::{Absence, Charge};
+use skein_protocol::round::{Absence, Misbehaviour};
 use skein_runtime::{Options, Runtime};
 use skein_store::{
-    Accumulated, Average, Contributions, Embedded, GradientSums, Leaf, PeerStore, Ports, RecordLog, StoreError,
+    Accumulated, Average, BatchSlot, Contributions, Embedded, GradientSums, PeerStore, Ports, RecordLog, StoreError,
 };
 use skein_types::{PeerId, Status, Values};
 use tokio::task::JoinSet;
@@ -55,8 +55,8 @@ struct LyingSums {
 
 #[async_trait]
 impl GradientSums for LyingSums {
-    async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
-        self.inner.accumulate(round, leaf, gradient).await
+    async fn accumulate(&self, round: u64, slot: BatchSlot, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+        self.inner.accumulate(round, slot, gradient).await
     }
 
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
@@ -226,7 +226,7 @@ async fn follow(job: Arc<Job>, me: Identity, store: Embedded, others: BTreeMap<P
         store.publish(own.encode()).await.unwrap();
         let mut held: Vec<_> = announced.iter().chain([&own]).map(|r| (r.header().peer, r.hash())).collect();
         held.sort();
-        let vote = Vote { held, charged: Vec::new() };
+        let vote = Vote { held, accused: Vec::new() };
         store.publish(Record::sign(&me, header(Kind::Vote), vote.encode()).encode()).await.unwrap();
         let checked = said(&others, round, Kind::Check).await;
         let state = script.check.map_or_else(|| checked[0].payload().to_vec(), Vec::from);
@@ -262,19 +262,19 @@ async fn non_finite_values_wrong_shapes_and_wrong_hashes_are_charged() {
     let long: Spoil = |values| values.push(0.0);
     let short: Spoil = |values| values.truncate(values.len() - 1);
     let other: Spoil = |values| values[0] += 1.0;
-    for (spoil, announces_lie, charge) in [
-        (nan, true, Charge::NonFinite),
-        (infinite, true, Charge::NonFinite),
-        (long, true, Charge::Shape),
-        (short, true, Charge::Shape),
-        (other, false, Charge::Hash),
+    for (spoil, announces_lie, misbehaviour) in [
+        (nan, true, Misbehaviour::NonFinite),
+        (infinite, true, Misbehaviour::NonFinite),
+        (long, true, Misbehaviour::Shape),
+        (short, true, Misbehaviour::Shape),
+        (other, false, Misbehaviour::Hash),
     ] {
         let ends = run(&job, 1, Lie::to_all(spoil, announces_lie), 1).await;
         let hash = ends[0].0[0].state_hash;
         for (reports, end) in &ends {
             end.as_ref().unwrap();
             let report = &reports[0];
-            assert_eq!(report.absent, BTreeMap::from([(liar, Absence::Charged(charge))]), "{charge:?}");
+            assert_eq!(report.absent, BTreeMap::from([(liar, Absence::Accused(misbehaviour))]), "{misbehaviour:?}");
             assert_eq!((report.present, report.state_hash), (4, hash));
             assert!(report.state.parameters().iter().all(|value| value.is_finite()));
         }
@@ -335,7 +335,7 @@ async fn evaluations_count_only_when_they_are_due_and_for_the_samples_of_a_peer(
     in_step(&ends, 3);
 }
 
-/// A well-formed lie is not charged, but the rule tolerates it: the honest peers stay in step and learn.
+/// A well-formed lie is not accused, but the rule tolerates it: the honest peers stay in step and learn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_well_formed_lie_is_tolerated_by_the_rule() {
     let job = job("").await;
@@ -354,7 +354,7 @@ async fn more_liars_than_tolerated_stop_the_round_with_the_reason() {
     for (reports, end) in run(&job, 2, Lie::to_all(|values| values[0] = f32::NAN, true), 1).await {
         assert!(reports.is_empty(), "nothing was applied");
         let reason = format!("{:#}", end.unwrap_err());
-        assert!(reason.contains("2 peers are charged, but the job tolerates at most 1"), "{reason}");
+        assert!(reason.contains("2 peers are accused, but the job tolerates at most 1"), "{reason}");
         assert!(reason.contains("a contribution that is not finite"), "{reason}");
     }
 }

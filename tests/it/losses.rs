@@ -47,14 +47,14 @@ fn rounds_of(cluster: &Cluster, peer: u32) -> Vec<Value> {
 }
 
 /// Checks that the loss of one peer cost another one round of waiting, little in each later round, and that no peer was
-/// charged.
+/// accused.
 #[track_caller]
 fn little_was_lost(cluster: &Cluster, peer: u32) {
     let rounds = rounds_of(cluster, peer);
     let mut losses = 0;
     for pair in rounds.windows(2) {
         let absent = pair[1]["absent"].to_string();
-        assert!(!absent.contains("charged"), "{absent}");
+        assert!(!absent.contains("accused"), "{absent}");
         let before = pair[0]["elapsed_ms"].as_f64().unwrap();
         let after = pair[1]["elapsed_ms"].as_f64().unwrap();
         let has_missed = |round: &Value| round["present"].as_u64().unwrap() < u64::from(PEERS);
@@ -97,12 +97,12 @@ fn a_peer_whose_host_and_database_were_killed_is_not_a_liar() {
         }
         for peer in 1..PEERS {
             let absent: String = rounds_of(&cluster, peer).iter().map(|round| round["absent"].to_string()).collect();
-            assert!(!absent.contains("charged"), "{absent}");
+            assert!(!absent.contains("accused"), "{absent}");
         }
     }
 }
 
-/// It once charged all others and ended with a message that blamed them.
+/// It once accused all others and ended with a message that blamed them.
 #[test]
 fn a_host_that_was_stopped_reports_that_it_fell_behind_and_blames_no_peer() {
     let rounds = 20;
@@ -130,7 +130,7 @@ fn a_host_that_was_stopped_reports_that_it_fell_behind_and_blames_no_peer() {
 fn fell_behind(error: &str) {
     let said = ["this peer has the state of round", "and needs the one of round"];
     assert!(said.iter().all(|words| error.contains(words)), "{error}");
-    assert!(!error.contains("charged"), "{error}");
+    assert!(!error.contains("accused"), "{error}");
 }
 
 /// A power failure ends hosts and databases together, each in another round.

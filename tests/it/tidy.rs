@@ -80,7 +80,8 @@ fn has_words(line: &str, words: &str) -> bool {
     })
 }
 
-/// Collects what the ecosystem writes otherwise: `match` on a boolean, and one `let` for several plain values.
+/// Collects what the ecosystem writes otherwise: `match` on a boolean, one `let` for several plain values, and tuples as
+/// parameters.
 struct Idioms<'a> {
     path: &'a Path,
     problems: &'a mut Vec<String>,
@@ -102,6 +103,16 @@ fn is_plain(expression: &syn::Expr) -> bool {
     }
 }
 
+/// Whether a type is a tuple of several values, or a reference to one.
+fn is_tuple(ty: &syn::Type) -> bool {
+    match ty {
+        syn::Type::Tuple(tuple) => !tuple.elems.is_empty(),
+        syn::Type::Reference(reference) => is_tuple(&reference.elem),
+        syn::Type::Paren(paren) => is_tuple(&paren.elem),
+        _ => false,
+    }
+}
+
 impl<'ast> Visit<'ast> for Idioms<'_> {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         let is_test = item.attrs.iter().any(|attribute| {
@@ -119,6 +130,18 @@ impl<'ast> Visit<'ast> for Idioms<'_> {
             self.report(item.match_token.span, "`match` on a boolean: write `if`");
         }
         visit::visit_expr_match(self, item);
+    }
+
+    // Closures have no signature: what an iterator yields is often a tuple.
+    fn visit_signature(&mut self, item: &'ast syn::Signature) {
+        for input in &item.inputs {
+            if let syn::FnArg::Typed(parameter) = input
+                && is_tuple(&parameter.ty)
+            {
+                self.report(parameter.span(), "a tuple as a parameter: write a struct, or a parameter for each value");
+            }
+        }
+        visit::visit_signature(self, item);
     }
 
     fn visit_local(&mut self, item: &'ast syn::Local) {

@@ -38,6 +38,15 @@ pub(crate) struct Gradients {
     batch: u32,
 }
 
+/// What all models are measured with.
+struct Comparison<'a> {
+    /// The `skein` program.
+    program: &'a Path,
+    engines: &'a [String],
+    options: &'a Gradients,
+    cores: usize,
+}
+
 pub(crate) fn run(root: &Path, options: &Gradients) -> Result<()> {
     output(cargo().args(["build", "--quiet", "--release"]).current_dir(root))?;
     let program = root.join("target/release/skein");
@@ -49,12 +58,13 @@ pub(crate) fn run(root: &Path, options: &Gradients) -> Result<()> {
         .collect();
     models.sort();
     let engines = ready_engines(&program)?;
+    let comparison = Comparison { program: &program, engines: &engines, options, cores };
     let mut figures = Map::new();
     let mut best_ratios = Vec::new();
     for model in &models {
         let name = model.file_stem().and_then(|stem| stem.to_str()).context("a model has a name")?.to_owned();
         eprintln!("{name}");
-        let figure = compare(&program, (model, &name), &engines, (options, cores))?;
+        let figure = comparison.run(model, &name)?;
         best_ratios.extend(figure["best_ratio"].as_f64());
         figures.insert(name, figure);
     }
@@ -73,62 +83,61 @@ fn ready_engines(program: &Path) -> Result<Vec<String>> {
     Ok(ready.map(str::to_owned).collect())
 }
 
-/// One model on every engine, between two runs of PyTorch.
-fn compare(
-    program: &Path,
-    (model, name): (&Path, &str),
-    engines: &[String],
-    (options, cores): (&Gradients, usize),
-) -> Result<Value> {
-    let batch = options.batch.to_string();
-    let pytorch = || -> Result<Option<(f64, f64)>> {
-        let Some(script) = &options.pytorch else { return Ok(None) };
-        let mut command = Command::new(&options.python);
-        let text = output(command.args(["-c", WITH_PEAK]).arg(script).args([name, &batch, &cores.to_string()]))?;
-        let (timed, peak) = text.trim().rsplit_once('\n').context("PyTorch's script printed nothing")?;
-        let timed: Value =
-            serde_json::from_str(timed).with_context(|| format!("PyTorch's script printed `{timed}`"))?;
-        let median = timed["median_ms"].as_f64().context("PyTorch's script printed no `median_ms`")?;
-        Ok(Some((median, peak.parse::<f64>()?)))
-    };
-    let before = pytorch()?;
-    let mut figure = Map::new();
-    for engine in engines {
-        let bench = |concurrency: usize| {
-            let mut command = Command::new(program);
-            command.args(["bench", "gradient", "--output", "json", "--batch", &batch, "--engine", engine, "--model"]);
-            printed(command.arg(model).args(["--concurrency", &concurrency.to_string()]))
+impl Comparison<'_> {
+    /// Measures one model on every engine, between two runs of PyTorch.
+    fn run(&self, model: &Path, name: &str) -> Result<Value> {
+        let Comparison { program, engines, options, cores } = *self;
+        let batch = options.batch.to_string();
+        let pytorch = || -> Result<Option<(f64, f64)>> {
+            let Some(script) = &options.pytorch else { return Ok(None) };
+            let mut command = Command::new(&options.python);
+            let text = output(command.args(["-c", WITH_PEAK]).arg(script).args([name, &batch, &cores.to_string()]))?;
+            let (timed, peak) = text.trim().rsplit_once('\n').context("PyTorch's script printed nothing")?;
+            let timed: Value =
+                serde_json::from_str(timed).with_context(|| format!("PyTorch's script printed `{timed}`"))?;
+            let median = timed["median_ms"].as_f64().context("PyTorch's script printed no `median_ms`")?;
+            Ok(Some((median, peak.parse::<f64>()?)))
         };
-        let mut wide = bench(cores)?;
-        wide["peak_memory_mib_of_one"] = bench(1)?["peak_memory_mib"].clone();
-        if let Some(checked) = agreement(model, engine, options)? {
-            wide["reference"] = checked;
+        let before = pytorch()?;
+        let mut figure = Map::new();
+        for engine in engines {
+            let bench = |concurrency: usize| {
+                let mut command = Command::new(program);
+                command
+                    .args(["bench", "gradient", "--output", "json", "--batch", &batch, "--engine", engine, "--model"]);
+                printed(command.arg(model).args(["--concurrency", &concurrency.to_string()]))
+            };
+            let mut wide = bench(cores)?;
+            wide["peak_memory_mib_of_one"] = bench(1)?["peak_memory_mib"].clone();
+            if let Some(checked) = agreement(model, engine, options)? {
+                wide["reference"] = checked;
+            }
+            figure.insert(engine.clone(), wide);
         }
-        figure.insert(engine.clone(), wide);
-    }
-    let mut derive = Command::new(program);
-    let written = tempfile::NamedTempFile::new().context("failed to create a file")?;
-    derive.args(["model", "train-graph", "--output", "json", "--to"]).arg(written.path());
-    let derived = printed(derive.arg(model))?;
-    figure.insert("derive_ms".into(), derived["derive_ms"].clone());
-    if let (Some((before, peak)), Some((after, _))) = (before, pytorch()?) {
-        let per_second = 2e3 / (before + after);
-        let ratios = engines.iter().map(|engine| {
-            let own = figure[engine]["gradients_per_second"].as_f64().unwrap_or(f64::NAN);
-            (engine.clone(), own / per_second)
-        });
-        let ratios: Vec<(String, f64)> = ratios.collect();
-        for (engine, ratio) in &ratios {
-            let memory = figure[engine]["peak_memory_mib_of_one"].as_f64().unwrap_or(f64::NAN) / peak;
-            figure[engine]["ratio"] = json!(ratio);
-            figure[engine]["memory_ratio"] = json!(memory);
+        let mut derive = Command::new(program);
+        let written = tempfile::NamedTempFile::new().context("failed to create a file")?;
+        derive.args(["model", "train-graph", "--output", "json", "--to"]).arg(written.path());
+        let derived = printed(derive.arg(model))?;
+        figure.insert("derive_ms".into(), derived["derive_ms"].clone());
+        if let (Some((before, peak)), Some((after, _))) = (before, pytorch()?) {
+            let per_second = 2e3 / (before + after);
+            let ratios = engines.iter().map(|engine| {
+                let own = figure[engine]["gradients_per_second"].as_f64().unwrap_or(f64::NAN);
+                (engine.clone(), own / per_second)
+            });
+            let ratios: Vec<(String, f64)> = ratios.collect();
+            for (engine, ratio) in &ratios {
+                let memory = figure[engine]["peak_memory_mib_of_one"].as_f64().unwrap_or(f64::NAN) / peak;
+                figure[engine]["ratio"] = json!(ratio);
+                figure[engine]["memory_ratio"] = json!(memory);
+            }
+            figure.insert("pytorch_ms".into(), json!([before, after]));
+            figure.insert("pytorch_peak_memory_mib".into(), json!(peak));
+            let best = ratios.iter().map(|(_, ratio)| *ratio).fold(0.0, f64::max);
+            figure.insert("best_ratio".into(), json!(best));
         }
-        figure.insert("pytorch_ms".into(), json!([before, after]));
-        figure.insert("pytorch_peak_memory_mib".into(), json!(peak));
-        let best = ratios.iter().map(|(_, ratio)| *ratio).fold(0.0, f64::max);
-        figure.insert("best_ratio".into(), json!(best));
+        Ok(Value::Object(figure))
     }
-    Ok(Value::Object(figure))
 }
 
 /// Relative errors of loss, gradients and running statistics; `None` if the model has no reference.

@@ -137,8 +137,15 @@ fn models(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(models)
 }
 
-/// Normalized images of the references' batch, and their labels.
-pub(crate) fn batch(data: &Path) -> Result<(Tensor, Tensor)> {
+/// The batch of all references.
+pub(crate) struct Batch {
+    /// Normalized images, `[16, 3, 32, 32]`.
+    images: Tensor,
+    labels: Tensor,
+}
+
+/// The batch of all references, from CIFAR-10 records.
+pub(crate) fn batch(data: &Path) -> Result<Batch> {
     let dataset = Dataset::load(data, &Data { scale: Some(1.0), ..Data::default() })?;
     let is_cifar = dataset.shape() == [3, 32, 32] && dataset.len() >= SAMPLES as usize;
     ensure!(is_cifar, "`{}` does not hold {SAMPLES} records of CIFAR-10", data.display());
@@ -149,11 +156,12 @@ pub(crate) fn batch(data: &Path) -> Result<(Tensor, Tensor)> {
     });
     let images = Arc::new(normal.collect::<Vec<_>>());
     let len = images.len();
-    Ok((Tensor::from_floats(vec![SAMPLES, 3, 32, 32], images, 0..len)?, Tensor::from_integers(batch.labels)))
+    let images = Tensor::from_floats(vec![SAMPLES, 3, 32, 32], images, 0..len)?;
+    Ok(Batch { images, labels: Tensor::from_integers(batch.labels) })
 }
 
 /// Runs the training graph of a model, and compares all its outputs with the reference.
-pub(crate) fn check(path: &Path, engine: &dyn Engine, batch: &(Tensor, Tensor)) -> Result<Errors> {
+pub(crate) fn check(path: &Path, engine: &dyn Engine, batch: &Batch) -> Result<Errors> {
     let (model, _) = skein_job::model::read(path)?;
     let lowering = Lowering::named(engine.kind().name()).context("the engine has no lowering")?;
     let graph = model.training_graph(&skein_graph::Options { lowering, ..skein_graph::Options::default() })?;
@@ -183,9 +191,11 @@ pub(crate) fn check(path: &Path, engine: &dyn Engine, batch: &(Tensor, Tensor)) 
 }
 
 /// Inputs of the training graph: the batch, and the parameters and running statistics from the file.
-fn inputs(model: &Model, (images, labels): &(Tensor, Tensor)) -> Result<BTreeMap<String, Tensor>> {
+fn inputs(model: &Model, batch: &Batch) -> Result<BTreeMap<String, Tensor>> {
     let (input, _) = model.inputs().next().context("the model has no input")?;
-    let mut inputs = BTreeMap::from([(input.to_owned(), images.clone()), ("labels".to_owned(), labels.clone())]);
+    let images = (input.to_owned(), batch.images.clone());
+    let labels = ("labels".to_owned(), batch.labels.clone());
+    let mut inputs = BTreeMap::from([images, labels]);
     for tensor in model.parameters().iter().chain(model.buffers()) {
         let values = Arc::new(tensor.initial.to_floats().with_context(|| format!("`{}` is not FP32", tensor.name))?);
         let dims = tensor.initial.dims().iter().map(|size| u32::try_from(*size)).collect::<Result<Vec<_>, _>>()?;

@@ -53,6 +53,17 @@ const WARM_UP_CALLS: u32 = 3;
 /// No call takes longer, not even of a large model on a slow machine.
 const CALL_MAX: Duration = Duration::from_secs(600);
 
+/// The calls of one measurement.
+#[derive(Clone, Copy)]
+struct Load {
+    /// Number of functions that are called at the same time.
+    lanes: u32,
+    /// Number of calls of each lane.
+    calls: u32,
+    /// Number of samples of a call.
+    batch: u32,
+}
+
 /// The usage of one call.
 struct Sample {
     total: Duration,
@@ -73,9 +84,10 @@ impl GradientBench {
             let prepared = PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await?;
             let job = &prepared.job;
             let parameters = Parameters { layout: job.layout.clone(), values: job.initial.clone().into() };
-            measure(&prepared, &parameters, (concurrency, WARM_UP_CALLS, self.batch)).await?;
+            let load = Load { lanes: concurrency, calls: self.calls, batch: self.batch };
+            measure(&prepared, &parameters, Load { calls: WARM_UP_CALLS, ..load }).await?;
             let begun = Instant::now();
-            let samples = measure(&prepared, &parameters, (concurrency, self.calls, self.batch)).await?;
+            let samples = measure(&prepared, &parameters, load).await?;
             let elapsed = begun.elapsed();
             let mut totals: Vec<f64> = samples.iter().map(|sample| ms(sample.total)).collect();
             totals.sort_by(f64::total_cmp);
@@ -132,22 +144,18 @@ fn bench_function() -> Function {
     function
 }
 
-/// Makes `calls` calls in each of `width` concurrent lanes.
-async fn measure(
-    prepared: &PreparedJob,
-    parameters: &Parameters,
-    (width, calls, batch): (u32, u32, u32),
-) -> Result<Vec<Sample>> {
+/// Makes the calls of all lanes, and returns the usage of each call.
+async fn measure(prepared: &PreparedJob, parameters: &Parameters, load: Load) -> Result<Vec<Sample>> {
     let share = prepared.job.shares.values().next().context("the job has no peer")?;
     let mut lanes = JoinSet::new();
-    for _ in 0..width {
+    for _ in 0..load.lanes {
         let function = prepared.gradient.clone();
         let parameters = parameters.clone();
         let dataset = share.dataset.clone();
         lanes.spawn(async move {
             let mut samples = Vec::new();
-            for _ in 0..calls {
-                let batch = tensors(&dataset, &(0..batch).collect::<Vec<_>>());
+            for _ in 0..load.calls {
+                let batch = tensors(&dataset, &(0..load.batch).collect::<Vec<_>>());
                 let Call { result, usage } = function.compute(&function.slot().await, parameters.clone(), batch).await;
                 result?;
                 let Usage { duration: total, engine, parameter_bytes, .. } = usage;

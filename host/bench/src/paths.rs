@@ -15,7 +15,7 @@ use skein_kernels::rule::Rule;
 use skein_kernels::rules;
 use skein_kernels::tree::add;
 use skein_kernels::update::Change;
-use skein_redis::transport::{Link, Reply};
+use skein_redis::transport::{Client, Reply};
 use skein_redis::{Options, Scope};
 use skein_redis_command::Command;
 use skein_redis_command::command::{Accumulate, Apply, Average, Set};
@@ -34,7 +34,7 @@ const AVERAGE: &str = "{bench}:average";
 
 /// A database to measure, on this machine and at a Unix socket.
 pub(crate) struct Bench {
-    link: Link,
+    link: Client,
     options: Options,
     socket: PathBuf,
     parameters: usize,
@@ -56,7 +56,7 @@ impl Bench {
     /// # Errors
     /// The options name an unreadable file or an address that needs TLS.
     pub(crate) fn new(options: &Options, socket: &Path, parameters: usize, gradients: usize) -> Result<Bench> {
-        let link = Link::new(options, None, "{bench}".to_owned())?;
+        let link = Client::new(options, None, "{bench}".to_owned())?;
         Ok(Bench { link, options: options.clone(), socket: socket.to_owned(), parameters, gradients })
     }
 

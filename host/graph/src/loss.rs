@@ -9,7 +9,7 @@ use crate::constant::{Constant, ElementType};
 use crate::dim::{Dim, Shape, text};
 use crate::error::Reason;
 use crate::graph::{Type, ValueId};
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::Tape;
 
 /// A loss function, averaged over the batch.
@@ -69,14 +69,14 @@ impl Loss {
     }
 
     /// Adds the loss of `output`, of shape `[1]`.
-    pub(crate) fn apply(self, tape: &mut Tape, output: ValueId) -> Made {
+    pub(crate) fn apply(self, tape: &mut Tape, output: ValueId) -> Emitted {
         if tape.graph.element(output) != ElementType::F32 {
             return Err("the model's output is not float32".into());
         }
         let ty = self.labels(tape.graph.shape(output))?;
         let labels = tape.graph.input("labels", ty);
         let loss = match self {
-            Loss::CrossEntropy { ignore_index } => cross_entropy(tape, (output, labels), ignore_index),
+            Loss::CrossEntropy { ignore_index } => cross_entropy(tape, output, labels, ignore_index),
             Loss::MeanSquaredError => {
                 let difference = step(tape, "Sub", &[output, labels])?;
                 let square = step(tape, "Mul", &[difference, difference])?;
@@ -95,7 +95,7 @@ impl Loss {
     }
 }
 
-fn step(tape: &mut Tape, op: &'static str, inputs: &[ValueId]) -> Made {
+fn step(tape: &mut Tape, op: &'static str, inputs: &[ValueId]) -> Emitted {
     tape.apply_one(op, inputs, Attributes::default())
 }
 
@@ -109,19 +109,19 @@ fn class_axis(output: &[Dim]) -> Result<usize, Reason> {
     }
 }
 
-fn mean_of_all(tape: &mut Tape, x: ValueId) -> Made {
+fn mean_of_all(tape: &mut Tape, x: ValueId) -> Emitted {
     let axes: Vec<i64> = (0..tape.graph.rank(x) as i64).collect();
     reduce(tape, "ReduceMean", x, &axes)
 }
 
-fn reduce(tape: &mut Tape, op: &'static str, x: ValueId, axes: &[i64]) -> Made {
+fn reduce(tape: &mut Tape, op: &'static str, x: ValueId, axes: &[i64]) -> Emitted {
     let axes = tape.graph.integers(axes);
     let attributes = Attributes::default().with("keepdims", 0).with("noop_with_empty_axes", 0);
     tape.apply_one(op, &[x, axes], attributes)
 }
 
 /// `−log softmax(z)` at the label, by a one-hot mask: its gradient is `softmax(z) − one-hot` divided by the count.
-fn cross_entropy(tape: &mut Tape, (output, labels): (ValueId, ValueId), ignored: Option<i64>) -> Made {
+fn cross_entropy(tape: &mut Tape, output: ValueId, labels: ValueId, ignored: Option<i64>) -> Emitted {
     let rank = tape.graph.rank(output);
     let axis = class_axis(tape.graph.shape(output))?;
     let logits = if axis + 1 == rank {

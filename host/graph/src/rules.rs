@@ -103,7 +103,14 @@ impl Tape {
             Forward::Saved(outputs, saved) => (outputs, saved),
             Forward::Plain => (self.graph.push(op, inputs, attributes.clone())?, vec![]),
         };
-        self.keep(op, (inputs, &outputs), attributes, saved);
+        self.record(Step {
+            op,
+            inputs: inputs.to_vec(),
+            outputs: outputs.clone(),
+            attributes,
+            saved,
+            origin: self.graph.origin.clone(),
+        });
         Ok(outputs)
     }
 

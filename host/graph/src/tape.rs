@@ -98,38 +98,19 @@ impl Tape {
     ) -> Result<ValueId, Reason> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         let outputs = self.graph.push(op, &inputs, attributes.clone())?;
-        self.keep(op, (&inputs, &outputs), attributes, vec![]);
-        Ok(outputs[0])
+        let output = outputs[0];
+        self.record(Step { op, inputs, outputs, attributes, saved: vec![], origin: self.graph.origin.clone() });
+        Ok(output)
     }
 
-    /// Records a step that a rule has emitted, and the values kept for the backward rule.
-    pub(crate) fn record(
-        &mut self,
-        op: &'static str,
-        inputs: &[ValueId],
-        output: ValueId,
-        (attributes, saved): (Attributes, Vec<ValueId>),
-    ) {
-        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
-        self.keep(op, (&inputs, &[output]), attributes, saved);
-    }
-
-    pub(crate) fn keep(
-        &mut self,
-        op: &'static str,
-        (inputs, outputs): (&[Option<ValueId>], &[ValueId]),
-        attributes: Attributes,
-        saved: Vec<ValueId>,
-    ) {
+    /// Records a step that was added to the graph, if its gradient is needed.
+    pub(crate) fn record(&mut self, step: Step) {
         // A node that was simplified away returns a value that is already known.
-        let is_new = !inputs.contains(&Some(outputs[0])) && self.recorded.insert(outputs[0]);
-        if is_new && inputs.iter().flatten().any(|id| self.active.contains(id)) {
-            let floats = outputs.iter().filter(|id| self.graph.element(**id) == ElementType::F32);
+        let is_new = !step.inputs.contains(&Some(step.outputs[0])) && self.recorded.insert(step.outputs[0]);
+        if is_new && step.inputs.iter().flatten().any(|id| self.active.contains(id)) {
+            let floats = step.outputs.iter().filter(|id| self.graph.element(**id) == ElementType::F32);
             self.active.extend(floats);
-            let inputs = inputs.to_vec();
-            let outputs = outputs.to_vec();
-            let origin = self.graph.origin.clone();
-            self.steps.push(Step { op, inputs, outputs, attributes, saved, origin });
+            self.steps.push(step);
         }
     }
 

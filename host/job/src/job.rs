@@ -14,7 +14,7 @@ use crate::data::SampleKind;
 use crate::identity::{self, Ancestor, Identifier};
 use crate::manifest::{self, Manifest};
 use crate::model::{Graphs, Model};
-use crate::shares::{Part, Share, check_batches, divide};
+use crate::shares::{PeerData, Subset, check_batches, divide};
 
 /// Everything that peers of a job have in common.
 #[derive(Clone)]
@@ -50,9 +50,9 @@ pub struct Job {
     /// Shape and number of classes of the samples.
     pub samples: SampleKind,
     /// Each peer's share of the data, in the order of the peers' keys.
-    pub shares: BTreeMap<PeerId, Share>,
+    pub shares: BTreeMap<PeerId, PeerData>,
     /// Samples held out for the accuracy at the end.
-    pub test: Option<Part>,
+    pub test: Option<Subset>,
 }
 
 /// Who trains in a run.

@@ -24,4 +24,4 @@ pub mod shares;
 pub use component::{BuiltinRule, Component};
 pub use job::{Job, Members};
 pub use manifest::Manifest;
-pub use shares::{Part, Share};
+pub use shares::{PeerData, Subset};

@@ -135,20 +135,35 @@ fn initial(parameters: &[manifest::model::Parameter], seed: u64) -> Vec<f32> {
         let count: usize = parameter.shape.iter().map(|size| *size as usize).product();
         let fan_in: f32 = parameter.shape.iter().skip(1).map(|size| *size as f32).product();
         let fan_out = parameter.shape.first().map_or(1.0, |size| *size as f32);
-        values.extend(draw(parameter.init, (fan_in, fan_out), count, (&parameter.name, seed)));
+        values.extend(Initializer { name: &parameter.name, init: parameter.init, fan_in, fan_out, count }.draw(seed));
     }
     values
 }
 
-/// Initial values of one parameter, from its own random stream.
-fn draw(init: Init, (fan_in, fan_out): (f32, f32), count: usize, (name, seed): (&str, u64)) -> Vec<f32> {
-    let mut stream = Stream::new("skein 2026-11 initial parameters", seed, &[name.as_bytes()]);
-    let mut uniform = |bound: f32| (0..count).map(|_| stream.next_uniform(bound)).collect();
-    match init {
-        Init::Kaiming => uniform((6.0 / fan_in).sqrt()),
-        Init::Xavier => uniform((6.0 / (fan_in + fan_out)).sqrt()),
-        Init::Zeros => vec![0.0; count],
-        Init::Ones => vec![1.0; count],
+/// What the initial values of a parameter depend on, beside the seed.
+struct Initializer<'a> {
+    name: &'a str,
+    init: Init,
+    /// Number of inputs of each output.
+    fan_in: f32,
+    /// Number of outputs of each input.
+    fan_out: f32,
+    /// Number of values.
+    count: usize,
+}
+
+impl Initializer<'_> {
+    /// Draws the values from the parameter's own random stream.
+    fn draw(&self, seed: u64) -> Vec<f32> {
+        let Initializer { name, init, fan_in, fan_out, count } = *self;
+        let mut stream = Stream::new("skein 2026-11 initial parameters", seed, &[name.as_bytes()]);
+        let mut uniform = |bound: f32| (0..count).map(|_| stream.next_uniform(bound)).collect();
+        match init {
+            Init::Kaiming => uniform((6.0 / fan_in).sqrt()),
+            Init::Xavier => uniform((6.0 / (fan_in + fan_out)).sqrt()),
+            Init::Zeros => vec![0.0; count],
+            Init::Ones => vec![1.0; count],
+        }
     }
 }
 

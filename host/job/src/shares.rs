@@ -11,7 +11,7 @@ use crate::manifest;
 
 /// The samples of one peer.
 #[derive(Clone)]
-pub struct Share {
+pub struct PeerData {
     /// Number of the peer, from 0, in the order of the manifest.
     pub index: u32,
     /// The data set it reads.
@@ -24,7 +24,7 @@ pub struct Share {
 
 /// Some samples of a data set.
 #[derive(Clone)]
-pub struct Part {
+pub struct Subset {
     /// The data set that they belong to.
     pub dataset: Dataset,
     /// Indices into the data set.
@@ -36,7 +36,7 @@ pub(crate) fn divide(
     data: &manifest::Data,
     train: &manifest::Train,
     identities: &[PeerId],
-) -> Result<(BTreeMap<PeerId, Share>, Option<Part>)> {
+) -> Result<(BTreeMap<PeerId, PeerData>, Option<Subset>)> {
     let (local, sharing) = identities.split_at(data.local.len());
     let mut peers = BTreeMap::new();
     for (index, (peer, path)) in local.iter().zip(&data.local).enumerate() {
@@ -44,7 +44,7 @@ pub(crate) fn divide(
         let split = Split::new(dataset.len(), 0, data.validation, train.seed);
         let split = split.with_context(|| format!("`{}` leaves nothing to train on", path.display()))?;
         let Split { train, validation, .. } = split;
-        peers.insert(*peer, Share { index: index as u32, dataset, train, validation });
+        peers.insert(*peer, PeerData { index: index as u32, dataset, train, validation });
     }
     let mut test = None;
     if let Some(source) = data.source.as_ref().filter(|_| !sharing.is_empty()) {
@@ -67,22 +67,22 @@ pub(crate) fn divide(
         let members: Vec<u32> = (local.len() as u32..identities.len() as u32).collect();
         let parts = shares(&train, &members).into_iter().zip(shares(&validation, &members));
         for ((index, peer), (train, validation)) in members.iter().copied().zip(sharing).zip(parts) {
-            peers.insert(*peer, Share { index, dataset: dataset.clone(), train, validation });
+            peers.insert(*peer, PeerData { index, dataset: dataset.clone(), train, validation });
         }
-        test = (!held_out.is_empty()).then_some(Part { dataset, samples: held_out });
+        test = (!held_out.is_empty()).then_some(Subset { dataset, samples: held_out });
     }
     if let Some(path) = &data.test {
         let dataset = Dataset::load(path, &data.of_test())?;
-        test = Some(Part { samples: (0..dataset.len() as u32).collect(), dataset });
+        test = Some(Subset { samples: (0..dataset.len() as u32).collect(), dataset });
     }
     check_alike(&peers, test.as_ref())?;
     Ok((peers, test))
 }
 
 /// Checks that every peer has a whole batch of samples: in a smaller share, every batch would repeat samples.
-pub(crate) fn check_batches(peers: &BTreeMap<PeerId, Share>, train: &manifest::Train) -> Result<()> {
+pub(crate) fn check_batches(peers: &BTreeMap<PeerId, PeerData>, train: &manifest::Train) -> Result<()> {
     let smallest = peers.values().min_by_key(|share| (share.train.len(), share.index));
-    let Some(Share { index, train: samples, .. }) = smallest else { return Ok(()) };
+    let Some(PeerData { index, train: samples, .. }) = smallest else { return Ok(()) };
     if samples.len() < train.batch_size as usize {
         let batch = train.batch_size;
         let samples = samples.len();
@@ -95,8 +95,8 @@ pub(crate) fn check_batches(peers: &BTreeMap<PeerId, Share>, train: &manifest::T
 }
 
 /// Checks that all data sets of a job have samples of one shape and the same number of classes.
-fn check_alike(peers: &BTreeMap<PeerId, Share>, test: Option<&Part>) -> Result<()> {
-    let mut shares: Vec<&Share> = peers.values().collect();
+fn check_alike(peers: &BTreeMap<PeerId, PeerData>, test: Option<&Subset>) -> Result<()> {
+    let mut shares: Vec<&PeerData> = peers.values().collect();
     shares.sort_by_key(|share| share.index);
     let named = shares.iter().map(|share| (format!("the data of peer {}", share.index), &share.dataset));
     let mut named = named.chain(test.map(|part| ("the test data".to_owned(), &part.dataset)));

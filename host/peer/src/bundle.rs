@@ -144,7 +144,7 @@ pub(crate) struct TaskPayload {
     /// Name of the batch's bytes.
     pub(crate) batch: String,
     /// Batches of the round.
-    pub(crate) leaves: u32,
+    pub(crate) batches: u32,
 }
 
 /// A batch as a safetensors file.

@@ -20,7 +20,7 @@ use skein_job::Job;
 use skein_job::identity::Ancestor;
 use skein_protocol::convergence::Progress;
 use skein_protocol::state::state_hash;
-use skein_store::{Head, State, StateStore, StoreError};
+use skein_store::{State, StateDigests, StateStore, StoreError};
 use skein_types::Layout;
 use skein_types::{Digest, Values};
 
@@ -145,7 +145,7 @@ impl Checkpoint {
 
     /// Hash of the state, which peers compare.
     pub fn state_hash(&self) -> Digest {
-        hash_of(&self.state.head())
+        hash_of(&self.state.digests())
     }
 
     /// Writes the checkpoint next to `path` and moves it there. If anything fails, the file at `path` stays as it was.
@@ -221,7 +221,7 @@ pub fn decode_progress(bytes: &[u8], round: u64) -> serde_json::Result<Progress>
 }
 
 /// The hash that peers compare.
-pub fn hash_of(head: &Head) -> Digest {
+pub fn hash_of(head: &StateDigests) -> Digest {
     state_hash(head.round, head.parameters, &head.slots)
 }
 

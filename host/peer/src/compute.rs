@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use skein_engine::Tensor;
 use skein_job::data::Dataset;
 use skein_runtime::gradient::{Batch, Gradient};
-use skein_store::{Accumulated, GradientSums, Head, Leaf, StateStore, StoreError};
+use skein_store::{BatchSlot, StateDigests, StateStore, StoreError};
 
 pub use local::Local;
 pub use queued::Queued;
@@ -51,20 +51,14 @@ pub fn tensors(dataset: &Dataset, indices: &[u32]) -> Batch {
     Batch { samples, tensors, noise_seed: 0 }
 }
 
-/// Adds the gradient of batch `index` of `count` to the sum of the round.
-pub(crate) async fn accumulate(
-    sums: &dyn GradientSums,
-    round: u64,
-    (index, count): (u32, u32),
-    gradient: &Gradient,
-) -> Result<Accumulated> {
-    let leaf = Leaf { index, leaves: count, samples: gradient.samples, loss: gradient.loss };
-    Ok(sums.accumulate(round, leaf, gradient.flat()?).await?)
+/// The place of a gradient in the sum of its round: that of batch `index` of `count`.
+pub(crate) fn slot_of(gradient: &Gradient, index: u32, count: u32) -> BatchSlot {
+    BatchSlot { index, count, samples: gradient.samples, loss: gradient.loss }
 }
 
 /// The state that a round builds on; a database that came back empty or with an older state does not hold it.
-pub(crate) async fn state_before(state: &dyn StateStore, round: u64) -> Result<Head, StoreError> {
-    match state.head().await? {
+pub(crate) async fn state_before(state: &dyn StateStore, round: u64) -> Result<StateDigests, StoreError> {
+    match state.digests().await? {
         head if head.round + 1 == round => Ok(head),
         head => Err(StoreError::OutOfOrder { round, state: head.round }),
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use skein_job::{Job, Share};
+use skein_job::{Job, PeerData};
 use skein_kernels::optimizer::Step as OptimizerStep;
 use skein_kernels::update::Change;
 use skein_protocol::announcement::{Announcement, Evaluation};
@@ -20,9 +20,9 @@ use skein_protocol::identity::Identity;
 use skein_protocol::presence::Presence;
 use skein_protocol::record::{Header, Kind, Record};
 use skein_protocol::round::{Absence, Agreement, Context as RoundContext, Received, Round, Step, Waits};
-use skein_protocol::shards::Order;
+use skein_protocol::shards::EpochSampler;
 use skein_runtime::aggregate::Contribution;
-use skein_store::{Aggregate, Average, Head, PeerStore, Ports, State, StoreError, Update};
+use skein_store::{Aggregate, Average, PeerStore, Ports, State, StateDigests, StoreError, Update};
 use skein_types::Digest;
 use skein_types::PeerId;
 use tokio::sync::watch;
@@ -46,7 +46,7 @@ pub struct Peer {
     store: Ports,
     compute: Arc<dyn Compute>,
     neighbours: Neighbours,
-    order: Order,
+    order: EpochSampler,
     progress: Progress,
     deadline: Deadline,
     presence: Presence,
@@ -134,9 +134,9 @@ impl Peer {
         let PeerConfig { identity, store, compute, others, log } = config;
         let job = prepared.job.clone();
         let me = identity.id();
-        let head = store.state.head().await?;
+        let head = store.state.digests().await?;
         let share = &job.shares[&me];
-        let order = Order::new(job.train.seed, share.index, share.train.clone());
+        let order = EpochSampler::new(job.train.seed, share.index, share.train.clone());
         let deadline = Deadline::new(job.train.wait);
         let mut peer = Peer {
             progress: Progress::new(job.train.learning_rate),
@@ -167,12 +167,12 @@ impl Peer {
     /// As [`Peer::start`].
     pub async fn recover(&mut self) -> Result<()> {
         self.compute.open().await?;
-        let head = self.store.state.head().await?;
+        let head = self.store.state.digests().await?;
         self.recall(&head).await
     }
 
     /// Restores the progress kept beside a state, and publishes the records that are due.
-    async fn recall(&mut self, head: &Head) -> Result<()> {
+    async fn recall(&mut self, head: &StateDigests) -> Result<()> {
         let note = self.store.state.round_metadata(head.round).await?;
         let note = note.with_context(|| format!("the store lost the metadata of round {}", head.round))?;
         self.progress = decode_progress(&note, head.round)?;
@@ -181,10 +181,10 @@ impl Peer {
         for (round, values) in self.log.contributions().await? {
             self.store.contributions.put_contribution(round, me, values).await?;
         }
-        self.log.settle(&*self.store.records, me, self.job.run_id, head.round).await?;
+        self.log.reconcile(&*self.store.records, me, self.job.run_id, head.round).await?;
         if let Some(vote) = self.log.unchecked_vote(head.round) {
             let header = Header { kind: Kind::Check, previous: self.log.last(), ..vote };
-            let check = self.log.say(&self.identity, header, hash_of(head).0.to_vec()).await?;
+            let check = self.log.sign_once(&self.identity, header, hash_of(head).0.to_vec()).await?;
             self.store.records.publish(check.encode()).await?;
         }
         Ok(())
@@ -199,7 +199,7 @@ impl Peer {
         self.identity.id()
     }
 
-    fn share(&self) -> &Share {
+    fn share(&self) -> &PeerData {
         &self.job.shares[&self.me()]
     }
 
@@ -219,7 +219,7 @@ impl Peer {
         let mut phase = Phase::Gather;
         loop {
             let begun = Instant::now();
-            let step = round.step(self.clock.elapsed()).with_context(|| refusal(number, &round))?;
+            let step = round.step(self.clock.elapsed()).with_context(|| round_context(number, &round))?;
             match step {
                 Step::Wait { until } => self.wait(&mut round, until).await?,
                 Step::Fetch { wanted, until } => {
@@ -227,7 +227,7 @@ impl Peer {
                     self.wait(&mut round, until).await?;
                 }
                 Step::Vote(vote) => {
-                    tracing::debug!(held = vote.held.len(), charged = vote.charged.len(), "votes");
+                    tracing::debug!(held = vote.held.len(), accused = vote.accused.len(), "votes");
                     // From here on, other holders are asked for values that their owners did not provide.
                     self.neighbours.stop_asking();
                     let is_new = !self.log.has(number, Kind::Vote);
@@ -281,7 +281,7 @@ impl Peer {
     async fn open_round(
         &mut self,
         number: u64,
-        head: &Head,
+        head: &StateDigests,
         average: Average,
         evaluation: Option<Evaluation>,
     ) -> Result<Round> {
@@ -353,7 +353,7 @@ impl Peer {
         // Before the state it belongs to: a state never lacks its metadata.
         self.store.state.put_round_metadata(number, encode_progress(&progress)).await?;
         let applied = self.store.state.apply(Update { round: number, aggregate, change }).await;
-        let head = applied.with_context(|| refused(number, agreement))?;
+        let head = applied.with_context(|| aggregation_context(number, agreement))?;
         phases.add(Phase::Update, begun);
         let samples: u64 = agreement.peers.values().map(|announcement| announcement.samples).sum();
         let loss_sum: f64 = agreement.peers.values().map(|a| a.loss * a.samples as f64).sum();
@@ -399,13 +399,13 @@ impl Peer {
             account.book(function.aggregate(&slot, contributions, faults)).await
         };
         let aggregated = self.pool.run(call).await?;
-        Ok(Aggregate::Values(aggregated.with_context(|| refused(number, agreement))?.values.into()))
+        Ok(Aggregate::Values(aggregated.with_context(|| aggregation_context(number, agreement))?.values.into()))
     }
 
     /// Signs a record, or takes the one already signed for its round and kind, and appends it to the peer's store.
     async fn publish(&mut self, round: &Round, kind: Kind, payload: Vec<u8>) -> Result<Record> {
         // Kept before others can read it: whatever happens now, no other record is signed in its place.
-        let record = self.log.say(&self.identity, round.header(kind, self.log.last()), payload).await?;
+        let record = self.log.sign_once(&self.identity, round.header(kind, self.log.last()), payload).await?;
         self.store.records.publish(record.encode()).await?;
         Ok(record)
     }
@@ -445,7 +445,7 @@ impl Peer {
                 self.store.contributions.put_contribution(round.number(), peer, values).await?;
                 round.hold(self.clock.elapsed(), peer);
             }
-            Fetched::Wrong(charge) => round.charge(self.clock.elapsed(), peer, charge),
+            Fetched::Wrong(misbehaviour) => round.accuse(self.clock.elapsed(), peer, misbehaviour),
             Fetched::Missing { asked } => round.miss(asked.saturating_duration_since(self.clock), peer),
             Fetched::Unreachable => {}
         }
@@ -468,13 +468,13 @@ impl Peer {
 }
 
 /// Context of an error while the agreed contributions are aggregated or applied.
-fn refused(number: u64, agreement: &Agreement) -> String {
+fn aggregation_context(number: u64, agreement: &Agreement) -> String {
     format!("failed to aggregate round {number}{}", listed("absent", &agreement.absent))
 }
 
 /// Context of the error of a refused round.
-fn refusal(number: u64, round: &Round) -> String {
-    format!("round {number} cannot be finished{}", listed("charged", round.charges()))
+fn round_context(number: u64, round: &Round) -> String {
+    format!("round {number} cannot be finished{}", listed("accused", round.accusations()))
 }
 
 /// Peers with a reason for each, in parentheses after `what`; empty without peers.

@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use futures_util::future::BoxFuture;
 use skein_job::data::Dataset;
-use skein_job::{Job, Share};
+use skein_job::{Job, PeerData};
 use skein_protocol::announcement::Evaluation;
 use skein_runtime::gradient::{GradientFunction, Parameters};
 use tokio::task::JoinSet;
@@ -65,7 +65,7 @@ pub async fn validate(
     parameters: &Parameters,
 ) -> Result<Option<Evaluation>> {
     let mut parts = Vec::new();
-    for Share { dataset, validation, .. } in job.shares.values() {
+    for PeerData { dataset, validation, .. } in job.shares.values() {
         parts.push(evaluate(pool, function, parameters.clone(), dataset, validation).await?);
     }
     Ok(Evaluation::total(parts.into_iter().flatten()))

@@ -11,7 +11,7 @@ use skein_job::{Job, Manifest, Members};
 use skein_protocol::identity::Identity;
 use skein_redis::Scope;
 use skein_redis::queue::{Consumer, Queue, Role};
-use skein_store::{Head, PeerStore, StateStore, StoreError};
+use skein_store::{PeerStore, StateDigests, StateStore, StoreError};
 use skein_types::PeerId;
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -46,16 +46,24 @@ pub fn job(config: &Config) -> Result<(Manifest, Members)> {
     Ok((manifest, Members { peers, run: config.run }))
 }
 
+/// A job that a host can run.
+pub struct HostedJob {
+    /// The job, with its functions and graphs.
+    pub prepared: PreparedJob,
+    /// What the workers of the peer load.
+    pub bundle: JobBundle,
+}
+
 /// Prepares the job that a configuration names, for the peers of its roster.
 ///
 /// # Errors
 /// The manifest, the data or the roster does not fit.
-pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result<(PreparedJob, JobBundle)>> {
+pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result<HostedJob>> {
     Box::pin(async move {
         let (manifest, members) = job(config)?;
         let prepared = PreparedJob::new(&manifest, &members, tools).await?;
         let bundle = JobBundle::new(&manifest, &prepared.job)?;
-        Ok((prepared, bundle))
+        Ok(HostedJob { prepared, bundle })
     })
 }
 
@@ -65,16 +73,17 @@ pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result
 /// A database cannot be used, a function failed, the peers are out of step, or the run was shut down.
 pub fn run<'a>(
     config: &'a Config,
-    (prepared, bundle): (PreparedJob, JobBundle),
+    hosted: HostedJob,
     pool: Arc<FunctionPool>,
     events: &'a mut Sink<'a>,
     mut shutdown: BoxFuture<'a, ()>,
 ) -> BoxFuture<'a, Result<Summary>> {
     Box::pin(async move {
+        let HostedJob { prepared, bundle } = hosted;
         let opened = tokio::select! {
             biased;
             () = &mut shutdown => bail!("interrupted while it opened its database{HINT}"),
-            opened = open(config, (&prepared, bundle), &pool) => opened?,
+            opened = open(config, &prepared, bundle, &pool) => opened?,
         };
         let Opened { peer, start, worker } = opened;
         let me = peer.identity.id();
@@ -92,7 +101,7 @@ pub fn run<'a>(
         let out = Some(RunFolder { dir: config.dir.clone(), keep: config.checkpoint.keep, manifest });
         let run = Run { prepared, pool, peers: vec![peer], start, out, hint: HINT.to_owned() };
         let run = async {
-            let summary = run.to_end(events, shutdown).await;
+            let summary = run.run(events, shutdown).await;
             // Its worker may be in the middle of a task that the run no longer waits for.
             stop.send_replace(true);
             summary
@@ -116,11 +125,7 @@ struct Opened {
 }
 
 /// Opens the peer's folder, its database and those of the others.
-async fn open(
-    config: &Config,
-    (prepared, bundle): (&PreparedJob, JobBundle),
-    pool: &Arc<FunctionPool>,
-) -> Result<Opened> {
+async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: &Arc<FunctionPool>) -> Result<Opened> {
     let job = &prepared.job;
     let identity = config.identity.load(job.train.seed)?;
     let me = identity.id();
@@ -186,7 +191,7 @@ fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
 /// Decides where the peer continues: from the state of its database, or from the checkpoint if that is ahead of it.
 async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job) -> Result<Checkpoint> {
     let saved = saved.unwrap_or_else(|| Checkpoint::initial(job));
-    let (head, metadata) = match store.head().await {
+    let (head, metadata) = match store.digests().await {
         Ok(head) => {
             let metadata = store.round_metadata(head.round).await?;
             (head, metadata)
@@ -215,6 +220,6 @@ async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job)
 }
 
 /// Whether the database is ahead of the checkpoint, or holds the same state.
-fn is_whole(head: &Head, saved: &Checkpoint) -> bool {
+fn is_whole(head: &StateDigests, saved: &Checkpoint) -> bool {
     head.round > saved.state.round() || hash_of(head) == saved.state_hash()
 }

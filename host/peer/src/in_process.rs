@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::BoxFuture;
-use skein_job::{Job, Share};
+use skein_job::{Job, PeerData};
 use skein_protocol::identity::Identity;
 use skein_store::{Embedded, PeerStore, Ports};
 use skein_types::PeerId;
@@ -67,7 +67,7 @@ pub fn train<'a>(
         let stores = new_stores(&prepared.job, &start).await?;
         let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();
         let run = Run { prepared, pool, peers, start, out: options.out, hint: options.hint };
-        run.to_end(events, shutdown).await
+        run.run(events, shutdown).await
     })
 }
 
@@ -75,7 +75,7 @@ pub fn train<'a>(
 fn peer(
     prepared: &PreparedJob,
     pool: &Arc<FunctionPool>,
-    share: &Share,
+    share: &PeerData,
     stores: &BTreeMap<PeerId, Embedded>,
 ) -> PeerConfig {
     let identity = Identity::derived(prepared.job.train.seed, share.index);

@@ -65,7 +65,8 @@ impl PreparedJob {
         tools: Tools<'_>,
     ) -> Result<PreparedJob> {
         let graphs = graphs(job.graphs.as_ref(), &job.layout, engine.as_ref(), tools)?;
-        let gradient = load_gradient(manifest, &job.gradient, (graphs, job.layout.len()), tools).await?;
+        let model = CompiledModel { graphs, values: job.layout.len() };
+        let gradient = load_gradient(manifest, &job.gradient, model, tools).await?;
         let compiling = tools.status.begin(compiling(&job.aggregate.name));
         let aggregate = tools.runtime.aggregate_function(function(&job.aggregate), &job.aggregate.bytes).await?;
         drop(compiling);
@@ -97,7 +98,8 @@ pub(crate) async fn gradient_function(
     let mut engine = None;
     let model = Model::prepare(manifest, samples, || lowering(tools.engine, &mut engine))?;
     let graphs = graphs(model.graphs.as_ref(), &model.layout, engine.as_ref(), tools)?;
-    let function = load_gradient(manifest, component, (graphs, model.layout.len()), tools).await?;
+    let compiled = CompiledModel { graphs, values: model.layout.len() };
+    let function = load_gradient(manifest, component, compiled, tools).await?;
     Ok((function, Arc::new(model.layout)))
 }
 
@@ -133,20 +135,27 @@ fn input(input: &model::GraphInput) -> Result<GraphInput> {
     Ok(GraphInput { name: input.name.clone(), shape: input.shape.clone(), fixed: fixed.transpose()? })
 }
 
-/// Loads the gradient function of a model with `values` values.
+/// A model as its gradient function uses it.
+struct CompiledModel {
+    graphs: Graphs,
+    /// Number of parameters and running statistics, each a 32-bit float.
+    values: usize,
+}
+
+/// Loads the gradient function of a model.
 async fn load_gradient(
     manifest: &Manifest,
     component: &Component,
-    (graphs, values): (Graphs, usize),
+    model: CompiledModel,
     tools: Tools<'_>,
 ) -> Result<GradientFunction> {
     let mut function = function(component);
-    if !graphs.named.is_empty() {
-        function.graphs = graphs;
+    if !model.graphs.named.is_empty() {
+        function.graphs = model.graphs;
         function.settings.entry("loss".into()).or_insert_with(|| manifest.model.loss.to_string());
         if component.function.limits.memory_mib.is_none() {
             // The gradients of one call, and as much again while they are computed.
-            let mib = u32::try_from((2 * 4 * values).div_ceil(1 << 20)).unwrap_or(u32::MAX);
+            let mib = u32::try_from((2 * 4 * model.values).div_ceil(1 << 20)).unwrap_or(u32::MAX);
             function.limits.memory_mib = function.limits.memory_mib.saturating_add(mib);
         }
     }

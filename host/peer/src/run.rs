@@ -56,7 +56,7 @@ impl Run {
     /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The last
     /// checkpoint stays.
     #[tracing::instrument(level = "debug", name = "job", skip_all, fields(job = %self.prepared.job.run_id))]
-    pub async fn to_end(self, events: &mut Sink<'_>, mut shutdown: BoxFuture<'_, ()>) -> Result<Summary> {
+    pub async fn run(self, events: &mut Sink<'_>, mut shutdown: BoxFuture<'_, ()>) -> Result<Summary> {
         let hint = self.hint.clone();
         let last = self.start.state.round();
         let started = tokio::select! {
@@ -92,7 +92,7 @@ impl Run {
         session.finish_writing().await?;
         let mut hashes = BTreeMap::new();
         for (peer, store) in stores {
-            hashes.insert(peer, hash_of(&store.state.head().await?));
+            hashes.insert(peer, hash_of(&store.state.digests().await?));
         }
         session.sum_up(stopped, hashes, events).await
     }

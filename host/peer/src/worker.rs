@@ -1,7 +1,7 @@
 //! Gradient calls for a peer, by its host and by any `skein worker` that reaches its database.
 
+mod concurrency;
 mod pause;
-mod width;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use self::concurrency::ConcurrencyLimiter;
 use self::pause::Pause;
-use self::width::Width;
 use crate::bundle::{TaskPayload, decode_batch};
-use crate::compute::accumulate;
+use crate::compute::slot_of;
 use crate::pool::{FunctionPool, Purpose};
 
 /// How consumers wait. A released task rests long enough for a shortage to pass, and for less than the wait for a peer.
@@ -59,7 +59,7 @@ pub struct QueueWorker {
 
 /// Tasks and pauses of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Done {
+pub struct WorkerSummary {
     /// Tasks whose gradient counted.
     pub counted: u64,
     /// Tasks that others had already completed, or whose round had ended.
@@ -75,13 +75,13 @@ pub struct Done {
 
 /// State of a worker while it runs.
 struct Progress {
-    width: Width,
+    width: ConcurrencyLimiter,
     pause: Pause,
-    done: Done,
+    done: WorkerSummary,
 }
 
 /// Result of one task, and the usage of its call if one was made.
-struct Ended {
+struct TaskOutcome {
     delivery: Delivery,
     result: Result<Completion>,
     usage: Option<Usage>,
@@ -92,11 +92,11 @@ impl QueueWorker {
     ///
     /// # Errors
     /// The database cannot be used.
-    pub fn run(self, mut stop: watch::Receiver<bool>) -> BoxFuture<'static, Result<Done>> {
+    pub fn run(self, mut stop: watch::Receiver<bool>) -> BoxFuture<'static, Result<WorkerSummary>> {
         Box::pin(async move {
             let worker = Arc::new(self);
-            let width = Width::new(worker.pool.concurrency());
-            let mut progress = Progress { width, pause: Pause::default(), done: Done::default() };
+            let width = ConcurrencyLimiter::new(worker.pool.concurrency());
+            let mut progress = Progress { width, pause: Pause::default(), done: WorkerSummary::default() };
             let mut running = JoinSet::new();
             // A separate task that is never cancelled takes deliveries: cancelled, it could lose some until another
             // worker misses this one's beats.
@@ -130,7 +130,7 @@ impl QueueWorker {
         })
     }
 
-    async fn note(&self, ended: Ended, Progress { width, pause, done }: &mut Progress) {
+    async fn note(&self, ended: TaskOutcome, Progress { width, pause, done }: &mut Progress) {
         match ended.result {
             Ok(completion) => {
                 // Only calls that succeed count: those that fail early would raise the width, and more would fail.
@@ -172,10 +172,10 @@ impl QueueWorker {
         skip_all,
         fields(round = delivery.task.round, index = delivery.task.index)
     )]
-    async fn carry_out(self: Arc<Self>, delivery: Delivery) -> Ended {
+    async fn carry_out(self: Arc<Self>, delivery: Delivery) -> TaskOutcome {
         let mut usage = None;
         let result = self.compute(&delivery, &mut usage).await;
-        Ended { delivery, result, usage }
+        TaskOutcome { delivery, result, usage }
     }
 
     /// Computes the gradient of a task, adds it to the sum, and then completes the task. If a worker dies in between,
@@ -197,7 +197,8 @@ impl QueueWorker {
         let parameters = Parameters { layout: self.layout.clone(), values: values.buffer() };
         let batch = decode_batch(&bytes)?;
         let gradient = self.call(parameters, batch, usage).await?;
-        accumulate(&*self.store.sums, task.round, (task.index, payload.leaves), &gradient).await?;
+        let slot = slot_of(&gradient, task.index, payload.batches);
+        self.store.sums.accumulate(task.round, slot, gradient.flat()?).await?;
         Ok(self.consumer.complete(delivery).await?)
     }
 

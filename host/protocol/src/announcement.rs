@@ -33,13 +33,13 @@ const SAMPLES_MAX: u64 = 1 << 40;
 /// Wire value for a missing count of correct samples.
 const NO_CORRECT: u64 = u64::MAX;
 
-/// The contributions that a peer holds at the end of gathering, and the peers that it charges.
+/// The contributions that a peer holds at the end of gathering, and the peers that it accuses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vote {
     /// Peers whose contribution is held and valid, with the hash of their announcement, sorted by key.
     pub held: Vec<(PeerId, Digest)>,
     /// Peers that sent something no honest peer sends, sorted by key.
-    pub charged: Vec<PeerId>,
+    pub accused: Vec<PeerId>,
 }
 
 impl Evaluation {
@@ -111,7 +111,7 @@ impl Vote {
             bytes.extend_from_slice(&peer.0);
             bytes.extend_from_slice(&announcement.0);
         }
-        bytes.extend(self.charged.iter().flat_map(|peer| peer.0));
+        bytes.extend(self.accused.iter().flat_map(|peer| peer.0));
         bytes
     }
 
@@ -119,16 +119,16 @@ impl Vote {
     pub fn decode(bytes: &[u8]) -> Option<Vote> {
         let (count, rest) = bytes.split_first_chunk::<4>()?;
         let held_bytes = (u32::from_le_bytes(*count) as usize).checked_mul(64)?;
-        let (held, charged) = rest.split_at_checked(held_bytes)?;
-        if charged.len() % 32 != 0 {
+        let (held, accused) = rest.split_at_checked(held_bytes)?;
+        if accused.len() % 32 != 0 {
             return None;
         }
         let peer = |bytes: &[u8]| PeerId(bytes.try_into().expect("a chunk of 32 bytes"));
         let digest = |bytes: &[u8]| Digest(bytes.try_into().expect("a chunk of 32 bytes"));
         let held: Vec<_> = held.chunks(64).map(|entry| (peer(&entry[..32]), digest(&entry[32..]))).collect();
-        let charged: Vec<_> = charged.chunks(32).map(peer).collect();
-        let sorted = held.is_sorted_by(|a, b| a.0 < b.0) && charged.is_sorted_by(|a, b| a < b);
-        sorted.then_some(Vote { held, charged })
+        let accused: Vec<_> = accused.chunks(32).map(peer).collect();
+        let sorted = held.is_sorted_by(|a, b| a.0 < b.0) && accused.is_sorted_by(|a, b| a < b);
+        sorted.then_some(Vote { held, accused })
     }
 }
 
@@ -154,9 +154,9 @@ mod tests {
         }
 
         #[test]
-        fn votes_round_trip(held: std::collections::BTreeMap<[u8; 32], [u8; 32]>, charged: std::collections::BTreeSet<[u8; 32]>) {
+        fn votes_round_trip(held: std::collections::BTreeMap<[u8; 32], [u8; 32]>, accused: std::collections::BTreeSet<[u8; 32]>) {
             let held = held.into_iter().map(|(peer, hash)| (PeerId(peer), Digest(hash))).collect();
-            let vote = Vote { held, charged: charged.into_iter().map(PeerId).collect() };
+            let vote = Vote { held, accused: accused.into_iter().map(PeerId).collect() };
             prop_assert_eq!(Vote::decode(&vote.encode()), Some(vote));
         }
 
@@ -182,7 +182,7 @@ mod tests {
         let a = (PeerId([1; 32]), Digest([0; 32]));
         let b = (PeerId([2; 32]), Digest([0; 32]));
         for held in [vec![b, a], vec![a, a]] {
-            assert_eq!(Vote::decode(&Vote { held, charged: vec![] }.encode()), None, "unsorted or twice");
+            assert_eq!(Vote::decode(&Vote { held, accused: vec![] }.encode()), None, "unsorted or twice");
         }
     }
 }

@@ -26,7 +26,7 @@ pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + SIGNATURE_BYTES + PAYLOAD_BYT
 pub enum Kind {
     /// The contribution that the peer has ready.
     Announcement,
-    /// The contributions that the peer holds, and the peers that it charges.
+    /// The contributions that the peer holds, and the peers that it accuses.
     Vote,
     /// The hash of the peer's state after the round.
     Check,

@@ -4,8 +4,8 @@
 //! driver does, and reports the result.
 //!
 //! Peers aggregate the contributions that a majority of the roster voted for, not those that happened to arrive, so
-//! peers that are cut off from the majority apply nothing. A peer that sends what no honest peer sends is charged: this
-//! peer does not vote for its contribution. A charge changes neither how many faults the rule tolerates nor how this
+//! peers that are cut off from the majority apply nothing. A peer that sends what no honest peer sends is accused: this
+//! peer does not vote for its contribution. An accusation changes neither how many faults the rule tolerates nor how this
 //! peer treats values that the majority verified.
 
 mod outcome;
@@ -20,7 +20,7 @@ use crate::announcement::{Announcement, Vote};
 use crate::presence::Presence;
 use crate::record::{Header, Kind, Record};
 
-pub use outcome::{Absence, Agreement, Charge, Refusal, Step, Wanted};
+pub use outcome::{Absence, Agreement, Misbehaviour, RoundError, Step, Wanted};
 
 /// Shortest wait for a suspect: enough to hear from a restarted peer.
 const SUSPECT_WAIT_MIN: Duration = Duration::from_secs(1);
@@ -105,9 +105,9 @@ pub struct Round {
     missed: BTreeMap<PeerId, Duration>,
     /// Since when so many peers are in a later round that at least one of them is honest.
     ahead_since: Option<Duration>,
-    /// When a peer that is not a suspect was last charged, or its contribution held.
+    /// When a peer that is not a suspect was last accused, or its contribution held.
     arrived: Duration,
-    charges: BTreeMap<PeerId, Charge>,
+    accusations: BTreeMap<PeerId, Misbehaviour>,
     /// States that other peers build on in this round, if they differ from the one here.
     elsewhere: BTreeMap<PeerId, Digest>,
     votes: BTreeMap<PeerId, Vote>,
@@ -134,7 +134,7 @@ impl Round {
             missed: BTreeMap::new(),
             ahead_since: None,
             arrived: waits.opened,
-            charges: BTreeMap::new(),
+            accusations: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             votes: BTreeMap::new(),
             checks: BTreeMap::new(),
@@ -160,25 +160,25 @@ impl Round {
         Header { run, round, peer: self.me, kind, state, previous }
     }
 
-    /// Processes bytes from the store of `owner`, who published them and is charged if they are wrong.
+    /// Processes bytes from the store of `owner`, who published them and is accused if they are wrong.
     pub fn receive(&mut self, now: Duration, owner: PeerId, bytes: &[u8]) -> Received {
         if !self.context.roster.contains(&owner) {
             return Received::Ignored;
         }
         let result = match Record::decode(bytes) {
             Ok(record) if record.header().peer == owner => self.take(now, &record),
-            _ => Err(Charge::Unsigned),
+            _ => Err(Misbehaviour::Unsigned),
         };
-        result.unwrap_or_else(|charge| {
-            self.charge(now, owner, charge);
+        result.unwrap_or_else(|misbehaviour| {
+            self.accuse(now, owner, misbehaviour);
             Received::Ignored
         })
     }
 
-    fn take(&mut self, now: Duration, record: &Record) -> Result<Received, Charge> {
+    fn take(&mut self, now: Duration, record: &Record) -> Result<Received, Misbehaviour> {
         let Header { run, round, peer, kind, state, .. } = *record.header();
         if run != self.context.run {
-            return Err(Charge::WrongJob);
+            return Err(Misbehaviour::WrongJob);
         }
         if peer != self.me {
             self.presence.hear(peer, round, self.context.round);
@@ -199,21 +199,21 @@ impl Round {
         }
         if state != self.context.state {
             self.elsewhere.entry(peer).or_insert(state);
-            return Err(Charge::WrongState);
+            return Err(Misbehaviour::WrongState);
         }
         if let Some(known) = self.seen.get(&(peer, kind)) {
-            return if *known == record.hash() { Ok(Received::Ignored) } else { Err(Charge::Equivocation) };
+            return if *known == record.hash() { Ok(Received::Ignored) } else { Err(Misbehaviour::Equivocation) };
         }
         match kind {
             Kind::Announcement => {
-                let announcement = Announcement::decode(record.payload()).ok_or(Charge::Payload)?;
+                let announcement = Announcement::decode(record.payload()).ok_or(Misbehaviour::Payload)?;
                 self.announced.insert(peer, (record.hash(), announcement));
             }
             Kind::Vote => {
-                self.votes.insert(peer, Vote::decode(record.payload()).ok_or(Charge::Payload)?);
+                self.votes.insert(peer, Vote::decode(record.payload()).ok_or(Misbehaviour::Payload)?);
             }
             Kind::Check => {
-                let state = record.payload().try_into().map_err(|_| Charge::Payload)?;
+                let state = record.payload().try_into().map_err(|_| Misbehaviour::Payload)?;
                 self.checks.insert(peer, Digest(state));
             }
         }
@@ -234,10 +234,10 @@ impl Round {
         self.missed.insert(peer, asked);
     }
 
-    /// `peer` did what no honest peer does. The first charge is kept.
-    pub fn charge(&mut self, now: Duration, peer: PeerId, charge: Charge) {
-        assert!(self.context.roster.contains(&peer), "only members are charged");
-        self.charges.entry(peer).or_insert(charge);
+    /// `peer` did what no honest peer does. The first accusation is kept.
+    pub fn accuse(&mut self, now: Duration, peer: PeerId, misbehaviour: Misbehaviour) {
+        assert!(self.context.roster.contains(&peer), "only members are accused");
+        self.accusations.entry(peer).or_insert(misbehaviour);
         self.settle(now, peer);
     }
 
@@ -247,9 +247,9 @@ impl Round {
         }
     }
 
-    /// Peers charged so far, each with its first charge.
-    pub fn charges(&self) -> &BTreeMap<PeerId, Charge> {
-        &self.charges
+    /// Peers accused so far, each with its first accusation.
+    pub fn accusations(&self) -> &BTreeMap<PeerId, Misbehaviour> {
+        &self.accusations
     }
 
     /// Whether enough other peers have finished the round for at least one of them to be honest. They decided without
@@ -298,8 +298,8 @@ impl Round {
     /// Decides what the driver does next.
     ///
     /// # Errors
-    /// [`Refusal`]: the round cannot be finished.
-    pub fn step(&mut self, now: Duration) -> Result<Step, Refusal> {
+    /// [`RoundError`]: the round cannot be finished.
+    pub fn step(&mut self, now: Duration) -> Result<Step, RoundError> {
         self.compare(self.context.state, &self.elsewhere)?;
         match self.phase.clone() {
             Phase::Gathering => self.gather(now),
@@ -309,7 +309,7 @@ impl Round {
         }
     }
 
-    fn gather(&mut self, now: Duration) -> Result<Step, Refusal> {
+    fn gather(&mut self, now: Duration) -> Result<Step, RoundError> {
         let absent = self.absent();
         let has_majority = self.held.len() >= self.context.majority();
         // A vote cannot be withdrawn, so none is cast while no majority is possible.
@@ -329,9 +329,9 @@ impl Round {
         self.phase = Phase::Voting { begun: now };
         // Only owners were asked until here; voters may have what they no longer have.
         self.missed.clear();
-        let sound = self.held.iter().filter(|peer| !self.charges.contains_key(peer));
+        let sound = self.held.iter().filter(|peer| !self.accusations.contains_key(peer));
         let held = sound.filter_map(|peer| Some((*peer, self.announced.get(peer)?.0))).collect();
-        let vote = Vote { held, charged: self.charges.keys().copied().collect() };
+        let vote = Vote { held, accused: self.accusations.keys().copied().collect() };
         assert!(vote.held.is_sorted_by(|a, b| a.0 < b.0), "entries are sorted by peer, one for each");
         assert!(vote.held.iter().all(|(peer, _)| self.context.roster.contains(peer)), "votes are for members");
         Ok(Step::Vote(vote))
@@ -356,7 +356,7 @@ impl Round {
         opened + wait
     }
 
-    fn agree(&mut self, now: Duration, begun: Duration) -> Result<Step, Refusal> {
+    fn agree(&mut self, now: Duration, begun: Duration) -> Result<Step, RoundError> {
         let until = begun + self.waits.wait;
         if now < until && !self.unvoted().is_empty() {
             return Ok(Step::Wait { until });
@@ -368,13 +368,13 @@ impl Round {
         if self.votes.len() < majority {
             return or_refuse(false, Step::Wait { until: limit }, self.minority(self.votes.len()));
         }
-        let is_charged = |peer: &&PeerId| self.count(|vote| vote.charged.contains(peer)) >= majority;
-        let charged = self.context.roster.iter().filter(is_charged).count();
-        if charged > self.context.faults as usize {
-            return Err(Refusal::Charged { charged, faults: self.context.faults });
+        let is_charged = |peer: &&PeerId| self.count(|vote| vote.accused.contains(peer)) >= majority;
+        let accused = self.context.roster.iter().filter(is_charged).count();
+        if accused > self.context.faults as usize {
+            return Err(RoundError::Accused { accused, faults: self.context.faults });
         }
         let entries: BTreeSet<(PeerId, Digest)> = self.votes.values().flat_map(|vote| &vote.held).copied().collect();
-        let count = |entry: &(PeerId, Digest)| self.count(|vote| holds(vote, entry));
+        let count = |(peer, hash): &(PeerId, Digest)| self.count(|vote| holds(vote, *peer, *hash));
         // Others may receive a vote that is missing here, and count it.
         let missing = self.without(&self.votes).len();
         let is_open = |entry| count(entry) < majority && count(entry) + missing >= majority;
@@ -384,24 +384,28 @@ impl Round {
         let agreed = entries.into_iter().filter(|entry| count(entry) >= majority);
         let mut peers = BTreeMap::new();
         let mut wanted = BTreeMap::new();
-        for entry in agreed {
-            let known = self.announced.get(&entry.0).filter(|(hash, _)| *hash == entry.1);
+        for (peer, hash) in agreed {
+            let known = self.announced.get(&peer).filter(|(announced, _)| *announced == hash);
             let Some((_, announcement)) = known else {
-                return or_refuse(false, Step::Wait { until: limit }, Refusal::Lacking(entry.0));
+                return or_refuse(false, Step::Wait { until: limit }, RoundError::Lacking(peer));
             };
-            peers.insert(entry.0, *announcement);
-            // Even if it is charged: the majority verified its values.
-            if !self.held.contains(&entry.0) {
-                wanted.insert(entry.0, Wanted { announcement: *announcement, holders: self.holders(&entry) });
+            peers.insert(peer, *announcement);
+            // Even if it is accused: the majority verified its values.
+            if !self.held.contains(&peer) {
+                wanted.insert(peer, Wanted { announcement: *announcement, holders: self.holders(peer, hash) });
             }
         }
         if let Some(peer) = wanted.keys().next().copied() {
             let is_gone = wanted.keys().any(|peer| self.is_lost(peer));
             let fetch = Step::Fetch { wanted, until: limit };
-            return if is_gone || now >= limit { or_refuse(is_gone, fetch, Refusal::Lacking(peer)) } else { Ok(fetch) };
+            return if is_gone || now >= limit {
+                or_refuse(is_gone, fetch, RoundError::Lacking(peer))
+            } else {
+                Ok(fetch)
+            };
         }
         if peers.is_empty() {
-            return Err(Refusal::Nothing);
+            return Err(RoundError::Nothing);
         }
         let absent = self.context.roster.iter().filter(|peer| !peers.contains_key(peer));
         let absent = absent.map(|peer| (*peer, self.absence(peer))).collect();
@@ -414,13 +418,13 @@ impl Round {
 
     /// Refuses if the others are ahead, because what is missing here then never comes: at once for values that no
     /// holder has any more, after [`BEHIND_WAIT`] at most for records that were not read. Else returns `otherwise`.
-    fn or_behind(&self, now: Duration, is_gone: bool, otherwise: Result<Step, Refusal>) -> Result<Step, Refusal> {
+    fn or_behind(&self, now: Duration, is_gone: bool, otherwise: Result<Step, RoundError>) -> Result<Step, RoundError> {
         let is_late = now >= self.waits.opened + self.waits.wait.min(BEHIND_WAIT);
         let needed = if is_gone { self.needed(1) } else { self.needed(2).filter(|_| is_late) };
-        needed.map_or(otherwise, |needed| Err(Refusal::Behind { state: self.context.round - 1, needed }))
+        needed.map_or(otherwise, |needed| Err(RoundError::Behind { state: self.context.round - 1, needed }))
     }
 
-    fn check(&self, now: Duration, deadline: Duration) -> Result<Step, Refusal> {
+    fn check(&self, now: Duration, deadline: Duration) -> Result<Step, RoundError> {
         let mine = self.checks[&self.me];
         self.compare(mine, &self.checks)?;
         let unconfirmed = self.unchecked();
@@ -432,11 +436,11 @@ impl Round {
     }
 
     /// Refuses if enough peers have one other state for at least one of them to be honest.
-    fn compare(&self, mine: Digest, states: &BTreeMap<PeerId, Digest>) -> Result<(), Refusal> {
+    fn compare(&self, mine: Digest, states: &BTreeMap<PeerId, Digest>) -> Result<(), RoundError> {
         for other in states.values().filter(|state| **state != mine) {
             let peers = states.values().filter(|state| *state == other).count();
             if peers >= self.context.one_honest() {
-                return Err(Refusal::Diverged { mine, peers, other: *other });
+                return Err(RoundError::Diverged { mine, peers, other: *other });
             }
         }
         Ok(())
@@ -457,8 +461,8 @@ impl Round {
         (newest >= self.context.round + ahead).then(|| newest - 1)
     }
 
-    fn minority(&self, heard: usize) -> Refusal {
-        Refusal::Minority {
+    fn minority(&self, heard: usize) -> RoundError {
+        RoundError::Minority {
             heard,
             roster: self.context.roster.len(),
             majority: self.context.majority(),
@@ -471,15 +475,15 @@ impl Round {
     }
 
     /// The peers that voted for the contribution, then its owner, who did not provide it while this peer gathered.
-    fn holders(&self, entry: &(PeerId, Digest)) -> Vec<PeerId> {
-        let voters = self.votes.iter().filter(|(peer, vote)| **peer != entry.0 && holds(vote, entry));
-        let holders = voters.map(|(peer, _)| *peer).chain([entry.0]);
+    fn holders(&self, owner: PeerId, hash: Digest) -> Vec<PeerId> {
+        let voters = self.votes.iter().filter(|(peer, vote)| **peer != owner && holds(vote, owner, hash));
+        let holders = voters.map(|(peer, _)| *peer).chain([owner]);
         holders.filter(|peer| *peer != self.me).collect()
     }
 
-    /// Peers whose contribution is not held, and that are not charged.
+    /// Peers whose contribution is not held, and that are not accused.
     fn absent(&self) -> BTreeSet<PeerId> {
-        let settled = |peer: &PeerId| self.held.contains(peer) || self.charges.contains_key(peer);
+        let settled = |peer: &PeerId| self.held.contains(peer) || self.accusations.contains_key(peer);
         self.context.roster.iter().filter(|peer| !settled(peer)).copied().collect()
     }
 
@@ -507,8 +511,8 @@ impl Round {
     }
 
     fn absence(&self, peer: &PeerId) -> Absence {
-        match self.charges.get(peer) {
-            Some(charge) => Absence::Charged(*charge),
+        match self.accusations.get(peer) {
+            Some(misbehaviour) => Absence::Accused(*misbehaviour),
             None if self.held.contains(peer) => Absence::Outvoted,
             None if self.announced.contains_key(peer) => Absence::Unreachable,
             None => Absence::Silent,
@@ -517,9 +521,9 @@ impl Round {
 }
 
 fn knows(vote: &Vote, peer: &PeerId) -> bool {
-    vote.charged.contains(peer) || vote.held.iter().any(|(held, _)| held == peer)
+    vote.accused.contains(peer) || vote.held.iter().any(|(held, _)| held == peer)
 }
 
-fn holds(vote: &Vote, entry: &(PeerId, Digest)) -> bool {
-    vote.held.binary_search(entry).is_ok()
+fn holds(vote: &Vote, owner: PeerId, hash: Digest) -> bool {
+    vote.held.binary_search(&(owner, hash)).is_ok()
 }

@@ -51,18 +51,18 @@ fn score(member: u32, shard: usize) -> u64 {
 ///
 /// It depends on the position alone, so a resumed run continues from its position without saved state.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct EpochSampler {
     seed: u64,
     member: u32,
     samples: Vec<u32>,
     epoch: Option<(u64, Vec<u32>)>,
 }
 
-impl Order {
+impl EpochSampler {
     /// The order of `samples`, of which there is at least one, for the peer with the index `member` in the roster.
-    pub fn new(seed: u64, member: u32, samples: Vec<u32>) -> Order {
+    pub fn new(seed: u64, member: u32, samples: Vec<u32>) -> EpochSampler {
         assert!(!samples.is_empty(), "a peer has at least one sample");
-        Order { seed, member, samples, epoch: None }
+        EpochSampler { seed, member, samples, epoch: None }
     }
 
     /// Returns `count` samples from `position` on. The last sample of an epoch is followed by the first of the next.
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_epoch_visits_every_sample_once_and_the_next_in_another_order() {
-        let mut order = Order::new(1, 0, (10..60).collect());
+        let mut order = EpochSampler::new(1, 0, (10..60).collect());
         let first = order.take(0, 50);
         let second = order.take(50, 50);
         let sorted = |values: &[u32]| {
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(sorted(&first), (10..60).collect::<Vec<_>>());
         assert_eq!(sorted(&second), sorted(&first));
         assert_ne!(first, second);
-        let mut resumed = Order::new(1, 0, (10..60).collect());
+        let mut resumed = EpochSampler::new(1, 0, (10..60).collect());
         assert_eq!(resumed.take(45, 10), [&first[45..], &second[..5]].concat(), "a position is enough to resume");
     }
 }

@@ -30,9 +30,9 @@ use skein_types::{Digest, PeerId};
 use self::keys::Keys;
 use self::store::in_database::Module;
 use self::store::plain::Plain;
-use self::store::reader::{ModuleVersion, Reader};
-use self::store::shared::Shared;
-use self::transport::Link;
+use self::store::reader::{ModuleVersion, PeerReader};
+use self::store::shared::RedisBase;
+use self::transport::Client;
 use self::vulnerabilities::{Package, Server};
 
 pub use transport::address::{Address, AddressError};
@@ -65,9 +65,9 @@ pub fn reach(options: &Options, wait: Duration) -> BoxFuture<'_, Result<(), Stor
     Box::pin(async move { reached(options, UNSCOPED, wait).await.map(drop) })
 }
 
-async fn reached(options: &Options, scope: Scope, wait: Duration) -> Result<Shared, StoreError> {
-    let shared = Shared::new(own(options, scope)?);
-    shared.link().reach(wait).await.map_err(|failure| shared.failed(failure, ""))?;
+async fn reached(options: &Options, scope: Scope, wait: Duration) -> Result<RedisBase, StoreError> {
+    let shared = RedisBase::new(own(options, scope)?);
+    shared.client().reach(wait).await.map_err(|failure| shared.failed(failure, ""))?;
     Ok(shared)
 }
 
@@ -79,8 +79,8 @@ pub fn startup(options: &Options) -> BoxFuture<'_, Result<Startup, StoreError>> 
     Box::pin(async move {
         // Asked once: the caller decides whether to ask again.
         let options = Options { outage_max: Duration::ZERO, ..options.clone() };
-        let shared = Shared::new(own(&options, UNSCOPED)?);
-        transport::loading::ask(shared.link()).await.map_err(|failure| shared.failed(failure, ""))
+        let shared = RedisBase::new(own(&options, UNSCOPED)?);
+        transport::loading::ask(shared.client()).await.map_err(|failure| shared.failed(failure, ""))
     })
 }
 
@@ -92,19 +92,19 @@ pub fn startup(options: &Options) -> BoxFuture<'_, Result<Startup, StoreError>> 
 pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, StoreError>> {
     Box::pin(async move {
         let shared = reached(options, scope, START_WAIT).await?;
-        let link = shared.link();
-        let info: String = link.control(redis::cmd("INFO").arg("server")).await.map_err(|f| shared.failed(f, ""))?;
-        let is_local = link.address().is_local();
-        let is_tls = link.address().is_tls;
-        let unfit = |reason: String| StoreError::Unfit { address: link.address().to_string(), reason };
-        let hole = blocking(move || {
-            Server::parse(&info).hole(is_tls, |program| is_local.then(|| Package::of(program)).flatten())
+        let client = shared.client();
+        let info: String = client.control(redis::cmd("INFO").arg("server")).await.map_err(|f| shared.failed(f, ""))?;
+        let is_local = client.address().is_local();
+        let is_tls = client.address().is_tls;
+        let unfit = |reason: String| StoreError::Unfit { address: client.address().to_string(), reason };
+        let vulnerability = blocking(move || {
+            Server::parse(&info).vulnerability(is_tls, |program| is_local.then(|| Package::of(program)).flatten())
         });
-        if let Some(hole) = hole.await {
+        if let Some(vulnerability) = vulnerability.await {
             if !options.allow_vulnerable {
-                return Err(unfit(format!("{hole}, or set `allow_vulnerable = true`")));
+                return Err(unfit(format!("{vulnerability}, or set `allow_vulnerable = true`")));
             }
-            tracing::warn!(address = %link.address(), hole, "the server has a known vulnerability");
+            tracing::warn!(address = %client.address(), vulnerability, "the server has a known vulnerability");
         }
         for (format, key) in keys::of_older_formats(scope) {
             let exists: bool = shared.control(redis::cmd("EXISTS").arg(&key), &key).await?;
@@ -139,18 +139,18 @@ pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, Stor
 /// # Errors
 /// The options cannot be used: a file cannot be read, or the address and the certificates do not fit.
 pub fn read(options: &Options, scope: Scope) -> Result<Arc<dyn PeerStore>, StoreError> {
-    Ok(Arc::new(Shared::new(reader(options, scope, None)?)))
+    Ok(Arc::new(RedisBase::new(reader(options, scope, None)?)))
 }
 
 /// A reader of the peer's own database, which may take its password from [`PASSWORD_VARIABLE`].
-fn own(options: &Options, scope: Scope) -> Result<Reader, StoreError> {
+fn own(options: &Options, scope: Scope) -> Result<PeerReader, StoreError> {
     reader(options, scope, std::env::var(PASSWORD_VARIABLE).ok())
 }
 
-fn reader(options: &Options, scope: Scope, secret: Option<String>) -> Result<Reader, StoreError> {
+fn reader(options: &Options, scope: Scope, secret: Option<String>) -> Result<PeerReader, StoreError> {
     let keys = Keys::new(scope);
-    let link = Link::new(options, secret, keys.records());
-    let link =
-        link.map_err(|source| StoreError::Options { address: options.url.to_string(), source: source.into() })?;
-    Ok(Reader { link, keys, values_max: scope.values, module: Mutex::default() })
+    let client = Client::new(options, secret, keys.records());
+    let client =
+        client.map_err(|source| StoreError::Options { address: options.url.to_string(), source: source.into() })?;
+    Ok(PeerReader { client, keys, values_max: scope.values, module: Mutex::default() })
 }

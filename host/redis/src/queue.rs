@@ -32,9 +32,9 @@ use skein_types::{Digest, PeerId};
 
 use super::{START_WAIT, Scope, UNSCOPED, own, reached};
 use crate::keys::{FORMAT, Keys};
-use crate::store::shared::Shared;
+use crate::store::shared::RedisBase;
+use crate::transport::Client;
 use crate::transport::Failure;
-use crate::transport::Link;
 use crate::transport::Reply;
 use crate::transport::options::Options;
 
@@ -56,7 +56,7 @@ const POST_MAX: usize = 500;
 
 /// The work queue of one peer, as its host uses it.
 pub struct Queue {
-    shared: Shared,
+    shared: RedisBase,
 }
 
 /// One task of a round.
@@ -127,7 +127,7 @@ pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
                 "its host uses format {theirs} of the keys, this worker format {FORMAT}: start the worker with the \
                  host's program"
             );
-            Err(StoreError::Unfit { address: shared.link().address().to_string(), reason })
+            Err(StoreError::Unfit { address: shared.client().address().to_string(), reason })
         }
         [] => Err(shared.corrupt(SCOPE_KEY.to_owned())),
     }
@@ -154,7 +154,7 @@ impl Queue {
     /// The database cannot be used.
     pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Queue, StoreError>> {
         Box::pin(async move {
-            let queue = Queue { shared: Shared::new(own(options, scope)?) };
+            let queue = Queue { shared: RedisBase::new(own(options, scope)?) };
             queue.create_group().await?;
             Ok(queue)
         })
@@ -165,14 +165,14 @@ impl Queue {
         let mut command = redis::cmd("XGROUP");
         // From the first task on: tasks posted before the group existed have to be done too.
         command.arg("CREATE").arg(&tasks).arg(GROUP).arg("0").arg("MKSTREAM");
-        match self.link().control::<redis::Value>(&command).await {
+        match self.client().control::<redis::Value>(&command).await {
             Err(failure) if failure.code() != Some("BUSYGROUP") => Err(self.shared.failed(failure, &tasks)),
             _ => Ok(()),
         }
     }
 
-    fn link(&self) -> &Link {
-        self.shared.link()
+    fn client(&self) -> &Client {
+        self.shared.client()
     }
 
     fn keys(&self) -> &Keys {
@@ -186,9 +186,9 @@ impl Queue {
     pub async fn put(&self, round: Option<u64>, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let key = self.keys().blob(name);
         if let Some(round) = round {
-            self.shared.belongs(round, &[&key]).await?;
+            self.shared.track_for_pruning(round, &[&key]).await?;
         }
-        let reply = self.link().call(&[b"SET", key.as_bytes(), bytes], 64).await;
+        let reply = self.client().call(&[b"SET", key.as_bytes(), bytes], 64).await;
         reply.map(drop).map_err(|failure| self.shared.failed(failure, &key))
     }
 
@@ -198,7 +198,7 @@ impl Queue {
     /// The database cannot be used.
     pub async fn get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let key = self.keys().blob(name);
-        let reply = self.link().call(&[b"GET", key.as_bytes()], BLOB_BYTES_MAX).await;
+        let reply = self.client().call(&[b"GET", key.as_bytes()], BLOB_BYTES_MAX).await;
         match reply.and_then(|reply| if reply == Reply::Nil { Ok(None) } else { reply.bytes().map(Some) }) {
             Ok(bytes) => Ok(bytes),
             Err(failure) => Err(self.shared.failed(failure, &key)),
@@ -211,7 +211,7 @@ impl Queue {
     /// The database cannot be used.
     pub async fn post(&self, round: u64, want: u32, tasks: &[Task]) -> Result<(), StoreError> {
         let round_key = self.keys().round_of_tasks(round);
-        self.shared.belongs(round, &[&round_key]).await?;
+        self.shared.track_for_pruning(round, &[&round_key]).await?;
         for tasks in tasks.chunks(POST_MAX) {
             let mut command = scripts::command(scripts::POST, &[&self.keys().tasks(), &round_key]);
             command.arg(round).arg(want);
@@ -248,7 +248,7 @@ impl Queue {
             let block = wait.as_millis().max(1).to_string();
             let arguments: [&[u8]; 6] =
                 [b"XREAD", b"BLOCK", block.as_bytes(), b"STREAMS", events.as_bytes(), last.as_bytes()];
-            let reply = self.link().call(&arguments, REPLY_BYTES_MAX).await;
+            let reply = self.client().call(&arguments, REPLY_BYTES_MAX).await;
             let failed = |failure| self.shared.failed(failure, &events);
             let streams = reply.and_then(Reply::array).map_err(failed)?;
             if streams.is_empty() {

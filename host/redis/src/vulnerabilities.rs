@@ -58,7 +58,7 @@ impl Server {
 
     /// Returns why the server is unsafe or too old, or `None`. `package` returns the distribution's package of a
     /// program, if the program is on this machine.
-    pub(crate) fn hole(&self, is_tls: bool, package: impl Fn(&str) -> Option<Package>) -> Option<String> {
+    pub(crate) fn vulnerability(&self, is_tls: bool, package: impl Fn(&str) -> Option<Package>) -> Option<String> {
         let shown = self.version.iter().map(ToString::to_string).collect::<Vec<_>>().join(".");
         let Server { name, version, executable } = self;
         let line = version.get(..2)?;
@@ -101,7 +101,7 @@ impl Package {
                 Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
             String::from_utf8(output.stdout).ok()
         };
-        // Debian's server is a link to a program that also checks files.
+        // Debian's server is a client to a program that also checks files.
         let path = std::fs::canonicalize(executable).ok()?;
         let owner = output("dpkg-query", &["--search", path.to_str()?])?;
         let (name, _) = owner.split_once(':')?;
@@ -121,9 +121,9 @@ mod tests {
     #[track_caller]
     fn check(info: &str, is_tls: bool, package: Option<&str>, expected: Option<&str>) {
         let server = Server::parse(info);
-        let hole = server.hole(is_tls, |_| package.map(|version| Package(version.to_owned())));
-        assert_eq!(hole.is_some(), expected.is_some(), "{info}: {hole:?}");
-        assert!(hole.unwrap_or_default().contains(expected.unwrap_or_default()), "{info}");
+        let vulnerability = server.vulnerability(is_tls, |_| package.map(|version| Package(version.to_owned())));
+        assert_eq!(vulnerability.is_some(), expected.is_some(), "{info}: {vulnerability:?}");
+        assert!(vulnerability.unwrap_or_default().contains(expected.unwrap_or_default()), "{info}");
     }
 
     #[test]

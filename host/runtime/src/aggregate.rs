@@ -11,7 +11,7 @@ use crate::capability::bindings::{AggregatePre, aggregation};
 use crate::capability::{HostContribution, HostSink, Input, State};
 use crate::error::{CallError, LoadError};
 use crate::function::Function;
-use crate::invoke::{About, Call, Loaded};
+use crate::invoke::{Call, FunctionInfo, Loaded};
 use crate::runtime::{CallSlot, Runtime};
 use crate::world::World;
 
@@ -115,7 +115,7 @@ impl AggregateFunction {
     }
 
     /// The function's name, digest, world and loading time.
-    pub fn about(&self) -> &About {
+    pub fn info(&self) -> &FunctionInfo {
         &self.loaded.about
     }
 

@@ -14,7 +14,7 @@ use crate::capability::bindings::{GradientPre, gradients};
 use crate::capability::{HostTensor, Input, State};
 use crate::error::{CallError, LoadError};
 use crate::function::Function;
-use crate::invoke::{About, Call, Loaded};
+use crate::invoke::{Call, FunctionInfo, Loaded};
 use crate::runtime::{CallSlot, Runtime};
 use crate::world::World;
 
@@ -161,7 +161,7 @@ impl GradientFunction {
     }
 
     /// The function's name, digest, world and loading time.
-    pub fn about(&self) -> &About {
+    pub fn info(&self) -> &FunctionInfo {
         &self.loaded.about
     }
 

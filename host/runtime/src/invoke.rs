@@ -55,7 +55,7 @@ pub struct Call<T> {
 
 /// A loaded function's name, digest, world and loading time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
+pub struct FunctionInfo {
     /// Name in the job.
     pub name: String,
     /// SHA-256 of the component, in hexadecimal digits.
@@ -70,7 +70,7 @@ pub struct About {
 
 /// The part of a function that all worlds share.
 pub(crate) struct Loaded {
-    pub(crate) about: About,
+    pub(crate) about: FunctionInfo,
     limits: Limits,
     settings: Arc<BTreeMap<String, String>>,
     graphs: Graphs,
@@ -95,7 +95,7 @@ impl Loaded {
             expected: world,
             reason: chain(&error),
         })?;
-        let about = About { name, digest, world, origin, load_duration: duration };
+        let about = FunctionInfo { name, digest, world, origin, load_duration: duration };
         let settings = Arc::new(settings);
         let called = AtomicBool::new(false);
         Ok((Arc::new(Loaded { about, limits, settings, graphs, called, shared }), pre))

@@ -41,7 +41,7 @@ pub use admission::{Origin, digest};
 pub use compile::{Compiler, compile_as_child};
 pub use error::{CallError, Limit, LoadError};
 pub use function::Function;
-pub use invoke::{About, Call, Usage};
+pub use invoke::{Call, FunctionInfo, Usage};
 pub use options::{Limits, Options};
 pub use runtime::{CallSlot, Runtime, StartError};
 pub use skein_engine::Tensor;

@@ -211,7 +211,7 @@ async fn artifacts_are_cached_and_only_authentic_ones_are_used() {
     let load = async || {
         let runtime = Runtime::start(options()).expect("the engine starts");
         let loaded = runtime.aggregate_function(function("mean"), &component("aggregate-mean.wasm")).await;
-        loaded.expect("the component loads").about().origin
+        loaded.expect("the component loads").info().origin
     };
     let artifact = || {
         let mut files = std::fs::read_dir(dir.path()).expect("the cache").map(|entry| entry.expect("an entry").path());

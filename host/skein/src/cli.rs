@@ -26,7 +26,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use skein_engine::{Kind, install};
-use skein_redis::provision::child::{BOUND, become_bound};
+use skein_redis::provision::child::{TIED, become_tied};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -137,7 +137,7 @@ enum Command {
     #[command(name = COMPILE, hide = true)]
     Compile,
     /// Become another program that ends with this process's parent
-    #[command(name = BOUND, hide = true)]
+    #[command(name = TIED, hide = true)]
     Bound {
         parent: u32,
         program: OsString,
@@ -153,7 +153,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         return exit_code(skein_runtime::compile_as_child());
     }
     if let Command::Bound { parent, program, arguments } = command {
-        complain(&format!("error: {:#}", become_bound(parent, &program, &arguments)));
+        complain(&format!("error: {:#}", become_tied(parent, &program, &arguments)));
         return ExitCode::FAILURE;
     }
     let (filter, problem) = log_filter();

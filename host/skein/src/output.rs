@@ -80,7 +80,7 @@ impl Output {
     }
 
     /// Prints a note, such as what is about to happen before the first round.
-    pub fn note(&mut self, text: &str) {
+    pub fn info(&mut self, text: &str) {
         match &mut self.progress {
             Progress::Terminal(terminal) => {
                 terminal.clear();
@@ -120,7 +120,7 @@ impl Output {
         match event {
             Event::Started { peer, peers, round, parameters, in_database } => {
                 let place = if in_database { "the database" } else { "the host" };
-                self.note(&format!(
+                self.info(&format!(
                     "peer {peer:?} of {peers}: round {round}, {parameters} parameters, computing in {place}"
                 ));
             }
@@ -161,7 +161,7 @@ impl Output {
     fn waiting(&mut self, waiting: Option<&Waiting>) {
         match (&mut self.progress, waiting) {
             (Progress::Terminal(terminal), Some(waiting)) => {
-                let head = self.round.map_or_else(String::new, |round| round.head() + "  ");
+                let head = self.round.map_or_else(String::new, |round| round.digests() + "  ");
                 let columns = COLUMNS.saturating_sub(head.chars().count());
                 terminal.show(head + &line::waiting(waiting, columns));
             }
@@ -497,7 +497,7 @@ mod tests {
     fn unread_progress_is_not_a_failure() {
         let progress = Progress::Lines(Lines::new(Box::new(Closed)));
         let mut output = Output { format: Format::Human, progress, round: None };
-        output.note("a note");
+        output.info("a note");
         output.show_round(ROUND);
         output.waiting(Some(&waiting()));
     }

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use crate::blocking::blocking;
 use crate::step::next_state;
 use crate::{
-    Accumulated, Aggregate, Average, Contributions, GradientSums, Head, Leaf, PeerStore, RecordLog, State, StateStore,
-    StoreError, Update,
+    Accumulated, Aggregate, Average, BatchSlot, Contributions, GradientSums, PeerStore, RecordLog, State, StateDigests,
+    StateStore, StoreError, Update,
 };
 
 /// Records kept for other peers. A round has three, so a reader may fall a thousand rounds behind.
@@ -71,7 +71,7 @@ impl Embedded {
         done
     }
 
-    fn add(&self, round: u64, leaf: Leaf, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+    fn add(&self, round: u64, slot: BatchSlot, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
         {
             let mut inner = self.lock();
             let state = inner.state.as_ref().ok_or(StoreError::NoState)?;
@@ -82,18 +82,18 @@ impl Embedded {
             if round <= state.round() {
                 return Ok(Accumulated::Duplicate);
             }
-            let sum = inner.sums.entry(round).or_insert_with(|| Sum::new(leaf.leaves));
-            if leaf.leaves != sum.tree.leaves() || leaf.index >= leaf.leaves {
-                return Err(StoreError::Leaf { round, index: leaf.index, leaves: leaf.leaves });
+            let sum = inner.sums.entry(round).or_insert_with(|| Sum::new(slot.count));
+            if slot.count != sum.tree.leaves() || slot.index >= slot.count {
+                return Err(StoreError::Batch { round, index: slot.index, count: slot.count });
             }
-            if !sum.tree.claim(leaf.index) {
+            if !sum.tree.claim(slot.index) {
                 return Ok(Accumulated::Duplicate);
             }
-            sum.batches[leaf.index as usize] = (leaf.samples, leaf.loss);
+            sum.batches[slot.index as usize] = (slot.samples, slot.loss);
         }
-        let weight = leaf.samples as f32;
+        let weight = slot.samples as f32;
         gradient.iter_mut().for_each(|value| *value *= weight);
-        let mut at = Position::leaf(leaf.index);
+        let mut at = Position::leaf(slot.index);
         let mut values = gradient;
         while let Some((parent, mut left, right)) = self.place(round, at, values) {
             add(&mut left, &right);
@@ -196,9 +196,9 @@ impl StateStore for Embedded {
         false
     }
 
-    async fn head(&self) -> Result<Head, StoreError> {
+    async fn digests(&self) -> Result<StateDigests, StoreError> {
         let state = self.state().await?;
-        Ok(self.apart("head", move |_| state.head()).await)
+        Ok(self.apart("head", move |_| state.digests()).await)
     }
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
@@ -219,8 +219,8 @@ impl StateStore for Embedded {
         Ok(())
     }
 
-    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
-        self.apart("apply", move |store| Ok(store.update(&update)?.head())).await
+    async fn apply(&self, update: Update) -> Result<StateDigests, StoreError> {
+        self.apart("apply", move |store| Ok(store.update(&update)?.digests())).await
     }
 
     async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
@@ -244,8 +244,8 @@ impl StateStore for Embedded {
 
 #[async_trait]
 impl GradientSums for Embedded {
-    async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
-        self.apart("accumulate", move |store| store.add(round, leaf, gradient)).await
+    async fn accumulate(&self, round: u64, slot: BatchSlot, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+        self.apart("accumulate", move |store| store.add(round, slot, gradient)).await
     }
 
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {

@@ -17,14 +17,14 @@ pub enum StoreError {
         actual: usize,
     },
     /// The batch does not fit the others of its round.
-    #[error("batch {index} of {leaves} does not fit round {round}")]
-    Leaf {
+    #[error("batch {index} of {count} does not fit round {round}")]
+    Batch {
         /// The round.
         round: u64,
         /// Index of the batch.
         index: u32,
         /// Batches of the round, as passed with this batch.
-        leaves: u32,
+        count: u32,
     },
     /// Batches of the round are still missing.
     #[error("round {round} still waits for batches")]

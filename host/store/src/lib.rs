@@ -9,14 +9,14 @@
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
-//! use skein_store::{Embedded, GradientSums, Leaf, PeerStore, State, StateStore};
+//! use skein_store::{Embedded, GradientSums, BatchSlot, PeerStore, State, StateStore};
 //! use skein_types::PeerId;
 //!
 //! let store = Embedded::default();
 //! let me = PeerId([1; 32]);
 //! store.set_state(State::new(0, vec![0.0; 2].into(), vec![])).await?;
 //! // The second of two batches arrives first, and is delivered twice.
-//! let leaf = |index, samples| Leaf { index, leaves: 2, samples, loss: 0.5 };
+//! let leaf = |index, samples| BatchSlot { index, count: 2, samples, loss: 0.5 };
 //! store.accumulate(1, leaf(1, 1), vec![4.0, 0.0]).await?;
 //! store.accumulate(1, leaf(1, 1), vec![4.0, 0.0]).await?;
 //! store.accumulate(1, leaf(0, 3), vec![0.0, 8.0]).await?;
@@ -80,15 +80,15 @@ impl State {
     }
 
     /// The hashes of the state; reads all values that were not hashed before.
-    pub fn head(&self) -> Head {
+    pub fn digests(&self) -> StateDigests {
         let slots = self.slots.iter().map(|slot| slot.statistics().hash).collect();
-        Head { round: self.round, parameters: self.parameters.statistics().hash, slots }
+        StateDigests { round: self.round, parameters: self.parameters.statistics().hash, slots }
     }
 }
 
 /// The hashes of a state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub struct StateDigests {
     /// The last round that was applied.
     pub round: u64,
     /// Hash of the parameters.
@@ -99,11 +99,11 @@ pub struct Head {
 
 /// One batch among those of a round.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Leaf {
+pub struct BatchSlot {
     /// Index of the batch, from 0.
     pub index: u32,
     /// Batches of the round.
-    pub leaves: u32,
+    pub count: u32,
     /// Samples of the batch: the weight of its gradient.
     pub samples: u32,
     /// Mean loss over them.
@@ -176,7 +176,7 @@ pub trait StateStore: Send + Sync {
     fn aggregates(&self) -> bool;
 
     /// The hashes of the current state.
-    async fn head(&self) -> Result<Head, StoreError>;
+    async fn digests(&self) -> Result<StateDigests, StoreError>;
 
     /// The last round that was applied, and the parameters after it.
     async fn parameters(&self) -> Result<(u64, Values), StoreError>;
@@ -189,7 +189,7 @@ pub trait StateStore: Send + Sync {
 
     /// Advances the state by one round and returns its hashes. A round that was applied before is not applied again,
     /// and the state does not change.
-    async fn apply(&self, update: Update) -> Result<Head, StoreError>;
+    async fn apply(&self, update: Update) -> Result<StateDigests, StoreError>;
 
     /// Keeps what a peer needs to resume after a round, until the round is pruned.
     async fn put_round_metadata(&self, round: u64, metadata: Vec<u8>) -> Result<(), StoreError>;
@@ -206,7 +206,7 @@ pub trait StateStore: Send + Sync {
 pub trait GradientSums: Send + Sync {
     /// Adds the gradient of one batch to the sum of `round`, weighted by its samples. A batch counts once, however
     /// often and in whatever order batches arrive.
-    async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError>;
+    async fn accumulate(&self, round: u64, slot: BatchSlot, gradient: Vec<f32>) -> Result<Accumulated, StoreError>;
 
     /// Averages the batches of `round`, all of which must have arrived, into the contribution of `peer`.
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError>;

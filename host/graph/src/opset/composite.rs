@@ -124,7 +124,7 @@ fn divide_by_norm(call: &mut Call<'_>, x: ValueId, axes: &[usize]) -> Result<Val
 fn per_channel(call: &mut Call<'_>, x: ValueId) -> Result<ValueId, Reason> {
     let scale = call.input(1)?;
     let bias = call.input(2)?;
-    let shape = call.tape.graph.channel_shape(x);
+    let shape = call.tape.graph.channel_shape(x, 1);
     let scale = call.reshape(scale, &shape)?;
     let bias = call.reshape(bias, &shape)?;
     let scaled = call.step("Mul", &[x, scale])?;

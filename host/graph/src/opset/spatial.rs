@@ -77,7 +77,12 @@ fn window(call: &Call<'_>, kernel: &[i64]) -> Result<Attributes, Reason> {
             if [&strides, &dilations, &shape].iter().any(|values| values.len() != kernel.len()) {
                 return Err("its attributes do not fit its input".into());
             }
-            same_pads(&shape, kernel, (&strides, &dilations), mode == "SAME_UPPER").ok_or("its pads are too large")?
+            let padding = |axis: usize| same_padding(shape[axis], kernel[axis], strides[axis], dilations[axis]);
+            let totals: Option<Vec<i64>> = (0..kernel.len()).map(padding).collect();
+            let totals = totals.ok_or("its pads are too large")?;
+            let small = totals.iter().map(|total| total / 2);
+            let large = totals.iter().map(|total| total - total / 2);
+            if mode == "SAME_UPPER" { small.chain(large).collect() } else { large.chain(small).collect() }
         }
         other => return Err(format!("its `auto_pad` is `{other}`: export it with pads")),
     };
@@ -88,19 +93,13 @@ fn window(call: &Call<'_>, kernel: &[i64]) -> Result<Attributes, Reason> {
         .with("pads", pads))
 }
 
-/// Pads that make the result as large as the input divided by the stride, rounded up.
-fn same_pads(shape: &[i64], kernel: &[i64], (strides, dilations): (&[i64], &[i64]), upper: bool) -> Option<Vec<i64>> {
-    let mut pads = vec![0; 2 * kernel.len()];
-    for axis in 0..kernel.len() {
-        let stride = strides[axis].max(1);
-        let count = shape[axis].checked_add(stride - 1)? / stride;
-        let span = dilations[axis].checked_mul(kernel[axis].checked_sub(1)?)?.checked_add(1)?;
-        let total = ((count - 1).checked_mul(stride)?.checked_add(span)? - shape[axis]).max(0);
-        let small = total / 2;
-        let large = total - total / 2;
-        (pads[axis], pads[axis + kernel.len()]) = if upper { (small, large) } else { (large, small) };
-    }
-    Some(pads)
+/// Padding of an axis, before and after it together, that makes the result as large as the input divided by the stride,
+/// rounded up; `None` if a number overflows.
+fn same_padding(size: i64, kernel: i64, stride: i64, dilation: i64) -> Option<i64> {
+    let stride = stride.max(1);
+    let count = size.checked_add(stride - 1)? / stride;
+    let span = dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)?;
+    Some(((count - 1).checked_mul(stride)?.checked_add(span)? - size).max(0))
 }
 
 /// Nearest-neighbour enlargement by whole factors, as repetition.

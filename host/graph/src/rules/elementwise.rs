@@ -5,7 +5,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 use super::{Gradients, first};
 use crate::error::Reason;
 use crate::graph::ValueId;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::{Step, Tape};
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
@@ -23,7 +23,7 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
     })
 }
 
-fn unary(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn unary(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let x = step.input(0)?;
     let y = step.outputs[0];
     let graph = &mut tape.graph;
@@ -77,7 +77,7 @@ fn unary(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
 }
 
 /// Activations whose gradients need constants.
-fn activation(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn activation(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let x = step.input(0)?;
     let y = step.outputs[0];
     let alpha = step.attributes.float("alpha", 1.0);
@@ -125,13 +125,13 @@ fn activation(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
 }
 
 /// `e^(factor · square)`
-fn gauss(tape: &mut Tape, square: ValueId, factor: f32) -> Made {
+fn gauss(tape: &mut Tape, square: ValueId, factor: f32) -> Emitted {
     let exponent = tape.graph.scale(square, factor)?;
     tape.graph.op("Exp", &[exponent])
 }
 
 /// `Gelu`, exact or by its approximation with `Tanh` (Hendrycks and Gimpel, 2016).
-fn gelu(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn gelu(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let x = step.input(0)?;
     let square = tape.graph.mul(x, x)?;
     let slope = if step.attributes.text("approximate") == Some("tanh") {
@@ -192,7 +192,7 @@ fn binary(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
                 let product = graph.div(product, b)?;
                 graph.neg(product)?
             }
-            _ => extremum(tape, step, g, (operand, if index == 0 { b } else { a }))?,
+            _ => extremum(tape, step, g, [operand, if index == 0 { b } else { a }])?,
         };
         gradients[index] = Some(tape.graph.unbroadcast(own, operand)?);
     }
@@ -200,7 +200,7 @@ fn binary(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
 }
 
 /// `Max` and `Min` of two: the gradient goes to the chosen one, half to each if they are equal.
-fn extremum(tape: &mut Tape, step: &Step, g: ValueId, (own, other): (ValueId, ValueId)) -> Made {
+fn extremum(tape: &mut Tape, step: &Step, g: ValueId, [own, other]: [ValueId; 2]) -> Emitted {
     let graph = &mut tape.graph;
     let is_chosen = graph.op(if step.op == "Max" { "Greater" } else { "Less" }, &[own, other])?;
     let is_tied = graph.op("Equal", &[own, other])?;

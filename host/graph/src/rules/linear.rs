@@ -3,7 +3,7 @@
 use super::Gradients;
 use crate::dim::Dim;
 use crate::graph::ValueId;
-use crate::ops::Made;
+use crate::ops::{Emitted, Factor};
 use crate::tape::{Step, Tape};
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
@@ -35,9 +35,9 @@ fn matmul(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
     if tape.is_active(b) {
         let own = if is_matrix {
             // One product over all rows instead of one per batch.
-            let rows = rows_of(tape, a)?;
-            let products = rows_of(tape, g)?;
-            tape.graph.gemm((rows, true), (products, false))?
+            let rows = Factor { value: rows_of(tape, a)?, is_transposed: true };
+            let products = Factor { value: rows_of(tape, g)?, is_transposed: false };
+            tape.graph.gemm(rows, products)?
         } else {
             let transposed = tape.graph.transpose_last(a)?;
             let product = tape.graph.matmul(transposed, g)?;
@@ -56,7 +56,7 @@ fn is_row(tape: &Tape, a: ValueId) -> bool {
 }
 
 /// Merges all leading axes into one.
-fn rows_of(tape: &mut Tape, x: ValueId) -> Made {
+fn rows_of(tape: &mut Tape, x: ValueId) -> Emitted {
     let width = tape.graph.shape(x).last().and_then(Dim::fixed).ok_or("the width of a matrix is not known")?;
     if tape.graph.rank(x) == 2 {
         return Ok(x);
@@ -66,27 +66,25 @@ fn rows_of(tape: &mut Tape, x: ValueId) -> Made {
 }
 
 fn gemm(tape: &mut Tape, step: &Step, g: ValueId) -> Gradients {
-    let a = step.input(0)?;
-    let b = step.input(1)?;
     let is_set = |name| step.attributes.int(name, 0) != 0;
-    let trans_a = is_set("transA");
-    let trans_b = is_set("transB");
+    let a = Factor { value: step.input(0)?, is_transposed: is_set("transA") };
+    let b = Factor { value: step.input(1)?, is_transposed: is_set("transB") };
     let alpha = step.attributes.float("alpha", 1.0);
     let beta = step.attributes.float("beta", 1.0);
     let mut gradients = vec![None; 3];
-    let scaled = tape.graph.scale(g, alpha)?;
-    if tape.is_active(a) {
-        gradients[0] = Some(if trans_a {
-            tape.graph.gemm((b, trans_b), (scaled, true))?
+    let scaled = Factor { value: tape.graph.scale(g, alpha)?, is_transposed: false };
+    if tape.is_active(a.value) {
+        gradients[0] = Some(if a.is_transposed {
+            tape.graph.gemm(b, scaled.transpose())?
         } else {
-            tape.graph.gemm((scaled, false), (b, !trans_b))?
+            tape.graph.gemm(scaled, b.transpose())?
         });
     }
-    if tape.is_active(b) {
-        gradients[1] = Some(if trans_b {
-            tape.graph.gemm((scaled, true), (a, trans_a))?
+    if tape.is_active(b.value) {
+        gradients[1] = Some(if b.is_transposed {
+            tape.graph.gemm(scaled.transpose(), a)?
         } else {
-            tape.graph.gemm((a, !trans_a), (scaled, false))?
+            tape.graph.gemm(a.transpose(), scaled)?
         });
     }
     if let Some(c) = step.inputs.get(2).copied().flatten().filter(|c| tape.is_active(*c)) {

@@ -17,7 +17,7 @@ use crate::attributes::Attributes;
 use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::ValueId;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::rules::normalization;
 use crate::tape::{Map, Mode, Tape};
 
@@ -128,7 +128,7 @@ fn is_too_large(sizes: &[i64]) -> bool {
 }
 
 /// A map in the model's layout. Its nodes are dropped if only maps use it.
-fn outer(tape: &mut Tape, map: Map) -> Made {
+fn outer(tape: &mut Tape, map: Map) -> Emitted {
     let rows = Dim::from(map.channels * map.positions());
     let flat = step_reshape(tape, map.value, &[rows.clone(), map.batch.clone()])?;
     let turned = tape.apply_one("Transpose", &[flat], Attributes::default().with("perm", vec![1, 0]))?;
@@ -144,7 +144,7 @@ fn outer(tape: &mut Tape, map: Map) -> Made {
 }
 
 /// A step that changes the shape; at most one size may be known by name only.
-fn step_reshape(tape: &mut Tape, x: ValueId, shape: &[Dim]) -> Made {
+fn step_reshape(tape: &mut Tape, x: ValueId, shape: &[Dim]) -> Emitted {
     let target: Vec<i64> = shape.iter().map(|dim| dim.fixed().unwrap_or(-1)).collect();
     if target.iter().filter(|size| **size == -1).count() > 1 {
         return Err("two sizes are not known".into());
@@ -153,18 +153,18 @@ fn step_reshape(tape: &mut Tape, x: ValueId, shape: &[Dim]) -> Made {
     tape.plain("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
 }
 
-fn step(tape: &mut Tape, op: &'static str, inputs: &[ValueId]) -> Made {
+fn step(tape: &mut Tape, op: &'static str, inputs: &[ValueId]) -> Emitted {
     tape.plain(op, inputs, Attributes::default())
 }
 
 /// `map` as a matrix `[C·positions, N]` or `[C, positions·N]`.
-fn matrix(tape: &mut Tape, map: &Map, rows: i64) -> Made {
+fn matrix(tape: &mut Tape, map: &Map, rows: i64) -> Emitted {
     let all = Dim::from(map.channels * map.positions()).times(&map.batch).ok_or("its batch is too large")?;
     let columns = all.over(&Dim::from(rows)).ok_or("its rows do not fit")?;
     step_reshape(tape, map.value, &[rows.into(), columns])
 }
 
-fn gemm(tape: &mut Tape, a: ValueId, b: ValueId, bias: Option<ValueId>) -> Made {
+fn gemm(tape: &mut Tape, a: ValueId, b: ValueId, bias: Option<ValueId>) -> Emitted {
     let attributes = Attributes::default().with("alpha", 1.0).with("beta", 1.0).with("transA", 0).with("transB", 0);
     let inputs: Vec<ValueId> = [a, b].into_iter().chain(bias).collect();
     tape.plain("Gemm", &inputs, attributes)

@@ -6,7 +6,7 @@ use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::infer::resolve_axis;
-use crate::ops::Made;
+use crate::ops::{AxisSlice, Emitted};
 use crate::tape::{Step, Tape};
 
 /// Most bytes of zeros to scatter into, such as the gradient of an embedding, that are written out as a constant.
@@ -30,7 +30,7 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
     })
 }
 
-fn transpose(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn transpose(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let perm = step.attributes.ints("perm").ok_or("it has no permutation")?;
     let mut inverse = vec![0; perm.len()];
     perm.iter().enumerate().for_each(|(to, from)| inverse[*from as usize] = to);
@@ -59,7 +59,7 @@ pub(super) fn split(tape: &mut Tape, step: &Step, gradients: &[Option<ValueId>])
 }
 
 /// Elements outside the slice get a gradient of 0.
-fn slice(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn slice(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let x = step.input(0)?;
     let shape = tape.graph.shape(x).to_vec();
     let known = |index| {
@@ -91,12 +91,12 @@ fn slice(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     tape.graph.pad(spread, &begins, &ends, 0.0)
 }
 
-fn flip(tape: &mut Tape, x: ValueId, axis: usize, size: i64) -> Made {
-    tape.graph.slice(x, &[(axis, size - 1, -size - 1, -1)])
+fn flip(tape: &mut Tape, x: ValueId, axis: usize, size: i64) -> Emitted {
+    tape.graph.slice(x, &[AxisSlice { axis, start: size - 1, end: -size - 1, step: -1 }])
 }
 
 /// `x` with `gap − 1` zeros between neighbours along `axis`.
-fn dilate(tape: &mut Tape, x: ValueId, axis: usize, gap: i64) -> Made {
+fn dilate(tape: &mut Tape, x: ValueId, axis: usize, gap: i64) -> Emitted {
     let shape = tape.graph.shape(x).to_vec();
     let Some(size) = shape[axis].fixed().filter(|size| gap > 1 && *size > 1) else { return Ok(x) };
     let mut apart = shape.clone();
@@ -110,15 +110,18 @@ fn dilate(tape: &mut Tape, x: ValueId, axis: usize, gap: i64) -> Made {
     let mut joined = shape;
     joined[axis] = Dim::from(size * gap);
     let wide = tape.graph.reshape(padded, &joined)?;
-    tape.graph.slice(wide, &[(axis, 0, (size - 1) * gap + 1, 1)])
+    tape.graph.slice(wide, &[AxisSlice { axis, start: 0, end: (size - 1) * gap + 1, step: 1 }])
 }
 
-fn pad(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn pad(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let shape = tape.graph.shape(step.input(0)?).to_vec();
     let pads = tape.graph.integers_of(step.input(1)?).ok_or("its pads are not constant")?;
-    let range = |(axis, dim): (usize, &Dim)| Some((axis, pads[axis], pads[axis] + dim.fixed()?, 1));
-    let ranges: Vec<_> = shape.iter().enumerate().filter_map(range).collect();
-    tape.graph.slice(g, &ranges)
+    let inside = |(axis, dim): (usize, &Dim)| {
+        let start = pads[axis];
+        Some(AxisSlice { axis, start, end: start + dim.fixed()?, step: 1 })
+    };
+    let slices: Vec<_> = shape.iter().enumerate().filter_map(inside).collect();
+    tape.graph.slice(g, &slices)
 }
 
 /// Moving axes of size 1 is a change of shape, and a transposed broadcast is the broadcast of a transpose.
@@ -180,7 +183,7 @@ pub(super) fn gather_forward(
 }
 
 /// Rows of a table, as in an embedding: each gets the sum of the gradients of its uses.
-fn gather(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn gather(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let table = step.input(0)?;
     let indices = step.input(1)?;
     let rank = tape.graph.rank(table);
@@ -204,7 +207,7 @@ fn gather(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     tape.graph.transpose(apart, &back)
 }
 
-fn gather_elements(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn gather_elements(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let x = step.input(0)?;
     let indices = step.input(1)?;
     let zero = tape.graph.scalar(0.0);
@@ -213,13 +216,13 @@ fn gather_elements(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
     tape.graph.op_with("ScatterElements", &[zeros, indices, g], attributes)
 }
 
-fn flatten(tape: &mut Tape, x: ValueId, target: &[i64]) -> Made {
+fn flatten(tape: &mut Tape, x: ValueId, target: &[i64]) -> Emitted {
     let target = tape.graph.integers(target);
     tape.graph.op_with("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
 }
 
 /// Zeros of known sizes: written out if they are few, otherwise created when the graph runs.
-pub(super) fn zeros(tape: &mut Tape, sizes: &[i64]) -> Made {
+pub(super) fn zeros(tape: &mut Tape, sizes: &[i64]) -> Emitted {
     if sizes.iter().product::<i64>() * 4 <= ZEROS_BYTES_MAX {
         let zeros = vec![0.0; sizes.iter().product::<i64>() as usize];
         return Ok(tape.graph.constant(crate::constant::Constant::floats(sizes, &zeros)));

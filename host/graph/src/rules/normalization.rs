@@ -3,10 +3,9 @@
 use super::reduction::count;
 use super::{Forward, Gradients, first};
 use crate::attributes::Attributes;
-use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::{Type, ValueId};
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::{Mode, Step, Tape};
 
 pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradients> {
@@ -19,35 +18,42 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
 }
 
 /// A batch normalization of rows `[C, values]` instead of `[N, C, ..]`.
-pub(super) fn rows(tape: &mut Tape, inputs: [ValueId; 5], attributes: &Attributes) -> Made {
-    let channels = tape.graph.shape(inputs[0])[0].clone();
-    let (y, saved) = by_batch(tape, inputs, (&[1], &[channels, Dim::from(1)]), attributes)?;
-    let attributes = attributes.clone().with("channel_axis", 0);
-    tape.record("BatchNormalization", &inputs, y, (attributes, saved));
+pub(super) fn rows(tape: &mut Tape, inputs: [ValueId; 5], attributes: &Attributes) -> Emitted {
+    let (y, saved) = by_batch(tape, inputs, 0, attributes)?;
+    tape.record(Step {
+        op: "BatchNormalization",
+        inputs: inputs.map(Some).to_vec(),
+        outputs: vec![y],
+        attributes: attributes.clone().with("channel_axis", 0),
+        saved,
+        origin: tape.graph.origin.clone(),
+    });
     Ok(y)
 }
 
-/// Normalizes by the statistics of the batch over `axes`; per-channel values have the shape `shape`.
+/// Normalizes each channel by the statistics of the batch.
 fn by_batch(
     tape: &mut Tape,
     [x, scale, bias, mean, variance]: [ValueId; 5],
-    (axes, shape): (&[usize], &[Dim]),
+    channel_axis: usize,
     attributes: &Attributes,
 ) -> Result<(ValueId, Vec<ValueId>), Reason> {
-    let scale = tape.graph.reshape(scale, shape)?;
-    let bias = tape.graph.reshape(bias, shape)?;
-    let batch_mean = tape.graph.mean(x, axes)?;
+    let axes = batch_axes(tape, x, channel_axis);
+    let shape = tape.graph.channel_shape(x, channel_axis);
+    let scale = tape.graph.reshape(scale, &shape)?;
+    let bias = tape.graph.reshape(bias, &shape)?;
+    let batch_mean = tape.graph.mean(x, &axes)?;
     let centred = tape.graph.sub(x, batch_mean)?;
     let squares = tape.graph.mul(centred, centred)?;
-    let batch_variance = tape.graph.mean(squares, axes)?;
+    let batch_variance = tape.graph.mean(squares, &axes)?;
     let inverse = inverse_root(tape, batch_variance, attributes.float("epsilon", 1e-5))?;
     let slope = tape.graph.mul(scale, inverse)?;
     let scaled = tape.graph.mul(centred, slope)?;
     let y = tape.graph.add(scaled, bias)?;
     let momentum = attributes.float("momentum", 0.9);
-    let unbiased = unbiased(tape, batch_variance, x, axes)?;
-    follow(tape, (mean, batch_mean), momentum)?;
-    follow(tape, (variance, unbiased), momentum)?;
+    let unbiased = unbiased(tape, batch_variance, x, &axes)?;
+    follow(tape, mean, batch_mean, momentum)?;
+    follow(tape, variance, unbiased, momentum)?;
     Ok((y, vec![centred, inverse, slope]))
 }
 
@@ -67,9 +73,9 @@ pub(super) fn batch_forward(
     let [Some(x), Some(scale), Some(bias), Some(mean), Some(variance)] = *inputs else {
         return Err("it lacks an input".into());
     };
-    let shape = tape.graph.channel_shape(x);
     if tape.mode == Mode::Evaluation {
         let graph = &mut tape.graph;
+        let shape = graph.channel_shape(x, 1);
         let epsilon = attributes.float("epsilon", 1e-5);
         let scale = graph.reshape(scale, &shape)?;
         let bias = graph.reshape(bias, &shape)?;
@@ -82,20 +88,19 @@ pub(super) fn batch_forward(
         let scaled = tape.graph.mul(x, slope)?;
         return Ok(Forward::Saved(vec![tape.graph.add(scaled, shift)?], vec![]));
     }
-    let axes = batch_axes(tape, x, 1);
-    let (y, saved) = by_batch(tape, [x, scale, bias, mean, variance], (&axes, &shape), attributes)?;
+    let (y, saved) = by_batch(tape, [x, scale, bias, mean, variance], 1, attributes)?;
     Ok(Forward::Saved(vec![y], saved))
 }
 
 /// `1 / √(x + ε)`
-fn inverse_root(tape: &mut Tape, x: ValueId, epsilon: f32) -> Made {
+fn inverse_root(tape: &mut Tape, x: ValueId, epsilon: f32) -> Emitted {
     let shifted = tape.graph.offset(x, epsilon)?;
     let root = tape.graph.op("Sqrt", &[shifted])?;
     tape.graph.op("Reciprocal", &[root])
 }
 
 /// A variance over M elements times `M / (M − 1)`; unchanged for a single element, where that is undefined.
-fn unbiased(tape: &mut Tape, variance: ValueId, x: ValueId, axes: &[usize]) -> Made {
+fn unbiased(tape: &mut Tape, variance: ValueId, x: ValueId, axes: &[usize]) -> Emitted {
     let count = count(tape, x, axes)?;
     let less = tape.graph.offset(count, -1.0)?;
     let one = tape.graph.scalar(1.0);
@@ -105,7 +110,7 @@ fn unbiased(tape: &mut Tape, variance: ValueId, x: ValueId, axes: &[usize]) -> M
 }
 
 /// Updates a running statistic after a batch, if it is one of the model's buffers.
-fn follow(tape: &mut Tape, (running, batch): (ValueId, ValueId), momentum: f32) -> Result<(), Reason> {
+fn follow(tape: &mut Tape, running: ValueId, batch: ValueId, momentum: f32) -> Result<(), Reason> {
     let Some(name) = tape.graph.value(running).name.clone() else { return Ok(()) };
     let batch = tape.graph.reshape_like(batch, running)?;
     let kept = tape.graph.scale(running, momentum)?;

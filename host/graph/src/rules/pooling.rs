@@ -1,6 +1,6 @@
 //! Maxima and means over windows.
 
-use super::convolution::{tap_ranges, taps};
+use super::convolution::{tap_slices, taps};
 use super::{Gradients, first};
 use crate::attributes::Attributes;
 use crate::constant::Constant;
@@ -9,7 +9,7 @@ use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::infer::Window;
 use crate::lowering::PoolGradient;
-use crate::ops::Made;
+use crate::ops::{AxisSlice, Emitted};
 use crate::tape::{Step, Tape};
 
 /// Padding of a maximum: finite, and less than any activation.
@@ -68,19 +68,21 @@ impl Pool {
     }
 
     /// Converts a gradient of the elements that windows reach to one of the input: cuts off the pads, appends zeros.
-    fn crop(&self, tape: &mut Tape, reached: ValueId) -> Made {
+    fn crop(&self, tape: &mut Tape, reached: ValueId) -> Emitted {
         let begins = &self.window.begins;
-        let ranges: Vec<_> = (0..self.input.len())
-            .map(|axis| (axis + 2, begins[axis], self.reach(axis).min(begins[axis] + self.input[axis]), 1))
-            .collect();
-        let cut = tape.graph.slice(reached, &ranges)?;
-        let missing = (0..self.input.len()).map(|axis| self.input[axis] - (ranges[axis].2 - ranges[axis].1));
+        let inside = |axis: usize| {
+            let start = begins[axis];
+            AxisSlice { axis: axis + 2, start, end: self.reach(axis).min(start + self.input[axis]), step: 1 }
+        };
+        let slices: Vec<_> = (0..self.input.len()).map(inside).collect();
+        let cut = tape.graph.slice(reached, &slices)?;
+        let missing = (0..self.input.len()).map(|axis| self.input[axis] - (slices[axis].end - slices[axis].start));
         let ends: Vec<i64> = [0, 0].into_iter().chain(missing).collect();
         tape.graph.pad(cut, &vec![0; ends.len()], &ends, 0.0)
     }
 
     /// Propagates `gradient`, `taps` values per channel and window, back by a transposed convolution with `kernel`.
-    fn spread(&self, tape: &mut Tape, gradient: ValueId, kernel: ValueId) -> Made {
+    fn spread(&self, tape: &mut Tape, gradient: ValueId, kernel: ValueId) -> Emitted {
         let window = &self.window;
         let zeros = vec![0; window.kernel.len()];
         let attributes = Attributes::default()
@@ -95,7 +97,7 @@ impl Pool {
     }
 }
 
-fn maximum(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
+fn maximum(tape: &mut Tape, step: &Step, pool: &Pool) -> Emitted {
     match tape.lowering.pool_gradient {
         PoolGradient::Scatter => maximum_by_scatter(tape, step, pool),
         PoolGradient::Slices => maximum_by_slices(tape, pool),
@@ -103,7 +105,7 @@ fn maximum(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
 }
 
 /// Adds each gradient at the position that `MaxPool` returns.
-fn maximum_by_scatter(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
+fn maximum_by_scatter(tape: &mut Tape, step: &Step, pool: &Pool) -> Emitted {
     let attributes = step.attributes.clone().with("indices", 1);
     let indices = tape.graph.push("MaxPool", &[Some(pool.x)], attributes)?[1];
     let shape = tape.graph.shape(pool.x).to_vec();
@@ -128,7 +130,7 @@ fn maximum_by_scatter(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
 }
 
 /// Finds the tap of the first maximum in each window by comparing strided slices, and routes the gradient to it.
-fn maximum_by_slices(tape: &mut Tape, pool: &Pool) -> Made {
+fn maximum_by_slices(tape: &mut Tape, pool: &Pool) -> Emitted {
     let around = |pads: &[i64]| [&[0, 0], pads].concat();
     let padded = tape.graph.pad(pool.x, &around(&pool.window.begins), &around(&pool.ends()), LOWEST)?;
     let taps = taps(&pool.window.kernel);
@@ -136,7 +138,7 @@ fn maximum_by_slices(tape: &mut Tape, pool: &Pool) -> Made {
     let column = [&shape[..2], &[Dim::from(1)], &shape[2..]].concat();
     let mut slices = Vec::new();
     for tap in &taps {
-        let met = tape.graph.slice(padded, &tap_ranges(&pool.window, &pool.output, tap, 2))?;
+        let met = tape.graph.slice(padded, &tap_slices(&pool.window, &pool.output, tap, 2))?;
         slices.push(tape.graph.reshape(met, &column)?);
     }
     let stacked = tape.graph.concat(&slices, 2)?;
@@ -164,7 +166,7 @@ fn one_hot_kernel(tape: &mut Tape, pool: &Pool, taps: usize) -> ValueId {
     tape.graph.constant(Constant::floats(&sizes, &values))
 }
 
-fn average(tape: &mut Tape, step: &Step, pool: &Pool) -> Made {
+fn average(tape: &mut Tape, step: &Step, pool: &Pool) -> Emitted {
     let taps: i64 = pool.window.kernel.iter().product();
     let is_partial = pool.window.is_padded() || pool.ends().iter().any(|end| *end > 0);
     let includes_pads = step.attributes.int("count_include_pad", 0) == 1;

@@ -6,7 +6,7 @@ use crate::constant::{Constant, ElementType};
 use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::ValueId;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::{Step, Tape};
 
 /// A sum or mean over axes of size 1 only is a change of shape.
@@ -34,7 +34,7 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
     })
 }
 
-fn reduce(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn reduce(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let x = step.input(0)?;
     let shape = tape.graph.shape(x).to_vec();
     let axes = tape.graph.integers_of(step.input(1)?).ok_or("its axes are not constant")?;
@@ -65,7 +65,7 @@ fn reduce(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
 
 /// `gradient` broadcast to `x`. Along only a short last axis it is a product with ones, which engines run several times
 /// faster.
-fn repeat(tape: &mut Tape, gradient: ValueId, x: ValueId, axes: &[usize]) -> Made {
+fn repeat(tape: &mut Tape, gradient: ValueId, x: ValueId, axes: &[usize]) -> Emitted {
     let shape = tape.graph.shape(x).to_vec();
     let last = shape.last().and_then(Dim::fixed).filter(|size| (2..=64).contains(size));
     let Some(size) = last.filter(|_| axes == [shape.len() - 1] && shape.len() > 1) else {
@@ -80,7 +80,7 @@ fn repeat(tape: &mut Tape, gradient: ValueId, x: ValueId, axes: &[usize]) -> Mad
 }
 
 /// `gradient` divided by the number of elements of `x` along `axes`.
-fn share(tape: &mut Tape, gradient: ValueId, x: ValueId, axes: &[usize]) -> Made {
+fn share(tape: &mut Tape, gradient: ValueId, x: ValueId, axes: &[usize]) -> Emitted {
     let sizes: Vec<Dim> = axes.iter().map(|axis| tape.graph.shape(x)[*axis].clone()).collect();
     match crate::dim::fixed(&sizes) {
         Some(sizes) => tape.graph.scale(gradient, 1.0 / sizes.iter().product::<i64>() as f32),
@@ -92,7 +92,7 @@ fn share(tape: &mut Tape, gradient: ValueId, x: ValueId, axes: &[usize]) -> Made
 }
 
 /// The number of elements of `x` along `axes`, as a float.
-pub(super) fn count(tape: &mut Tape, x: ValueId, axes: &[usize]) -> Made {
+pub(super) fn count(tape: &mut Tape, x: ValueId, axes: &[usize]) -> Emitted {
     let sizes: Vec<Dim> = axes.iter().map(|axis| tape.graph.shape(x)[*axis].clone()).collect();
     if let Some(sizes) = crate::dim::fixed(&sizes) {
         return Ok(tape.graph.scalar(sizes.iter().product::<i64>() as f32));
@@ -107,7 +107,7 @@ pub(super) fn count(tape: &mut Tape, x: ValueId, axes: &[usize]) -> Made {
 }
 
 /// `y·(g − Σ g·y)`
-fn softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let y = step.outputs[0];
     let axis = step.attributes.int("axis", -1) as usize;
     let product = tape.graph.mul(g, y)?;
@@ -117,7 +117,7 @@ fn softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
 }
 
 /// `g − e^y·Σ g`
-fn log_softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+fn log_softmax(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let y = step.outputs[0];
     let axis = step.attributes.int("axis", -1) as usize;
     let probability = tape.graph.op("Exp", &[y])?;

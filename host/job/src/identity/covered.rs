@@ -7,14 +7,14 @@ use skein_types::{Digest, PeerId};
 use super::{Identifier, IdentityValue};
 use crate::component::Component;
 use crate::manifest;
-use crate::shares::Share;
+use crate::shares::PeerData;
 
 /// The identifier of a job.
 pub(crate) fn of_job(
     mut model: Identifier,
     manifest: &manifest::Manifest,
     [gradient, aggregate]: [&Component; 2],
-    shares: &BTreeMap<PeerId, Share>,
+    shares: &BTreeMap<PeerId, PeerData>,
 ) -> Identifier {
     model.insert_all("train", &manifest.train);
     // Members are in the run id, the length of training or waiting changes no round, and functions count by content.
@@ -44,7 +44,12 @@ pub(crate) fn of_job(
 }
 
 /// The identifier of a run: of the job, the members in the order of the roster and the number of the run.
-pub(crate) fn of_run(job: Digest, data: &manifest::Data, shares: &BTreeMap<PeerId, Share>, number: u64) -> Identifier {
+pub(crate) fn of_run(
+    job: Digest,
+    data: &manifest::Data,
+    shares: &BTreeMap<PeerId, PeerData>,
+    number: u64,
+) -> Identifier {
     let mut run = Identifier::default();
     run.insert_digest("job", job);
     run.insert("run", IdentityValue::Whole(number));
@@ -59,6 +64,6 @@ pub(crate) fn of_run(job: Digest, data: &manifest::Data, shares: &BTreeMap<PeerI
 }
 
 /// Whether a peer trains on data of its own.
-fn is_private(share: &Share, data: &manifest::Data) -> bool {
+fn is_private(share: &PeerData, data: &manifest::Data) -> bool {
     (share.index as usize) < data.local.len()
 }

@@ -25,7 +25,7 @@ pub struct Model {
     /// Initial values of the parameters of `onnx` or of a convolutional network; if not set, those of the file if there
     /// is one, else `kaiming`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub init: Option<Start>,
+    pub init: Option<Initialization>,
     /// The loss that training minimizes.
     #[serde(with = "super::loss")]
     #[schemars(schema_with = "super::loss::schema")]
@@ -81,7 +81,7 @@ impl Network {
 /// Initial values of an ONNX model's parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Start {
+pub enum Initialization {
     /// The values in the file.
     File,
     /// Weights uniform in ±√(6 / fan-in) from the job's seed (He et al., 2015); scales 1, biases 0.

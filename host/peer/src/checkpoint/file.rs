@@ -124,7 +124,7 @@ impl CheckpointFile {
             slots.push(Values::from(values(&tensors, &slot_name(slots.len()), &[layout.len()])?));
         }
         let state = State::new(self.round, parameters.into(), slots);
-        if hash_of(&state.head()) != self.state_hash {
+        if hash_of(&state.digests()) != self.state_hash {
             return Err("does not match its state hash: it was altered".to_owned());
         }
         Ok(state)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use skein_job::Share;
+use skein_job::PeerData;
 use skein_job::data::Dataset;
 use skein_runtime::gradient::{GradientFunction, Parameters};
 use skein_store::{GradientSums, Ports, StateStore};
@@ -12,7 +12,7 @@ use skein_types::Layout;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::{Compute, PlannedBatch, accumulate};
+use super::{Compute, PlannedBatch, slot_of};
 use crate::pool::{FunctionPool, Purpose};
 use crate::prepare::PreparedJob;
 
@@ -28,7 +28,7 @@ pub struct Local {
 
 impl Local {
     /// Computes for the peer of `share`, with its store.
-    pub fn new(prepared: &PreparedJob, pool: &Arc<FunctionPool>, store: &Ports, share: &Share) -> Local {
+    pub fn new(prepared: &PreparedJob, pool: &Arc<FunctionPool>, store: &Ports, share: &PeerData) -> Local {
         Local {
             pool: pool.clone(),
             gradient: prepared.gradient.clone(),
@@ -61,7 +61,7 @@ impl Compute for Local {
                 // Held until the gradient is in the sum: no more batches and gradients are in memory than calls run.
                 let slot = function.slot().await;
                 let gradient = account.book(function.compute(&slot, parameters, planned.read(&dataset))).await?;
-                accumulate(&*sums, round, (index, count), &gradient).await
+                anyhow::Ok(sums.accumulate(round, slot_of(&gradient, index, count), gradient.flat()?).await?)
             };
             self.pool.spawn(&mut tasks, batch.instrument(tracing::debug_span!("batch", index)));
         }

@@ -27,7 +27,7 @@ impl Peer {
         let begun = Instant::now();
         let average = self.store.sums.average(number, self.me()).await?;
         phases.add(Phase::Average, begun);
-        // The others would charge this peer for it.
+        // The others would accuse this peer for it.
         ensure!(
             average.finite,
             "{}: the gradients are finite, but their sum, weighted by samples, is not; lower `train.learning_rate`, or \

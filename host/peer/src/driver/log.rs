@@ -77,7 +77,7 @@ impl Log {
     ///
     /// # Errors
     /// The store or the folder fails.
-    pub(super) async fn settle(&mut self, store: &dyn RecordLog, me: PeerId, run: Digest, round: u64) -> Result<()> {
+    pub(super) async fn reconcile(&mut self, store: &dyn RecordLog, me: PeerId, run: Digest, round: u64) -> Result<()> {
         self.forget(round);
         let mut published = Vec::new();
         let mut number = 0;
@@ -113,7 +113,7 @@ impl Log {
     ///
     /// # Errors
     /// The folder cannot be written, in which case the record must not be published; or another state was signed.
-    pub(super) async fn say(&mut self, identity: &Identity, header: Header, payload: Vec<u8>) -> Result<Record> {
+    pub(super) async fn sign_once(&mut self, identity: &Identity, header: Header, payload: Vec<u8>) -> Result<Record> {
         if let Some(signed) = self.records.get(&(header.round, header.kind)) {
             // The state has changed: a second record would prove equivocation, and the first one is wrong here.
             ensure!(
@@ -252,26 +252,26 @@ mod tests {
         let me = Identity::derived(1, 0);
         let dir = tempfile::tempdir().expect("a folder");
         let mut log = Log::open(dir.path(), me.id(), RUN, 0).expect("a log");
-        let check = log.say(&me, header(&me, 6, Kind::Check), vec![9; 32]).await.expect("kept");
-        let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
+        let check = log.sign_once(&me, header(&me, 6, Kind::Check), vec![9; 32]).await.expect("kept");
+        let vote = log.sign_once(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
         drop(log);
 
         let mut log = Log::open(dir.path(), me.id(), RUN, 0).expect("a log");
         let empty = Embedded::default();
-        log.settle(&empty, me.id(), RUN, 6).await.expect("settled");
+        log.reconcile(&empty, me.id(), RUN, 6).await.expect("settled");
         assert_eq!(published(&empty).await, [check.clone(), vote.clone()]);
-        log.settle(&empty, me.id(), RUN, 6).await.expect("settled");
+        log.reconcile(&empty, me.id(), RUN, 6).await.expect("settled");
         assert_eq!(published(&empty).await.len(), 2, "no record twice");
-        let again = log.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
+        let again = log.sign_once(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
         assert_eq!(again, vote, "never another one");
         assert_eq!(log.last(), vote.hash());
         let elsewhere = Header { state: Digest([7; 32]), ..header(&me, 7, Kind::Vote) };
-        let error = log.say(&me, elsewhere, vec![1]).await.expect_err("of another state").to_string();
+        let error = log.sign_once(&me, elsewhere, vec![1]).await.expect_err("of another state").to_string();
         assert!(error.contains("another state for round 7"), "{error}");
-        assert!(log.say(&me, header(&me, 6, Kind::Check), vec![8; 32]).await.is_err(), "of another check");
+        assert!(log.sign_once(&me, header(&me, 6, Kind::Check), vec![8; 32]).await.is_err(), "of another check");
         drop(log);
         let mut elsewhere = Log::open(dir.path(), me.id(), Digest([8; 32]), 0).expect("a log");
-        let other = elsewhere.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
+        let other = elsewhere.sign_once(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
         assert_ne!(other, vote, "of another job");
     }
 
@@ -282,14 +282,14 @@ mod tests {
         let me = Identity::derived(1, 0);
         let dir = tempfile::tempdir().expect("a folder");
         let mut log = Log::open(dir.path(), me.id(), RUN, 6).expect("a log");
-        let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
-        let next = log.say(&me, header(&me, 8, Kind::Announcement), vec![2]).await.expect("kept");
+        let vote = log.sign_once(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
+        let next = log.sign_once(&me, header(&me, 8, Kind::Announcement), vec![2]).await.expect("kept");
         let empty = Embedded::default();
-        log.settle(&empty, me.id(), RUN, 6).await.expect("settled");
+        log.reconcile(&empty, me.id(), RUN, 6).await.expect("settled");
         assert_eq!(published(&empty).await, std::slice::from_ref(&vote));
-        let again = log.say(&me, header(&me, 8, Kind::Announcement), vec![3]).await.expect("kept");
+        let again = log.sign_once(&me, header(&me, 8, Kind::Announcement), vec![3]).await.expect("kept");
         assert_eq!(again, next, "it is published in its round, unchanged");
-        log.settle(&empty, me.id(), RUN, 7).await.expect("settled");
+        log.reconcile(&empty, me.id(), RUN, 7).await.expect("settled");
         assert_eq!(published(&empty).await, [vote, next]);
     }
 
@@ -306,9 +306,9 @@ mod tests {
         }
         store.publish(b"nonsense".to_vec()).await.expect("published");
         let mut log = Log::volatile();
-        log.settle(&store, me.id(), RUN, 6).await.expect("settled");
-        assert_eq!(log.say(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("said"), vote);
-        let own = log.say(&me, header(&me, 7, Kind::Announcement), vec![4]).await.expect("said");
+        log.reconcile(&store, me.id(), RUN, 6).await.expect("settled");
+        assert_eq!(log.sign_once(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("said"), vote);
+        let own = log.sign_once(&me, header(&me, 7, Kind::Announcement), vec![4]).await.expect("said");
         assert_eq!(own.payload(), [4], "not another peer's");
         assert_eq!(log.records.len(), 2, "none that no longer matters");
     }
@@ -318,9 +318,9 @@ mod tests {
         let me = Identity::derived(1, 0);
         let mut log = Log::volatile();
         assert_eq!(log.unchecked_vote(7), None, "it did not even vote");
-        let vote = log.say(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("said");
+        let vote = log.sign_once(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("said");
         assert_eq!(log.unchecked_vote(7), Some(*vote.header()), "it voted and was stopped");
-        log.say(&me, header(&me, 7, Kind::Check), vec![4; 32]).await.expect("said");
+        log.sign_once(&me, header(&me, 7, Kind::Check), vec![4; 32]).await.expect("said");
         assert_eq!(log.unchecked_vote(7), None);
         let last = log.last();
         log.forget(9);
@@ -335,7 +335,7 @@ mod tests {
         let mut log = Log::open(dir.path(), me.id(), RUN, 0).expect("a log");
         let values = Values::from(vec![1.0, 2.0]);
         let announcement = Announcement { values: values.statistics().hash, samples: 1, loss: 0.5, evaluation: None };
-        log.say(&me, header(&me, 7, Kind::Announcement), announcement.encode()).await.expect("said");
+        log.sign_once(&me, header(&me, 7, Kind::Announcement), announcement.encode()).await.expect("said");
         assert!(log.contributions().await.expect("read").is_empty());
         for (values, expected) in [(values.clone(), 1), (vec![1.0, 3.0].into(), 0)] {
             let store = Embedded::default();

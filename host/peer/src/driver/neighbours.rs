@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use skein_protocol::record::RECORD_BYTES_MAX;
-use skein_protocol::round::{Charge, Wanted};
+use skein_protocol::round::{Misbehaviour, Wanted};
 use skein_store::{PeerStore, StoreError};
 use skein_types::{Digest, PeerId, Values};
 use tokio::sync::mpsc;
@@ -58,7 +58,7 @@ pub(super) enum Fetched {
     /// The values match the announcement.
     Verified(Values),
     /// Its owner provides other values than it announced.
-    Wrong(Charge),
+    Wrong(Misbehaviour),
     /// No holder had it.
     Missing {
         /// When the first of them was asked.
@@ -164,7 +164,7 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
         match answer {
             Fetched::Verified(values) => return Fetched::Verified(values),
             // Another holder may still have the right values.
-            Fetched::Wrong(charge) => wrong = Some(charge),
+            Fetched::Wrong(misbehaviour) => wrong = Some(misbehaviour),
             Fetched::Missing { .. } => {}
             Fetched::Unreachable => is_missing = false,
         }
@@ -172,13 +172,13 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
     // Nothing signals new values, so wait a while before the next attempt.
     tokio::time::sleep(FETCH_AGAIN).await;
     match wrong {
-        Some(charge) if is_only => Fetched::Wrong(charge),
+        Some(misbehaviour) if is_only => Fetched::Wrong(misbehaviour),
         _ if is_missing => Fetched::Missing { asked: begun },
         _ => Fetched::Unreachable,
     }
 }
 
-/// Asks one holder. Only the owner is charged for wrong values.
+/// Asks one holder. Only the owner is accused for wrong values.
 async fn ask(expected: Expected, holder: PeerId, store: Arc<dyn PeerStore>) -> Fetched {
     let asked = Instant::now();
     let Expected { round, peer, .. } = expected;
@@ -186,7 +186,7 @@ async fn ask(expected: Expected, holder: PeerId, store: Arc<dyn PeerStore>) -> F
         Ok(None) => return Fetched::Missing { asked },
         Ok(Some(values)) => verify(expected, values).await,
         // It has more values than the model, and was not read further.
-        Err(StoreError::Length { .. }) => Err(Charge::Shape),
+        Err(StoreError::Length { .. }) => Err(Misbehaviour::Shape),
         Err(error) => {
             tracing::warn!(?peer, ?holder, error = &error as &dyn std::error::Error, "failed to read a contribution");
             return Fetched::Unreachable;
@@ -194,18 +194,18 @@ async fn ask(expected: Expected, holder: PeerId, store: Arc<dyn PeerStore>) -> F
     };
     match found {
         Ok(values) => Fetched::Verified(values),
-        Err(charge) if holder == peer => Fetched::Wrong(charge),
-        Err(charge) => {
-            tracing::warn!(?peer, ?holder, %charge, "a contribution does not match its announcement");
+        Err(misbehaviour) if holder == peer => Fetched::Wrong(misbehaviour),
+        Err(misbehaviour) => {
+            tracing::warn!(?peer, ?holder, %misbehaviour, "a contribution does not match its announcement");
             Fetched::Missing { asked }
         }
     }
 }
 
 /// Checks values before they are stored, on a thread that may block.
-async fn verify(expected: Expected, values: Values) -> Result<Values, Charge> {
+async fn verify(expected: Expected, values: Values) -> Result<Values, Misbehaviour> {
     if values.len() != expected.len {
-        return Err(Charge::Shape);
+        return Err(Misbehaviour::Shape);
     }
     let checked = tokio::task::spawn_blocking(move || {
         let statistics = values.statistics();
@@ -213,9 +213,9 @@ async fn verify(expected: Expected, values: Values) -> Result<Values, Charge> {
     });
     let (values, statistics) = checked.await.expect("hashing does not panic");
     if statistics.hash != expected.hash {
-        return Err(Charge::Hash);
+        return Err(Misbehaviour::Hash);
     }
-    if statistics.finite { Ok(values) } else { Err(Charge::NonFinite) }
+    if statistics.finite { Ok(values) } else { Err(Misbehaviour::NonFinite) }
 }
 
 /// Reads one peer's records until the inbox is closed.

@@ -8,9 +8,9 @@ use skein_types::PeerId;
 
 use crate::announcement::{Announcement, Vote};
 
-/// Why a peer is charged: no honest peer does this, whatever the network does.
+/// Why a peer is accused: no honest peer does this, whatever the network does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum Charge {
+pub enum Misbehaviour {
     /// Its store holds bytes that are not a record it signed.
     #[error("a record that it did not sign")]
     Unsigned,
@@ -46,9 +46,9 @@ pub enum Absence {
     /// The announced values could not be read before the deadline.
     #[error("values out of reach")]
     Unreachable,
-    /// The peer is charged, and its contribution not agreed on.
-    #[error("charged: {0}")]
-    Charged(Charge),
+    /// The peer is accused, and its contribution not agreed on.
+    #[error("accused: {0}")]
+    Accused(Misbehaviour),
     /// This peer held its contribution, but most others did not.
     #[error("not held by most peers")]
     Outvoted,
@@ -81,7 +81,7 @@ pub enum Step {
         until: Duration,
     },
     /// Fetch these contributions, until `until` at most. Call [`hold`](super::Round::hold) for each that was verified
-    /// and stored, [`charge`](super::Round::charge) for an owner whose values do not match its announcement, and
+    /// and stored, [`accuse`](super::Round::accuse) for an owner whose values do not match its announcement, and
     /// [`miss`](super::Round::miss) for one that no holder has.
     Fetch {
         /// Contributions to fetch, by owner.
@@ -103,14 +103,14 @@ pub enum Step {
     },
 }
 
-/// Why a round cannot be finished. Nothing of it was applied, except for [`Refusal::Diverged`] after a check.
+/// Why a round cannot be finished. Nothing of it was applied, except for [`RoundError::Diverged`] after a check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// More peers are charged than the job tolerates.
-    #[error("{charged} peers are charged, but the job tolerates at most {faults}")]
-    Charged {
-        /// Peers that a majority charges.
-        charged: usize,
+pub enum RoundError {
+    /// More peers are accused than the job tolerates.
+    #[error("{accused} peers are accused, but the job tolerates at most {faults}")]
+    Accused {
+        /// Peers that a majority accuses.
+        accused: usize,
         /// Byzantine peers that the job tolerates.
         faults: u32,
     },

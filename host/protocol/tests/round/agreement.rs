@@ -52,41 +52,41 @@ fn a_vote_that_may_decide_is_waited_for() {
     assert_eq!(wanted.keys().collect::<Vec<_>>(), [&peers.id(3)]);
 }
 
-/// Every way to be charged: `lie` turns the last peer's honest announcement into what it publishes.
+/// Every way to be accused: `lie` turns the last peer's honest announcement into what it publishes.
 #[test]
 fn lies_are_charged_by_every_peer_and_never_aggregated() {
     type Lie = fn(&Peer, Header, Vec<u8>) -> Vec<Vec<u8>>;
-    let cases: [(&str, Charge, Lie); 7] = [
-        ("rubbish", Charge::Unsigned, |_, _, _| vec![vec![0; 500]]),
-        ("another peer's record", Charge::Unsigned, |_, header, payload| {
+    let cases: [(&str, Misbehaviour, Lie); 7] = [
+        ("rubbish", Misbehaviour::Unsigned, |_, _, _| vec![vec![0; 500]]),
+        ("another peer's record", Misbehaviour::Unsigned, |_, header, payload| {
             vec![Record::sign(&Identity::derived(3, 77), header, payload).encode()]
         }),
-        ("a false signature", Charge::Unsigned, |peer, header, payload| {
+        ("a false signature", Misbehaviour::Unsigned, |peer, header, payload| {
             let mut bytes = peer.sign(header, payload);
             // Within the signature: everything else is as the peer wrote it.
             bytes[180] ^= 1;
             vec![bytes]
         }),
-        ("another job", Charge::WrongJob, |peer, header, payload| {
+        ("another job", Misbehaviour::WrongJob, |peer, header, payload| {
             vec![peer.sign(Header { run: Digest([2; 32]), ..header }, payload)]
         }),
-        ("another state", Charge::WrongState, |peer, header, payload| {
+        ("another state", Misbehaviour::WrongState, |peer, header, payload| {
             vec![peer.sign(Header { state: Digest([2; 32]), ..header }, payload)]
         }),
-        ("an empty payload", Charge::Payload, |peer, header, _| vec![peer.sign(header, vec![])]),
-        ("two announcements", Charge::Equivocation, |peer, header, payload| {
+        ("an empty payload", Misbehaviour::Payload, |peer, header, _| vec![peer.sign(header, vec![])]),
+        ("two announcements", Misbehaviour::Equivocation, |peer, header, payload| {
             let other = Announcement { samples: 11, ..announcement(3) }.encode();
             vec![peer.sign(header, payload), peer.sign(header, other)]
         }),
     ];
-    for (what, charge, lie) in cases {
+    for (what, misbehaviour, lie) in cases {
         let mut peers = Peers::start(4, 1);
         (0..3).for_each(|peer| peers.announce(peer));
         let liar = peers.id(3);
         peers.0[3].store = lie(&peers.0[3], peers.0[3].header(Kind::Announcement), announcement(3).encode());
         peers.exchange();
         for peer in 0..3 {
-            assert_eq!(peers.0[peer].round.charges(), &BTreeMap::from([(liar, charge)]), "{what}");
+            assert_eq!(peers.0[peer].round.accusations(), &BTreeMap::from([(liar, misbehaviour)]), "{what}");
             assert!(peers.vote(peer, Duration::ZERO).held.iter().all(|(held, _)| *held != liar), "{what}");
         }
         peers.0[3].store.clear();
@@ -94,7 +94,7 @@ fn lies_are_charged_by_every_peer_and_never_aggregated() {
         for peer in 0..3 {
             // A peer that announced is waited for until the deadline.
             let agreement = peers.agreement(peer, WAIT);
-            assert_eq!(agreement.absent, BTreeMap::from([(liar, Absence::Charged(charge))]), "{what}");
+            assert_eq!(agreement.absent, BTreeMap::from([(liar, Absence::Accused(misbehaviour))]), "{what}");
             assert_eq!(agreement.peers.len(), 3, "{what}");
         }
     }
@@ -109,7 +109,7 @@ fn a_replayed_record_of_an_earlier_round_is_not_part_of_this_one() {
     peers.announce(0);
     peers.exchange();
     assert_eq!(peers.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT_MAX }), "it counts as not announced");
-    assert!(peers.0[0].round.charges().is_empty(), "reading it again proves nothing");
+    assert!(peers.0[0].round.accusations().is_empty(), "reading it again proves nothing");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn more_liars_than_tolerated_refuse_the_round() {
     (0..3).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
     (3..5).for_each(|peer| peers.0[peer].store.clear());
     peers.exchange();
-    assert_eq!(peers.step(0, Duration::ZERO), Err(Refusal::Charged { charged: 2, faults: 1 }));
+    assert_eq!(peers.step(0, Duration::ZERO), Err(RoundError::Accused { accused: 2, faults: 1 }));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn agreed_values_are_fetched_from_any_holder_even_those_of_a_charged_peer() {
     (0..4).for_each(|peer| peers.announce(peer));
     peers.exchange();
     let liar = peers.id(3);
-    peers.0[0].round.charge(Duration::ZERO, liar, Charge::Hash);
+    peers.0[0].round.accuse(Duration::ZERO, liar, Misbehaviour::Hash);
     (0..4).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
     peers.exchange();
     let Ok(Step::Fetch { wanted, until }) = peers.step(0, Duration::ZERO) else {
@@ -214,7 +214,7 @@ fn a_part_without_a_majority_of_the_roster_applies_nothing() {
     peers.exchange();
     (0..2).for_each(|peer| (0..2).for_each(|other| peers.hold(peer, other, Duration::ZERO)));
     assert_eq!(peers.step(0, WAIT), Ok(Step::Wait { until: WAIT_MAX }), "no vote is cast");
-    let refused = Refusal::Minority { heard: 2, roster: 4, majority: 3, waited: WAIT_MAX };
+    let refused = RoundError::Minority { heard: 2, roster: 4, majority: 3, waited: WAIT_MAX };
     assert_eq!(peers.step(0, WAIT_MAX), Err(refused));
 
     // The same if the others are lost after they announced.
@@ -224,7 +224,7 @@ fn a_part_without_a_majority_of_the_roster_applies_nothing() {
     (0..2).for_each(|peer| drop(peers.vote(peer, Duration::ZERO)));
     peers.exchange();
     assert_eq!(peers.step(0, WAIT), Ok(Step::Wait { until: WAIT_MAX }));
-    assert!(matches!(peers.step(0, WAIT_MAX), Err(Refusal::Minority { heard: 2, .. })));
+    assert!(matches!(peers.step(0, WAIT_MAX), Err(RoundError::Minority { heard: 2, .. })));
     peers.vote(2, Duration::ZERO);
     peers.exchange();
     assert_eq!(peers.agreement(0, WAIT_MAX).peers.len(), 4, "until the majority is back");
@@ -246,7 +246,7 @@ fn one_liar_cannot_make_the_others_doubt_their_state() {
         let differing = (0..liars).map(|liar| peers.id(liar)).collect();
         assert_eq!(peers.step(4, Duration::ZERO), Ok(Step::Finish { unconfirmed: BTreeSet::new(), differing }));
         // Enough others for one to be honest have another state than the first peer.
-        let diverged = Refusal::Diverged { mine: Digest([8; 32]), peers: 5 - liars, other: Digest([9; 32]) };
+        let diverged = RoundError::Diverged { mine: Digest([8; 32]), peers: 5 - liars, other: Digest([9; 32]) };
         assert_eq!(peers.step(0, Duration::ZERO), Err(diverged));
     }
 }
@@ -262,6 +262,6 @@ fn a_peer_out_of_step_is_noticed_before_it_computes_on() {
     }
     peers.announce(0);
     peers.read(0, Duration::ZERO);
-    let diverged = Refusal::Diverged { mine: state(), peers: 3, other: Digest([6; 32]) };
+    let diverged = RoundError::Diverged { mine: state(), peers: 3, other: Digest([6; 32]) };
     assert_eq!(peers.step(0, Duration::ZERO), Err(diverged));
 }

@@ -10,7 +10,7 @@ use skein_protocol::announcement::{Announcement, Vote};
 use skein_protocol::identity::Identity;
 use skein_protocol::presence::Presence;
 use skein_protocol::record::{Header, Kind, Record};
-use skein_protocol::round::{Absence, Agreement, Charge, Context, Received, Refusal, Round, Step, Waits};
+use skein_protocol::round::{Absence, Agreement, Context, Misbehaviour, Received, Round, RoundError, Step, Waits};
 use skein_types::Digest;
 use skein_types::PeerId;
 
@@ -112,7 +112,7 @@ impl Peers {
         }
     }
 
-    fn step(&mut self, index: usize, now: Duration) -> Result<Step, Refusal> {
+    fn step(&mut self, index: usize, now: Duration) -> Result<Step, RoundError> {
         self.0[index].round.step(now)
     }
 

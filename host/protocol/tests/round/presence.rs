@@ -112,7 +112,7 @@ fn a_peer_that_is_a_round_ahead_is_kept_for_later_once() {
         let record = peers.0[1].sign(Header { round, ..header }, announcement(1).encode());
         assert_eq!(peers.0[0].round.receive(Duration::ZERO, owner, &record), expected, "round {round}");
     }
-    assert!(peers.0[0].round.charges().is_empty());
+    assert!(peers.0[0].round.accusations().is_empty());
 }
 
 /// A peer that once claimed to be far ahead was waited for in every round, however long it had been gone.
@@ -138,13 +138,13 @@ fn a_gap_before_a_record_is_not_charged() {
     let vote = peers.0[1].sign(unknown, Vote::default().encode());
     let owner = peers.id(1);
     assert_eq!(peers.0[0].round.receive(Duration::ZERO, owner, &vote), Received::Taken);
-    assert!(peers.0[0].round.charges().is_empty());
+    assert!(peers.0[0].round.accusations().is_empty());
 }
 
 /// When others are seen to be ahead.
 const LATER: Duration = Duration::from_millis(10);
 
-/// A peer that was stopped for some rounds charged all the others, and died with a message that blamed them.
+/// A peer that was stopped for some rounds accused all the others, and died with a message that blamed them.
 #[test]
 fn a_peer_that_is_behind_reports_it_and_charges_no_peer() {
     let ahead = |peers: &mut Peers, index: usize, round: u64| {
@@ -152,7 +152,7 @@ fn a_peer_that_is_behind_reports_it_and_charges_no_peer() {
         let record = peers.0[index].sign(header, vec![5; 32]);
         let owner = peers.id(index);
         assert_ne!(peers.0[0].round.receive(LATER, owner, &record), Received::Taken);
-        assert!(peers.0[0].round.charges().is_empty());
+        assert!(peers.0[0].round.accusations().is_empty());
     };
     let mut peers = Peers::start(4, 1);
     peers.announce(0);
@@ -160,7 +160,7 @@ fn a_peer_that_is_behind_reports_it_and_charges_no_peer() {
     assert_eq!(peers.step(0, WAIT), Ok(Step::Wait { until: WAIT_MAX }), "one peer may lie");
     ahead(&mut peers, 2, 9);
     assert_eq!(peers.step(0, Duration::ZERO), Ok(Step::Wait { until: WAIT_MAX }), "others may be about to restart");
-    let behind = Refusal::Behind { state: 3, needed: 8 };
+    let behind = RoundError::Behind { state: 3, needed: 8 };
     assert!(behind.to_string().contains("round 3") && behind.to_string().contains("round 8"), "{behind}");
     assert_eq!(peers.step(0, WAIT / 2), Err(behind));
 
@@ -181,7 +181,7 @@ fn a_peer_that_is_behind_reports_it_and_charges_no_peer() {
     missed(&mut peers, Duration::ZERO);
     (1..4).for_each(|peer| ahead(&mut peers, peer, 5));
     missed(&mut peers, LATER);
-    assert_eq!(peers.step(0, LATER), Err(Refusal::Behind { state: 3, needed: 4 }));
+    assert_eq!(peers.step(0, LATER), Err(RoundError::Behind { state: 3, needed: 4 }));
 
     // An owner that lost its own contribution while others are ahead: those who voted for it are asked before it is gone.
     let mut peers = Peers::start(4, 1);

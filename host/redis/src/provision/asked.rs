@@ -14,7 +14,7 @@ use crate::Tls;
 /// Options of a database from the command line. One that is left out is taken from the folder, or has its default in a
 /// new folder.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct RequestedSettings {
     /// Folder of the database.
     pub dir: PathBuf,
     /// Address for other machines.
@@ -38,7 +38,7 @@ pub enum Module {
     Without,
 }
 
-impl Asked {
+impl RequestedSettings {
     /// Returns the settings of the folder, which is created if it has none; `memory_mib` is the default of a new one.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Asked {
     /// # Errors
     /// The module is not beside the program.
     pub fn settings(&self, memory_mib: u64) -> Result<Settings> {
-        let Asked { dir, listen, tls, .. } = self.clone();
+        let RequestedSettings { dir, listen, tls, .. } = self.clone();
         let module = match &self.module {
             Module::Own => Some(module_file()?),
             Module::File(path) => Some(path.clone()),
@@ -174,8 +174,8 @@ fn mebibytes(text: &str) -> Result<u64> {
 mod tests {
     use super::*;
 
-    fn asked(dir: &Path) -> Asked {
-        Asked { dir: dir.to_owned(), listen: None, tls: None, memory_mib: None, module: Module::Without }
+    fn asked(dir: &Path) -> RequestedSettings {
+        RequestedSettings { dir: dir.to_owned(), listen: None, tls: None, memory_mib: None, module: Module::Without }
     }
 
     #[test]
@@ -197,13 +197,13 @@ mod tests {
         .enumerate()
         {
             let dir = place.path().join(index.to_string());
-            let asked = Asked { listen, tls, memory_mib: Some(77), module, ..asked(&dir) };
+            let asked = RequestedSettings { listen, tls, memory_mib: Some(77), module, ..asked(&dir) };
             let made = asked.settle(1).expect("it is created");
             let found = read(&dir).expect("it is read");
             let shown = |settings: &Settings| format!("{settings:?}");
             assert_eq!(shown(&found), shown(&made));
             assert_eq!(shown(&asked.settle(1).expect("the same options")), shown(&made));
-            let nothing = Asked { module: Module::Own, ..super::tests::asked(&dir) };
+            let nothing = RequestedSettings { module: Module::Own, ..super::tests::asked(&dir) };
             assert_eq!(shown(&nothing.settle(1).expect("no options")), shown(&made));
         }
     }

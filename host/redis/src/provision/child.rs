@@ -9,22 +9,22 @@ use anyhow::{Context, Result, anyhow};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 /// The argument with which this program starts itself, to become a program that ends with its parent.
-pub const BOUND: &str = "run-bound";
+pub const TIED: &str = "run-tied";
 
 /// Returns the command that runs `program` and ends it when the calling thread ends.
 ///
 /// # Errors
 /// This program's own file cannot be found.
-pub fn bound<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<Command> {
+pub fn tied_to_parent<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<Command> {
     let own = std::env::current_exe().context("failed to find this program's own file")?;
     let mut command = Command::new(own);
-    command.arg(BOUND).arg(std::process::id().to_string()).arg(program).args(arguments);
+    command.arg(TIED).arg(std::process::id().to_string()).arg(program).args(arguments);
     Ok(command)
 }
 
 /// Becomes `program`, as a child of process `parent` that receives SIGTERM when its parent ends. Returns only on
 /// failure, with the reason.
-pub fn become_bound(parent: u32, program: &OsStr, arguments: &[std::ffi::OsString]) -> anyhow::Error {
+pub fn become_tied(parent: u32, program: &OsStr, arguments: &[std::ffi::OsString]) -> anyhow::Error {
     let asked = set_parent_process_death_signal(Some(Signal::TERM));
     // If the parent ended before the signal was requested, the signal never comes.
     let is_child = getppid().map(Pid::as_raw_nonzero).is_some_and(|id| id.get().unsigned_abs() == parent);

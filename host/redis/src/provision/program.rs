@@ -89,8 +89,8 @@ const WITH_TLS: &str = "install a server with TLS, on Debian with `apt install r
 /// Why a server may not be used, worded to follow its name; `None` if it may.
 fn unfit(program: &Path, version: &str, is_tls: bool) -> Option<String> {
     let server = Server::of_program(program, version);
-    if let Some(hole) = server.hole(is_tls, Package::of) {
-        return Some(format!("is not safe: {hole}"));
+    if let Some(vulnerability) = server.vulnerability(is_tls, Package::of) {
+        return Some(format!("is not safe: {vulnerability}"));
     }
     (is_tls && !has_tls(program)).then(|| LACKS_TLS.to_owned())
 }

@@ -10,8 +10,8 @@ use skein_store::StoreError;
 use tokio::time::Instant;
 
 use super::{GROUP, HOST_TRIES_MAX, Queue, REPLY_BYTES_MAX, Task, WORKERS_MAX, delivery, scripts};
+use crate::transport::Client;
 use crate::transport::Failure;
-use crate::transport::Link;
 use crate::transport::Reply;
 use crate::{Options, Scope, own};
 
@@ -118,11 +118,11 @@ impl Consumer {
             let pace = place.pace;
             let held = Arc::<Held>::default();
             // A separate connection and runtime: beats continue whatever keeps the worker busy.
-            let link = own(options, scope)?.link;
+            let client = own(options, scope)?.client;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let (stop, stopped) = channel::<()>();
             let keys = [queue.keys().tasks(), queue.keys().workers()];
-            let pulse = Pulse { link, keys, name: name.clone(), silence: pace.silence(), held: held.clone() };
+            let pulse = Pulse { client, keys, name: name.clone(), silence: pace.silence(), held: held.clone() };
             let thread = runtime.and_then(|runtime| {
                 std::thread::Builder::new().name("skein-beat".into()).spawn(move || {
                     while stopped.recv_timeout(pace.beat) == Err(RecvTimeoutError::Timeout) {
@@ -193,7 +193,7 @@ impl Consumer {
         let head = ["EVAL", &script, "2", &tasks, &workers, GROUP, &self.name, &rounds, &silence, &workers_max];
         let words = [&head[..], &[&count, &rest_min, &rest_max]].concat();
         let words: Vec<&[u8]> = words.into_iter().map(str::as_bytes).collect();
-        let reply = self.queue.link().call(&words, REPLY_BYTES_MAX).await;
+        let reply = self.queue.client().call(&words, REPLY_BYTES_MAX).await;
         let [entries, due] = reply?.elements()?;
         let deliveries = entries.array()?.into_iter().map(delivery).collect::<Result<_, _>>()?;
         Ok((deliveries, Duration::from_millis(due.integer()?)))
@@ -205,7 +205,7 @@ impl Consumer {
         let block = wait.as_millis().max(1).to_string();
         let words =
             ["XREADGROUP", "GROUP", GROUP, &self.name, "COUNT", &count, "BLOCK", &block, "STREAMS", &tasks, ">"];
-        let reply = self.queue.link().call(&words.map(str::as_bytes), REPLY_BYTES_MAX).await;
+        let reply = self.queue.client().call(&words.map(str::as_bytes), REPLY_BYTES_MAX).await;
         let mut deliveries = Vec::new();
         for stream in reply.and_then(Reply::array)? {
             let [_, entries] = stream.elements()?;
@@ -287,7 +287,7 @@ impl Consumer {
 
 /// The state of the beating thread.
 struct Pulse {
-    link: Link,
+    client: Client,
     /// Keys of the tasks and of the workers.
     keys: [String; 2],
     name: String,
@@ -303,7 +303,7 @@ impl Pulse {
         }
         let mut command = scripts::command(&scripts::beat(), &self.keys.each_ref().map(String::as_str));
         command.arg(GROUP).arg(&self.name).arg(&self.silence).arg(ids);
-        if let Err(failure) = self.link.control::<u32>(&command).await {
+        if let Err(failure) = self.client.control::<u32>(&command).await {
             // The next beat tries again; if none arrives, others take the tasks, as they should.
             tracing::warn!(%failure, "failed to send a beat");
         }

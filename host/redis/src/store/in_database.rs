@@ -11,27 +11,27 @@ use skein_kernels::rule::Rule;
 use skein_redis_command::Command;
 use skein_redis_command::command::{Accumulate, Apply, Average as TakeAverage, Set, Stat};
 use skein_store::{
-    Accumulated, Aggregate, Average, Contributions, GradientSums, Head, Leaf, PeerStore, RecordLog, State, StateStore,
-    StoreError, Update,
+    Accumulated, Aggregate, Average, BatchSlot, Contributions, GradientSums, PeerStore, RecordLog, State, StateDigests,
+    StateStore, StoreError, Update,
 };
 use skein_types::{Digest, PeerId, Statistics, Values};
 
-use super::shared::{Shared, hashed};
+use super::shared::{RedisBase, hashed};
 use crate::transport::{Failure, Reply};
 
 /// Largest reply of commands that return no values.
 const REPLY_BYTES_MAX: usize = 1 << 16;
 
 /// The store of a database with the module.
-pub(crate) struct Module(Shared);
+pub(crate) struct Module(RedisBase);
 
 impl Module {
-    pub(crate) fn new(shared: Shared) -> Module {
+    pub(crate) fn new(shared: RedisBase) -> Module {
         Module(shared)
     }
 
     async fn call<'a>(&self, command: impl Command<&'a [u8]>) -> Result<Reply, Failure> {
-        self.0.link().command(command, REPLY_BYTES_MAX).await
+        self.0.client().command(command, REPLY_BYTES_MAX).await
     }
 
     /// Stores a tensor, whose version is its round.
@@ -61,7 +61,7 @@ impl Module {
         Ok(std::iter::once(self.0.keys().parameters()).chain(slots).collect())
     }
 
-    async fn head_of(&self, keys: &[String]) -> Result<Head, StoreError> {
+    async fn digests_of(&self, keys: &[String]) -> Result<StateDigests, StoreError> {
         let looks = self.look(keys).await?;
         let Some(Some((round, parameters))) = looks.first() else { return Err(StoreError::NoState) };
         if parameters.len != self.0.reader.values_max {
@@ -71,7 +71,7 @@ impl Module {
             Some((version, statistics)) if version == round => Ok(statistics.hash),
             _ => Err(self.0.corrupt(key.clone())),
         });
-        Ok(Head { round: *round, parameters: parameters.hash, slots: slots.collect::<Result<_, _>>()? })
+        Ok(StateDigests { round: *round, parameters: parameters.hash, slots: slots.collect::<Result<_, _>>()? })
     }
 }
 
@@ -107,21 +107,21 @@ impl StateStore for Module {
         true
     }
 
-    async fn head(&self) -> Result<Head, StoreError> {
-        self.head_of(&self.state_keys().await?).await
+    async fn digests(&self) -> Result<StateDigests, StoreError> {
+        self.digests_of(&self.state_keys().await?).await
     }
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
         let key = self.0.keys().parameters();
-        let head = self.head_of(std::slice::from_ref(&key)).await?;
+        let head = self.digests_of(std::slice::from_ref(&key)).await?;
         let values = self.0.verified(self.0.reader.tensor(&key), &key, head.parameters).await?;
-        self.0.know(vec![values.clone()]);
+        self.0.cache(vec![values.clone()]);
         Ok((head.round, values))
     }
 
     async fn state(&self) -> Result<State, StoreError> {
         let keys = self.state_keys().await?;
-        let head = self.head_of(&keys).await?;
+        let head = self.digests_of(&keys).await?;
         let (_, parameters) = self.parameters().await?;
         let mut slots = Vec::with_capacity(head.slots.len());
         for (key, hash) in keys.into_iter().skip(1).zip(&head.slots) {
@@ -146,13 +146,13 @@ impl StateStore for Module {
         self.set(&parameters, state.round(), state.parameters()).await
     }
 
-    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
+    async fn apply(&self, update: Update) -> Result<StateDigests, StoreError> {
         let Update { round, aggregate, change } = update;
         let keys = self.state_keys().await?;
         let (rule, rows, peers) = match aggregate {
             Aggregate::Values(values) => {
                 let key = self.0.keys().aggregate(round);
-                self.0.belongs(round, &[&key]).await?;
+                self.0.track_for_pruning(round, &[&key]).await?;
                 self.set(&key, round, &values).await?;
                 (Rule::new(&MEAN, 0), vec![key], Vec::new())
             }
@@ -166,7 +166,7 @@ impl StateStore for Module {
             (Some("MISSING"), Some(row)) if row < peers.len() => StoreError::Missing { round, peer: peers[row] },
             _ => self.explain(round, failure, &keys[0]),
         })?;
-        self.head_of(&keys).await
+        self.digests_of(&keys).await
     }
 
     async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
@@ -184,24 +184,24 @@ impl StateStore for Module {
 
 #[async_trait]
 impl GradientSums for Module {
-    async fn accumulate(&self, round: u64, leaf: Leaf, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+    async fn accumulate(&self, round: u64, slot: BatchSlot, gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
         let sum = self.0.keys().sum(round);
         let parameters = self.0.keys().parameters();
-        self.0.belongs(round, &[&sum]).await?;
-        let Leaf { index, leaves, samples, loss } = leaf;
+        self.0.track_for_pruning(round, &[&sum]).await?;
+        let BatchSlot { index, count, samples, loss } = slot;
         let accumulate = Accumulate {
             sum: sum.as_bytes(),
             parameters: parameters.as_bytes(),
             round,
             leaf: index,
-            leaves,
+            leaves: count,
             samples,
             loss,
             blob: bytemuck::cast_slice(&gradient),
         };
         let reply = self.call(accumulate).await;
         let counted = reply.and_then(|reply| reply.integer()).map_err(|failure| match failure.code() {
-            Some("LEAF") => StoreError::Leaf { round, index, leaves },
+            Some("LEAF") => StoreError::Batch { round, index, count },
             _ => self.explain(round, failure, &sum),
         })?;
         Ok(if counted == 1 { Accumulated::Counted } else { Accumulated::Duplicate })
@@ -210,7 +210,7 @@ impl GradientSums for Module {
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
         let sum = self.0.keys().sum(round);
         let to = self.0.keys().contribution(round, peer);
-        self.0.belongs(round, &[&to]).await?;
+        self.0.track_for_pruning(round, &[&to]).await?;
         let failed = |failure| self.explain(round, failure, &sum);
         let average = TakeAverage { destination: to.as_bytes(), sum: sum.as_bytes(), round };
         let reply = self.call(average).await.map_err(failed)?;
@@ -226,7 +226,7 @@ impl GradientSums for Module {
 impl Contributions for Module {
     async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
         let key = self.0.keys().contribution(round, peer);
-        self.0.belongs(round, &[&key]).await?;
+        self.0.track_for_pruning(round, &[&key]).await?;
         // Another peer's values were hashed before they came here; the database does not hash them once more.
         let values = hashed(values).await;
         self.set(&key, round, &values).await?;

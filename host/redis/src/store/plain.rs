@@ -14,12 +14,12 @@ use skein_kernels::tree::{Placed, Position, Tree, add};
 use skein_store::blocking;
 use skein_store::next_state;
 use skein_store::{
-    Accumulated, Aggregate, Average, Contributions, GradientSums, Head, Leaf, PeerStore, RecordLog, State, StateStore,
-    StoreError, Update,
+    Accumulated, Aggregate, Average, BatchSlot, Contributions, GradientSums, PeerStore, RecordLog, State, StateDigests,
+    StateStore, StoreError, Update,
 };
 use skein_types::{Digest, PeerId, Statistics, Values};
 
-use super::shared::{Shared, hashed};
+use super::shared::{RedisBase, hashed};
 
 /// KEYS state, index of keys to prune, values; ARGV the state before, the new state. Replaces the state if it is still
 /// the one before, and keeps its values from being pruned; returns the current state.
@@ -36,10 +36,10 @@ const TRAILER: usize = 2;
 const AHEAD: usize = 4;
 
 /// The store of a database without the module.
-pub(crate) struct Plain(Shared);
+pub(crate) struct Plain(RedisBase);
 
 impl Plain {
-    pub(crate) fn new(shared: Shared) -> Plain {
+    pub(crate) fn new(shared: RedisBase) -> Plain {
         Plain(shared)
     }
 
@@ -56,13 +56,13 @@ impl Plain {
     }
 
     /// Parses the text of [`text_of`].
-    fn head_of(&self, text: &str) -> Result<Head, StoreError> {
+    fn digests_of(&self, text: &str) -> Result<StateDigests, StoreError> {
         let mut words = text.split(' ');
         let round = words.next().and_then(|word| word.parse().ok());
         let hashes: Option<Vec<Digest>> = words.map(|word| word.parse().ok()).collect();
         match (round, hashes.as_deref()) {
             (Some(round), Some([parameters, slots @ ..])) => {
-                Ok(Head { round, parameters: *parameters, slots: slots.to_vec() })
+                Ok(StateDigests { round, parameters: *parameters, slots: slots.to_vec() })
             }
             _ => Err(self.0.corrupt(self.0.keys().state())),
         }
@@ -70,27 +70,27 @@ impl Plain {
 
     async fn put(&self, key: &str, values: &[f32]) -> Result<(), StoreError> {
         let arguments = [b"SET", key.as_bytes(), bytemuck::cast_slice(values)];
-        self.0.link().call(&arguments, 64).await.map(drop).map_err(|failure| self.0.failed(failure, key))
+        self.0.client().call(&arguments, 64).await.map(drop).map_err(|failure| self.0.failed(failure, key))
     }
 
     /// A gradient followed by its trailer.
     async fn get_gradient(&self, key: &str) -> Result<Option<Vec<f32>>, StoreError> {
-        let values = self.0.link().values(&[b"GET", key.as_bytes()], self.0.reader.values_max + TRAILER).await;
+        let values = self.0.client().values(&[b"GET", key.as_bytes()], self.0.reader.values_max + TRAILER).await;
         values.map_err(|failure| self.0.failed(failure, key))
     }
 
-    fn value_keys(&self, head: &Head) -> Vec<String> {
+    fn value_keys(&self, head: &StateDigests) -> Vec<String> {
         std::iter::once(&head.parameters).chain(&head.slots).map(|hash| self.0.keys().values(*hash)).collect()
     }
 
     /// Stores a state beside the current one, then makes it current if the current one is still `before`. Returns the
     /// current one.
-    async fn commit(&self, before: &str, state: &State) -> Result<Head, StoreError> {
-        let head = state.head();
+    async fn commit(&self, before: &str, state: &State) -> Result<StateDigests, StoreError> {
+        let head = state.digests();
         let all: Vec<Values> = std::iter::once(state.parameters()).chain(state.slots()).cloned().collect();
         let keys = self.value_keys(&head);
         // Until it is current, it is pruned with its round.
-        self.0.belongs(head.round, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        self.0.track_for_pruning(head.round, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         for (key, values) in keys.iter().zip(&all) {
             self.put(key, values).await?;
         }
@@ -99,10 +99,10 @@ impl Plain {
         let mut command = redis::cmd("EVAL");
         command.arg(COMMIT).arg(2 + keys.len()).arg(&key).arg(&index).arg(&keys).arg(before).arg(text_of(&head));
         let counts: Option<String> = self.0.control(&command, &key).await?;
-        let counts = self.head_of(&counts.ok_or(StoreError::NoState)?)?;
+        let counts = self.digests_of(&counts.ok_or(StoreError::NoState)?)?;
         if counts == head {
-            self.0.know(all);
-            if let Ok(before) = self.head_of(before) {
+            self.0.cache(all);
+            if let Ok(before) = self.digests_of(before) {
                 let mut old = self.value_keys(&before);
                 old.retain(|key| !keys.contains(key));
                 if !old.is_empty() {
@@ -126,7 +126,7 @@ impl Plain {
     }
 }
 
-fn text_of(head: &Head) -> String {
+fn text_of(head: &StateDigests) -> String {
     let hashes = std::iter::once(&head.parameters).chain(&head.slots);
     hashes.fold(head.round.to_string(), |text, hash| format!("{text} {hash}"))
 }
@@ -148,17 +148,17 @@ impl StateStore for Plain {
         false
     }
 
-    async fn head(&self) -> Result<Head, StoreError> {
-        self.head_of(&self.text().await?)
+    async fn digests(&self) -> Result<StateDigests, StoreError> {
+        self.digests_of(&self.text().await?)
     }
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
-        let head = self.head().await?;
+        let head = self.digests().await?;
         Ok((head.round, self.verified(head.parameters).await?))
     }
 
     async fn state(&self) -> Result<State, StoreError> {
-        let head = self.head().await?;
+        let head = self.digests().await?;
         let parameters = self.verified(head.parameters).await?;
         let mut slots = Vec::with_capacity(head.slots.len());
         for hash in &head.slots {
@@ -174,16 +174,16 @@ impl StateStore for Plain {
             Err(StoreError::NoState) => String::new(),
             Err(error) => return Err(error),
         };
-        let (state, head) = blocking(move || (state.clone(), state.head())).await;
+        let (state, head) = blocking(move || (state.clone(), state.digests())).await;
         match self.commit(&before, &state).await? {
             counts if counts == head => Ok(()),
             _ => Err(self.0.corrupt(self.0.keys().state())),
         }
     }
 
-    async fn apply(&self, update: Update) -> Result<Head, StoreError> {
+    async fn apply(&self, update: Update) -> Result<StateDigests, StoreError> {
         let text = self.text().await?;
-        let head = self.head_of(&text)?;
+        let head = self.digests_of(&text)?;
         let round = update.round;
         if head.round == round {
             return Ok(head);
@@ -202,11 +202,11 @@ impl StateStore for Plain {
         let before = self.state().await?;
         if before.round() == round {
             // Another process has applied the round since the head was read.
-            return Ok(before.head());
+            return Ok(before.digests());
         }
         let after = blocking(move || {
             let after = next_state(&before, &update, &rows)?;
-            after.head();
+            after.digests();
             Ok::<_, StoreError>(after)
         });
         let counts = self.commit(&text, &after.await?).await?;
@@ -229,25 +229,25 @@ impl StateStore for Plain {
 
 #[async_trait]
 impl GradientSums for Plain {
-    async fn accumulate(&self, round: u64, leaf: Leaf, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
+    async fn accumulate(&self, round: u64, slot: BatchSlot, mut gradient: Vec<f32>) -> Result<Accumulated, StoreError> {
         let expected = self.0.reader.values_max;
         if gradient.len() != expected {
             return Err(StoreError::Length { expected, actual: gradient.len() });
         }
-        if round <= self.head().await?.round {
+        if round <= self.digests().await?.round {
             return Ok(Accumulated::Duplicate);
         }
         let sum = self.0.keys().sum(round);
-        let key = self.0.keys().gradient(round, leaf.index);
-        self.0.belongs(round, &[&sum, &key]).await?;
-        let claim = redis::cmd("SET").arg(&sum).arg(leaf.leaves).arg("NX").arg("GET").take();
-        let leaves: Option<u32> = self.0.control(&claim, &sum).await?;
-        if leaves.is_some_and(|leaves| leaves != leaf.leaves) || leaf.index >= leaf.leaves {
-            return Err(StoreError::Leaf { round, index: leaf.index, leaves: leaf.leaves });
+        let key = self.0.keys().gradient(round, slot.index);
+        self.0.track_for_pruning(round, &[&sum, &key]).await?;
+        let claim = redis::cmd("SET").arg(&sum).arg(slot.count).arg("NX").arg("GET").take();
+        let claimed: Option<u32> = self.0.control(&claim, &sum).await?;
+        if claimed.is_some_and(|count| count != slot.count) || slot.index >= slot.count {
+            return Err(StoreError::Batch { round, index: slot.index, count: slot.count });
         }
-        gradient.extend([f32::from_bits(leaf.samples), leaf.loss]);
+        gradient.extend([f32::from_bits(slot.samples), slot.loss]);
         let arguments: [&[u8]; 4] = [b"SET", key.as_bytes(), bytemuck::cast_slice(&gradient), b"NX"];
-        let reply = self.0.link().call(&arguments, 64).await.map_err(|failure| self.0.failed(failure, &key))?;
+        let reply = self.0.client().call(&arguments, 64).await.map_err(|failure| self.0.failed(failure, &key))?;
         Ok(match reply {
             crate::transport::Reply::Nil => Accumulated::Duplicate,
             _ => Accumulated::Counted,
@@ -282,7 +282,7 @@ impl GradientSums for Plain {
                 (tree, free)
             })
             .await;
-            free.into_iter().for_each(|buffer| self.0.link().give_back(buffer));
+            free.into_iter().for_each(|buffer| self.0.client().give_back(buffer));
         }
         let mut values = tree.take().ok_or(StoreError::Incomplete { round })?;
         let values = blocking(move || {
@@ -299,7 +299,7 @@ impl GradientSums for Plain {
 impl Contributions for Plain {
     async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
         let key = self.0.keys().contribution(round, peer);
-        self.0.belongs(round, &[&key]).await?;
+        self.0.track_for_pruning(round, &[&key]).await?;
         let values = hashed(values).await;
         self.put(&key, &values).await?;
         Ok(values.statistics())

@@ -7,8 +7,8 @@ use skein_redis_command::command::{Get, Version};
 use skein_types::{PeerId, Values};
 
 use crate::keys::Keys;
+use crate::transport::Client;
 use crate::transport::Failure;
-use crate::transport::Link;
 use crate::transport::Reply;
 
 /// Records of one answer, and their total bytes: a thousand times those of honest records.
@@ -29,8 +29,8 @@ pub(crate) enum ModuleVersion {
 }
 
 /// A reader of a peer's contributions and records.
-pub(crate) struct Reader {
-    pub(crate) link: Link,
+pub(crate) struct PeerReader {
+    pub(crate) client: Client,
     pub(crate) keys: Keys,
     /// Number of values of the model: longer values are not read.
     pub(crate) values_max: usize,
@@ -39,14 +39,14 @@ pub(crate) struct Reader {
     pub(crate) module: Mutex<Option<ModuleVersion>>,
 }
 
-impl Reader {
+impl PeerReader {
     /// Returns the version of the database's module, asking once. With the module, values are its tensors.
     pub(crate) async fn module(&self) -> Result<ModuleVersion, Failure> {
         let known = *self.known();
         if let Some(known) = known {
             return Ok(known);
         }
-        let found = match self.link.command(Version, 1 << 10).await {
+        let found = match self.client.command(Version, 1 << 10).await {
             Ok(version) => ModuleVersion::Version(version.integer()?),
             Err(failure) if failure.is_unknown_command() => ModuleVersion::Absent,
             Err(failure) => return Err(failure),
@@ -61,12 +61,12 @@ impl Reader {
 
     /// The values of the tensor at `key`.
     pub(crate) async fn tensor(&self, key: &str) -> Result<Option<Vec<f32>>, Failure> {
-        self.link.command_values(Get { key: key.as_bytes() }, self.values_max).await
+        self.client.command_values(Get { key: key.as_bytes() }, self.values_max).await
     }
 
     /// The values in the string at `key`.
     pub(crate) async fn string(&self, key: &str) -> Result<Option<Vec<f32>>, Failure> {
-        self.link.values(&[b"GET", key.as_bytes()], self.values_max).await
+        self.client.values(&[b"GET", key.as_bytes()], self.values_max).await
     }
 
     pub(crate) async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, Failure> {
@@ -92,7 +92,7 @@ impl Reader {
         }
         arguments.extend([&b"STREAMS"[..], key.as_bytes(), id.as_bytes()]);
         let mut records = Vec::new();
-        for stream in self.link.call(&arguments, RECORDS_BYTES_MAX).await?.array()? {
+        for stream in self.client.call(&arguments, RECORDS_BYTES_MAX).await?.array()? {
             let [_, entries] = stream.elements()?;
             for entry in entries.array()? {
                 let [id, fields] = entry.elements()?;

@@ -8,18 +8,18 @@ use skein_store::blocking;
 use skein_store::{PeerStore, StoreError};
 use skein_types::{Digest, PeerId, Values};
 
-use super::reader::Reader;
+use super::reader::PeerReader;
 use crate::keys::Keys;
+use crate::transport::Client;
 use crate::transport::Failure;
-use crate::transport::Link;
 
 /// Records kept for other peers. A round has three, so a reader may fall a thousand rounds behind.
 const RECORDS_MAX: usize = 4096;
 
 /// A peer's database, and a cache of the values of its last known state.
-pub(crate) struct Shared {
-    pub(crate) reader: Reader,
-    known: Mutex<Vec<Values>>,
+pub(crate) struct RedisBase {
+    pub(crate) reader: PeerReader,
+    cached: Mutex<Vec<Values>>,
 }
 
 /// Deletes the keys of all rounds before the given one, in one step.
@@ -28,13 +28,13 @@ local keys = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])
 for _, key in ipairs(keys) do redis.call('UNLINK', key) end
 return redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])";
 
-impl Shared {
-    pub(crate) fn new(reader: Reader) -> Shared {
-        Shared { reader, known: Mutex::default() }
+impl RedisBase {
+    pub(crate) fn new(reader: PeerReader) -> RedisBase {
+        RedisBase { reader, cached: Mutex::default() }
     }
 
-    pub(crate) fn link(&self) -> &Link {
-        &self.reader.link
+    pub(crate) fn client(&self) -> &Client {
+        &self.reader.client
     }
 
     pub(crate) fn keys(&self) -> &Keys {
@@ -43,13 +43,13 @@ impl Shared {
 
     /// Converts a failure to a store's error; `key` is the key that the command was about.
     pub(crate) fn failed(&self, failure: Failure, key: &str) -> StoreError {
-        let address = self.link().address().to_string();
+        let address = self.client().address().to_string();
         match failure {
             Failure::Lost(source) => StoreError::Unreachable { address, source },
             Failure::Certificate(reason) => StoreError::Certificate { address, reason },
             Failure::Size { expected, actual } => StoreError::Length { expected, actual },
             Failure::Insecure(server) => StoreError::Insecure { address, server },
-            // The link has waited for as long as the options allow.
+            // The client has waited for as long as the options allow.
             Failure::Refused { ref code, .. }
                 if code != "OOM"
                     && let Some(reason) = failure.passing() =>
@@ -67,7 +67,7 @@ impl Shared {
     }
 
     pub(crate) fn corrupt(&self, key: String) -> StoreError {
-        StoreError::Corrupt { address: self.link().address().to_string(), key }
+        StoreError::Corrupt { address: self.client().address().to_string(), key }
     }
 
     /// Sends a command over the connection that all commands share.
@@ -76,7 +76,7 @@ impl Shared {
         command: &redis::Cmd,
         key: &str,
     ) -> Result<T, StoreError> {
-        self.link().control(command).await.map_err(|failure| self.failed(failure, key))
+        self.client().control(command).await.map_err(|failure| self.failed(failure, key))
     }
 
     /// Returns the values with a hash: from the cache, or fetched from `key` by `fetch` and checked.
@@ -86,7 +86,7 @@ impl Shared {
         key: &str,
         hash: Digest,
     ) -> Result<Values, StoreError> {
-        if let Some(values) = self.known().iter().find(|values| values.statistics().hash == hash) {
+        if let Some(values) = self.cached().iter().find(|values| values.statistics().hash == hash) {
             return Ok(values.clone());
         }
         let values = match fetch.await {
@@ -99,17 +99,17 @@ impl Shared {
     }
 
     /// Replaces the cached values, and recycles the buffers of the old ones.
-    pub(crate) fn know(&self, values: Vec<Values>) {
-        let before = std::mem::replace(&mut *self.known(), values);
-        before.into_iter().filter_map(Values::into_buffer).for_each(|buffer| self.link().give_back(buffer));
+    pub(crate) fn cache(&self, values: Vec<Values>) {
+        let before = std::mem::replace(&mut *self.cached(), values);
+        before.into_iter().filter_map(Values::into_buffer).for_each(|buffer| self.client().give_back(buffer));
     }
 
-    fn known(&self) -> MutexGuard<'_, Vec<Values>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cached(&self) -> MutexGuard<'_, Vec<Values>> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that keys belong to a round, before they are created, so that all of them are pruned, even after a crash.
-    pub(crate) async fn belongs(&self, round: u64, keys: &[&str]) -> Result<(), StoreError> {
+    pub(crate) async fn track_for_pruning(&self, round: u64, keys: &[&str]) -> Result<(), StoreError> {
         let index = self.keys().rounds();
         let mut command = redis::cmd("ZADD");
         command.arg(&index);
@@ -121,7 +121,7 @@ impl Shared {
 
     pub(crate) async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
         let key = self.keys().note(round);
-        self.belongs(round, &[&key]).await?;
+        self.track_for_pruning(round, &[&key]).await?;
         self.control(redis::cmd("SET").arg(&key).arg(note), &key).await
     }
 
@@ -144,7 +144,7 @@ impl Shared {
 }
 
 #[async_trait]
-impl PeerStore for Shared {
+impl PeerStore for RedisBase {
     async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError> {
         let contribution = self.reader.contribution(round, peer).await;
         contribution.map_err(|failure| self.failed(failure, &self.keys().contribution(round, peer)))

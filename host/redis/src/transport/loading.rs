@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Failure, Link, Reply};
+use super::{Client, Failure, Reply};
 
 /// Largest reply to `INFO persistence`: some thirty short lines.
 const INFO_BYTES_MAX: usize = 64 << 10;
@@ -22,8 +22,8 @@ pub enum Startup {
 }
 
 /// Asks a server whether it is ready, or how much it has loaded.
-pub(crate) async fn ask(link: &Link) -> Result<Startup, Failure> {
-    match link.call(&[b"INFO", b"persistence"], INFO_BYTES_MAX).await {
+pub(crate) async fn ask(client: &Client) -> Result<Startup, Failure> {
+    match client.call(&[b"INFO", b"persistence"], INFO_BYTES_MAX).await {
         Ok(reply) => Ok(parse(&text(&reply))),
         Err(failure) if failure.code() == Some("LOADING") => Ok(Startup::Loading { percent: None, left: None }),
         Err(failure) => Err(failure),

@@ -117,7 +117,7 @@ fn a_database_without_a_free_connection_is_waited_for() {
         let is_refused = client::until(|| rejected(&mut inside) > refused_before);
         assert!(is_refused, "the host never connected");
         drop(crowd);
-        waiting.await.expect("it ends").expect("there is room again").state.head().await.expect("a state");
+        waiting.await.expect("it ends").expect("there is room again").state.digests().await.expect("a state");
     });
 }
 
@@ -138,7 +138,7 @@ fn a_database_that_loads_its_data_is_waited_for() {
         server.kill();
         server.restart();
         let begun = std::time::Instant::now();
-        assert_eq!(store.state.head().await.expect("it was saved").round, 0);
+        assert_eq!(store.state.digests().await.expect("it was saved").round, 0);
         assert!(begun.elapsed() > options.outage_max, "it was ready at once: the store never waited");
     });
 }

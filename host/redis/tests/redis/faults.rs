@@ -12,7 +12,7 @@ use skein_types::Values;
 
 use crate::client::Client;
 use crate::server::{Kind, Server};
-use crate::suite::{leaf, update};
+use crate::suite::{slot, update};
 use crate::{ME, scope, shown};
 
 pub(crate) const LEN: usize = 64;
@@ -73,11 +73,11 @@ fn commands_wait_for_a_database_that_went_away() {
         let mut server = kind.start(&["--appendonly", "yes", "--appendfsync", "always"]);
         let store = open(&server.options()).await;
         store.state.set_state(zeros()).await.expect("a state");
-        store.sums.accumulate(1, leaf(0, 2), vec![1.0; LEN]).await.expect("counted");
+        store.sums.accumulate(1, slot(0, 2), vec![1.0; LEN]).await.expect("counted");
         server.kill();
         let waiting = tokio::spawn({
             let store = store.clone();
-            async move { store.sums.accumulate(1, leaf(1, 2), vec![2.0; LEN]).await }
+            async move { store.sums.accumulate(1, slot(1, 2), vec![2.0; LEN]).await }
         });
         tokio::task::yield_now().await;
         server.restart();
@@ -96,7 +96,7 @@ fn a_database_that_stays_away_is_an_error_after_outage_max() {
         let store = open(&Options { outage_max: Duration::from_millis(200), ..server.options() }).await;
         store.state.set_state(zeros()).await.expect("a state");
         server.kill();
-        let error = store.state.head().await.expect_err("the server is down");
+        let error = store.state.digests().await.expect_err("the server is down");
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
     });
 }
@@ -109,10 +109,10 @@ fn an_empty_database_has_no_state() {
         store.state.set_state(zeros()).await.expect("a state");
         server.kill();
         server.restart();
-        assert!(matches!(store.state.head().await, Err(StoreError::NoState)));
+        assert!(matches!(store.state.digests().await, Err(StoreError::NoState)));
         assert!(matches!(store.state.parameters().await, Err(StoreError::NoState)));
         assert!(matches!(store.state.apply(update(1, 1.0, LEN)).await, Err(StoreError::NoState)));
-        assert!(matches!(store.sums.accumulate(1, leaf(0, 1), vec![0.0; LEN]).await, Err(StoreError::NoState)));
+        assert!(matches!(store.sums.accumulate(1, slot(0, 1), vec![0.0; LEN]).await, Err(StoreError::NoState)));
         assert!(matches!(store.sums.average(1, ME).await, Err(StoreError::Incomplete { round: 1 })));
     });
 }
@@ -123,13 +123,13 @@ fn a_database_out_of_memory_is_named_and_keeps_its_data() {
         let server = kind.start(&[]);
         let store = open(&impatient(&server)).await;
         store.state.set_state(zeros()).await.expect("a state");
-        let before = store.state.head().await.expect("a state");
+        let before = store.state.digests().await.expect("a state");
         command(&server, &["CONFIG", "SET", "maxmemory", "1mb"]);
         let error = store.contributions.put_contribution(1, ME, vec![1.0; LEN].into()).await.expect_err("no room");
         assert!(matches!(error, StoreError::OutOfMemory { .. }), "{error:?}");
         let error = store.state.apply(update(1, 1.0, LEN)).await.expect_err("no room");
         assert!(matches!(error, StoreError::OutOfMemory { .. }), "{error:?}");
-        assert_eq!(store.state.head().await.expect("a state"), before);
+        assert_eq!(store.state.digests().await.expect("a state"), before);
         command(&server, &["CONFIG", "SET", "maxmemory", "0"]);
         assert_eq!(store.state.apply(update(1, 1.0, LEN)).await.expect("there is room again").round, 1);
     });
@@ -182,7 +182,7 @@ fn keys_of_another_type_are_named() {
         let key = keys.trim();
         command(&server, &["DEL", key]);
         command(&server, &["LPUSH", key, "x"]);
-        let error = store.state.head().await.expect_err("a list");
+        let error = store.state.digests().await.expect_err("a list");
         assert!(matches!(&error, StoreError::WrongType { key: named, .. } if named == key), "{error:?}");
     });
 }
@@ -251,7 +251,7 @@ fn a_contribution_that_went_missing_stops_the_update() {
         };
         let refused = store.state.apply(skein_store::Update { aggregate, ..update(1, 0.0, LEN) }).await;
         assert!(matches!(refused, Err(StoreError::Missing { round: 1, peer: ME })), "{refused:?}");
-        assert_eq!(store.state.head().await.expect("a state").round, 0);
+        assert_eq!(store.state.digests().await.expect("a state").round, 0);
     });
 }
 

@@ -62,7 +62,7 @@ impl Server {
     /// Runs the program with these arguments only.
     pub(crate) fn run(arguments: &[&str]) -> Server {
         let program = ready::server();
-        let child = bound(program).args(arguments).spawn().expect("`setpriv` is installed");
+        let child = tied_to_parent(program).args(arguments).spawn().expect("`setpriv` is installed");
         Server { dir: TempDir::new().expect("a folder"), child, program: program.to_owned(), arguments: Vec::new() }
     }
 
@@ -104,14 +104,14 @@ impl Drop for Server {
 }
 
 /// A server that ends with the test, even if that is killed.
-fn bound(program: &Path) -> Command {
+fn tied_to_parent(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null()).stdout(Stdio::null());
     command
 }
 
 fn spawn(program: &Path, socket: &Path, arguments: &[String]) -> Child {
-    let mut command = bound(program);
+    let mut command = tied_to_parent(program);
     command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(socket);
     command.arg("--dir").arg(socket.parent().expect("a folder")).args(arguments);
     command.spawn().expect("`setpriv` is installed")

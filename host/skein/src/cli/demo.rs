@@ -39,7 +39,7 @@ impl Demo {
         manifest.check().map_err(|(key, problem)| anyhow::anyhow!("`{key}` {problem}"))?;
         let members = Members::derived(&manifest.train, 0);
         let prepared = output.during(&host.status, PreparedJob::new(&manifest, &members, host.tools())).await?;
-        output.note(&format!(
+        output.info(&format!(
             "{} peers train {} of {} parameters on hand-written digits, functions in WebAssembly",
             self.peers,
             prepared.description(),

@@ -28,7 +28,7 @@ impl Engine {
     pub(super) fn run(self, output: &mut Output) -> Result<()> {
         match self {
             Engine::Install { engine, gpu } => {
-                let Installed { version, library, sha256 } = install(engine, gpu, |what| output.note(what))?;
+                let Installed { version, library, sha256 } = install(engine, gpu, |what| output.info(what))?;
                 let library = library.display().to_string();
                 Ok(output.result(
                     || format!("{engine} {version} is installed: `{library}`\n"),

@@ -25,11 +25,11 @@ pub(super) struct HostArguments {
 impl HostArguments {
     pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
         let config = Config::load(&self.config)?;
-        let prepared = output.during(&host.status, prepare(&config, host.tools())).await?;
-        let (job, bundle) = prepared;
+        let hosted = output.during(&host.status, prepare(&config, host.tools())).await?;
+        let job = hosted.prepared.clone();
         let mut interrupts = Interrupts::listen()?;
         let mut sink = |event: Event<'_>| output.event(event);
-        let summary = run(&config, (job.clone(), bundle), host.pool, &mut sink, Box::pin(interrupts.next())).await?;
+        let summary = run(&config, hosted, host.pool, &mut sink, Box::pin(interrupts.next())).await?;
         let summary = to_json(&summary, &job, kept(Some(&config.dir)).as_deref());
         Ok(output.result(|| to_table(&summary), || summary.clone())?)
     }

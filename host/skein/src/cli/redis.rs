@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde_json::json;
-use skein_redis::provision::asked::{Asked, Module};
+use skein_redis::provision::asked::{Module, RequestedSettings};
 use skein_redis::provision::install::{self, Installed};
 use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
@@ -72,7 +72,7 @@ pub(super) struct ConfigArguments {
 }
 
 impl ConfigArguments {
-    fn asked(self) -> Asked {
+    fn asked(self) -> RequestedSettings {
         let ConfigArguments { dir, listen, memory, tls_ca, tls_certificate, tls_key, module, without_module } = self;
         let module = match module {
             _ if without_module => Module::Without,
@@ -80,7 +80,7 @@ impl ConfigArguments {
             None => Module::Own,
         };
         let tls = tls_ca.map(|ca| Tls { ca, certificate: tls_certificate, key: tls_key });
-        Asked { dir, listen, tls, memory_mib: memory, module }
+        RequestedSettings { dir, listen, tls, memory_mib: memory, module }
     }
 }
 
@@ -103,7 +103,7 @@ impl Redis {
 }
 
 fn install_server(output: &mut Output) -> Result<()> {
-    let Installed { version, program, sha256 } = install::install(&install::root(), |what| output.note(what))?;
+    let Installed { version, program, sha256 } = install::install(&install::root(), |what| output.info(what))?;
     let program = program.display().to_string();
     Ok(output.result(
         || format!("valkey {version} is installed: `{program}`\n"),

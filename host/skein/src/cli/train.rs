@@ -60,7 +60,7 @@ impl Train {
         let prepared = output.during(&host.status, PreparedJob::new(&manifest, &members, host.tools())).await?;
         let job = &prepared.job;
         let samples: usize = job.shares.values().map(|share| share.train.len()).sum();
-        output.note(&format!(
+        output.info(&format!(
             "{}: {}, {} peers, {samples} training samples, {} parameters, {} functions at a time",
             manifest.application.name,
             prepared.description(),
@@ -69,7 +69,7 @@ impl Train {
             host.pool.concurrency()
         ));
         if self.out.is_none() {
-            output.note(&nothing_is_kept(self.hint));
+            output.info(&nothing_is_kept(self.hint));
         }
         let resume = match (self.resume, self.with_changes) {
             (false, _) => Resume::No,

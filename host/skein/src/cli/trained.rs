@@ -50,7 +50,7 @@ impl TrainedArguments {
             if let Relation::OtherRun(differences) = file.provenance().relation(job) {
                 let keys: Vec<String> = differences.iter().map(|difference| format!("`{}`", difference.key)).collect();
                 let keys = keys.join(", ");
-                output.note(&format!("the checkpoint is of another run of this job, which differs in {keys}"));
+                output.info(&format!("the checkpoint is of another run of this job, which differs in {keys}"));
             }
         }
         Ok(file.load(&job.layout)?)

@@ -13,7 +13,7 @@ use skein_job::{Job, Manifest, Members};
 use skein_peer::checkpoint::{self, CheckpointFile, KEEP_DEFAULT};
 use skein_peer::host::config::{CheckpointConfig, Config, Key, Member};
 use skein_protocol::identity::Identity;
-use skein_redis::provision::asked::{Asked, Module};
+use skein_redis::provision::asked::{Module, RequestedSettings};
 use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
 use skein_redis::provision::{child, owner, reader};
@@ -79,7 +79,7 @@ impl Up {
 
     async fn run_on_redis(self, passed_on: &[OsString], output: &mut Output) -> Result<()> {
         if self.dir.is_none() {
-            output.note(&nothing_is_kept("`--dir DIR`"));
+            output.info(&nothing_is_kept("`--dir DIR`"));
         }
         let temporary = tempfile::tempdir()?;
         let dir = self.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
@@ -105,7 +105,7 @@ impl Up {
             servers = output.during(&status, databases) => servers?,
             () = interrupts.next() => bail!("interrupted before the databases were up"),
         };
-        output.note(&format!("{peers} databases in `{}`", dir.display()));
+        output.info(&format!("{peers} databases in `{}`", dir.display()));
         let configs: Vec<_> = (0..peers).map(|i| self.host_config(&dir, &manifest, i)).collect::<Result<_>>()?;
         let hosts = configs.iter().enumerate().map(|(index, config)| spawn_host(config, passed_on, index == 0));
         let mut hosts = hosts.collect::<Result<Vec<_>>>()?;
@@ -146,7 +146,7 @@ impl Up {
     }
 
     async fn start_database(&self, program: &Path, dir: &Path, status: &Status) -> Result<Server> {
-        let asked = Asked {
+        let asked = RequestedSettings {
             dir: dir.join("redis"),
             listen: None,
             tls: None,
@@ -189,7 +189,7 @@ fn spawn_host(config: &Path, passed_on: &[OsString], is_first: bool) -> Result<C
         arguments.push("--quiet".into());
     }
     let program = std::env::current_exe().context("failed to find this program's own file")?;
-    let mut command: Command = child::bound(&program, arguments.iter().map(OsString::as_os_str))?.into();
+    let mut command: Command = child::tied_to_parent(&program, arguments.iter().map(OsString::as_os_str))?.into();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     command.spawn().context("failed to start a host")
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use skein_peer::bundle;
-use skein_peer::worker::{Done, QueueWorker, place};
+use skein_peer::worker::{QueueWorker, WorkerSummary, place};
 use skein_redis::queue::{Consumer, DeadLetter, Queue, Role, find};
 use skein_redis::{Address, Options, Scope, Tls};
 use skein_store::StoreError;
@@ -70,7 +70,7 @@ impl WorkerArguments {
             StoreError::Unfit { .. } => anyhow!("{error} (here: `--allow-vulnerable`)"),
             error => error.into(),
         })?;
-        output.note(&format!(
+        output.info(&format!(
             "working on the queue of `{}`, up to {} calls at a time",
             options.url,
             host.pool.concurrency()
@@ -97,8 +97,8 @@ impl WorkerArguments {
 }
 
 /// The work of a worker, as text.
-fn summary(done: &Done) -> String {
-    let Done { counted, late, released, pauses, last_failure } = done;
+fn summary(done: &WorkerSummary) -> String {
+    let WorkerSummary { counted, late, released, pauses, last_failure } = done;
     let mut text = format!("{counted} tasks counted, {late} late, {released} returned\n");
     if let Some(reason) = last_failure {
         text += &format!("paused {pauses} times because tasks failed, the last time: {reason}\n");

@@ -7,7 +7,7 @@ use skein_peer::pool::ms;
 use skein_peer::prepare::PreparedJob;
 use skein_peer::report::{Summary, evaluation_json};
 use skein_protocol::announcement::Evaluation;
-use skein_runtime::About;
+use skein_runtime::FunctionInfo;
 
 /// An evaluation as text.
 pub(crate) fn evaluation_text(evaluation: &Evaluation) -> String {
@@ -19,7 +19,7 @@ pub(crate) fn evaluation_text(evaluation: &Evaluation) -> String {
 pub(crate) fn to_json(summary: &Summary, prepared: &PreparedJob, checkpoint: Option<&Path>) -> Value {
     let job = &prepared.job;
     let accuracy = |evaluation: &Option<Evaluation>| evaluation.and_then(|evaluation| evaluation.accuracy());
-    let function = |about: &About| {
+    let function = |about: &FunctionInfo| {
         json!({
             "name": about.name,
             "digest": format!("sha256:{}", about.digest),
@@ -53,7 +53,7 @@ pub(crate) fn to_json(summary: &Summary, prepared: &PreparedJob, checkpoint: Opt
         "busy_ms": summary.ledger.busy_ms,
         "phase_ms": summary.phases.to_json(),
         "wall_ms": summary.wall_ms,
-        "functions": [function(prepared.gradient.about()), function(prepared.aggregate.about())],
+        "functions": [function(prepared.gradient.info()), function(prepared.aggregate.info())],
     })
 }
 

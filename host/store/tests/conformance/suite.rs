@@ -10,7 +10,7 @@ use skein_kernels::order::{MEDIAN, TRIMMED_MEAN};
 use skein_kernels::rule::{Rule, RuleParameter};
 use skein_kernels::rules::RULES;
 use skein_kernels::update::{After, Before, Change};
-use skein_store::{Accumulated, Aggregate, Leaf, Ports, State, StoreError, Update};
+use skein_store::{Accumulated, Aggregate, BatchSlot, Ports, State, StoreError, Update};
 use skein_types::{PeerId, Statistics, Values};
 
 use crate::on_every_store;
@@ -18,8 +18,8 @@ use crate::on_every_store;
 const ME: PeerId = PeerId([1; 32]);
 const NO_WAIT: Duration = Duration::ZERO;
 
-pub(crate) fn leaf(index: u32, leaves: u32) -> Leaf {
-    Leaf { index, leaves, samples: 1 + index, loss: index as f32 }
+pub(crate) fn slot(index: u32, count: u32) -> BatchSlot {
+    BatchSlot { index, count, samples: 1 + index, loss: index as f32 }
 }
 
 pub(crate) fn update(round: u64, value: f32, len: usize) -> Update {
@@ -52,7 +52,7 @@ proptest! {
             let leaves = gradients.len() as u32;
             let mut counted = vec![false; gradients.len()];
             for &index in &order {
-                let accumulated = store.sums.accumulate(1, leaf(index as u32, leaves), gradients[index].clone()).await;
+                let accumulated = store.sums.accumulate(1, slot(index as u32, leaves), gradients[index].clone()).await;
                 let first = !std::mem::replace(&mut counted[index], true);
                 let expected = if first { Accumulated::Counted } else { Accumulated::Duplicate };
                 assert_eq!(accumulated.expect("a batch that fits"), expected);
@@ -78,7 +78,7 @@ fn concurrent_batches_yield_the_same_bits() {
             for index in (0..33).chain(0..33) {
                 let store = store.clone();
                 let gradient = (0..1000).map(|i| ((i * 7 + index * 13) % 101) as f32 * 0.37).collect();
-                tasks.spawn(async move { store.sums.accumulate(round, leaf(index, 33), gradient).await });
+                tasks.spawn(async move { store.sums.accumulate(round, slot(index, 33), gradient).await });
             }
             let results = tasks.join_all().await;
             let counted = results.into_iter().filter(|r| matches!(r, Ok(Accumulated::Counted))).count();
@@ -93,8 +93,8 @@ fn concurrent_batches_yield_the_same_bits() {
 async fn apply(store: &Ports, update: Update) -> Result<State, StoreError> {
     let head = store.state.apply(update).await?;
     let state = store.state.state().await?;
-    assert_eq!(state.head(), head);
-    assert_eq!(store.state.head().await?, head);
+    assert_eq!(state.digests(), head);
+    assert_eq!(store.state.digests().await?, head);
     assert_eq!(store.state.parameters().await?, (state.round(), state.parameters().clone()));
     Ok(state)
 }
@@ -117,7 +117,7 @@ fn a_round_is_applied_once_and_in_order() {
             Err(StoreError::OutOfOrder { round: 1, state: 2 })
         ));
         assert_eq!(store.state.state().await.expect("a state"), second);
-        let late = store.sums.accumulate(2, leaf(0, 1), vec![1.0; 3]).await.expect("dropped");
+        let late = store.sums.accumulate(2, slot(0, 1), vec![1.0; 3]).await.expect("dropped");
         assert_eq!(late, Accumulated::Duplicate, "a round that was applied takes no batch");
     });
 }
@@ -135,7 +135,7 @@ fn a_round_is_applied_once_by_the_first_task() {
             let heads: Vec<_> = tasks.join_all().await.into_iter().map(|head| head.expect("applied")).collect();
             let state = store.state.state().await.expect("a state");
             assert_eq!(state.round(), round);
-            assert!(heads.iter().all(|head| *head == state.head()), "{heads:?}");
+            assert!(heads.iter().all(|head| *head == state.digests()), "{heads:?}");
             store.state.prune_before(round + 1).await.expect("pruned");
             assert_eq!(store.state.state().await.expect("the state was not pruned"), state);
         }
@@ -225,7 +225,7 @@ fn invalid_contributions_are_refused_and_change_nothing() {
         let apply = async |rule: Rule, peers: &[PeerId]| {
             let aggregate = Aggregate::Contributions { rule, peers: peers.to_vec() };
             let refused = store.state.apply(Update { aggregate, ..update(1, 0.0, 2) }).await;
-            assert_eq!(store.state.head().await.expect("a state").round, 0);
+            assert_eq!(store.state.digests().await.expect("a state").round, 0);
             refused
         };
         let other = PeerId([2; 32]);
@@ -262,12 +262,12 @@ fn invalid_contributions_are_refused_and_change_nothing() {
 #[test]
 fn invalid_lengths_and_batches_are_refused_and_change_nothing() {
     on_every_store(3, async |store| {
-        let refused = store.sums.accumulate(1, leaf(0, 2), vec![0.0; 4]).await;
+        let refused = store.sums.accumulate(1, slot(0, 2), vec![0.0; 4]).await;
         assert!(matches!(refused, Err(StoreError::Length { expected: 3, actual: 4 })));
-        store.sums.accumulate(1, leaf(0, 2), vec![0.0; 3]).await.expect("a batch that fits");
-        for bad in [leaf(1, 3), leaf(2, 2)] {
+        store.sums.accumulate(1, slot(0, 2), vec![0.0; 3]).await.expect("a batch that fits");
+        for bad in [slot(1, 3), slot(2, 2)] {
             let refused = store.sums.accumulate(1, bad, vec![0.0; 3]).await;
-            assert!(matches!(refused, Err(StoreError::Leaf { round: 1, .. })), "{bad:?}");
+            assert!(matches!(refused, Err(StoreError::Batch { round: 1, .. })), "{bad:?}");
         }
         assert!(matches!(store.sums.average(1, ME).await, Err(StoreError::Incomplete { round: 1 })));
         assert!(matches!(store.sums.average(2, ME).await, Err(StoreError::Incomplete { round: 2 })));
@@ -275,7 +275,7 @@ fn invalid_lengths_and_batches_are_refused_and_change_nothing() {
             store.state.apply(update(1, 0.0, 2)).await,
             Err(StoreError::Length { expected: 3, actual: 2 })
         ));
-        assert_eq!(store.state.head().await.expect("a state").round, 0);
+        assert_eq!(store.state.digests().await.expect("a state").round, 0);
     });
 }
 
@@ -284,8 +284,8 @@ fn invalid_lengths_and_batches_are_refused_and_change_nothing() {
 fn an_average_reports_whether_its_values_are_finite() {
     on_every_store(3, async |store| {
         for (round, value, finite) in [(1, 1e30, true), (2, 3e38, false)] {
-            store.sums.accumulate(round, leaf(0, 2), vec![1.0; 3]).await.expect("counted");
-            store.sums.accumulate(round, leaf(1, 2), vec![0.0, value, 1.0]).await.expect("counted");
+            store.sums.accumulate(round, slot(0, 2), vec![1.0; 3]).await.expect("counted");
+            store.sums.accumulate(round, slot(1, 2), vec![0.0, value, 1.0]).await.expect("counted");
             let average = store.sums.average(round, ME).await.expect("both batches arrived");
             assert_eq!(average.finite, finite, "{value}");
         }

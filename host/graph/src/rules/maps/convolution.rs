@@ -8,7 +8,7 @@ use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::infer::Window;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::Tape;
 
 /// A convolution of a map.
@@ -21,6 +21,25 @@ pub(super) struct Conv {
     /// Input channels of one group.
     inputs: i64,
     group: i64,
+}
+
+/// What a window reads of a map.
+struct Reads {
+    /// Taps of the kernel that read any position.
+    taps: Vec<usize>,
+    /// Positions that these taps read, one tap after the other; `None` outside the map.
+    picked: Vec<Option<usize>>,
+    /// Number of positions of the result.
+    positions: i64,
+}
+
+impl Reads {
+    fn new(table: &Table) -> Reads {
+        let is_read = |tap: &usize| table.rows[*tap].iter().any(Option::is_some);
+        let taps: Vec<usize> = (0..table.rows.len()).filter(is_read).collect();
+        let picked = taps.iter().flat_map(|tap| table.rows[*tap].clone()).collect();
+        Reads { taps, picked, positions: table.output.iter().product() }
+    }
 }
 
 /// Applies a convolution, unless its patches exceed the budget.
@@ -53,29 +72,26 @@ pub(super) fn forward(
 }
 
 impl Conv {
-    fn apply(&self, tape: &mut Tape, table: &Table) -> Made {
-        let used: Vec<usize> =
-            (0..table.rows.len()).filter(|tap| table.rows[*tap].iter().any(Option::is_some)).collect();
-        let picked: Vec<Option<usize>> = used.iter().flat_map(|tap| table.rows[*tap].clone()).collect();
+    fn apply(&self, tape: &mut Tape, table: &Table) -> Emitted {
+        let reads = Reads::new(table);
         let positions = self.map.positions() as usize;
-        let is_whole = picked.iter().copied().eq((0..positions).map(Some));
-        let outputs: i64 = table.output.iter().product();
-        if self.group == 1 && is_whole && (used.len() == 1 || outputs == 1) {
-            return self.dense(tape, &used, outputs);
+        let is_whole = reads.picked.iter().copied().eq((0..positions).map(Some));
+        if self.group == 1 && is_whole && (reads.taps.len() == 1 || reads.positions == 1) {
+            return self.dense(tape, &reads);
         }
         if self.group == 1 {
             if let Some(value) = winograd::forward(tape, self)? {
                 return self.add_bias(tape, value);
             }
             if self.inputs >= 2 * self.outputs && self.window.is_dense() {
-                return self.by_outputs(tape, (&used, table), outputs);
+                return self.by_outputs(tape, &reads, table);
             }
         }
-        self.by_patches(tape, (&used, &picked), outputs)
+        self.by_patches(tape, &reads)
     }
 
     /// The weight of the taps that read any position, `[O, C·taps]`.
-    fn factor(&self, tape: &mut Tape, used: &[usize]) -> Made {
+    fn factor(&self, tape: &mut Tape, used: &[usize]) -> Emitted {
         let taps: i64 = self.window.kernel.iter().product();
         let rows = self.outputs * self.inputs;
         let kept = if used.len() as i64 == taps {
@@ -96,7 +112,7 @@ impl Conv {
         self.bias.map(|bias| step_reshape(tape, bias, &shape)).transpose()
     }
 
-    fn add_bias(&self, tape: &mut Tape, value: ValueId) -> Made {
+    fn add_bias(&self, tape: &mut Tape, value: ValueId) -> Emitted {
         match self.bias {
             None => Ok(value),
             Some(bias) => {
@@ -106,45 +122,45 @@ impl Conv {
         }
     }
 
-    fn output(&self, tape: &mut Tape, product: ValueId, positions: i64) -> Made {
+    fn output(&self, tape: &mut Tape, product: ValueId, positions: i64) -> Emitted {
         step_reshape(tape, product, &[self.outputs.into(), positions.into(), self.map.batch.clone()])
     }
 
     /// One product over the whole map: a 1×1 kernel, a kernel with one used tap on a 1×1 map, or one as large as the
     /// map.
-    fn dense(&self, tape: &mut Tape, used: &[usize], positions: i64) -> Made {
-        let factor = self.factor(tape, used)?;
-        let columns = matrix(tape, &self.map, self.inputs * used.len() as i64)?;
+    fn dense(&self, tape: &mut Tape, reads: &Reads) -> Emitted {
+        let factor = self.factor(tape, &reads.taps)?;
+        let columns = matrix(tape, &self.map, self.inputs * reads.taps.len() as i64)?;
         let bias = self.bias_column(tape)?;
         let product = gemm(tape, factor, columns, bias)?;
-        self.output(tape, product, positions)
+        self.output(tape, product, reads.positions)
     }
 
     /// All patches side by side, `[C·taps, positions·N]`, by group.
-    fn by_patches(&self, tape: &mut Tape, (used, picked): (&[usize], &[Option<usize>]), positions: i64) -> Made {
-        let patches = pick(tape, self.map.value, picked)?;
-        let columns = Dim::from(positions).times(&self.map.batch).ok_or("its batch is too large")?;
-        let rows = self.inputs * used.len() as i64;
-        let factor = self.factor(tape, used)?;
+    fn by_patches(&self, tape: &mut Tape, reads: &Reads) -> Emitted {
+        let patches = pick(tape, self.map.value, &reads.picked)?;
+        let columns = Dim::from(reads.positions).times(&self.map.batch).ok_or("its batch is too large")?;
+        let rows = self.inputs * reads.taps.len() as i64;
+        let factor = self.factor(tape, &reads.taps)?;
         if self.group == 1 {
             let patches = step_reshape(tape, patches, &[rows.into(), columns])?;
             let bias = self.bias_column(tape)?;
             let product = gemm(tape, factor, patches, bias)?;
-            return self.output(tape, product, positions);
+            return self.output(tape, product, reads.positions);
         }
         let patches = step_reshape(tape, patches, &[self.group.into(), rows.into(), columns])?;
         let factor = step_reshape(tape, factor, &[self.group.into(), (self.outputs / self.group).into(), rows.into()])?;
         let product = step(tape, "MatMul", &[factor, patches])?;
-        let value = self.output(tape, product, positions)?;
+        let value = self.output(tape, product, reads.positions)?;
         self.add_bias(tape, value)
     }
 
     /// For few outputs of many channels: multiplies each tap with the whole map, `[O·taps, positions·N]`, then adds up
     /// the products of each output. The copy is as large as the outputs, not the inputs.
-    fn by_outputs(&self, tape: &mut Tape, (used, table): (&[usize], &Table), positions: i64) -> Made {
-        let taps = used.len() as i64;
+    fn by_outputs(&self, tape: &mut Tape, reads: &Reads, table: &Table) -> Emitted {
+        let taps = reads.taps.len() as i64;
         let size = self.map.positions();
-        let factor = self.factor(tape, used)?;
+        let factor = self.factor(tape, &reads.taps)?;
         let apart = step_reshape(tape, factor, &[self.outputs.into(), self.inputs.into(), taps.into()])?;
         let turned = tape.plain("Transpose", &[apart], Attributes::default().with("perm", vec![0, 2, 1]))?;
         let rows = step_reshape(tape, turned, &[(self.outputs * taps).into(), self.inputs.into()])?;
@@ -155,9 +171,9 @@ impl Conv {
         let met = |(index, tap): (usize, &usize)| {
             table.rows[*tap].iter().map(move |at| at.map(|at| index * size as usize + at)).collect::<Vec<_>>()
         };
-        let picked: Vec<Option<usize>> = used.iter().enumerate().flat_map(met).collect();
+        let picked: Vec<Option<usize>> = reads.taps.iter().enumerate().flat_map(met).collect();
         let picked = pick(tape, products, &picked)?;
-        let apart = [self.outputs.into(), taps.into(), positions.into(), self.map.batch.clone()];
+        let apart = [self.outputs.into(), taps.into(), reads.positions.into(), self.map.batch.clone()];
         let picked = step_reshape(tape, picked, &apart)?;
         let axes = tape.graph.integers(&[1]);
         let reduction = Attributes::default().with("keepdims", 0).with("noop_with_empty_axes", 0);

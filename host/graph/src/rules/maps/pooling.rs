@@ -6,7 +6,7 @@ use crate::attributes::Attributes;
 use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::infer::Window;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::{Step, Tape};
 
 /// Padding of a maximum: finite, and less than any activation.
@@ -24,12 +24,19 @@ pub(super) fn maximum(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> R
     let taps = table.rows.iter().map(|row| emit(tape, map.value, row, LOWEST));
     let taps = taps.collect::<Result<Vec<_>, _>>()?;
     let value = tape.graph.op("Max", &taps)?;
-    tape.record("MapMaxPool", &[map.value], value, (marks(&table.flat()), taps));
+    tape.record(Step {
+        op: "MapMaxPool",
+        inputs: vec![Some(map.value)],
+        outputs: vec![value],
+        attributes: marks(&table.flat()),
+        saved: taps,
+        origin: tape.graph.origin.clone(),
+    });
     Ok(Some(map.with(value, map.channels, table.output)))
 }
 
 /// Routes the gradient to the first tap that equals the maximum, as `MaxPool` does.
-pub(in crate::rules) fn maximum_backward(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+pub(in crate::rules) fn maximum_backward(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let x = step.input(0)?;
     let y = step.outputs[0];
     let mut rest = g;
@@ -68,7 +75,7 @@ pub(super) fn average(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> R
 }
 
 /// The mean over axis 1, which is dropped.
-fn mean(tape: &mut Tape, x: ValueId) -> Made {
+fn mean(tape: &mut Tape, x: ValueId) -> Emitted {
     let axes = tape.graph.integers(&[1]);
     let attributes = Attributes::default().with("keepdims", 0).with("noop_with_empty_axes", 0);
     tape.plain("ReduceMean", &[x, axes], attributes)

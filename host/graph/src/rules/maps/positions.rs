@@ -6,7 +6,7 @@ use crate::constant::Constant;
 use crate::error::Reason;
 use crate::graph::ValueId;
 use crate::infer::Window;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::rules::convolution::taps;
 use crate::tape::{Step, Tape};
 
@@ -48,14 +48,21 @@ impl Table {
 }
 
 /// `[A, table, N]` out of `[A, P, N]`, with zeros for `None`.
-pub(super) fn pick(tape: &mut Tape, x: ValueId, table: &[Option<usize>]) -> Made {
+pub(super) fn pick(tape: &mut Tape, x: ValueId, table: &[Option<usize>]) -> Emitted {
     let picked = emit(tape, x, table, 0.0)?;
-    tape.record("Positions", &[x], picked, (marks(table), vec![]));
+    tape.record(Step {
+        op: "Positions",
+        inputs: vec![Some(x)],
+        outputs: vec![picked],
+        attributes: marks(table),
+        saved: vec![],
+        origin: tape.graph.origin.clone(),
+    });
     Ok(picked)
 }
 
 /// The nodes of [`pick`] for a rule that propagates gradients itself, with `fill` for `None`.
-pub(super) fn emit(tape: &mut Tape, x: ValueId, table: &[Option<usize>], fill: f32) -> Made {
+pub(super) fn emit(tape: &mut Tape, x: ValueId, table: &[Option<usize>], fill: f32) -> Emitted {
     let size = tape.graph.shape(x)[1].fixed().ok_or("the positions of a map are not known")?;
     if table.iter().copied().eq((0..size as usize).map(Some)) {
         return Ok(x);
@@ -71,20 +78,20 @@ pub(super) fn marks(table: &[Option<usize>]) -> Attributes {
     Attributes::default().with("table", marks)
 }
 
-fn gather(tape: &mut Tape, x: ValueId, dims: &[i64], indices: &[i64]) -> Made {
+fn gather(tape: &mut Tape, x: ValueId, dims: &[i64], indices: &[i64]) -> Emitted {
     let indices = tape.graph.constant(Constant::array(dims, indices));
     tape.graph.op_with("Gather", &[x, indices], Attributes::default().with("axis", 1))
 }
 
 /// Every position gets the sum of the gradients of its picks.
-pub(in crate::rules) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Made {
+pub(in crate::rules) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Emitted {
     let table = step.attributes.ints("table").ok_or("it has no table")?;
     let size = tape.graph.shape(step.input(0)?)[1].fixed().ok_or("the positions of a map are not known")?;
     lead_back(tape, g, table, size)
 }
 
 /// Sums gradients `[A, table, N]` to `[A, size, N]`.
-pub(super) fn lead_back(tape: &mut Tape, g: ValueId, table: &[i64], size: i64) -> Made {
+pub(super) fn lead_back(tape: &mut Tape, g: ValueId, table: &[i64], size: i64) -> Emitted {
     let mut sources: Vec<Vec<i64>> = vec![Vec::new(); size as usize];
     for (from, to) in table.iter().enumerate() {
         if let Ok(to) = usize::try_from(*to) {

@@ -11,7 +11,7 @@ use crate::constant::Constant;
 use crate::dim::Dim;
 use crate::error::Reason;
 use crate::graph::ValueId;
-use crate::ops::Made;
+use crate::ops::Emitted;
 use crate::tape::Tape;
 
 /// Input times output channels from which transforming a whole small map pays off.
@@ -107,12 +107,12 @@ pub(super) fn forward(tape: &mut Tape, conv: &Conv) -> Result<Option<ValueId>, R
     }
 }
 
-fn transpose(tape: &mut Tape, x: ValueId, perm: &[i64]) -> Made {
+fn transpose(tape: &mut Tape, x: ValueId, perm: &[i64]) -> Emitted {
     tape.plain("Transpose", &[x], Attributes::default().with("perm", perm.to_vec()))
 }
 
 /// The transformed filters: `[products, O, C]`.
-fn filters(tape: &mut Tape, conv: &Conv, matrices: &Matrices) -> Made {
+fn filters(tape: &mut Tape, conv: &Conv, matrices: &Matrices) -> Emitted {
     let outputs = conv.outputs;
     let channels = conv.map.channels;
     let flat = step_reshape(tape, conv.weight, &[outputs.into(), channels.into(), 9.into()])?;
@@ -124,18 +124,23 @@ fn filters(tape: &mut Tape, conv: &Conv, matrices: &Matrices) -> Made {
     step_reshape(tape, transformed, &[products.into(), outputs.into(), channels.into()])
 }
 
-/// Transforms data `[elements, C, columns]` to outputs `[outputs, O, columns]`.
-fn multiply(
-    tape: &mut Tape,
-    conv: &Conv,
-    (data, elements, columns): (ValueId, ValueId, &Dim),
-    matrices: &Matrices,
-) -> Made {
+/// Tiles of a map, side by side.
+struct Tiles {
+    /// `[elements, C, columns]`
+    data: ValueId,
+    /// The matrix that transforms the elements.
+    transform: ValueId,
+    columns: Dim,
+}
+
+/// Convolves the tiles: `[outputs, O, columns]`.
+fn multiply(tape: &mut Tape, conv: &Conv, tiles: &Tiles, matrices: &Matrices) -> Emitted {
+    let Tiles { data, transform, columns } = tiles;
     let products = (matrices.filter.len() * matrices.filter.len()) as i64;
     let width = |rows: i64| columns.times(&Dim::from(rows)).ok_or("its batch is too large".to_owned());
-    let rows = tape.graph.shape(elements)[1].clone();
-    let flat = step_reshape(tape, data, &[rows, width(conv.map.channels)?])?;
-    let transformed = gemm(tape, elements, flat, None)?;
+    let rows = tape.graph.shape(*transform)[1].clone();
+    let flat = step_reshape(tape, *data, &[rows, width(conv.map.channels)?])?;
+    let transformed = gemm(tape, *transform, flat, None)?;
     let transformed = step_reshape(tape, transformed, &[products.into(), conv.map.channels.into(), columns.clone()])?;
     let filters = filters(tape, conv, matrices)?;
     let multiplied = step(tape, "MatMul", &[filters, transformed])?;
@@ -147,18 +152,18 @@ fn multiply(
 }
 
 /// Convolves a map of 2×2 to 4×4 at once; the data's matrix leaves out the padding.
-fn whole(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
+fn whole(tape: &mut Tape, conv: &Conv, size: i64) -> Emitted {
     let matrices = matrices(size);
     let inner: Vec<Vec<f64>> = matrices.data.iter().map(|row| row[1..=size as usize].to_vec()).collect();
     let data = transpose(tape, conv.map.value, &[1, 0, 2])?;
-    let elements = square(tape, &inner);
-    let batch = conv.map.batch.clone();
-    let result = multiply(tape, conv, (data, elements, &batch), &matrices)?;
+    let transform = square(tape, &inner);
+    let tiles = Tiles { data, transform, columns: conv.map.batch.clone() };
+    let result = multiply(tape, conv, &tiles, &matrices)?;
     transpose(tape, result, &[1, 0, 2])
 }
 
 /// Convolves overlapping tiles of 6×6, each with 4×4 outputs.
-fn tiled(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
+fn tiled(tape: &mut Tape, conv: &Conv, size: i64) -> Emitted {
     let matrices = matrices(TILE);
     let across = size / TILE;
     let span = TILE + 2;
@@ -178,8 +183,8 @@ fn tiled(tape: &mut Tape, conv: &Conv, size: i64) -> Made {
     let picked = pick(tape, conv.map.value, &taken)?;
     let picked = step_reshape(tape, picked, &[conv.map.channels.into(), elements.into(), columns.clone()])?;
     let data = transpose(tape, picked, &[1, 0, 2])?;
-    let factor = square(tape, &matrices.data);
-    let result = multiply(tape, conv, (data, factor, &columns), &matrices)?;
+    let transform = square(tape, &matrices.data);
+    let result = multiply(tape, conv, &Tiles { data, transform, columns }, &matrices)?;
     let turned = transpose(tape, result, &[1, 0, 2])?;
     let flat = [conv.outputs.into(), (TILE * TILE * tiles).into(), conv.map.batch.clone()];
     let turned = step_reshape(tape, turned, &flat)?;

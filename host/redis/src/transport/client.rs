@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use redis::{AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 use skein_redis_command::{Command, write};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use crate::transport::Failure;
 use crate::transport::Reply;
 use crate::transport::address::{Address, Endpoint, Place};
-use crate::transport::channel::{CONNECT_WAIT, Channel, Login};
 use crate::transport::loading::{self, Startup};
 use crate::transport::options::{Options, PasswordError};
+use crate::transport::tensors::{CONNECT_WAIT, Login, TensorConnection};
 use crate::transport::tls::{Tls, TlsError};
 
 /// Simultaneous connections for tensors: beyond this many, the machine's memory is the limit anyway.
@@ -36,14 +36,14 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The client of one database.
-pub struct Link {
+pub struct Client {
     address: Address,
     login: Login,
     tls: Option<Tls>,
     /// A key of the peer, with which the node of a cluster is found.
     key: String,
     outage_max: Duration,
-    idle: Mutex<VecDeque<Channel>>,
+    idle: Mutex<VecDeque<TensorConnection>>,
     /// Buffers for values that are fetched later.
     spare: Mutex<Vec<Vec<f32>>>,
     permits: Semaphore,
@@ -52,7 +52,7 @@ pub struct Link {
 
 /// The options of a database cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub enum ClientError {
     /// The password cannot be read.
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -67,29 +67,36 @@ pub enum LinkError {
     Insecure(Address),
 }
 
+/// How the answer to a command is read.
+struct Expected<T> {
+    receive: Receive<T>,
+    /// Most bytes or values that the answer may have.
+    max: usize,
+}
+
 /// Reads an answer of at most the given number of bytes or values.
-type Receive<T> = for<'a> fn(&Link, &'a mut Channel, usize) -> Received<'a, T>;
+type Receive<T> = for<'a> fn(&Client, &'a mut TensorConnection, usize) -> Received<'a, T>;
 type Received<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
 
 const REPLY: Receive<Reply> = |_, channel, bytes_max| Box::pin(channel.reply(bytes_max));
-const VALUES: Receive<Option<Vec<f32>>> = |link, channel, values_max| {
-    let spare = link.spare().pop().unwrap_or_default();
+const VALUES: Receive<Option<Vec<f32>>> = |client, channel, values_max| {
+    let spare = client.spare().pop().unwrap_or_default();
     Box::pin(channel.values(values_max, spare))
 };
 
-impl Link {
+impl Client {
     /// Makes a client without connecting it. `secret` is the password if `options` name no file; `key` is one of the
     /// peer's keys, with which the node of a cluster is found.
     ///
     /// # Errors
     /// A file that the options name cannot be read, or the address and the certificates do not fit.
-    pub fn new(options: &Options, secret: Option<String>, key: String) -> Result<Link, LinkError> {
+    pub fn new(options: &Options, secret: Option<String>, key: String) -> Result<Client, ClientError> {
         let address = options.url.clone();
         if address.is_tls != options.tls.is_some() {
-            return Err(LinkError::Mixed(address));
+            return Err(ClientError::Mixed(address));
         }
         if !address.is_tls && !address.endpoints().iter().all(Endpoint::is_local) {
-            return Err(LinkError::Insecure(address));
+            return Err(ClientError::Insecure(address));
         }
         let login = Login {
             tls: options.tls.as_ref().map(Tls::config).transpose()?,
@@ -97,7 +104,7 @@ impl Link {
             password: options.password()?.or(secret),
             database: address.database,
         };
-        Ok(Link {
+        Ok(Client {
             address,
             login,
             tls: options.tls.clone(),
@@ -119,13 +126,13 @@ impl Link {
     /// # Errors
     /// The server refuses the command, or is out of reach for longer than the options allow.
     pub fn call<'a>(&'a self, arguments: &'a [&'a [u8]], bytes_max: usize) -> BoxFuture<'a, Result<Reply, Failure>> {
-        Box::pin(self.exchange(arguments, (REPLY, bytes_max), self.outage_max))
+        Box::pin(self.exchange(arguments, Expected { receive: REPLY, max: bytes_max }, self.outage_max))
     }
 
     /// Sends a command of the module and returns its reply.
     ///
     /// # Errors
-    /// As [`Link::call`].
+    /// As [`Client::call`].
     pub async fn command<'a>(&self, command: impl Command<&'a [u8]>, bytes_max: usize) -> Result<Reply, Failure> {
         let words = write(command);
         self.call(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>(), bytes_max).await
@@ -134,19 +141,19 @@ impl Link {
     /// Sends a command and returns the values of its reply; `None` if the key does not exist.
     ///
     /// # Errors
-    /// As [`Link::call`], and [`Failure::Size`] if there are more than `values_max`.
+    /// As [`Client::call`], and [`Failure::Size`] if there are more than `values_max`.
     pub fn values<'a>(
         &'a self,
         arguments: &'a [&'a [u8]],
         values_max: usize,
     ) -> BoxFuture<'a, Result<Option<Vec<f32>>, Failure>> {
-        Box::pin(self.exchange(arguments, (VALUES, values_max), self.outage_max))
+        Box::pin(self.exchange(arguments, Expected { receive: VALUES, max: values_max }, self.outage_max))
     }
 
     /// Sends a command of the module and returns the values of its reply; `None` if the key does not exist.
     ///
     /// # Errors
-    /// As [`Link::values`].
+    /// As [`Client::values`].
     pub(crate) async fn command_values<'a>(
         &self,
         command: impl Command<&'a [u8]>,
@@ -158,21 +165,16 @@ impl Link {
 
     /// Waits up to `wait` for the server to answer.
     pub(crate) async fn reach(&self, wait: Duration) -> Result<(), Failure> {
-        self.exchange(&[b"PING"], (REPLY, 64), wait).await.map(drop)
+        self.exchange(&[b"PING"], Expected { receive: REPLY, max: 64 }, wait).await.map(drop)
     }
 
     /// Sends a command until it is answered, or `wait` has passed. If the connection breaks, the sender cannot know
     /// whether the command was carried out; all commands used here may be repeated.
     #[tracing::instrument(level = "debug", name = "command", skip_all, fields(name = %word(arguments.first())))]
-    async fn exchange<T>(
-        &self,
-        arguments: &[&[u8]],
-        receive: (Receive<T>, usize),
-        wait: Duration,
-    ) -> Result<T, Failure> {
+    async fn exchange<T>(&self, arguments: &[&[u8]], expected: Expected<T>, wait: Duration) -> Result<T, Failure> {
         let mut tries = Tries::new(self, wait);
         loop {
-            let failure = match self.once(arguments, receive).await {
+            let failure = match self.once(arguments, &expected).await {
                 Ok(answer) => {
                     tracing::debug!(address = %self.address, "answered");
                     return Ok(answer);
@@ -187,15 +189,15 @@ impl Link {
         }
     }
 
-    async fn once<T>(&self, arguments: &[&[u8]], (receive, max): (Receive<T>, usize)) -> Result<T, Failure> {
+    async fn once<T>(&self, arguments: &[&[u8]], expected: &Expected<T>) -> Result<T, Failure> {
         let _permit = self.permits.acquire().await;
         let idle = self.idle().pop_front();
         let mut channel = match idle {
             Some(channel) => channel,
-            None => Channel::open(&self.resolve().await?, &self.login, PATIENCE).await?,
+            None => TensorConnection::open(&self.resolve().await?, &self.login, PATIENCE).await?,
         };
         channel.send(arguments).await?;
-        let result = receive(self, &mut channel, max).await;
+        let result = (expected.receive)(self, &mut channel, expected.max).await;
         // If the reply was read to its end, the connection can be reused.
         if matches!(result, Ok(_) | Err(Failure::Refused { .. })) {
             self.idle().push_front(channel);
@@ -215,7 +217,7 @@ impl Link {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<Channel>> {
+    fn idle(&self) -> MutexGuard<'_, VecDeque<TensorConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -259,7 +261,7 @@ impl Link {
     /// Sends a command over the connection that all commands share.
     ///
     /// # Errors
-    /// As [`Link::call`].
+    /// As [`Client::call`].
     pub async fn control<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {
         let value = self.answer(command).await?;
         T::from_redis_value(value).map_err(|error| Failure::from(redis::RedisError::from(error)))
@@ -297,7 +299,7 @@ impl Link {
     /// Sends one command over a new connection, once. A failure shows why the server accepts no connection.
     async fn ask_apart(&self, arguments: &[&[u8]]) -> Result<Reply, Failure> {
         let endpoint = self.resolve().await?;
-        Channel::open(&endpoint, &self.login, PATIENCE).await?.call(arguments).await
+        TensorConnection::open(&endpoint, &self.login, PATIENCE).await?.call(arguments).await
     }
 
     /// Returns the connection that all commands share. If two callers open one at the same time, the later is kept.
@@ -318,7 +320,7 @@ impl Link {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn client(&self, endpoint: &Endpoint) -> Result<Client, Failure> {
+    fn client(&self, endpoint: &Endpoint) -> Result<redis::Client, Failure> {
         let addr = match endpoint {
             Endpoint::Unix(path) => ConnectionAddr::Unix(path.clone()),
             Endpoint::Tcp { host, port } if self.tls.is_some() => {
@@ -339,9 +341,9 @@ impl Link {
         match &self.tls {
             Some(tls) => {
                 let certificates = tls.certificates().map_err(|error| Failure::Certificate(error.to_string()))?;
-                Ok(Client::build_with_tls(info, certificates)?)
+                Ok(redis::Client::build_with_tls(info, certificates)?)
             }
-            None => Ok(Client::open(info)?),
+            None => Ok(redis::Client::open(info)?),
         }
     }
 }
@@ -369,7 +371,7 @@ fn name_of(command: &redis::Cmd) -> String {
 async fn ask(endpoints: &[Endpoint], login: &Login, arguments: &[&[u8]]) -> Result<Reply, Failure> {
     let mut last = Failure::reply("CLUSTERDOWN no address");
     for endpoint in endpoints {
-        let answer = match Channel::open(endpoint, login, PATIENCE).await {
+        let answer = match TensorConnection::open(endpoint, login, PATIENCE).await {
             Ok(mut channel) => channel.call(arguments).await,
             Err(failure) => Err(failure),
         };
@@ -385,7 +387,7 @@ async fn ask(endpoints: &[Endpoint], login: &Login, arguments: &[&[u8]]) -> Resu
 
 /// The pause between tries of a command, and the times at which they end.
 struct Tries<'a> {
-    link: &'a Link,
+    client: &'a Client,
     /// End of the wait for a server that does not answer.
     silent_until: Instant,
     /// End of the wait for a server that answers with a temporary error.
@@ -398,12 +400,12 @@ struct Tries<'a> {
 }
 
 impl Tries<'_> {
-    fn new(link: &Link, wait: Duration) -> Tries<'_> {
+    fn new(client: &Client, wait: Duration) -> Tries<'_> {
         let now = Instant::now();
         Tries {
-            link,
+            client,
             silent_until: now + wait,
-            refused_until: now + link.outage_max,
+            refused_until: now + client.outage_max,
             loading_until: now + LOADING_MAX,
             pause: PAUSE_MIN,
             told: None,
@@ -416,7 +418,7 @@ impl Tries<'_> {
         let Some(reason) = failure.passing() else { return Err(failure) };
         if failure.is_loading() {
             // The server is making progress: a failure after loading is another outage.
-            self.refused_until = (now + self.link.outage_max).min(self.loading_until);
+            self.refused_until = (now + self.client.outage_max).min(self.loading_until);
             self.silent_until = self.refused_until;
         }
         let until = if matches!(failure, Failure::Lost(_)) { self.silent_until } else { self.refused_until };
@@ -434,9 +436,9 @@ impl Tries<'_> {
     }
 
     async fn tell(&self, failure: &Failure, reason: &str, left: Duration) {
-        let address = &self.link.address;
+        let address = &self.client.address;
         if failure.is_loading()
-            && let Ok(reply) = self.link.ask_apart(&[b"INFO", b"persistence"]).await
+            && let Ok(reply) = self.client.ask_apart(&[b"INFO", b"persistence"]).await
             && let Startup::Loading { percent, left } = loading::parse(&loading::text(&reply))
         {
             let seconds_left = left.map(|left| left.as_secs());

@@ -32,7 +32,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
 /// An open connection.
-pub(crate) struct Channel {
+pub(crate) struct TensorConnection {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
     read: usize,
@@ -49,12 +49,16 @@ pub(crate) struct Login {
     pub(crate) database: u32,
 }
 
-impl Channel {
+impl TensorConnection {
     /// Connects and logs in.
-    pub(crate) async fn open(endpoint: &Endpoint, login: &Login, patience: Duration) -> Result<Channel, Failure> {
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        login: &Login,
+        patience: Duration,
+    ) -> Result<TensorConnection, Failure> {
         let connected = timeout(CONNECT_WAIT, connect(endpoint, login.tls.as_ref())).await;
         let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let mut channel = Channel { stream, buffer: Vec::new(), read: 0, patience };
+        let mut channel = TensorConnection { stream, buffer: Vec::new(), read: 0, patience };
         if let Some(password) = &login.password {
             let user = login.user.as_deref().unwrap_or("default");
             channel.call(&[b"AUTH", user.as_bytes(), password.as_bytes()]).await?;

@@ -14,7 +14,7 @@ const TRY_AGAIN: usize = 128;
 
 /// The number of calls at the same time, learned from their memory and duration.
 #[derive(Debug)]
-pub(super) struct Width {
+pub(super) struct ConcurrencyLimiter {
     max: usize,
     width: usize,
     phase: Phase,
@@ -34,11 +34,11 @@ enum Phase {
     Settled,
 }
 
-impl Width {
+impl ConcurrencyLimiter {
     /// A width of at most `max`. It begins with one call, whose memory shows how many may follow.
-    pub(super) fn new(max: usize) -> Width {
+    pub(super) fn new(max: usize) -> ConcurrencyLimiter {
         let phase = Phase::Trying { from: 1, rate: 0.0 };
-        Width { max, width: 1, phase, calls: 0, time: Duration::ZERO, memory_peak: 1 }
+        ConcurrencyLimiter { max, width: 1, phase, calls: 0, time: Duration::ZERO, memory_peak: 1 }
     }
 
     pub(super) fn get(&self) -> usize {
@@ -103,7 +103,7 @@ mod tests {
 
     /// The width after `calls` calls, on a machine whose `cores` share the work and that has `free` MiB.
     fn after(calls: usize, max: usize, cores: f64, free: u64, peak: u64) -> usize {
-        let mut width = Width::new(max);
+        let mut width = ConcurrencyLimiter::new(max);
         for _ in 0..calls {
             let slowdown = (width.get() as f64 / cores).max(1.0);
             // Running calls already have their memory.
@@ -128,7 +128,7 @@ mod tests {
     fn memory_bounds_the_calls() {
         assert_eq!(after(50, 8, 8.0, 400, 100), 3, "three quarters of it");
         assert_eq!(after(50, 8, 8.0, 100, 100), 1, "one call always runs");
-        let mut width = Width::new(4);
+        let mut width = ConcurrencyLimiter::new(4);
         for _ in 0..20 {
             width.decide(100 * MIB, Duration::from_millis(100 * width.get() as u64 / 4 + 1), 10_000 * MIB);
         }
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_settled_worker_tries_again() {
-        let mut width = Width::new(4);
+        let mut width = ConcurrencyLimiter::new(4);
         let mut settle = |cores: f64, calls: usize| {
             for _ in 0..calls {
                 let slowdown = (width.get() as f64 / cores).max(1.0);
