@@ -106,22 +106,15 @@ pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, Stor
             }
             tracing::warn!(address = %client.address(), vulnerability, "the server has a known vulnerability");
         }
-        for (format, key) in keys::of_older_formats(scope) {
-            let exists: bool = shared.control(redis::cmd("EXISTS").arg(&key), &key).await?;
-            if exists {
-                let now = keys::FORMAT;
-                return Err(unfit(format!(
-                    "it holds this run in format {format} of the keys, this program uses format {now}: finish the run with \
-                     the program that began it, or train with an empty database"
-                )));
-            }
-        }
         let module = shared.reader.module().await.map_err(|failure| shared.failed(failure, ""))?;
         match (module, options.compute) {
             (ModuleVersion::Absent, Compute::Database) => {
                 Err(unfit("it has not loaded Skein's module: start it with `skein redis run`".into()))
             }
-            (ModuleVersion::Absent, _) => Ok(Ports::of(Plain::new(shared))),
+            (ModuleVersion::Absent, _) => {
+                refuse_older_keys(&shared, scope).await?;
+                Ok(Ports::of(Plain::new(shared)))
+            }
             (ModuleVersion::Version(_), Compute::Host) => {
                 Err(unfit("`compute = \"host\"` needs a database without Skein's module: use `auto`".into()))
             }
@@ -129,9 +122,28 @@ pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, Stor
                 "the commands of its module have version {theirs}, this program sends version {VERSION}: start it with \
                  this program's `skein redis run`"
             ))),
-            (ModuleVersion::Version(_), _) => Ok(Ports::of(Module::new(shared))),
+            (ModuleVersion::Version(_), _) => {
+                refuse_older_keys(&shared, scope).await?;
+                Ok(Ports::of(Module::new(shared)))
+            }
         }
     })
+}
+
+/// Refuses a database that holds the run in an older format: its state would be taken for missing.
+async fn refuse_older_keys(shared: &RedisBase, scope: Scope) -> Result<(), StoreError> {
+    for (format, key) in keys::of_older_formats(scope) {
+        let exists: bool = shared.control(redis::cmd("EXISTS").arg(&key), &key).await?;
+        if exists {
+            let now = keys::FORMAT;
+            let reason = format!(
+                "it holds this run in format {format} of the keys, this program uses format {now}: finish the run with the \
+                 program that began it, or train with an empty database"
+            );
+            return Err(StoreError::Unfit { address: shared.client().address().to_string(), reason });
+        }
+    }
+    Ok(())
 }
 
 /// Returns a reader of another peer's database. It does not connect yet.
