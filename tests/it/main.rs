@@ -12,6 +12,8 @@ mod draw;
 mod harness;
 #[path = "../../xtask/src/readme/page.rs"]
 mod page;
+#[path = "../../xtask/src/measure/prose.rs"]
+mod prose;
 #[path = "../../host/redis/tests/redis/ready.rs"]
 mod ready;
 #[path = "../../xtask/src/readme/script.rs"]

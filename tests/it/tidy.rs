@@ -11,6 +11,7 @@ use syn::visit::{self, Visit};
 
 use crate::harness::root;
 use crate::page::blocks;
+use crate::prose;
 use crate::readme::pages;
 
 const FILE_LINES_MAX: usize = 600;
@@ -49,35 +50,30 @@ fn files_begin_with_a_header_and_stay_small() {
     fails(problems);
 }
 
-/// Words of no English documentation, or that a better one replaces.
-const FORBIDDEN: [&str; 8] =
-    ["can not", "whoever", "spoilt", "hands out", "gives back", "makes no sense", "all the same", "says so"];
-
 #[test]
 fn prose_is_plain_english() {
     let mut problems = Vec::new();
-    for path in files(&["rs", "md", "toml", "wit", "conf"]) {
-        // The list itself is the only place for these words.
-        if path.ends_with("tests/it/tidy.rs") {
+    let mut lines = 0;
+    let mut short = 0;
+    for path in files(&prose::EXTENSIONS) {
+        // The list of the words is the only place for them.
+        if path.ends_with("xtask/src/measure/prose.rs") {
             continue;
         }
-        let text = fs::read_to_string(&path).unwrap().to_lowercase();
-        for (number, line) in text.lines().enumerate() {
-            for word in FORBIDDEN.iter().filter(|word| has_words(line, word)) {
-                problems.push(format!("{}:{}: `{word}`", path.display(), number + 1));
-            }
+        let text = fs::read_to_string(&path).unwrap();
+        for (line, word) in prose::forbidden(&text) {
+            problems.push(format!("{}:{line}: `{word}`", path.display()));
+        }
+        if path.to_string_lossy().contains("/src/") && path.extension().is_some_and(|extension| extension == "rs") {
+            let [all, few_words] = prose::documentation(&text);
+            lines += all;
+            short += few_words;
         }
     }
+    if short * 100 >= lines {
+        problems.push(format!("{short} of {lines} doc lines are comments of three words or fewer: 1 % are too many"));
+    }
     fails(problems);
-}
-
-/// Whether the words occur in a line, not as part of longer ones.
-fn has_words(line: &str, words: &str) -> bool {
-    line.match_indices(words).any(|(at, _)| {
-        let before = line[..at].chars().next_back();
-        let after = line[at + words.len()..].chars().next();
-        [before, after].into_iter().flatten().all(|next| !next.is_alphanumeric())
-    })
 }
 
 /// Collects what the ecosystem writes otherwise: `match` on a boolean, one `let` for several plain values, and tuples as

@@ -1,6 +1,8 @@
-//! Sizes and habits of the code: lines of files and functions, assertions, spans, dependencies.
+//! Sizes and habits of the code: lines of files and functions, assertions, spans, dependencies, prose.
 //!
 //! Lines of files under `src` include `#[cfg(test)]` modules; counts of functions, assertions and spans do not.
+
+mod prose;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -49,11 +51,19 @@ pub(crate) fn run(root: &Path, options: &Measure) -> Result<()> {
         all.spans += counted.spans;
         all.dependencies.extend(counted.dependencies.iter().cloned());
     }
+    let Prose { forbidden, lines, short } = prose(root)?;
+    let short_percent = 100.0 * short as f64 / lines.max(1) as f64;
     match options.output {
         Format::Json => {
             let rows: Map<String, Value> =
                 crates.iter().map(|(name, counted)| (name.clone(), counted.to_json())).collect();
-            println!("{}", json!({ "all": all.to_json(), "crates": rows }));
+            let prose = json!({
+                "forbidden_words": forbidden,
+                "doc_lines": lines,
+                "short_doc_lines": short,
+                "short_doc_lines_percent": short_percent,
+            });
+            println!("{}", json!({ "all": all.to_json(), "crates": rows, "prose": prose }));
         }
         Format::Text => {
             println!("{:<24} files                functions            asserts  lines each  spans  dependencies", "");
@@ -61,9 +71,44 @@ pub(crate) fn run(root: &Path, options: &Measure) -> Result<()> {
             for (name, counted) in crates.iter().chain([(&"all".to_owned(), &all)]) {
                 println!("{name:<24} {}", counted.row());
             }
+            println!("\nforbidden words: {forbidden}");
+            println!("doc comments of three words or fewer: {short} of {lines} doc lines, {short_percent:.2} %");
         }
     }
     Ok(())
+}
+
+/// Counts of the repository's prose.
+#[derive(Default)]
+struct Prose {
+    /// Occurrences of words that documentation does without.
+    forbidden: usize,
+    /// Lines of documentation in sources.
+    lines: usize,
+    /// Doc comments of three words or fewer.
+    short: usize,
+}
+
+fn prose(root: &Path) -> Result<Prose> {
+    let patterns = prose::EXTENSIONS.map(|extension| format!("*.{extension}"));
+    let listed =
+        output(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).args(patterns).current_dir(root))?;
+    let mut counts = Prose::default();
+    for file in listed.lines() {
+        let path = root.join(file);
+        // Files that were removed are still listed, and the list of the words holds them.
+        if !path.exists() || file.ends_with("measure/prose.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| format!("failed to read `{file}`"))?;
+        counts.forbidden += prose::forbidden(&text).len();
+        if file.contains("/src/") && file.ends_with(".rs") {
+            let [lines, short] = prose::documentation(&text);
+            counts.lines += lines;
+            counts.short += short;
+        }
+    }
+    Ok(counts)
 }
 
 impl Counted {
