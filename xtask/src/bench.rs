@@ -19,7 +19,7 @@ use crate::cargo;
 pub(crate) enum Format {
     /// One line per figure.
     Text,
-    /// One JSON object.
+    /// One JSON object with all figures.
     Json,
 }
 

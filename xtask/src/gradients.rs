@@ -40,7 +40,7 @@ pub(crate) struct Gradients {
 
 /// What all models are measured with.
 struct Comparison<'a> {
-    /// The `skein` program.
+    /// Path of the `skein` program that was just built.
     program: &'a Path,
     engines: &'a [String],
     options: &'a Gradients,

@@ -5,9 +5,9 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 /// One fully connected layer: `y = x · weightᵀ + bias`.
 #[derive(Debug)]
 pub struct Layer<'a> {
-    /// Shape `[out, in]`.
+    /// Shape `[outputs, inputs]`, as in PyTorch's `Linear`.
     pub weight: ArrayView2<'a, f32>,
-    /// Shape `[out]`.
+    /// Shape `[outputs]`, added to the layer's result for every sample.
     pub bias: ArrayView1<'a, f32>,
 }
 
@@ -20,9 +20,9 @@ pub struct Network<'a> {
 /// Gradient of one [`Layer`], of the same shapes.
 #[derive(Debug)]
 pub struct LayerGradient {
-    /// Shape `[out, in]`.
+    /// Gradient of [`Layer::weight`], of shape `[outputs, inputs]`.
     pub weight: Array2<f32>,
-    /// Shape `[out]`.
+    /// Gradient of [`Layer::bias`], of shape `[outputs]`.
     pub bias: Array1<f32>,
 }
 
@@ -57,7 +57,7 @@ pub enum Error {
     Samples {
         /// Rows of the input.
         samples: usize,
-        /// Number of labels.
+        /// Labels of the batch, of which there must be one per sample.
         labels: usize,
     },
     /// A label that is not a class of the last layer.

@@ -3,7 +3,7 @@
 /// Loss and accuracy over a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
-    /// Mean loss.
+    /// Mean of the loss: over the samples of a classification, otherwise over all output values.
     pub loss: f32,
     /// Samples classified correctly; `None` if the task is not a classification.
     pub correct: Option<u32>,

@@ -117,7 +117,7 @@ impl Tensor {
         Tensor::new(dimensions, ElementType::Fp32, Data::Floats(values, range))
     }
 
-    /// An I64 vector.
+    /// An I64 tensor of one dimension, which takes over `values` without a copy.
     pub fn from_integers(values: Vec<i64>) -> Tensor {
         let dimensions = vec![u32::try_from(values.len()).expect("a batch has fewer samples than 2^32")];
         Tensor { dimensions, ty: ElementType::I64, data: Data::Integers(Arc::new(values)) }

@@ -15,7 +15,7 @@ pub enum ElementType {
 }
 
 impl ElementType {
-    /// `TensorProto.DataType`
+    /// Number of the type in `TensorProto.DataType`.
     pub(crate) fn code(self) -> i32 {
         match self {
             ElementType::F32 => 1,

@@ -12,7 +12,7 @@ pub enum WeightGradient {
 /// Gradient of a convolution with respect to its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputGradient {
-    /// A transposed convolution.
+    /// A transposed convolution of the output's gradient with the same kernel.
     ConvTranspose,
     /// A convolution with the flipped kernel if the stride is 1, a transposed convolution otherwise.
     FlippedConv,

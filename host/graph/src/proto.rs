@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
-/// `ModelProto`
+/// `ModelProto` without its version and domain, documentation, metadata and training information.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Model {
     #[prost(int64, tag = "1")]
@@ -22,7 +22,7 @@ pub(crate) struct Model {
     pub(crate) functions: Vec<Function>,
 }
 
-/// `OperatorSetIdProto`
+/// `OperatorSetIdProto`; the empty domain stands for `ai.onnx`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct OperatorSet {
     #[prost(string, tag = "1")]
@@ -31,7 +31,7 @@ pub(crate) struct OperatorSet {
     pub(crate) version: i64,
 }
 
-/// `FunctionProto`
+/// `FunctionProto` without its own operator sets, types of values, documentation and metadata.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Function {
     #[prost(string, tag = "1")]
@@ -52,7 +52,7 @@ pub(crate) struct Function {
     pub(crate) overload: String,
 }
 
-/// `GraphProto`
+/// `GraphProto` without types of inner values, quantization annotations, documentation and metadata.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Graph {
     #[prost(message, repeated, tag = "1")]
@@ -104,7 +104,7 @@ impl Graph {
     }
 }
 
-/// `NodeProto`
+/// `NodeProto` without documentation, metadata and device configurations.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Node {
     #[prost(string, repeated, tag = "1")]
@@ -123,7 +123,7 @@ pub(crate) struct Node {
     pub(crate) overload: String,
 }
 
-/// `AttributeProto`
+/// `AttributeProto` without documentation and values of the types that [`attribute_type`] does not list.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Attribute {
     #[prost(string, tag = "1")]
@@ -149,7 +149,7 @@ pub(crate) struct Attribute {
     pub(crate) ref_attr_name: String,
 }
 
-/// `AttributeProto.AttributeType`
+/// Numbers in `AttributeProto.AttributeType` of the types that are read.
 pub(crate) mod attribute_type {
     pub(crate) const FLOAT: i32 = 1;
     pub(crate) const INT: i32 = 2;
@@ -160,7 +160,7 @@ pub(crate) mod attribute_type {
     pub(crate) const INTS: i32 = 7;
 }
 
-/// `TensorProto`
+/// `TensorProto` without segments, values that are strings or `uint64`, documentation and metadata.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Tensor {
     #[prost(int64, repeated, packed = "false", tag = "1")]
@@ -185,10 +185,10 @@ pub(crate) struct Tensor {
     pub(crate) data_location: i32,
 }
 
-/// `TensorProto.DataLocation.EXTERNAL`
+/// Value of `TensorProto.data_location` if the values are in another file, which `external_data` names.
 pub(crate) const EXTERNAL: i32 = 1;
 
-/// `StringStringEntryProto`
+/// `StringStringEntryProto`: a property of external data, such as its `location` or `offset`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct StringPair {
     #[prost(string, tag = "1")]
@@ -197,7 +197,7 @@ pub(crate) struct StringPair {
     pub(crate) value: String,
 }
 
-/// `ValueInfoProto`
+/// `ValueInfoProto` without documentation and metadata.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ValueInfo {
     #[prost(string, tag = "1")]
@@ -213,7 +213,7 @@ pub(crate) struct Type {
     pub(crate) tensor_type: Option<TensorType>,
 }
 
-/// `TypeProto.Tensor`
+/// `TypeProto.Tensor`; without a shape, the number of dimensions is unknown.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct TensorType {
     #[prost(int32, tag = "1")]
@@ -222,21 +222,21 @@ pub(crate) struct TensorType {
     pub(crate) shape: Option<TensorShape>,
 }
 
-/// `TensorShapeProto`
+/// `TensorShapeProto`: the dimensions, outermost first.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct TensorShape {
     #[prost(message, repeated, tag = "1")]
     pub(crate) dim: Vec<Dimension>,
 }
 
-/// `TensorShapeProto.Dimension`
+/// `TensorShapeProto.Dimension` without its denotation; without a value, the size is unknown.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Dimension {
     #[prost(oneof = "DimensionValue", tags = "1, 2")]
     pub(crate) value: Option<DimensionValue>,
 }
 
-/// `TensorShapeProto.Dimension.value`
+/// `value` of a `TensorShapeProto.Dimension`: a number, or the name of a size such as `batch`.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(crate) enum DimensionValue {
     #[prost(int64, tag = "1")]

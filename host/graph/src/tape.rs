@@ -45,7 +45,7 @@ impl Step {
 /// A tensor of the model in the layout with the batch last.
 #[derive(Debug, Clone)]
 pub(crate) struct Map {
-    /// `[C, positions, N]`
+    /// Shape `[C, positions, N]`, with the positions of `sizes` in row-major order.
     pub(crate) value: ValueId,
     pub(crate) channels: i64,
     /// Sizes after the channels in the model's layout; empty for `[N, C]`.

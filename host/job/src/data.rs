@@ -91,7 +91,7 @@ pub struct Batch {
 pub struct SampleKind {
     /// Shape of one sample.
     pub shape: Vec<u32>,
-    /// Number of classes.
+    /// Number of classes; labels count from 0.
     pub classes: u32,
 }
 
@@ -160,7 +160,7 @@ impl Dataset {
         SampleKind { shape: self.shape().to_vec(), classes: self.classes() }
     }
 
-    /// Number of classes.
+    /// Number of classes: as set in the manifest, otherwise one more than the largest label.
     pub fn classes(&self) -> u32 {
         self.0.classes
     }

@@ -37,11 +37,11 @@ pub struct Identifier {
 /// One value of an [`Identifier`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum IdentityValue {
-    /// `true` or `false`.
+    /// A setting that is on or off.
     Flag(bool),
     /// A number without fraction and sign.
     Whole(u64),
-    /// A floating-point number.
+    /// A finite floating-point number other than -0.
     Float(f64),
     /// Text, such as the name of an optimizer.
     Text(String),
@@ -77,7 +77,7 @@ impl Identifier {
         Digest(blake3::derive_key("skein 2026-11 identity", &self.encode()))
     }
 
-    /// The canonical encoding.
+    /// The canonical encoding, which the module's documentation defines and [`Identifier::digest`] hashes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
         bytes.extend((self.values.len() as u32).to_le_bytes());

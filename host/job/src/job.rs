@@ -29,7 +29,7 @@ pub struct Job {
     pub run_id: Digest,
     /// The manifest as TOML.
     pub manifest: String,
-    /// The manifest's `[train]`.
+    /// The manifest's `[train]` table, with all values within their bounds.
     pub train: manifest::Train,
     /// Names and shapes of the parameters.
     pub layout: Arc<Layout>,

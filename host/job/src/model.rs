@@ -148,7 +148,7 @@ struct Initializer<'a> {
     fan_in: f32,
     /// Number of outputs of each input.
     fan_out: f32,
-    /// Number of values.
+    /// Number of values to draw.
     count: usize,
 }
 

@@ -31,7 +31,7 @@ pub struct Subset {
     pub samples: Vec<u32>,
 }
 
-/// Reads the data sets and assigns every peer its share.
+/// Reads the data sets and assigns every peer its samples; the subset holds the samples to test on, if any.
 pub(crate) fn divide(
     data: &manifest::Data,
     train: &manifest::Train,

@@ -4,7 +4,7 @@ use crate::error::{Error, check_rows};
 use crate::rule::{Aggregate, RuleKind};
 use crate::tree::sum_rows;
 
-/// [`mean`]
+/// [`mean`]: every row counts the same; tolerates no Byzantine peer.
 pub static MEAN: RuleKind = RuleKind {
     name: "mean",
     function: "aggregate-mean",
@@ -14,7 +14,7 @@ pub static MEAN: RuleKind = RuleKind {
     aggregate: Aggregate::Coordinates(|_, rows, out| mean(rows, out)),
 };
 
-/// [`weighted_mean`]
+/// [`weighted_mean`], with one weight for each row; tolerates no Byzantine peer.
 pub static WEIGHTED_MEAN: RuleKind = RuleKind {
     name: "weighted-mean",
     function: "aggregate-mean",

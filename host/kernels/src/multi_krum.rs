@@ -16,7 +16,7 @@ use crate::norm::all_finite;
 use crate::parallel::in_parallel;
 use crate::rule::{Aggregate, Rule, RuleKind, RuleParameter};
 
-/// [`multi_krum`]
+/// [`multi_krum`]: to tolerate `f` Byzantine peers, it needs at least `2f + 3` contributions.
 pub static MULTI_KRUM: RuleKind = RuleKind {
     name: "multi-krum",
     function: "aggregate-multi-krum",

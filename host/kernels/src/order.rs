@@ -16,7 +16,7 @@ pub static MEDIAN: RuleKind = RuleKind {
     aggregate: Aggregate::Coordinates(|_, rows, out| median(rows, out)),
 };
 
-/// [`trimmed_mean`]
+/// [`trimmed_mean`]: a majority of the contributions must be honest.
 pub static TRIMMED_MEAN: RuleKind = RuleKind {
     name: "trimmed-mean",
     function: "aggregate-trimmed-mean",

@@ -36,10 +36,10 @@ pub enum Aggregate {
     Vectors(ByVector),
 }
 
-/// [`Aggregate::Coordinates`]
+/// Aggregates one window of coordinates, which all `rows` and `out` have in common.
 pub type ByCoordinate = fn(rule: &Rule, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error>;
 
-/// [`Aggregate::Vectors`]
+/// Aggregates whole rows, all as long as `out`, on at most `threads` threads.
 pub type ByVector = fn(rule: &Rule, threads: usize, rows: &[&[f32]], out: &mut [f32]) -> Result<(), Error>;
 
 /// A parameter of a rule: a whole number from 1 up.

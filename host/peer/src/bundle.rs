@@ -39,7 +39,6 @@ const VERSION: u32 = 2;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BundleIndex {
-    /// [`VERSION`].
     version: u32,
     /// The job's manifest as TOML.
     manifest: String,

@@ -51,7 +51,7 @@ pub enum CheckpointError {
     /// The file cannot be read or written.
     #[error("failed to {action} the checkpoint `{}`", path.display())]
     File {
-        /// `read` or `write`.
+        /// What failed: `read` or `write`.
         action: &'static str,
         /// Path of the checkpoint.
         path: PathBuf,
@@ -61,7 +61,7 @@ pub enum CheckpointError {
     /// It belongs to another run or another job.
     #[error("`{}` is the checkpoint of another {of}: {differences}; {remedy}", path.display())]
     OtherRun {
-        /// The file.
+        /// Path of the checkpoint that does not belong here.
         path: PathBuf,
         /// `job`, or `run of this job`.
         of: &'static str,

@@ -17,7 +17,7 @@ pub enum Phase {
     Gather,
     /// Votes on the contributions to aggregate.
     Vote,
-    /// The aggregation function.
+    /// Aggregation of the contributions that the peers agreed on.
     Aggregate,
     /// The optimizer and the hash of the state.
     Update,

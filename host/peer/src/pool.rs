@@ -66,7 +66,7 @@ impl FunctionPool {
         Ok(FunctionPool { threads: Some(threads), ledger: Arc::default(), concurrency })
     }
 
-    /// Number of threads.
+    /// Number of threads, and so of functions that run at the same time.
     pub fn concurrency(&self) -> usize {
         self.concurrency
     }

@@ -20,9 +20,9 @@ use crate::engines::EngineConfig;
 /// Tools that make jobs ready to run.
 #[derive(Clone, Copy)]
 pub struct Tools<'a> {
-    /// Loads functions.
+    /// Compiles, loads and calls the job's functions.
     pub runtime: &'a Runtime,
-    /// Computes graphs.
+    /// Selects the engine that computes the model's graphs.
     pub engine: &'a EngineConfig,
     /// Shows which function is being compiled.
     pub status: &'a Status,

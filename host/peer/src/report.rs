@@ -123,9 +123,9 @@ fn lines(file: File) -> std::io::Result<Vec<Value>> {
 
 /// Figures of a finished run.
 pub struct Summary {
-    /// The run id.
+    /// Run id of the run, which its checkpoints carry too.
     pub run: Digest,
-    /// Last applied round.
+    /// Last applied round; rounds before `--resume` count too.
     pub rounds: u64,
     /// Rounds of this run, without those before `--resume`.
     pub rounds_run: u64,

@@ -108,7 +108,7 @@ struct Started {
 }
 
 impl Run {
-    /// Starts the peers.
+    /// Opens the metrics, keeps the start state, and spawns a task for each peer.
     async fn begin(self) -> Result<Started> {
         let Run { prepared, pool, peers: configs, start, out, hint } = self;
         let job = prepared.job.clone();

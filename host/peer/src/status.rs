@@ -25,7 +25,7 @@ const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// The state of a run on disk.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct RunStatus {
-    /// The folder.
+    /// Folder of the run, which holds its checkpoint and metrics.
     pub dir: PathBuf,
     /// Name of the job.
     pub name: Option<String>,
@@ -59,11 +59,11 @@ pub struct RunStatus {
 pub struct Evaluated {
     /// The round whose state was evaluated.
     pub round: Option<u64>,
-    /// Mean loss.
+    /// Mean loss over the evaluated samples.
     pub loss: Option<f64>,
     /// Share of the samples that were classified correctly.
     pub accuracy: Option<f64>,
-    /// Samples evaluated.
+    /// Number of samples that were evaluated.
     pub samples: Option<u64>,
 }
 

@@ -49,7 +49,7 @@ impl Kind {
 /// Where a record belongs and what it builds on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The run id.
+    /// The run id: a peer accepts no record of another run.
     pub run: Digest,
     /// Number of the round, from 1.
     pub round: u64,

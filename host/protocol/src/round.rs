@@ -69,7 +69,7 @@ pub struct Waits {
     pub wait_max: Duration,
 }
 
-/// Outcome of [`Round::receive`].
+/// What [`Round::receive`] did with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
     /// The bytes are part of this round.

@@ -59,7 +59,7 @@ pub struct EpochSampler {
 }
 
 impl EpochSampler {
-    /// The order of `samples`, of which there is at least one, for the peer with the index `member` in the roster.
+    /// A sampler of `samples`, of which there is at least one, for the peer with the index `member` in the roster.
     pub fn new(seed: u64, member: u32, samples: Vec<u32>) -> EpochSampler {
         assert!(!samples.is_empty(), "a peer has at least one sample");
         EpochSampler { seed, member, samples, epoch: None }

@@ -30,7 +30,7 @@ impl<A> Command<A> for Version {
 pub struct Set<A> {
     /// The key to write to.
     pub key: A,
-    /// The tensor's version.
+    /// Version to store with the tensor, which `SKEIN.META` returns.
     pub version: u64,
     /// The tensor's values, as little-endian `f32`.
     pub blob: A,
@@ -52,7 +52,7 @@ impl<A: Default> Command<A> for Set<A> {
 /// `SKEIN.SETRANGE key start blob`: replaces some values of a tensor.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SetRange<A> {
-    /// The tensor's key.
+    /// Key of the tensor to change, which must exist.
     pub key: A,
     /// Index of the first value to replace.
     pub start: usize,
@@ -73,7 +73,7 @@ impl<A: Default> Command<A> for SetRange<A> {
 /// `SKEIN.GET key`: returns a tensor's values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Get<A> {
-    /// The tensor's key.
+    /// Key of the tensor to read.
     pub key: A,
 }
 
@@ -88,7 +88,7 @@ impl<A: Default> Command<A> for Get<A> {
 /// `SKEIN.GETRANGE key start count`: returns some of a tensor's values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GetRange<A> {
-    /// The tensor's key.
+    /// Key of the tensor to read from.
     pub key: A,
     /// Index of the first value to return.
     pub start: usize,
@@ -109,7 +109,7 @@ impl<A: Default> Command<A> for GetRange<A> {
 /// `SKEIN.META key`: returns a tensor's version, length and shape.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Meta<A> {
-    /// The tensor's key.
+    /// Key of the tensor to describe.
     pub key: A,
 }
 
@@ -139,7 +139,7 @@ impl<A: Default> Command<A> for Stat<A> {
 /// `SKEIN.NORM key`: returns a tensor's Euclidean norm.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Norm<A> {
-    /// The tensor's key.
+    /// Key of the tensor to measure.
     pub key: A,
 }
 
@@ -231,7 +231,7 @@ impl<A: Default> Command<A> for RestoreSum<A> {
 pub struct Aggregate<A> {
     /// Key to store the aggregate at.
     pub destination: A,
-    /// The aggregate's version.
+    /// Version to store with the aggregate.
     pub version: u64,
     /// The rule, with the faults that it tolerates and its weights.
     pub rule: Rule,

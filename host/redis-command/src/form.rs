@@ -57,7 +57,7 @@ pub trait Form {
     /// All remaining arguments as values, from none to `max`.
     fn all_values<T: Value>(&mut self, name: &'static str, max: usize, values: &mut Vec<T>) -> Result<(), SyntaxError>;
 
-    /// A fixed keyword.
+    /// A fixed keyword, which a reader accepts in upper and lower case.
     fn word(&mut self, word: &'static str) -> Result<(), SyntaxError>;
 }
 
@@ -76,7 +76,7 @@ impl<'a, G: Fn(usize) -> &'a [u8]> Reader<G> {
         Reader { count, get, next: 1, keys: Vec::new() }
     }
 
-    /// Refuses unread arguments.
+    /// Refuses arguments after the last one that the command takes.
     pub(crate) fn end(&self) -> Result<(), SyntaxError> {
         match self.left() {
             0 => Ok(()),

@@ -24,7 +24,7 @@ opaque! {
     RawContext;
     /// A reference-counted string; the counter is not atomic.
     RawString;
-    /// An opened key.
+    /// A key of the database, as `OpenKey` returns it.
     RawKey;
     /// A registered native type.
     RawType;
@@ -34,7 +34,7 @@ opaque! {
     RawDigest;
     /// A client that waits for a worker.
     RawBlocked;
-    /// A registered command.
+    /// A registered command, as `GetCommand` returns it.
     RawCommand;
     /// A reply of INFO that is being written.
     RawInfo;

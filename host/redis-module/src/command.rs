@@ -22,7 +22,7 @@ use crate::work::{Work, start};
 
 /// The next step of a command that has read its arguments.
 pub(crate) enum Next {
-    /// Send this answer.
+    /// Answers at once, since there is nothing to compute.
     Reply(Reply),
     /// Do this work first.
     Work(Box<dyn Work>),
@@ -65,7 +65,7 @@ pub(crate) enum At {
 /// How a command accesses a key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Access {
-    /// Reads the value.
+    /// Reads the value and leaves it unchanged.
     Read,
     /// Replaces the value without reading it.
     Overwrite,

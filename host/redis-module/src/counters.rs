@@ -20,7 +20,7 @@ pub(crate) fn count_values(values: usize) {
     VALUES.fetch_add(values as u64, Ordering::Relaxed);
 }
 
-/// Commands that succeeded.
+/// Commands that were answered without an error.
 pub(crate) fn done() -> u64 {
     DONE.load(Ordering::Relaxed)
 }

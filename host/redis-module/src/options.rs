@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 use crate::arguments::Arguments;
 use crate::pool::{QUEUE_LENGTH, QUEUE_LENGTH_MAX, THREADS_MAX};
 
-/// The module's settings.
+/// The module's settings, which the server passes when it loads the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
     /// Threads that compute, 1 to [`THREADS_MAX`].

@@ -13,13 +13,13 @@ use crate::tensor::Tensor;
 /// The answer of a command.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
-    /// `+OK`
+    /// `+OK`, for a command that has nothing else to return.
     Ok,
     /// The key is empty.
     Nil,
-    /// A signed integer.
+    /// A signed 64-bit integer, such as a count or a version.
     Integer(i64),
-    /// A bulk string.
+    /// Bytes of any content, as a bulk string.
     Bulk(Vec<u8>),
     /// Some values of a tensor, as little-endian bytes.
     Values(Arc<Tensor>, Range<usize>),

@@ -46,7 +46,7 @@ const START_WAIT: Duration = Duration::from_secs(5);
 /// The run and the peer that keys belong to, and the size of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope {
-    /// The run id.
+    /// The run id, of which the names of keys contain the first digits.
     pub run: Digest,
     /// The peer that owns the keys.
     pub peer: PeerId,

@@ -7,7 +7,7 @@ use std::process::Command;
 /// A server, as it answers `INFO server` or as its program describes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
-    /// `redis` or `valkey`.
+    /// Name of the software in lower case: `redis` or `valkey`.
     pub(crate) name: String,
     /// Numbers of the version, most significant first.
     pub(crate) version: Vec<u32>,

@@ -22,7 +22,7 @@ pub struct Contribution {
     pub peer: String,
     /// Samples that the peer claims it averaged over.
     pub samples: u64,
-    /// The averaged gradient.
+    /// The gradient, averaged over the peer's samples of this round.
     pub values: Arc<Vec<f32>>,
 }
 

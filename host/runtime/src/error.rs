@@ -37,7 +37,7 @@ pub enum LoadError {
 pub enum Limit {
     /// Memories, tables, handles and the data behind them in total; [`Limits::memory_mib`](crate::Limits::memory_mib).
     Memory,
-    /// Processor time; [`Limits::cpu`](crate::Limits::cpu).
+    /// Processor time, counted in ticks of 10 ms; [`Limits::cpu`](crate::Limits::cpu).
     Cpu,
     /// Time from start to end; [`Limits::wall`](crate::Limits::wall).
     Wall,

@@ -47,7 +47,7 @@ impl Usage {
 /// The result of a call, and the resources that it used.
 #[derive(Debug)]
 pub struct Call<T> {
-    /// The checked result.
+    /// The function's output after the host's checks, or why there is none.
     pub result: Result<T, CallError>,
     /// Resources used, counted for failed calls too.
     pub usage: Usage,

@@ -66,7 +66,7 @@ struct Global {
     /// Format of results on standard output: `human` or `json`
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "human", value_parser = format)]
     output: Format,
-    /// Show no progress
+    /// Show no progress and no notes; results, warnings and errors are still shown
     #[arg(short, long, global = true)]
     quiet: bool,
 }
@@ -106,7 +106,7 @@ enum Command {
     Export(export::Export),
     /// Show what a run's folder holds: the round it reached, its last loss, and whether it goes on
     Status(status::StatusArguments),
-    /// Inspect data sets
+    /// Show what data sets hold, as training reads them
     Data {
         #[command(subcommand)]
         command: data::Data,
@@ -121,7 +121,7 @@ enum Command {
         #[command(subcommand)]
         command: engine::Engine,
     },
-    /// Measure this machine
+    /// Measure how fast this machine computes gradients and updates a state in a database
     Bench {
         #[command(subcommand)]
         command: bench::Bench,

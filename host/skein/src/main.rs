@@ -1,4 +1,4 @@
-//! The `skein` program.
+//! The `skein` program: parses its arguments and runs the command.
 
 use std::process::ExitCode;
 

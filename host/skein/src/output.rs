@@ -174,7 +174,7 @@ impl Output {
         }
     }
 
-    /// Clears the bar.
+    /// Clears the bar from the terminal; lines in a file or a pipe stay.
     pub fn finish(&mut self) {
         if let Progress::Terminal(terminal) = &mut self.progress {
             terminal.clear();

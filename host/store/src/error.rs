@@ -1,4 +1,4 @@
-//! Errors of stores.
+//! Why stores refuse or fail, with what a caller needs to act on it.
 
 use skein_types::PeerId;
 
@@ -19,7 +19,7 @@ pub enum StoreError {
     /// The batch does not fit the others of its round.
     #[error("batch {index} of {count} does not fit round {round}")]
     Batch {
-        /// The round.
+        /// Round that the batch was for.
         round: u64,
         /// Index of the batch.
         index: u32,
@@ -29,21 +29,21 @@ pub enum StoreError {
     /// Batches of the round are still missing.
     #[error("round {round} still waits for batches")]
     Incomplete {
-        /// The round.
+        /// Round whose batches are incomplete.
         round: u64,
     },
     /// A contribution to aggregate is missing.
     #[error("the store lost the contribution of peer {peer} to round {round}")]
     Missing {
-        /// The round.
+        /// Round of the missing contribution.
         round: u64,
-        /// The contributor.
+        /// Peer whose contribution is missing.
         peer: PeerId,
     },
     /// The rule refuses the contributions.
     #[error("the contributions to round {round} cannot be aggregated")]
     Rule {
-        /// The round.
+        /// Round whose contributions were refused.
         round: u64,
         /// The error of the rule.
         source: skein_kernels::Error,
@@ -51,7 +51,7 @@ pub enum StoreError {
     /// The round does not follow the state.
     #[error("round {round} cannot be applied to the state of round {state}")]
     OutOfOrder {
-        /// Round to apply.
+        /// Round that was to be applied.
         round: u64,
         /// Round of the state.
         state: u64,
@@ -69,7 +69,7 @@ pub enum StoreError {
     Certificate {
         /// The address in the options.
         address: String,
-        /// The TLS failure.
+        /// The TLS library's message, or why a certificate cannot be used.
         reason: String,
     },
     /// The server is on another machine and would be reached without TLS: anyone in between could read the password.
@@ -102,7 +102,7 @@ pub enum StoreError {
     WrongType {
         /// The address in the options.
         address: String,
-        /// The key.
+        /// Key that holds the unexpected data.
         key: String,
     },
     /// A key does not hold the value that was stored.
@@ -110,7 +110,7 @@ pub enum StoreError {
     Corrupt {
         /// The address in the options.
         address: String,
-        /// The key.
+        /// Key whose value is missing, or differs from its recorded hash or length.
         key: String,
     },
     /// The options cannot be used: a file is missing, or they contradict each other.
@@ -142,7 +142,7 @@ pub enum StoreError {
     Answer {
         /// The address in the options.
         address: String,
-        /// The answer.
+        /// The answer, or why it cannot be used.
         reason: String,
     },
 }

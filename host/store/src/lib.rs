@@ -16,10 +16,10 @@
 //! let me = PeerId([1; 32]);
 //! store.set_state(State::new(0, vec![0.0; 2].into(), vec![])).await?;
 //! // The second of two batches arrives first, and is delivered twice.
-//! let leaf = |index, samples| BatchSlot { index, count: 2, samples, loss: 0.5 };
-//! store.accumulate(1, leaf(1, 1), vec![4.0, 0.0]).await?;
-//! store.accumulate(1, leaf(1, 1), vec![4.0, 0.0]).await?;
-//! store.accumulate(1, leaf(0, 3), vec![0.0, 8.0]).await?;
+//! let slot = |index, samples| BatchSlot { index, count: 2, samples, loss: 0.5 };
+//! store.accumulate(1, slot(1, 1), vec![4.0, 0.0]).await?;
+//! store.accumulate(1, slot(1, 1), vec![4.0, 0.0]).await?;
+//! store.accumulate(1, slot(0, 3), vec![0.0, 8.0]).await?;
 //! let average = store.average(1, me).await?;
 //! assert_eq!(average.samples, 4);
 //! assert_eq!(*store.contribution(1, me).await?.expect("it was just averaged"), [1.0, 6.0]);
@@ -147,11 +147,11 @@ pub struct Update {
 /// The gradient that changes the state.
 #[derive(Debug, Clone)]
 pub enum Aggregate {
-    /// Values aggregated elsewhere.
+    /// Values that were aggregated outside the store.
     Values(Values),
     /// Contributions of the round, to be aggregated in the store that holds them.
     Contributions {
-        /// The aggregation rule.
+        /// The rule, with its Byzantine peers, parameters and weights.
         rule: Rule,
         /// The contributors, in the order of aggregation.
         peers: Vec<PeerId>,
@@ -235,7 +235,7 @@ pub struct Ports {
     pub sums: Arc<dyn GradientSums>,
     /// The contributions of a round.
     pub contributions: Arc<dyn Contributions>,
-    /// The peer's records.
+    /// Records that the peer publishes for the others.
     pub records: Arc<dyn RecordLog>,
 }
 

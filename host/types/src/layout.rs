@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// One named parameter.
+/// Name and shape of a parameter or a running statistic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
     /// Name, unique in the model; as in PyTorch, for example `layers.0.weight`.
@@ -12,7 +12,7 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    /// Number of values.
+    /// Number of values: the product of the dimensions, 1 for a scalar.
     pub fn len(&self) -> usize {
         self.shape.iter().map(|size| *size as usize).product()
     }

@@ -9,7 +9,7 @@ use crate::Digest;
 pub struct PeerId(pub [u8; 32]);
 
 impl fmt::Display for PeerId {
-    /// 64 hexadecimal digits.
+    /// The whole key, as 64 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&Digest(self.0), f)
     }

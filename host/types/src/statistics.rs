@@ -10,7 +10,7 @@ const CHUNK: usize = 1 << 15;
 /// Hash and finiteness of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statistics {
-    /// Number of values.
+    /// Number of values that were hashed.
     pub len: usize,
     /// BLAKE3 of their little-endian bytes.
     pub hash: Digest,

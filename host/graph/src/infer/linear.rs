@@ -1,4 +1,4 @@
-//! Matrix products.
+//! Types of matrix products: `MatMul` and `Gemm`.
 
 use super::{Operands, one};
 use crate::constant::ElementType;

@@ -13,7 +13,7 @@ use super::{Model, SourceNode};
 pub enum Removed {
     /// The network has so many convolutions, but no normalization and no dropout.
     All {
-        /// Number of convolutions.
+        /// Number of convolutions in the network, transposed ones included; at least 1.
         convolutions: usize,
     },
     /// After these convolutions stand a scale and a shift of each channel: a batch normalization whose running statistics

@@ -23,7 +23,7 @@ pub(super) fn backward(tape: &mut Tape, step: &Step, g: ValueId) -> Option<Gradi
 
 /// The values of a convolution.
 struct Operands {
-    /// The input.
+    /// Input of the forward convolution.
     x: ValueId,
     weight: ValueId,
     /// The gradient of the output.

@@ -1,4 +1,4 @@
-//! Matrix products.
+//! Gradients of matrix products: `MatMul` and `Gemm`.
 
 use super::Gradients;
 use crate::dim::Dim;

@@ -33,9 +33,9 @@ pub struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Use {
-    /// The samples' values.
+    /// The values that the model computes on.
     Inputs,
-    /// The samples' classes.
+    /// The class of each sample, as a number from 0.
     Labels,
     /// Both, one after the other.
     Both,
@@ -49,7 +49,7 @@ pub struct Contents {
     /// The format and the parts of the files.
     #[serde(flatten)]
     pub source: Source,
-    /// Number of samples.
+    /// Number of samples, at least 1.
     pub samples: usize,
     /// Shape of one sample.
     pub shape: Vec<u32>,

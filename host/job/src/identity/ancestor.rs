@@ -9,10 +9,10 @@ use super::{Identifier, IdentityValue};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ancestor {
-    /// Its run id.
+    /// Run id of the run that is continued.
     #[serde(with = "as_text")]
     pub run: Digest,
-    /// Its job identity.
+    /// Job identity of the run that is continued.
     #[serde(with = "as_text")]
     pub job: Digest,
     /// Its last round that the next run builds on.

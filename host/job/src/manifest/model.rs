@@ -112,9 +112,9 @@ pub enum Init {
     Kaiming,
     /// Uniform in ±√(6 / (fan-in + fan-out)) (Glorot and Bengio, 2010).
     Xavier,
-    /// All 0.
+    /// 0 for every value, usual for biases.
     Zeros,
-    /// All 1.
+    /// 1 for every value, usual for the scales of normalizations.
     Ones,
 }
 

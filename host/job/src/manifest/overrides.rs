@@ -106,7 +106,7 @@ impl Manifest {
 impl FromStr for Override {
     type Err = String;
 
-    /// Parses `train.learning_rate=0.05`.
+    /// Parses a dotted key and a TOML value, such as `train.learning_rate=0.05`; a bare word is text.
     fn from_str(text: &str) -> Result<Override, String> {
         const EXAMPLE: &str = "expected a key and a value, such as `train.learning_rate=0.05`";
         let (key, value) = text.split_once('=').ok_or(EXAMPLE)?;

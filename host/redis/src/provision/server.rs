@@ -40,7 +40,7 @@ impl Default for Patience {
     }
 }
 
-/// A running server.
+/// A server process that this program started; dropping it kills the process.
 pub struct Server {
     child: Child,
     dir: PathBuf,

@@ -81,7 +81,7 @@ pub struct Consumer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     pub(super) id: String,
-    /// The delivered task.
+    /// The task to work on, as it was posted.
     pub task: Task,
 }
 

@@ -201,7 +201,7 @@ impl StateStore for Plain {
         }
         let before = self.state().await?;
         if before.round() == round {
-            // Another process has applied the round since the head was read.
+            // Another process has applied the round since the digests were read.
             return Ok(before.digests());
         }
         let after = blocking(move || {

@@ -9,7 +9,7 @@ pub enum Reply {
     Nil,
     /// A line of text, such as `OK`.
     Simple(String),
-    /// A signed number.
+    /// A signed 64-bit integer, such as a count.
     Integer(i64),
     /// Bytes of any content.
     Bulk(Vec<u8>),

@@ -31,7 +31,7 @@ const SMALL_BYTES: usize = 1 << 10;
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
-/// An open connection.
+/// A connection that sends large arguments without a copy, after it has logged in.
 pub(crate) struct TensorConnection {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,

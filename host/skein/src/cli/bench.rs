@@ -50,7 +50,7 @@ pub(super) struct Store {
     /// Parameters of the model
     #[arg(long, default_value_t = 2_500_000, value_parser = clap::value_parser!(u32).range(1..=500_000_000))]
     parameters: u32,
-    /// Gradients to average
+    /// Gradients to average in each measurement, from 1 to 250
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=250))]
     gradients: u16,
     /// Measurements of each path; the median counts

@@ -64,7 +64,7 @@ impl EngineChoice {
 /// Device that computes graphs.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Device {
-    /// The processor.
+    /// The processor, which every engine supports.
     Cpu,
     /// The first NVIDIA GPU, through ONNX Runtime.
     Cuda,

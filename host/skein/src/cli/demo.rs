@@ -28,7 +28,7 @@ pub(super) struct Demo {
     /// Rounds [default: 100, or 400 with `--model mlp`]
     #[arg(long)]
     rounds: Option<u64>,
-    /// Network to train
+    /// Network to train: a convolutional one, or a multilayer perceptron
     #[arg(long, value_parser = networks(), default_value = "convnet")]
     model: Network,
 }

@@ -14,7 +14,7 @@ use crate::output::Output;
 pub(super) enum Engine {
     /// Install an engine's library for this user: `onnxruntime` or `openvino`
     Install {
-        /// Engine to install
+        /// Engine to install; `rten` is built in and needs no installation
         engine: Kind,
         /// Install the variant for NVIDIA GPUs, of ONNX Runtime only
         #[arg(long)]

@@ -65,7 +65,7 @@ pub(super) struct Derivation {
     /// Parameters to keep unchanged; `*` matches any characters
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
-    /// Leave dropout out
+    /// Leave dropout out of the training graph, which then takes no noise as input
     #[arg(long)]
     no_dropout: bool,
     /// Value of a named size of the model, such as `batch=64`

@@ -126,7 +126,7 @@ fn filters(tape: &mut Tape, conv: &Conv, matrices: &Matrices) -> Emitted {
 
 /// Tiles of a map, side by side.
 struct Tiles {
-    /// `[elements, C, columns]`
+    /// Shape `[elements, C, columns]`, with a column for each tile of each sample.
     data: ValueId,
     /// The matrix that transforms the elements.
     transform: ValueId,
