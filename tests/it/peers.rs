@@ -197,7 +197,7 @@ fn one_command_runs_all_peers_and_leaves_nothing_behind() {
     // The run in the folder is resumed, here with nothing left to do.
     assert_eq!(state_hash(&place.json(&["up", "--redis", "--dir", "run"])), expected);
     // Another run is refused before anything in the folder changes.
-    let files = ["skein.toml", "peer-0/host.toml"].map(|file| place.path("run").join(file));
+    let files = ["manifest.toml", "peer-0/host.toml"].map(|file| place.path("run").join(file));
     let before = files.clone().map(|file| std::fs::read(file).unwrap());
     let error = place.fails(&["up", "--redis", "--dir", "run", "--run", "3", "--rounds", "70"]);
     assert!(error.contains("`run` is 3 here and 0 in the checkpoint"), "{error}");

@@ -251,6 +251,40 @@ fn the_last_checkpoints_and_the_best_are_kept() {
     assert!(place.fails(&["train", "--out", "none", "--keep", "0"]).contains("--keep"));
 }
 
+/// What the best loss was is on disk: a resumed run does not replace the best checkpoint by a worse one.
+#[test]
+fn a_resumed_run_knows_its_best_checkpoint() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 3\nevaluate_every = 1\n");
+    place.json(&["train", "--out", "run"]);
+    let best = || std::fs::read(place.path("run/best.safetensors")).unwrap();
+    let resume = |rounds: &str| place.json(&["train", "--out", "run", "--resume", "--rounds", rounds]);
+    let mut record: Value = serde_json::from_slice(&std::fs::read(place.path("run/best.json")).unwrap()).unwrap();
+    // No loss is lower.
+    record["validation_loss"] = 0.0.into();
+    place.write("run/best.json", record.to_string());
+    let before = best();
+    resume("6");
+    assert_eq!(best(), before);
+    record["run"] = "of another run".into();
+    place.write("run/best.json", record.to_string());
+    resume("9");
+    assert_ne!(best(), before);
+}
+
+#[test]
+fn a_manifest_that_no_run_wrote_is_left_alone() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 1\n");
+    place.write("run/manifest.toml", "# mine\n");
+    let error = place.fails(&["train", "--out", "run"]);
+    assert!(error.contains("`run/manifest.toml` was not written by a run: choose another folder"), "{error}");
+    assert_eq!(std::fs::read_to_string(place.path("run/manifest.toml")).unwrap(), "# mine\n");
+    // The usual name of a manifest is not taken.
+    place.json(&["train", "--out", "."]);
+    assert!(!std::fs::read_to_string(place.path("skein.toml")).unwrap().contains("written by the program"));
+}
+
 #[test]
 fn a_runs_folder_holds_its_manifest_and_the_final_evaluation() {
     let place = Place::new();
@@ -264,9 +298,9 @@ fn a_runs_folder_holds_its_manifest_and_the_final_evaluation() {
         assert_eq!(last[name]["round"], 4, "{name}");
     }
     // The manifest is what was trained, with the options of the command line.
-    let evaluated = place.json(&["eval", "--from", "run/skein.toml", "--checkpoint", "run"]);
+    let evaluated = place.json(&["eval", "--from", "run/manifest.toml", "--checkpoint", "run"]);
     assert_eq!(evaluated["state_hash"], summary["state_hashes"][0]);
-    assert!(std::fs::read_to_string(place.path("run/skein.toml")).unwrap().contains("rounds = 4"));
+    assert!(std::fs::read_to_string(place.path("run/manifest.toml")).unwrap().contains("rounds = 4"));
 }
 
 /// A limit on the size of files makes writes fail, as a full disk does.

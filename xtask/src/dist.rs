@@ -47,6 +47,11 @@ pub(crate) fn run(root: &Path, options: &Dist) -> Result<()> {
     for file in COPIED {
         fs::copy(root.join(file), folder.join(file)).with_context(|| format!("failed to copy `{file}`"))?;
     }
+    fs::create_dir_all(folder.join("docs"))?;
+    for page in fs::read_dir(root.join("docs"))? {
+        let page = page?.path();
+        fs::copy(&page, folder.join("docs").join(page.file_name().context("a page has a name")?))?;
+    }
     for (shell, file) in COMPLETIONS {
         let script = succeed(Command::new(folder.join("skein")).args(["completions", shell]))?;
         fs::write(folder.join("completions").join(file), script)?;

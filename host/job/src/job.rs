@@ -112,6 +112,7 @@ impl Job {
             test,
         })
     }
+
     /// The identifier of this run if it continues `ancestor`.
     pub fn run_after(&self, ancestor: Option<&Ancestor>) -> Identifier {
         ancestor.map_or_else(|| self.run.clone(), |ancestor| self.run.continuing(ancestor))

@@ -8,8 +8,6 @@ mod folder;
 mod provenance;
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,7 +23,8 @@ use skein_types::Layout;
 use skein_types::{Digest, Values};
 
 pub use file::CheckpointFile;
-pub use folder::{BEST_FILE, KEEP_DEFAULT, MANIFEST_FILE, RunFolder};
+pub(crate) use folder::replace;
+pub use folder::{Best, KEEP_DEFAULT, MANIFEST_FILE, RunFolder};
 pub use provenance::{Provenance, Relation};
 
 /// Name of the last checkpoint in a run's folder.
@@ -57,6 +56,12 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Error of the file system.
         source: std::io::Error,
+    },
+    /// A run's folder has a manifest that no run wrote.
+    #[error("`{}` was not written by a run: choose another folder, or rename that file", path.display())]
+    Manifest {
+        /// Path of that file.
+        path: PathBuf,
     },
     /// It belongs to another run or another job.
     #[error("`{}` is the checkpoint of another {of}: {differences}; {remedy}", path.display())]
@@ -155,18 +160,7 @@ impl Checkpoint {
     pub fn save(&self, layout: &Layout, path: &Path) -> Result<(), CheckpointError> {
         let failed = |source| CheckpointError::File { action: "write", path: path.to_owned(), source };
         let bytes = self.encode(layout).map_err(|error| failed(std::io::Error::other(error)))?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let write = || {
-            // The permissions of any new file, from which the user's mask is subtracted.
-            let permissions = std::fs::Permissions::from_mode(0o666);
-            let mut file = tempfile::Builder::new().prefix(".checkpoint").permissions(permissions).tempfile_in(dir)?;
-            file.write_all(&bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(path)?;
-            // The new name has to survive a power failure too.
-            std::fs::File::open(dir)?.sync_all()
-        };
-        write().map_err(failed)
+        replace(path, &bytes).map_err(failed)
     }
 
     fn encode(&self, layout: &Layout) -> Result<Vec<u8>, safetensors::SafeTensorError> {

@@ -18,7 +18,7 @@ use skein_protocol::convergence::Progress;
 use skein_protocol::deadline::Deadline;
 use skein_protocol::identity::Identity;
 use skein_protocol::presence::Presence;
-use skein_protocol::record::{Header, Kind, Record};
+use skein_protocol::record::{Header, Kind, Record, RecordError};
 use skein_protocol::round::{Absence, Agreement, Context as RoundContext, Received, Round, Step, Waits};
 use skein_protocol::shards::EpochSampler;
 use skein_runtime::aggregate::Contribution;
@@ -173,9 +173,9 @@ impl Peer {
 
     /// Restores the progress kept beside a state, and publishes the records that are due.
     async fn recall(&mut self, head: &StateDigests) -> Result<()> {
-        let note = self.store.state.round_metadata(head.round).await?;
-        let note = note.with_context(|| format!("the store lost the metadata of round {}", head.round))?;
-        self.progress = decode_progress(&note, head.round)?;
+        let metadata = self.store.state.round_metadata(head.round).await?;
+        let metadata = metadata.with_context(|| format!("the store lost the metadata of round {}", head.round))?;
+        self.progress = decode_progress(&metadata, head.round)?;
         let me = self.me();
         // Values before the records that announce them.
         for (round, values) in self.log.contributions().await? {
@@ -435,6 +435,10 @@ impl Peer {
             Received::Taken => self.taken.push(record),
             Received::Early => self.early.push(record),
             Received::Ignored => {}
+            Received::OtherVersion(version) => {
+                let error = RecordError::Version(version);
+                tracing::warn!(peer = ?record.owner, %error, "a peer cannot be understood");
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use skein_protocol::announcement::Evaluation;
 use skein_types::Digest;
 use skein_types::PeerId;
 
+use crate::checkpoint::replace;
 use crate::driver::RoundReport;
 use crate::phases::Phases;
 use crate::pool::{Ledger, ms};
@@ -67,8 +68,6 @@ pub fn evaluation_json(evaluation: &Evaluation) -> Value {
 pub struct Metrics {
     path: PathBuf,
     file: File,
-    /// Validation losses of the states that were evaluated before the run resumed, by round.
-    validation_losses: BTreeMap<u64, f64>,
 }
 
 impl Metrics {
@@ -83,24 +82,15 @@ impl Metrics {
             Ok(file) => lines(file).with_context(|| format!("failed to read `{}`", path.display()))?,
             Err(_) => Vec::new(),
         };
-        let validations = lines.iter().map(|line| &line["validation"]);
-        let losses = validations.filter_map(|found| Some((found["round"].as_u64()?, found["loss"].as_f64()?)));
-        let mut metrics = Metrics {
-            file: File::create(&path).with_context(|| format!("failed to write `{}`", path.display()))?,
-            path,
-            validation_losses: losses.filter(|(round, _)| *round <= last_round).collect(),
-        };
         let is_kept = |line: &&Value| {
             let is_final = line["final"] == true;
             line["round"].as_u64().is_some_and(|round| round <= last_round) && !is_final
         };
-        lines.iter().filter(is_kept).try_for_each(|line| metrics.write(line))?;
-        Ok(metrics)
-    }
-
-    /// Validation loss of the state after a round before the run resumed, if it was evaluated.
-    pub fn validation_loss(&self, round: u64) -> Option<f64> {
-        self.validation_losses.get(&round).copied()
+        let kept: String = lines.iter().filter(is_kept).map(|line| format!("{line}\n")).collect();
+        let failed = || format!("failed to write `{}`", path.display());
+        replace(&path, kept.as_bytes()).with_context(failed)?;
+        let file = File::options().append(true).open(&path).with_context(failed)?;
+        Ok(Metrics { path, file })
     }
 
     /// Appends a line.

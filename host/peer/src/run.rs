@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
-use skein_job::Job;
 use skein_protocol::announcement::Evaluation;
 use skein_runtime::gradient::Parameters;
 use skein_store::{Ports, StoreError};
@@ -16,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::Instrument;
 
-use crate::checkpoint::{Checkpoint, CheckpointFile, RunFolder, hash_of};
+use crate::checkpoint::{Best, Checkpoint, RunFolder, hash_of};
 use crate::driver::log::OwnContribution;
 use crate::driver::{Awaited, Peer, PeerConfig, RoundEnd, RoundReport};
 use crate::evaluation::{evaluate, validate};
@@ -120,7 +119,7 @@ impl Run {
             }
             None => None,
         };
-        let best_loss = best_loss(out.as_ref(), metrics.as_ref(), &job);
+        let best_loss = out.as_ref().and_then(|folder| folder.best_loss(job.run_id));
         let mut session = Session {
             pending: BTreeMap::new(),
             phases: Phases::default(),
@@ -300,7 +299,7 @@ impl Session {
     async fn write_checkpoint(&mut self, previous: Option<Evaluation>) -> Result<()> {
         let Some(folder) = self.out.clone() else { return Ok(()) };
         self.finish_writing().await?;
-        self.keep_best(previous)?;
+        self.keep_best(self.last.state.round().saturating_sub(1), previous)?;
         let checkpoint = self.last.clone();
         let layout = self.prepared.job.layout.clone();
         let contribution = self.contribution.take();
@@ -318,12 +317,13 @@ impl Session {
     }
 
     /// Keeps the checkpoint on disk as the best if `evaluation`, which is of it, has a lower loss than any before.
-    fn keep_best(&mut self, evaluation: Option<Evaluation>) -> Result<()> {
+    fn keep_best(&mut self, evaluated: u64, evaluation: Option<Evaluation>) -> Result<()> {
         let (Some(folder), Some(evaluation)) = (&self.out, evaluation) else { return Ok(()) };
         let loss = evaluation.loss();
         // The initial values are not written.
         if folder.last().exists() && self.best_loss.is_none_or(|best| loss < best) {
-            folder.keep_as_best()?;
+            let run = self.prepared.job.run_id.to_string();
+            folder.keep_as_best(&Best { run, round: evaluated, validation_loss: loss })?;
             self.best_loss = Some(loss);
         }
         Ok(())
@@ -375,7 +375,7 @@ impl Session {
             }
             None => None,
         };
-        self.keep_best(validation)?;
+        self.keep_best(self.last.state.round(), validation)?;
         let ledger = self.pool.ledger();
         let summary = Summary {
             run: self.prepared.job.run_id,
@@ -395,11 +395,4 @@ impl Session {
         }
         Ok(summary)
     }
-}
-
-/// Validation loss of the best checkpoint in a folder, if this run wrote it: the metrics have the loss of its round.
-fn best_loss(folder: Option<&RunFolder>, metrics: Option<&Metrics>, job: &Job) -> Option<f64> {
-    let best = CheckpointFile::open(&folder?.best()).ok()?;
-    let is_own = best.provenance().run.digest() == job.run_id;
-    metrics?.validation_loss(best.round()).filter(|_| is_own)
 }

@@ -75,7 +75,9 @@ pub struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Written by a program whose records have another version.
-    #[error("the record has version {0}, this program reads version {VERSION}: all peers need programs of one version")]
+    #[error(
+        "the record has version {0} or none, this program reads version {VERSION}: all peers need programs of one version"
+    )]
     Version(u8),
     /// Too short, too long, or of an unknown kind.
     #[error("the record is malformed")]
@@ -228,7 +230,7 @@ mod tests {
         bytes[0] = 3;
         let error = Record::decode(&bytes).expect_err("another version");
         assert_eq!(error, RecordError::Version(3));
-        assert!(error.to_string().contains("has version 3, this program reads version 2"), "{error}");
+        assert!(error.to_string().contains("has version 3 or none, this program reads version 2"), "{error}");
     }
 
     #[test]

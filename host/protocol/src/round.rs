@@ -18,7 +18,7 @@ use skein_types::PeerId;
 
 use crate::announcement::{Announcement, Vote};
 use crate::presence::Presence;
-use crate::record::{Header, Kind, Record};
+use crate::record::{Header, Kind, Record, RecordError};
 
 pub use outcome::{Absence, Agreement, Misbehaviour, RoundError, Step, Wanted};
 
@@ -79,6 +79,8 @@ pub enum Received {
     Early,
     /// They change nothing: late, known, of a later round, or refused.
     Ignored,
+    /// The peer runs a program whose records have this version, so nothing can be read from it.
+    OtherVersion(u8),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -167,6 +169,8 @@ impl Round {
         }
         let result = match Record::decode(bytes) {
             Ok(record) if record.header().peer == owner => self.take(now, &record),
+            // No lie, but nothing that this peer can use.
+            Err(RecordError::Version(version)) => return Received::OtherVersion(version),
             _ => Err(Misbehaviour::Unsigned),
         };
         result.unwrap_or_else(|misbehaviour| {
@@ -368,8 +372,8 @@ impl Round {
         if self.votes.len() < majority {
             return or_refuse(false, Step::Wait { until: limit }, self.minority(self.votes.len()));
         }
-        let is_charged = |peer: &&PeerId| self.count(|vote| vote.accused.contains(peer)) >= majority;
-        let accused = self.context.roster.iter().filter(is_charged).count();
+        let is_accused = |peer: &&PeerId| self.count(|vote| vote.accused.contains(peer)) >= majority;
+        let accused = self.context.roster.iter().filter(is_accused).count();
         if accused > self.context.faults as usize {
             return Err(RoundError::Accused { accused, faults: self.context.faults });
         }

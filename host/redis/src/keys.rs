@@ -115,9 +115,3 @@ fn tag(scope: Scope) -> String {
     let short = |digest: Digest| digest.to_string()[..DIGITS].to_owned();
     format!("{{{}:{}}}", short(scope.run), short(Digest(scope.peer.0)))
 }
-
-/// A key that exists if the scope's keys are there in an older format, for each such format.
-pub(crate) fn of_older_formats(scope: Scope) -> impl Iterator<Item = (u32, String)> {
-    // Names of format 1 had no version.
-    [(1, format!("skein:{}:state", tag(scope)))].into_iter()
-}

@@ -28,6 +28,7 @@ use skein_store::{PeerStore, Ports, StoreError, blocking};
 use skein_types::{Digest, PeerId};
 
 use self::keys::Keys;
+use self::queue::SCOPE_KEY;
 use self::store::in_database::Module;
 use self::store::plain::Plain;
 use self::store::reader::{ModuleVersion, PeerReader};
@@ -102,7 +103,7 @@ pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, Stor
         });
         if let Some(vulnerability) = vulnerability.await {
             if !options.allow_vulnerable {
-                return Err(unfit(format!("{vulnerability}, or set `allow_vulnerable = true`")));
+                return Err(StoreError::Vulnerable { address: client.address().to_string(), reason: vulnerability });
             }
             tracing::warn!(address = %client.address(), vulnerability, "the server has a known vulnerability");
         }
@@ -112,7 +113,7 @@ pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, Stor
                 Err(unfit("it has not loaded Skein's module: start it with `skein redis run`".into()))
             }
             (ModuleVersion::Absent, _) => {
-                refuse_older_keys(&shared, scope).await?;
+                refuse_other_format(&shared).await?;
                 Ok(Ports::of(Plain::new(shared)))
             }
             (ModuleVersion::Version(_), Compute::Host) => {
@@ -123,27 +124,23 @@ pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, Stor
                  this program's `skein redis run`"
             ))),
             (ModuleVersion::Version(_), _) => {
-                refuse_older_keys(&shared, scope).await?;
+                refuse_other_format(&shared).await?;
                 Ok(Ports::of(Module::new(shared)))
             }
         }
     })
 }
 
-/// Refuses a database that holds the run in an older format: its state would be taken for missing.
-async fn refuse_older_keys(shared: &RedisBase, scope: Scope) -> Result<(), StoreError> {
-    for (format, key) in keys::of_older_formats(scope) {
-        let exists: bool = shared.control(redis::cmd("EXISTS").arg(&key), &key).await?;
-        if exists {
-            let now = keys::FORMAT;
-            let reason = format!(
-                "it holds this run in format {format} of the keys, this program uses format {now}: finish the run with the \
-                 program that began it, or train with an empty database"
-            );
-            return Err(StoreError::Unfit { address: shared.client().address().to_string(), reason });
-        }
-    }
-    Ok(())
+/// Refuses a database that a host with another format of the keys has used: its run would begin anew, unnoticed.
+async fn refuse_other_format(shared: &RedisBase) -> Result<(), StoreError> {
+    let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
+    let Some(theirs) = text.and_then(|text| queue::other_format(&text)) else { return Ok(()) };
+    let reason = format!(
+        "it holds a run in format {theirs} of the keys, this program uses format {}: finish that run with the program that \
+         began it, or use an empty database",
+        keys::FORMAT
+    );
+    Err(StoreError::Unfit { address: shared.client().address().to_string(), reason })
 }
 
 /// Returns a reader of another peer's database. It does not connect yet.

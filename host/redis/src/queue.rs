@@ -105,7 +105,7 @@ pub struct DeadLetter {
 }
 
 /// The key that holds the scope of the queue, for workers that know only the address of the database.
-const SCOPE_KEY: &str = "skein:scope";
+pub(crate) const SCOPE_KEY: &str = "skein:scope";
 
 /// Returns the scope of the queue in a database; `None` if no host has ever advertised one.
 ///
@@ -120,17 +120,25 @@ pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
             let scope = parse_scope(run, peer, values);
             scope.map(Some).ok_or_else(|| shared.corrupt(SCOPE_KEY.to_owned()))
         }
-        // Format 1 began with the job.
-        [format, ..] => {
-            let theirs = if format.len() < 32 { format } else { "1" };
-            let reason = format!(
-                "its host uses format {theirs} of the keys, this worker format {FORMAT}: start the worker with the \
-                 host's program"
-            );
-            Err(StoreError::Unfit { address: shared.client().address().to_string(), reason })
-        }
-        [] => Err(shared.corrupt(SCOPE_KEY.to_owned())),
+        _ => match other_format(&text) {
+            Some(theirs) => {
+                let reason = format!(
+                    "its host uses format {theirs} of the keys, this worker format {FORMAT}: start the worker with the \
+                     host's program"
+                );
+                Err(StoreError::Unfit { address: shared.client().address().to_string(), reason })
+            }
+            None => Err(shared.corrupt(SCOPE_KEY.to_owned())),
+        },
     }
+}
+
+/// The format of the keys of the host that wrote a scope, if it is not this program's.
+pub(crate) fn other_format(scope: &str) -> Option<u32> {
+    let first = scope.split(' ').next()?;
+    // Format 1 began with the 64 digits of a digest.
+    let theirs = if first.len() == 64 { 1 } else { first.parse().ok()? };
+    (theirs != FORMAT).then_some(theirs)
 }
 
 fn parse_scope(run: &str, peer: &str, values: &str) -> Option<Scope> {

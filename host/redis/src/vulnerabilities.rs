@@ -101,7 +101,7 @@ impl Package {
                 Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
             String::from_utf8(output.stdout).ok()
         };
-        // Debian's server is a client to a program that also checks files.
+        // Debian's server is a link to a program that also checks files.
         let path = std::fs::canonicalize(executable).ok()?;
         let owner = output("dpkg-query", &["--search", path.to_str()?])?;
         let (name, _) = owner.split_once(':')?;

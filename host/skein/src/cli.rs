@@ -138,7 +138,7 @@ enum Command {
     Compile,
     /// Become another program that ends with this process's parent
     #[command(name = TIED, hide = true)]
-    Bound {
+    Tied {
         parent: u32,
         program: OsString,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -152,7 +152,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     if let Command::Compile = command {
         return exit_code(skein_runtime::compile_as_child());
     }
-    if let Command::Bound { parent, program, arguments } = command {
+    if let Command::Tied { parent, program, arguments } = command {
         complain(&format!("error: {:#}", become_tied(parent, &program, &arguments)));
         return ExitCode::FAILURE;
     }
@@ -229,7 +229,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
             Ok(output.print(&script)?)
         }
         // `run` has returned already.
-        Command::Compile | Command::Bound { .. } => Ok(()),
+        Command::Compile | Command::Tied { .. } => Ok(()),
     }
 }
 

@@ -161,7 +161,7 @@ impl Output {
     fn waiting(&mut self, waiting: Option<&Waiting>) {
         match (&mut self.progress, waiting) {
             (Progress::Terminal(terminal), Some(waiting)) => {
-                let head = self.round.map_or_else(String::new, |round| round.digests() + "  ");
+                let head = self.round.map_or_else(String::new, |round| round.head() + "  ");
                 let columns = COLUMNS.saturating_sub(head.chars().count());
                 terminal.show(head + &line::waiting(waiting, columns));
             }

@@ -137,6 +137,14 @@ pub enum StoreError {
         /// Why, and what would help.
         reason: String,
     },
+    /// The server has a known vulnerability, which the options do not allow.
+    #[error("the database `{address}` cannot be used: {reason}, or set `allow_vulnerable = true`")]
+    Vulnerable {
+        /// The address in the options.
+        address: String,
+        /// The vulnerability, and the version without it.
+        reason: String,
+    },
     /// The database returned an unexpected answer.
     #[error("the database `{address}` returned an unexpected answer: {reason}")]
     Answer {

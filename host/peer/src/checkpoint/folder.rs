@@ -1,20 +1,37 @@
 //! A run's folder: its manifest, its last checkpoints and the best one.
 
 use std::ffi::OsStr;
-use std::io::{ErrorKind, Result};
+use std::io::{ErrorKind, Result, Write};
 use std::num::NonZeroU32;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use skein_types::{Digest, Layout};
 
 use super::{Checkpoint, CheckpointError, FILE};
 
-/// Name of the manifest in a run's folder.
-pub const MANIFEST_FILE: &str = "skein.toml";
+/// Name of the manifest in a run's folder; a user's own file has another name.
+pub const MANIFEST_FILE: &str = "manifest.toml";
+/// First line of that manifest.
+const MANIFEST_HEADING: &str = "# The manifest of the run in this folder, written by the program.\n";
+/// Name of the file that says what the best checkpoint is.
+const BEST_RECORD_FILE: &str = "best.json";
 /// Name of the checkpoint with the lowest validation loss.
-pub const BEST_FILE: &str = "best.safetensors";
+const BEST_FILE: &str = "best.safetensors";
 /// Checkpoints that are kept by default, the last one included.
 pub const KEEP_DEFAULT: NonZeroU32 = NonZeroU32::new(3).expect("three is not zero");
+
+/// What the best checkpoint of a folder is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Id of the run that wrote it, as 64 hexadecimal digits.
+    pub run: String,
+    /// The round after which it was written.
+    pub round: u64,
+    /// Its loss on the validation samples of all peers.
+    pub validation_loss: f64,
+}
 
 /// The folder of a run, and what is kept in it.
 #[derive(Debug, Clone)]
@@ -41,10 +58,14 @@ impl RunFolder {
     /// Creates the folder and writes the manifest.
     ///
     /// # Errors
-    /// The folder cannot be written.
+    /// The folder cannot be written, or has a manifest that no run wrote.
     pub fn create(&self) -> std::result::Result<(), CheckpointError> {
         let path = self.dir.join(MANIFEST_FILE);
-        let written = std::fs::create_dir_all(&self.dir).and_then(|()| std::fs::write(&path, &self.manifest));
+        if std::fs::read_to_string(&path).is_ok_and(|text| !text.starts_with(MANIFEST_HEADING)) {
+            return Err(CheckpointError::Manifest { path });
+        }
+        let text = format!("{MANIFEST_HEADING}\n{}", self.manifest);
+        let written = std::fs::create_dir_all(&self.dir).and_then(|()| std::fs::write(&path, text));
         written.map_err(|source| CheckpointError::File { action: "write", path, source })
     }
 
@@ -63,22 +84,38 @@ impl RunFolder {
         })
     }
 
-    /// Keeps the last checkpoint as the best one.
+    /// Keeps the last checkpoint, which `best` describes, as the best one.
     ///
     /// # Errors
     /// [`CheckpointError::File`]
-    pub fn keep_as_best(&self) -> std::result::Result<(), CheckpointError> {
+    pub fn keep_as_best(&self, best: &Best) -> std::result::Result<(), CheckpointError> {
         let path = self.best();
-        link(&self.last(), &path).map_err(|source| CheckpointError::File { action: "write", path, source })
+        let record = self.dir.join(BEST_RECORD_FILE);
+        let text = serde_json::to_string(best).expect("text and numbers can be written as JSON");
+        let kept = link(&self.last(), &path).and_then(|()| replace(&record, text.as_bytes()));
+        kept.map_err(|source| CheckpointError::File { action: "write", path, source })
     }
 
-    /// Keeps the last checkpoint, which is of another run, beside those of this one. Returns its path.
+    /// The validation loss of the best checkpoint, if the run with this id wrote it.
+    pub fn best_loss(&self, run: Digest) -> Option<f64> {
+        let text = std::fs::read(self.dir.join(BEST_RECORD_FILE)).ok()?;
+        let best: Best = serde_json::from_slice(&text).ok()?;
+        (best.run == run.to_string() && self.best().exists()).then_some(best.validation_loss)
+    }
+
+    /// Keeps the last checkpoint and the best one, which are of another run, beside those of this one. Returns the path of
+    /// the last.
     ///
     /// # Errors
     /// [`CheckpointError::File`]
     pub fn keep_as_ancestor(&self, run: Digest) -> std::result::Result<PathBuf, CheckpointError> {
-        let path = self.dir.join(format!("run-{}.safetensors", &run.to_string()[..16]));
-        match link(&self.last(), &path) {
+        let name = &run.to_string()[..16];
+        let path = self.dir.join(format!("run-{name}.safetensors"));
+        let mut kept = link(&self.last(), &path);
+        if kept.is_ok() && self.best().exists() {
+            kept = link(&self.best(), &self.dir.join(format!("run-{name}-best.safetensors")));
+        }
+        match kept {
             Ok(()) => Ok(path),
             Err(source) => Err(CheckpointError::File { action: "write", path, source }),
         }
@@ -104,6 +141,18 @@ impl RunFolder {
 /// The round in the name of a checkpoint that is kept.
 fn round_of(name: &OsStr) -> Option<u64> {
     name.to_str()?.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok()
+}
+
+/// Writes a file at once, in place of the one that had its name.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let permissions = std::fs::Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new().prefix(".checkpoint").permissions(permissions).tempfile_in(dir)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // The new name has to survive a power failure too.
+    std::fs::File::open(dir)?.sync_all()
 }
 
 /// Gives a file a second name, in place of the file that had it.

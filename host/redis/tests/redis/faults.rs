@@ -351,8 +351,11 @@ fn a_server_with_a_known_vulnerability_is_refused() {
         );
         let url = format!("unix://{}", path.display()).parse().expect("an address");
         let error = refusal(&Options::new(url)).await;
-        let is_named = |reason: &str| reason.contains("CVE-2025-49844") && reason.contains("allow_vulnerable");
-        assert!(matches!(&error, StoreError::Unfit { reason, .. } if is_named(reason)), "{error:?}");
+        assert!(
+            matches!(&error, StoreError::Vulnerable { reason, .. } if reason.contains("CVE-2025-49844")),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("allow_vulnerable"), "{error}");
     });
 }
 

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use skein_graph::Lowering;
 use skein_job::{Job, Manifest, Members};
-use skein_peer::checkpoint::{self, CheckpointFile, KEEP_DEFAULT};
+use skein_peer::checkpoint::{self, CheckpointFile, KEEP_DEFAULT, MANIFEST_FILE};
 use skein_peer::host::config::{CheckpointConfig, Config, Key, Member};
 use skein_protocol::identity::Identity;
 use skein_redis::provision::asked::{Module, RequestedSettings};
@@ -88,7 +88,7 @@ impl Up {
         let manifest = self.job.manifest_in_place()?;
         self.check_folder(&dir, &manifest)?;
         let text = toml::to_string(&manifest).context("failed to write the manifest")?;
-        std::fs::write(dir.join("skein.toml"), text).context("failed to write the manifest")?;
+        std::fs::write(dir.join(MANIFEST_FILE), text).context("failed to write the manifest")?;
 
         let mut interrupts = Interrupts::listen()?;
         let status = Status::default();
@@ -165,7 +165,7 @@ impl Up {
             Ok(Member { id, store: Some(reader(&database(index), None, None)?) })
         };
         let config = Config {
-            job: dir.join("skein.toml"),
+            job: dir.join(MANIFEST_FILE),
             dir: dir.join(format!("peer-{index}")),
             identity: Key::Index(index),
             run: self.run,

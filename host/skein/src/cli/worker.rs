@@ -66,8 +66,7 @@ impl WorkerArguments {
         let consumer = Consumer::join(&options, scope, place(Role::Worker)?).await?;
         let (gradient, layout) = output.during(&host.status, bundle::unpack(consumer.queue(), host.tools())).await?;
         let store = skein_redis::open(&options, scope).await.map_err(|error| match error {
-            // A worker accepts a database with or without the module, so only vulnerabilities make one unfit.
-            StoreError::Unfit { .. } => anyhow!("{error} (here: `--allow-vulnerable`)"),
+            StoreError::Vulnerable { .. } => anyhow!("{error} (here: `--allow-vulnerable`)"),
             error => error.into(),
         })?;
         output.info(&format!(

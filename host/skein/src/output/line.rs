@@ -27,7 +27,7 @@ impl Round {
         let accuracy = self.accuracy.map_or_else(String::new, |accuracy| format!("  accuracy {accuracy:.3}"));
         format!(
             "{}  {}{accuracy}  {}/s  {} left",
-            self.digests(),
+            self.head(),
             loss(self.loss),
             rate(self.per_second),
             duration(self.left())
@@ -35,7 +35,7 @@ impl Round {
     }
 
     /// The bar and the round number, also shown while the run waits.
-    pub(super) fn digests(&self) -> String {
+    pub(super) fn head(&self) -> String {
         let full = (self.round * BAR as u64).checked_div(self.rounds).map_or(BAR, |full| (full as usize).min(BAR));
         format!("{}{} {}/{}", "█".repeat(full), "░".repeat(BAR - full), self.round, self.rounds)
     }
@@ -131,8 +131,8 @@ mod tests {
 
     #[test]
     fn a_job_without_rounds_has_a_full_bar() {
-        assert!(Round { round: 0, rounds: 0, ..LONGEST }.digests().starts_with(&"█".repeat(BAR)));
-        assert!(Round { round: 0, ..LONGEST }.digests().starts_with(&"░".repeat(BAR)));
+        assert!(Round { round: 0, rounds: 0, ..LONGEST }.head().starts_with(&"█".repeat(BAR)));
+        assert!(Round { round: 0, ..LONGEST }.head().starts_with(&"░".repeat(BAR)));
     }
 
     #[test]
