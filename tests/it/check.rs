@@ -146,6 +146,11 @@ fn what_an_exporter_removed_is_a_warning() {
             ),
         ),
         (
+            "dropout without normalization",
+            convolution(|build| build.node("Dropout", "a", "z", &[])),
+            Some("no normalization: exporters remove it from networks of convolutions, and this one has 1;"),
+        ),
+        (
             "folded",
             convolution(scaled),
             Some(

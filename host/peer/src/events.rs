@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skein_types::PeerId;
+use skein_types::{Digest, PeerId};
 
 use crate::report::RoundSummary;
 
@@ -10,6 +10,10 @@ use crate::report::RoundSummary;
 pub enum Event<'a> {
     /// A peer with its own database found where to continue.
     Started {
+        /// The job identity.
+        job: Digest,
+        /// The run id.
+        run: Digest,
         /// The peer of this process.
         peer: PeerId,
         /// Peers of the job.

@@ -89,6 +89,8 @@ pub fn run<'a>(
         let me = peer.identity.id();
         let job = prepared.job.clone();
         events(Event::Started {
+            job: job.digest,
+            run: job.run_id,
             peer: me,
             peers: job.shares.len(),
             round: start.state.round(),

@@ -64,7 +64,7 @@ impl PreparedJob {
         engine: Option<Arc<dyn Engine>>,
         tools: Tools<'_>,
     ) -> Result<PreparedJob> {
-        let graphs = graphs(job.graphs.as_ref(), &job.layout, engine.as_ref(), tools)?;
+        let graphs = graphs(job.graphs.as_ref(), &job.layout, engine.as_ref(), tools.engine)?;
         let model = CompiledModel { graphs, values: job.layout.len() };
         let gradient = load_gradient(manifest, &job.gradient, model, tools).await?;
         let compiling = tools.status.begin(compiling(&job.aggregate.name));
@@ -97,10 +97,27 @@ pub(crate) async fn gradient_function(
 ) -> Result<(GradientFunction, Arc<Layout>)> {
     let mut engine = None;
     let model = Model::prepare(manifest, samples, || lowering(tools.engine, &mut engine))?;
-    let graphs = graphs(model.graphs.as_ref(), &model.layout, engine.as_ref(), tools)?;
+    let graphs = graphs(model.graphs.as_ref(), &model.layout, engine.as_ref(), tools.engine)?;
     let compiled = CompiledModel { graphs, values: model.layout.len() };
     let function = load_gradient(manifest, component, compiled, tools).await?;
     Ok((function, Arc::new(model.layout)))
+}
+
+/// Prepares a model by `prepare`, which gets the lowering, and compiles its graphs for the engine of this machine, as
+/// training does. Returns what `prepare` returned, and the engine if the model needs one.
+///
+/// # Errors
+/// The error of `prepare`, or the engine cannot be used or cannot run a graph.
+pub fn check<M>(
+    config: &EngineConfig,
+    prepare: impl FnOnce(&mut dyn FnMut() -> Result<Lowering>) -> Result<M>,
+    parts: impl FnOnce(&M) -> (Option<&model::Graphs>, &Layout),
+) -> Result<(M, Option<Kind>)> {
+    let mut engine = None;
+    let prepared = prepare(&mut || lowering(config, &mut engine))?;
+    let (sources, layout) = parts(&prepared);
+    graphs(sources, layout, engine.as_ref(), config)?;
+    Ok((prepared, engine.map(|engine| engine.kind())))
 }
 
 /// Opens the engine, and returns the lowering for its graphs.
@@ -114,12 +131,12 @@ fn graphs(
     sources: Option<&model::Graphs>,
     layout: &Layout,
     engine: Option<&Arc<dyn Engine>>,
-    tools: Tools<'_>,
+    config: &EngineConfig,
 ) -> Result<Graphs> {
     let (Some(sources), Some(engine)) = (sources, engine) else { return Ok(Graphs::default()) };
     let compile = |source: &model::Graph| {
         let failed = || format!("`{engine}` cannot run the graph `{}`", source.name, engine = engine.kind());
-        let pool = Pool::new(engine.clone(), source.onnx.clone(), tools.engine.options).with_context(failed)?;
+        let pool = Pool::new(engine.clone(), source.onnx.clone(), config.options).with_context(failed)?;
         let inputs = source.inputs.iter().map(input).collect::<Result<_>>()?;
         Ok((source.name.clone(), Arc::new(Graph::new(pool, inputs, source.outputs.clone(), layout))))
     };

@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use skein_peer::events::{Event, Waiting};
+use skein_types::Digest;
 use skein_types::Status;
 
 use self::line::{COLUMNS, Round};
@@ -118,7 +119,9 @@ impl Output {
     /// Shows an event of a run.
     pub fn event(&mut self, event: Event<'_>) {
         match event {
-            Event::Started { peer, peers, round, parameters, in_database } => {
+            Event::Started { job, run, peer, peers, round, parameters, in_database } => {
+                let short = |digest: Digest| digest.to_string()[..12].to_owned();
+                self.info(&format!("job {}, run {}: the same on all hosts", short(job), short(run)));
                 let place = if in_database { "the database" } else { "the host" };
                 self.info(&format!(
                     "peer {peer:?} of {peers}: round {round}, {parameters} parameters, computing in {place}"

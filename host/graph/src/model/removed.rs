@@ -11,10 +11,12 @@ use super::{Model, SourceNode};
 /// Signs in a file that an exporter removed parts of the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removed {
-    /// The network has so many convolutions, but no normalization and no dropout.
-    All {
+    /// The network has so many convolutions, but no normalization.
+    Normalization {
         /// Number of convolutions in the network, transposed ones included; at least 1.
         convolutions: usize,
+        /// Whether the network has no dropout either.
+        no_dropout: bool,
     },
     /// After these convolutions stand a scale and a shift of each channel: a batch normalization whose running statistics
     /// were folded into them.
@@ -33,8 +35,8 @@ impl Model {
         if !scaled.is_empty() {
             return vec![Removed::Statistics { convolutions: scaled }];
         }
-        if convolutions > 0 && !has("Normalization") && !has("Dropout") {
-            return vec![Removed::All { convolutions }];
+        if convolutions > 0 && !has("Normalization") {
+            return vec![Removed::Normalization { convolutions, no_dropout: !has("Dropout") }];
         }
         Vec::new()
     }

@@ -186,13 +186,28 @@ pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lower
 fn fitted(model: skein_graph::Model, samples: &SampleKind) -> Result<skein_graph::Model> {
     let sample: Vec<i64> = samples.shape.iter().map(|size| i64::from(*size)).collect();
     let (name, shape) = model.inputs().next().context("the model has no input")?;
-    let values = |shape: &Shape| shape.iter().skip(1).map(Dim::fixed).product::<Option<i64>>();
-    match values(shape) {
-        // A data set may hold an image as rows of pixels, a model as channels of them.
-        Some(count) if count == sample.iter().product::<i64>() => Ok(model),
-        Some(_) => bail!("its input `{name}` takes {}, the samples have the shape {sample:?}", text(shape)),
-        None => Ok(model.with_sample_shape(&sample)?),
+    let input: Option<Vec<i64>> = shape.iter().skip(1).map(Dim::fixed).collect();
+    let Some(input) = input else { return Ok(model.with_sample_shape(&sample)?) };
+    if can_be_read_as(&sample, &input) {
+        return Ok(model);
     }
+    let sorted = |shape: &[i64]| {
+        let mut sizes = shape.to_vec();
+        sizes.sort_unstable();
+        sizes
+    };
+    let hint = if sorted(&sample) == sorted(&input) { ": transpose them, for images to channels first" } else { "" };
+    bail!("its input `{name}` takes {}, the samples have the shape {sample:?}{hint}", text(shape));
+}
+
+/// Whether values of one shape are those of the other in the same order: sizes of 1 change nothing, and a flat vector has
+/// no order of its own.
+fn can_be_read_as(sample: &[i64], input: &[i64]) -> bool {
+    let squeezed = |shape: &[i64]| shape.iter().copied().filter(|size| *size != 1).collect::<Vec<_>>();
+    let sample = squeezed(sample);
+    let input = squeezed(input);
+    let is_flat = sample.len() <= 1 || input.len() <= 1;
+    sample == input || (is_flat && sample.iter().product::<i64>() == input.iter().product::<i64>())
 }
 
 pub(super) fn text(shape: &Shape) -> String {
@@ -320,4 +335,25 @@ fn check_classes(outputs: &[(String, Shape)], classes: u32) -> Result<()> {
         text(shape)
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Images with their channels last once trained a model that takes them first, without a word.
+    #[test]
+    fn only_samples_in_the_order_of_the_input_fit() {
+        for (sample, input, fits) in [
+            (&[8, 8][..], &[1, 8, 8][..], true),
+            (&[64], &[1, 8, 8], true),
+            (&[8, 8], &[64], true),
+            (&[1, 3, 5], &[3, 5], true),
+            (&[12, 12, 3], &[3, 12, 12], false),
+            (&[4, 16], &[8, 8], false),
+            (&[64], &[3, 8, 8], false),
+        ] {
+            assert_eq!(can_be_read_as(sample, input), fits, "{sample:?} as {input:?}");
+        }
+    }
 }

@@ -65,7 +65,7 @@ impl Train {
             manifest.application.name,
             prepared.description(),
             job.shares.len(),
-            job.layout.len(),
+            job.layout.trained(),
             host.pool.concurrency()
         ));
         if self.out.is_none() {

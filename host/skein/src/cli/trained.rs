@@ -46,7 +46,10 @@ impl TrainedArguments {
         if self.config.is_some() {
             file.check_run(job, "name the configuration of one of its hosts, or the manifest with `--from`")?;
         } else {
-            file.check_job(job, "name the manifest of its run with `--from`")?;
+            file.check_job(
+                job,
+                "name the manifest of its run with `--from`: the run's folder has it as `manifest.toml`",
+            )?;
             if let Relation::OtherRun(differences) = file.provenance().relation(job) {
                 let keys: Vec<String> = differences.iter().map(|difference| format!("`{}`", difference.key)).collect();
                 let keys = keys.join(", ");

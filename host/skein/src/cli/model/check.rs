@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use serde_json::json;
+use skein_engine::Kind;
 use skein_graph::{Lowering, Removed};
 use skein_job::data::SampleKind;
 use skein_job::manifest::Override;
 use skein_job::model::{self, Graphs, exported_samples};
 use skein_job::{Job, Manifest, Members};
+use skein_peer::prepare::check;
 use skein_types::Layout;
 
+use super::super::compute::EngineChoice;
 use super::super::job::{Set, file_as_model};
 use crate::output::Output;
 
@@ -37,6 +40,8 @@ pub(crate) struct Check {
     batch: Option<u32>,
     #[command(flatten)]
     set: Set,
+    #[command(flatten)]
+    engine: EngineChoice,
 }
 
 /// A model that can be trained.
@@ -46,6 +51,8 @@ struct Checked {
     description: String,
     samples: SampleKind,
     batch: u32,
+    /// The engine that compiled the graphs; `None` if there are none.
+    engine: Option<Kind>,
     warnings: Vec<String>,
 }
 
@@ -62,21 +69,25 @@ impl Check {
             Some(from) => Manifest::load_with(from, &overrides)?,
             None => Manifest::parse_with(DEFAULTS, from, &overrides)?,
         };
-        let lowering = || Ok(Lowering::portable());
-        let (layout, graphs, description, samples) = if self.from.is_some() {
-            let members = Members::derived(&manifest.train, 0);
-            let job = Job::prepare(&manifest, &members, lowering)?;
-            (job.layout, job.graphs, job.model, job.samples)
-        } else {
+        let config = self.engine.config();
+        let prepare = |lowering: &mut dyn FnMut() -> Result<Lowering>| {
+            if self.from.is_some() {
+                let members = Members::derived(&manifest.train, 0);
+                let job = Job::prepare(&manifest, &members, lowering)?;
+                return Ok((job.layout, job.graphs, job.model, job.samples));
+            }
             let samples = exported_samples(manifest.model.onnx.as_deref().unwrap_or(from))?;
             let model = model::Model::prepare(&manifest, &samples, lowering)?;
-            (Arc::new(model.layout), model.graphs, model.description, samples)
+            Ok((Arc::new(model.layout), model.graphs, model.description, samples))
         };
+        let (prepared, engine) = check(&config, prepare, |prepared| (prepared.1.as_ref(), &prepared.0))?;
+        let (layout, graphs, description, samples) = prepared;
         let mut warnings = manifest.model.onnx.as_deref().map_or_else(|| Ok(Vec::new()), warnings)?;
         if samples.classes == 1 {
             warnings.push("one class: the cross-entropy of a single class is always 0, so nothing is learned".into());
         }
-        Ok(Checked { layout, graphs, description, samples, batch: manifest.train.batch_size, warnings })
+        let batch = manifest.train.batch_size;
+        Ok(Checked { layout, graphs, description, samples, batch, engine, warnings })
     }
 
     fn overrides(&self, from: &Path) -> Result<Vec<Override>> {
@@ -92,9 +103,11 @@ fn warnings(file: &Path) -> Result<Vec<String>> {
                        `torch.onnx.export(net, …, optimize=False)`";
     let (model, _) = model::read(file)?;
     let warning = |removed| match removed {
-        Removed::All { convolutions } => {
+        Removed::Normalization { convolutions, no_dropout } => {
+            let [what, both] = if no_dropout { [", no dropout", "both"] } else { ["", "it"] };
             format!(
-                "no normalization, no dropout: exporters remove both from networks of convolutions, and this one has {convolutions}; {FIX}"
+                "no normalization{what}: exporters remove {both} from networks of convolutions, and this one has \
+                 {convolutions}; {FIX}"
             )
         }
         Removed::Statistics { convolutions } => {
@@ -159,6 +172,7 @@ impl Checked {
             "batch": batch,
             "shape": samples.shape,
             "classes": samples.classes,
+            "engine": self.engine.map(|engine| engine.name()),
             "warnings": warnings,
         })
     }
