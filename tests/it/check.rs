@@ -158,7 +158,6 @@ fn what_an_exporter_removed_is_a_warning() {
             ),
         ),
         ("normalized", convolution(normalized), None),
-        ("dropped", convolution(|build| build.node("Dropout", "a", "z", &[])), None),
         ("linear", classifier(&[0, 1, 8, 8]), None),
     ] {
         place.write("model.onnx", file);
