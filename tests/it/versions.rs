@@ -62,11 +62,13 @@ fn a_checkpoint_is_read_or_refused_with_both_versions() {
 
 #[test]
 fn a_record_is_read_or_refused_with_its_version() {
-    // The first generation's began with the digest of the job.
+    // The first generation's began with the digest of the job, not with a version.
     let old = fs::read(sample(1, "record")).unwrap();
-    assert_eq!(Record::decode(&old), Err(RecordError::Version(old[0])));
-    let now = fs::read(sample(2, "record")).unwrap();
+    assert_eq!(Record::decode(&old), Err(RecordError::Malformed));
+    let mut now = fs::read(sample(2, "record")).unwrap();
     assert_eq!(Record::decode(&now).unwrap().encode(), now);
+    now[0] = 1;
+    assert_eq!(Record::decode(&now), Err(RecordError::Version(1)));
 }
 
 /// Values of the module are in the format of the first generation to this day; names of keys are not.

@@ -14,6 +14,8 @@ pub const PAYLOAD_BYTES_MAX: usize = 1 << 16;
 
 /// Version of the wire format. A program reads the version that it writes.
 pub const VERSION: u8 = 2;
+/// First bytes that a record of another version may have; anything else is no record of an honest peer.
+const VERSIONS: std::ops::RangeInclusive<u8> = 1..=32;
 
 const DOMAIN: &[u8] = b"skein record\0";
 const HEADER_BYTES: usize = 1 + 32 + 8 + 32 + 1 + 32 + 32 + 32;
@@ -75,9 +77,7 @@ pub struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Written by a program whose records have another version.
-    #[error(
-        "the record has version {0} or none, this program reads version {VERSION}: all peers need programs of one version"
-    )]
+    #[error("the record has version {0}, this program reads version {VERSION}: all peers need programs of one version")]
     Version(u8),
     /// Too short, too long, or of an unknown kind.
     #[error("the record is malformed")]
@@ -130,7 +130,8 @@ impl Record {
         let mut fields = Fields(bytes);
         let [version] = fields.take()?;
         if version != VERSION {
-            return Err(RecordError::Version(version));
+            let is_other = VERSIONS.contains(&version);
+            return Err(if is_other { RecordError::Version(version) } else { RecordError::Malformed });
         }
         let header = Header {
             run: Digest(fields.take()?),
@@ -230,7 +231,7 @@ mod tests {
         bytes[0] = 3;
         let error = Record::decode(&bytes).expect_err("another version");
         assert_eq!(error, RecordError::Version(3));
-        assert!(error.to_string().contains("has version 3 or none, this program reads version 2"), "{error}");
+        assert!(error.to_string().contains("has version 3, this program reads version 2"), "{error}");
     }
 
     #[test]
