@@ -34,6 +34,7 @@ use self::store::plain::Plain;
 use self::store::reader::{ModuleVersion, PeerReader};
 use self::store::shared::RedisBase;
 use self::transport::Client;
+use self::transport::address::Place;
 use self::vulnerabilities::{Package, Server};
 
 pub use transport::address::{Address, AddressError};
@@ -133,6 +134,10 @@ pub fn open(options: &Options, scope: Scope) -> BoxFuture<'_, Result<Ports, Stor
 
 /// Refuses a database that a host with another format of the keys has used: its run would begin anew, unnoticed.
 async fn refuse_other_format(shared: &RedisBase) -> Result<(), StoreError> {
+    // The nodes of a cluster share the key, and only one of them has it: no host of a cluster advertises its run.
+    if matches!(shared.client().address().place, Place::Cluster { .. }) {
+        return Ok(());
+    }
     let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
     let Some(theirs) = text.and_then(|text| queue::other_format(&text)) else { return Ok(()) };
     let reason = format!(
