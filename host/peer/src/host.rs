@@ -11,7 +11,7 @@ use skein_job::{Job, Manifest, Members};
 use skein_protocol::identity::Identity;
 use skein_redis::Scope;
 use skein_redis::queue::{Consumer, Queue, Role};
-use skein_store::{PeerStore, StateDigests, StateStore, StoreError};
+use skein_store::{PeerStore, StateDigests, StateStore, StoreError, blocking};
 use skein_types::PeerId;
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -135,8 +135,11 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
     let share =
         share.with_context(|| format!("the roster does not have this peer: add a member with the id `{me}`"))?;
     let saved = saved(config, job)?;
-    // The folder is locked from here on.
-    let log = Log::open(&config.dir, me, job.run_id, saved.as_ref().map_or(0, |saved| saved.state.round()))?;
+    // The folder is locked from here on, which may take a moment.
+    let checkpointed = saved.as_ref().map_or(0, |saved| saved.state.round());
+    let dir = config.dir.clone();
+    let run = job.run_id;
+    let log = blocking(move || Log::open(&dir, me, run, checkpointed)).await?;
     let scope = |peer: PeerId| Scope { run: job.run_id, peer, values: job.layout.len() };
     let others = others(config, &identity, scope)?;
     tracing::debug!(address = %config.store.url, "opens its database");

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::BoxFuture;
 use skein_job::{Job, PeerData};
 use skein_protocol::identity::Identity;
-use skein_store::{Embedded, PeerStore, Ports};
+use skein_store::{Embedded, PeerStore, Ports, blocking};
 use skein_types::PeerId;
 
 use crate::checkpoint::{Checkpoint, CheckpointFile, Relation, RunFolder};
@@ -61,8 +61,10 @@ pub fn train<'a>(
 ) -> BoxFuture<'a, Result<Summary>> {
     Box::pin(async move {
         // Held to the end: two runs in one folder would overwrite each other's checkpoints.
-        let held = options.out.as_ref().map(|folder| hold(&folder.dir, options.resume));
-        let _lock = held.transpose()?;
+        let _lock = match options.out.as_ref().map(|folder| folder.dir.clone()) {
+            Some(dir) => blocking(move || hold(&dir, options.resume)).await?,
+            None => None,
+        };
         let (prepared, start) = starting_point(prepared, &options)?;
         let stores = new_stores(&prepared.job, &start).await?;
         let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();

@@ -11,7 +11,7 @@ use std::time::Duration;
 const LOOKS_MAX: u32 = 20;
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Locks a folder until the file is dropped; `None` if another process holds it.
+/// Locks a folder until the file is dropped; `None` if another process holds it. Blocks for a fifth of a second at most.
 ///
 /// # Errors
 /// The folder cannot be opened or locked.
