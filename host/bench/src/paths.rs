@@ -136,11 +136,11 @@ impl Bench {
         let sum = format!("{{bench}}:sum:{round}");
         let sum = sum.as_bytes();
         let values = noise(self.parameters, 1);
-        let leaves = self.gradients as u32;
-        for leaf in 0..leaves {
+        let count = self.gradients as u32;
+        for index in 0..count {
             let parameters = PARAMETERS.as_bytes();
             let blob = bytemuck::cast_slice(&values);
-            let batch = Accumulate { sum, parameters, round, leaf, leaves, samples: 1, loss: 0.5, blob };
+            let batch = Accumulate { sum, parameters, round, index, count, samples: 1, loss: 0.5, blob };
             self.command(batch).await?;
         }
         let left = async {

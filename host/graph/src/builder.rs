@@ -19,8 +19,8 @@ impl Graph {
         attributes: Attributes,
     ) -> Result<Vec<ValueId>, Reason> {
         let types = infer::types(self, op, inputs, &attributes)?;
-        if let Some(same) = simplify::same(self, op, inputs, &attributes, &types) {
-            return Ok(vec![same]);
+        if let Some(input) = simplify::unchanged_input(self, op, inputs, &attributes, &types) {
+            return Ok(vec![input]);
         }
         if let Some(constant) = fold::constant(self, op, inputs, &attributes, &types) {
             return Ok(vec![self.constant(constant)]);

@@ -6,7 +6,7 @@ use crate::dim::Dim;
 use crate::graph::{Graph, Type, ValueId};
 
 /// The input that a node would return unchanged, if any.
-pub(crate) fn same(
+pub(crate) fn unchanged_input(
     graph: &mut Graph,
     op: &str,
     inputs: &[Option<ValueId>],

@@ -90,7 +90,7 @@ impl Tape {
     }
 
     /// Adds a step as it is, without applying a forward rule.
-    pub(crate) fn plain(
+    pub(crate) fn step(
         &mut self,
         op: &'static str,
         inputs: &[ValueId],

@@ -12,7 +12,7 @@ use skein_types::{Layout, Parameter};
 
 use crate::data::SampleKind;
 use crate::identity::Identifier;
-use crate::manifest::model::{Init, Network};
+use crate::manifest::model::{Network, ParameterInit};
 use crate::manifest::{self, Manifest};
 
 pub use onnx::{Graph, GraphInput, Graphs, convolutional, read};
@@ -119,7 +119,10 @@ fn describe(model: &manifest::Model, features: usize, classes: u32) -> Vec<manif
             shape,
             init,
         };
-        [parameter("weight", vec![outputs, inputs], Init::Kaiming), parameter("bias", vec![outputs], Init::Zeros)]
+        [
+            parameter("weight", vec![outputs, inputs], ParameterInit::Kaiming),
+            parameter("bias", vec![outputs], ParameterInit::Zeros),
+        ]
     });
     layers.collect()
 }
@@ -143,7 +146,7 @@ fn initial(parameters: &[manifest::model::Parameter], seed: u64) -> Vec<f32> {
 /// What the initial values of a parameter depend on, beside the seed.
 struct Initializer<'a> {
     name: &'a str,
-    init: Init,
+    init: ParameterInit,
     /// Number of inputs of each output.
     fan_in: f32,
     /// Number of outputs of each input.
@@ -159,10 +162,10 @@ impl Initializer<'_> {
         let mut stream = Stream::new("skein 2026-11 initial parameters", seed, &[name.as_bytes()]);
         let mut uniform = |bound: f32| (0..count).map(|_| stream.next_uniform(bound)).collect();
         match init {
-            Init::Kaiming => uniform((6.0 / fan_in).sqrt()),
-            Init::Xavier => uniform((6.0 / (fan_in + fan_out)).sqrt()),
-            Init::Zeros => vec![0.0; count],
-            Init::Ones => vec![1.0; count],
+            ParameterInit::Kaiming => uniform((6.0 / fan_in).sqrt()),
+            ParameterInit::Xavier => uniform((6.0 / (fan_in + fan_out)).sqrt()),
+            ParameterInit::Zeros => vec![0.0; count],
+            ParameterInit::Ones => vec![1.0; count],
         }
     }
 }

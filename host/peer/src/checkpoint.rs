@@ -215,8 +215,8 @@ pub fn decode_progress(bytes: &[u8], round: u64) -> serde_json::Result<Progress>
 }
 
 /// The hash that peers compare.
-pub fn hash_of(head: &StateDigests) -> Digest {
-    state_hash(head.round, head.parameters, &head.slots)
+pub fn hash_of(digests: &StateDigests) -> Digest {
+    state_hash(digests.round, digests.parameters, &digests.slots)
 }
 
 fn slot_name(slot: usize) -> String {

@@ -59,7 +59,7 @@ pub(crate) fn slot_of(gradient: &Gradient, index: u32, count: u32) -> BatchSlot 
 /// The state that a round builds on; a database that came back empty or with an older state does not hold it.
 pub(crate) async fn state_before(state: &dyn StateStore, round: u64) -> Result<StateDigests, StoreError> {
     match state.digests().await? {
-        head if head.round + 1 == round => Ok(head),
-        head => Err(StoreError::OutOfOrder { round, state: head.round }),
+        digests if digests.round + 1 == round => Ok(digests),
+        digests => Err(StoreError::OutOfOrder { round, state: digests.round }),
     }
 }

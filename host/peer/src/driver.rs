@@ -134,7 +134,7 @@ impl Peer {
         let PeerConfig { identity, store, compute, others, log } = config;
         let job = prepared.job.clone();
         let me = identity.id();
-        let head = store.state.digests().await?;
+        let digests = store.state.digests().await?;
         let share = &job.shares[&me];
         let order = EpochSampler::new(job.train.seed, share.index, share.train.clone());
         let deadline = Deadline::new(job.train.wait);
@@ -157,7 +157,7 @@ impl Peer {
             awaited: watch::Sender::new(None),
             last_loss: None,
         };
-        peer.recall(&head).await?;
+        peer.recall(&digests).await?;
         Ok(peer)
     }
 
@@ -167,24 +167,24 @@ impl Peer {
     /// As [`Peer::start`].
     pub async fn recover(&mut self) -> Result<()> {
         self.compute.open().await?;
-        let head = self.store.state.digests().await?;
-        self.recall(&head).await
+        let digests = self.store.state.digests().await?;
+        self.recall(&digests).await
     }
 
     /// Restores the progress kept beside a state, and publishes the records that are due.
-    async fn recall(&mut self, head: &StateDigests) -> Result<()> {
-        let metadata = self.store.state.round_metadata(head.round).await?;
-        let metadata = metadata.with_context(|| format!("the store lost the metadata of round {}", head.round))?;
-        self.progress = decode_progress(&metadata, head.round)?;
+    async fn recall(&mut self, digests: &StateDigests) -> Result<()> {
+        let metadata = self.store.state.round_metadata(digests.round).await?;
+        let metadata = metadata.with_context(|| format!("the store lost the metadata of round {}", digests.round))?;
+        self.progress = decode_progress(&metadata, digests.round)?;
         let me = self.me();
         // Values before the records that announce them.
         for (round, values) in self.log.contributions().await? {
             self.store.contributions.put_contribution(round, me, values).await?;
         }
-        self.log.reconcile(&*self.store.records, me, self.job.run_id, head.round).await?;
-        if let Some(vote) = self.log.unchecked_vote(head.round) {
+        self.log.reconcile(&*self.store.records, me, self.job.run_id, digests.round).await?;
+        if let Some(vote) = self.log.unchecked_vote(digests.round) {
             let header = Header { kind: Kind::Check, previous: self.log.last(), ..vote };
-            let check = self.log.sign_once(&self.identity, header, hash_of(head).0.to_vec()).await?;
+            let check = self.log.sign_once(&self.identity, header, hash_of(digests).0.to_vec()).await?;
             self.store.records.publish(check.encode()).await?;
         }
         Ok(())
@@ -210,11 +210,11 @@ impl Peer {
     #[tracing::instrument(level = "debug", name = "round", skip_all, fields(round = number))]
     pub async fn round(&mut self, number: u64) -> Result<RoundEnd> {
         let mut phases = Phases::default();
-        let head = state_before(&*self.store.state, number).await?;
+        let digests = state_before(&*self.store.state, number).await?;
         let (average, evaluation) = self.contribute(number, &mut phases).await?;
         tracing::debug!(samples = average.samples, loss = average.loss, "computed");
 
-        let mut round = self.open_round(number, &head, average, evaluation).await?;
+        let mut round = self.open_round(number, &digests, average, evaluation).await?;
         let mut applied = None;
         let mut phase = Phase::Gather;
         loop {
@@ -281,7 +281,7 @@ impl Peer {
     async fn open_round(
         &mut self,
         number: u64,
-        head: &StateDigests,
+        digests: &StateDigests,
         average: Average,
         evaluation: Option<Evaluation>,
     ) -> Result<Round> {
@@ -290,7 +290,7 @@ impl Peer {
         let context = RoundContext {
             run: self.job.run_id,
             round: number,
-            state: hash_of(head),
+            state: hash_of(digests),
             roster: self.neighbours.ids().chain([self.me()]).collect(),
             faults: self.job.train.faults,
         };
@@ -353,14 +353,14 @@ impl Peer {
         // Before the state it belongs to: a state never lacks its metadata.
         self.store.state.put_round_metadata(number, encode_progress(&progress)).await?;
         let applied = self.store.state.apply(Update { round: number, aggregate, change }).await;
-        let head = applied.with_context(|| aggregation_context(number, agreement))?;
+        let digests = applied.with_context(|| aggregation_context(number, agreement))?;
         phases.add(Phase::Update, begun);
         let samples: u64 = agreement.peers.values().map(|announcement| announcement.samples).sum();
         let loss_sum: f64 = agreement.peers.values().map(|a| a.loss * a.samples as f64).sum();
         Ok(Some(RoundReport {
             round: number,
             peer: self.me(),
-            state_hash: hash_of(&head),
+            state_hash: hash_of(&digests),
             state: self.store.state.state().await?,
             contribution: self.log.own_contribution(&*self.store.contributions, self.me(), number).await?,
             progress,

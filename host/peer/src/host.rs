@@ -196,10 +196,10 @@ fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
 /// Decides where the peer continues: from the state of its database, or from the checkpoint if that is ahead of it.
 async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job) -> Result<Checkpoint> {
     let saved = saved.unwrap_or_else(|| Checkpoint::initial(job));
-    let (head, metadata) = match store.digests().await {
-        Ok(head) => {
-            let metadata = store.round_metadata(head.round).await?;
-            (head, metadata)
+    let (digests, metadata) = match store.digests().await {
+        Ok(digests) => {
+            let metadata = store.round_metadata(digests.round).await?;
+            (digests, metadata)
         }
         Err(StoreError::NoState | StoreError::Corrupt { .. }) => {
             saved.restore(store).await?;
@@ -208,13 +208,13 @@ async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job)
         Err(error) => return Err(error.into()),
     };
     match metadata {
-        Some(metadata) if is_whole(&head, &saved) => {
+        Some(metadata) if is_whole(&digests, &saved) => {
             let state = store.state().await?;
-            Ok(Checkpoint { provenance: saved.provenance, state, progress: decode_progress(&metadata, head.round)? })
+            Ok(Checkpoint { provenance: saved.provenance, state, progress: decode_progress(&metadata, digests.round)? })
         }
         _ => {
             tracing::warn!(
-                database = head.round,
+                database = digests.round,
                 checkpoint = saved.state.round(),
                 "the database is behind: restoring it"
             );
@@ -225,6 +225,6 @@ async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job)
 }
 
 /// Whether the database is ahead of the checkpoint, or holds the same state.
-fn is_whole(head: &StateDigests, saved: &Checkpoint) -> bool {
-    head.round > saved.state.round() || hash_of(head) == saved.state_hash()
+fn is_whole(digests: &StateDigests, saved: &Checkpoint) -> bool {
+    digests.round > saved.state.round() || hash_of(digests) == saved.state_hash()
 }

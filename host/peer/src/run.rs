@@ -77,7 +77,7 @@ impl Run {
                     None => break,
                 },
                 Some(ended) = peers.join_next() => ended.context("a peer ended abruptly")??,
-                _ = ticks.tick() => session.tell_waits(events),
+                _ = ticks.tick() => session.report_waits(events),
                 // Peers may be waiting for the checkpoint.
                 written = written(&mut session.writing), if session.writing.is_some() => {
                     session.writing = None;
@@ -337,7 +337,7 @@ impl Session {
 
     /// Reports the peers that the peer of this process has waited for at least [`TICK`]. Several peers of one process
     /// report nothing, since they wait for each other all the time.
-    fn tell_waits(&self, events: &mut Sink<'_>) {
+    fn report_waits(&self, events: &mut Sink<'_>) {
         let [awaited] = &self.awaited[..] else { return };
         let waiting =
             awaited.borrow().clone().filter(|awaited| awaited.since.elapsed() >= TICK).map(|awaited| Waiting {

@@ -116,7 +116,7 @@ impl QueueWorker {
                 };
                 tokio::select! {
                     changed = stop.changed(), if !*stop.borrow() => changed.context("nothing is left that could stop the worker")?,
-                    Some(ended) = running.join_next() => worker.note(ended?, &mut progress).await,
+                    Some(ended) = running.join_next() => worker.finish(ended?, &mut progress).await,
                     Some(deliveries) = asking.join_next() => for delivery in deliveries?? {
                         let worker = worker.clone();
                         running.spawn(async move { worker.carry_out(delivery).await }.in_current_span());
@@ -130,7 +130,7 @@ impl QueueWorker {
         })
     }
 
-    async fn note(&self, ended: TaskOutcome, Progress { width, pause, done }: &mut Progress) {
+    async fn finish(&self, ended: TaskOutcome, Progress { width, pause, done }: &mut Progress) {
         match ended.result {
             Ok(completion) => {
                 // Only calls that succeed count: those that fail early would raise the width, and more would fail.
@@ -182,7 +182,7 @@ impl QueueWorker {
     /// the next one finds the batch already accumulated.
     async fn compute(&self, delivery: &Delivery, usage: &mut Option<Usage>) -> Result<Completion> {
         let task = &delivery.task;
-        let payload: TaskPayload = serde_json::from_str(&task.note).context("malformed task payload")?;
+        let payload: TaskPayload = serde_json::from_str(&task.payload).context("malformed task payload")?;
         let (round, values) = self.store.state.parameters().await?;
         if task.round <= round {
             self.consumer.discard(delivery).await?;

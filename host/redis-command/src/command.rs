@@ -151,7 +151,7 @@ impl<A: Default> Command<A> for Norm<A> {
     }
 }
 
-/// `SKEIN.ACC sum parameters round leaf leaves samples loss blob`: adds a batch's gradient to the sum of its round.
+/// `SKEIN.ACC sum parameters round index count samples loss blob`: adds a batch's gradient to the sum of its round.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Accumulate<A> {
     /// Key of the sum.
@@ -160,10 +160,10 @@ pub struct Accumulate<A> {
     pub parameters: A,
     /// The round of the batch.
     pub round: u64,
-    /// Index of the batch, below `leaves`.
-    pub leaf: u32,
+    /// Index of the batch, below `count`.
+    pub index: u32,
     /// Number of batches of the round.
-    pub leaves: u32,
+    pub count: u32,
     /// Number of samples of the batch, the weight of its gradient.
     pub samples: u32,
     /// Mean loss of the batch.
@@ -179,8 +179,8 @@ impl<A: Default> Command<A> for Accumulate<A> {
         form.key("sum", &mut self.sum)?;
         form.key("parameters", &mut self.parameters)?;
         form.value("round", &mut self.round)?;
-        form.value("leaf", &mut self.leaf)?;
-        form.value("leaves", &mut self.leaves)?;
+        form.value("index", &mut self.index)?;
+        form.value("count", &mut self.count)?;
         form.value("samples", &mut self.samples)?;
         form.value("loss", &mut self.loss)?;
         form.blob("blob", &mut self.blob)

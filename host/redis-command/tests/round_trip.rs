@@ -136,15 +136,15 @@ proptest! {
     fn sums(
         (key, other, blob) in (name(), name(), name()),
         round in version(),
-        (leaf, leaves, samples) in any::<(u32, u32, u32)>(),
+        (index, count, samples) in any::<(u32, u32, u32)>(),
         loss in number(),
     ) {
         let sum = &key[..];
         let parameters = &other[..];
         let blob = &blob[..];
-        check!(Accumulate { sum, parameters, round, leaf, leaves, samples, loss, blob }, |read: Accumulate, words| {
+        check!(Accumulate { sum, parameters, round, index, count, samples, loss, blob }, |read: Accumulate, words| {
             let [sum, parameters, blob] = [read.sum, read.parameters, read.blob].map(|place| &words[place][..]);
-            Accumulate { sum, parameters, blob, round: read.round, leaf: read.leaf, leaves: read.leaves,
+            Accumulate { sum, parameters, blob, round: read.round, index: read.index, count: read.count,
                 samples: read.samples, loss: read.loss }
         });
         check!(Average { destination: parameters, sum, round }, |read: Average, words| {

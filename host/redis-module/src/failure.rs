@@ -19,8 +19,8 @@ pub(crate) enum Failure {
     Length { expected: usize, actual: usize },
     #[error("RANGE {length}")]
     Range { length: usize },
-    #[error("LEAF {index} {leaves}")]
-    Leaf { index: u32, leaves: u32 },
+    #[error("BATCH {index} {count}")]
+    Batch { index: u32, count: u32 },
     #[error("INCOMPLETE {round}")]
     Incomplete { round: u64 },
     #[error("ORDER {version}")]

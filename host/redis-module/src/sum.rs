@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::persistence::{Damaged, Digesting, Input, Kind, Output, Rewrite, Value};
 
 /// Most batches of a round; it bounds the memory that one command can make the server allocate.
-pub(crate) const LEAVES_MAX: u32 = 1 << 16;
+pub(crate) const BATCHES_MAX: u32 = 1 << 16;
 
 /// Samples and mean loss that `SKEIN.AVERAGE` answers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +40,7 @@ pub(crate) struct Sum {
 /// A batch that is being added to the sum.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    pub(crate) leaf: u32,
+    pub(crate) index: u32,
     pub(crate) samples: u32,
     pub(crate) loss: f32,
     /// Sums already added to the batch, from the leaf up.
@@ -64,9 +64,9 @@ impl Sum {
     ///
     /// # Errors
     /// [`Failure::Leaf`] or [`Failure::Length`] if the batch does not belong to this sum.
-    pub(crate) fn counted(&self, round: u64, index: u32, leaves: u32, len: usize) -> Result<bool, Failure> {
-        if round != self.round || leaves != self.tree.leaves() || index >= leaves {
-            return Err(Failure::Leaf { index, leaves });
+    pub(crate) fn counted(&self, round: u64, index: u32, count: u32, len: usize) -> Result<bool, Failure> {
+        if round != self.round || count != self.tree.leaves() || index >= count {
+            return Err(Failure::Batch { index, count });
         }
         if len != self.len {
             return Err(Failure::Length { expected: self.len, actual: len });
@@ -79,7 +79,7 @@ impl Sum {
     /// # Errors
     /// [`Failure::Changed`] if an added sum is no longer in the tree, because the key was replaced.
     pub(crate) fn next(&self, batch: &Batch) -> Result<Entering, Failure> {
-        let mut at = Position::leaf(batch.leaf);
+        let mut at = Position::leaf(batch.index);
         for added in &batch.added {
             match self.tree.sibling(at) {
                 Some((sibling, parent)) if Arc::ptr_eq(sibling, added) => at = parent,
@@ -91,10 +91,10 @@ impl Sum {
 
     /// Counts a batch that is [ready](Entering::Ready); `sum` is the batch plus all sums added to it.
     pub(crate) fn enter(&mut self, batch: &Batch, sum: Buffer) {
-        self.tree.claim(batch.leaf);
-        self.batches[batch.leaf as usize] = (batch.samples, batch.loss);
+        self.tree.claim(batch.index);
+        self.batches[batch.index as usize] = (batch.samples, batch.loss);
         let sum = Arc::new(sum);
-        let mut at = Position::leaf(batch.leaf);
+        let mut at = Position::leaf(batch.index);
         // The siblings are part of `sum`; the batch holds them until the server's lock is free.
         while let Placed::Join { parent, .. } = self.tree.place(at, sum.clone()) {
             at = parent;
@@ -126,9 +126,9 @@ impl Sum {
     /// Restores the tree, and checks that each counted batch is in exactly one part and that no two parts are siblings.
     fn restore(&mut self, input: &mut Input, closed: bool) -> Result<(), Damaged> {
         let mut covered = vec![false; self.leaves() as usize];
-        for _ in 0..input.number_up_to(u64::from(LEAVES_MAX))? {
-            let level = input.number_up_to(u64::from(LEAVES_MAX.trailing_zeros()))? as u32;
-            let index = input.number_up_to(u64::from(LEAVES_MAX))? as u32;
+        for _ in 0..input.number_up_to(u64::from(BATCHES_MAX))? {
+            let level = input.number_up_to(u64::from(BATCHES_MAX.trailing_zeros()))? as u32;
+            let index = input.number_up_to(u64::from(BATCHES_MAX))? as u32;
             let values = input.values()?;
             let first = (index as usize) << level;
             let last = (first + (1usize << level)).min(covered.len());
@@ -182,7 +182,7 @@ impl Value for Sum {
 
     fn load(input: &mut Input) -> Result<Sum, Damaged> {
         let round = input.number_up_to(i64::MAX as u64)?;
-        let leaves = input.number_up_to(u64::from(LEAVES_MAX))? as u32;
+        let leaves = input.number_up_to(u64::from(BATCHES_MAX))? as u32;
         let len = input.number_up_to(isize::MAX as u64)? as usize;
         let closed = input.number_up_to(1)? == 1;
         let mut sum = Sum::new(round, leaves, len);
@@ -190,7 +190,7 @@ impl Value for Sum {
             sum.average = Some(Average { samples: input.number_up_to(u64::MAX)?, loss: input.double()? });
         }
         for _ in 0..input.number_up_to(u64::from(leaves))? {
-            let index = input.number_up_to(u64::from(LEAVES_MAX))? as u32;
+            let index = input.number_up_to(u64::from(BATCHES_MAX))? as u32;
             let samples = input.number_up_to(u64::from(u32::MAX))? as u32;
             let loss = f32::from_bits(input.number_up_to(u64::from(u32::MAX))? as u32);
             if !sum.tree.claim(index) {

@@ -57,7 +57,7 @@ impl Keys {
     }
 
     /// The metadata of a round, from which a peer resumes.
-    pub(crate) fn note(&self, round: u64) -> String {
+    pub(crate) fn round_metadata(&self, round: u64) -> String {
         format!("{}:note:{round}", self.0)
     }
 

@@ -67,7 +67,7 @@ pub struct Task {
     /// Index within the round, from 0.
     pub index: u32,
     /// Instructions for the worker, which name keys and hold no values.
-    pub note: String,
+    pub payload: String,
 }
 
 /// Tasks counted in a round: both numbers are the same unless a task was counted twice.
@@ -224,7 +224,7 @@ impl Queue {
             let mut command = scripts::command(scripts::POST, &[&self.keys().tasks(), &round_key]);
             command.arg(round).arg(want);
             tasks.iter().for_each(|task| {
-                command.arg(task.index).arg(&task.note);
+                command.arg(task.index).arg(&task.payload);
             });
             self.shared.control::<()>(&command, &round_key).await?;
         }
@@ -307,7 +307,7 @@ impl Queue {
             let task = Task {
                 round: field("round")?.parse().ok()?,
                 index: field("index")?.parse().ok()?,
-                note: field("note")?,
+                payload: field("payload")?,
             };
             Some(DeadLetter { id, task, reason: field("reason")? })
         };
@@ -337,7 +337,7 @@ fn delivery(entry: Reply) -> Result<Delivery, Failure> {
     let task = Task {
         round: field("round")?.parse()?,
         index: field("index")?.parse()?,
-        note: field("note")?.text()?.to_owned(),
+        payload: field("payload")?.text()?.to_owned(),
     };
     Ok(Delivery { id: id.text()?.to_owned(), task })
 }

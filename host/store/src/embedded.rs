@@ -33,7 +33,7 @@ struct Inner {
     state: Option<State>,
     sums: BTreeMap<u64, Sum>,
     contributions: BTreeMap<(u64, PeerId), Values>,
-    notes: BTreeMap<u64, Vec<u8>>,
+    metadata: BTreeMap<u64, Vec<u8>>,
     records: VecDeque<(u64, Vec<u8>)>,
 }
 
@@ -214,7 +214,7 @@ impl StateStore for Embedded {
         let mut inner = self.lock();
         inner.state = Some(state);
         inner.sums.clear();
-        inner.notes.clear();
+        inner.metadata.clear();
         inner.contributions.clear();
         Ok(())
     }
@@ -223,19 +223,19 @@ impl StateStore for Embedded {
         self.apart("apply", move |store| Ok(store.update(&update)?.digests())).await
     }
 
-    async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
-        self.lock().notes.insert(round, note);
+    async fn put_round_metadata(&self, round: u64, metadata: Vec<u8>) -> Result<(), StoreError> {
+        self.lock().metadata.insert(round, metadata);
         Ok(())
     }
 
     async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.lock().notes.get(&round).cloned())
+        Ok(self.lock().metadata.get(&round).cloned())
     }
 
     async fn prune_before(&self, round: u64) -> Result<(), StoreError> {
         let mut inner = self.lock();
         inner.sums = inner.sums.split_off(&round);
-        inner.notes = inner.notes.split_off(&round);
+        inner.metadata = inner.metadata.split_off(&round);
         assert!(inner.sums.keys().all(|kept| *kept >= round), "only sums of this round or later are kept");
         inner.contributions = inner.contributions.split_off(&(round, PeerId([0; 32])));
         Ok(())

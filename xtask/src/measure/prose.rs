@@ -10,24 +10,32 @@ pub(crate) const EXTENSIONS: [&str; 5] = ["rs", "md", "toml", "wit", "conf"];
 /// Words of a doc comment that is counted as short.
 const SHORT_WORDS_MAX: usize = 3;
 
-/// The numbers of all lines with a forbidden word, from 1, and that word.
+/// The line, from 1, on which each forbidden word begins, and that word. Words are found across the ends of lines too.
 pub(crate) fn forbidden(text: &str) -> Vec<(usize, &'static str)> {
-    let text = text.to_lowercase();
-    let lines = text.lines().enumerate();
-    let found = lines.flat_map(|(index, line)| {
-        let words = FORBIDDEN.iter().filter(move |word| has_words(line, word));
-        words.map(move |word| (index + 1, *word)).collect::<Vec<_>>()
+    let mut prose = String::with_capacity(text.len());
+    let mut starts = Vec::new();
+    for line in text.lines() {
+        starts.push(prose.len());
+        let line = line.trim_start().trim_start_matches(['/', '!', '#', '>', '*']);
+        prose.push_str(line.trim());
+        prose.push(' ');
+    }
+    let prose = prose.to_ascii_lowercase();
+    let found = FORBIDDEN.iter().flat_map(|word| {
+        let places = word_indices(&prose, word);
+        places.map(|at| (starts.partition_point(|start| *start <= at), *word)).collect::<Vec<_>>()
     });
     found.collect()
 }
 
-/// Whether the words occur in a line, not as part of longer ones.
-fn has_words(line: &str, words: &str) -> bool {
-    line.match_indices(words).any(|(at, _)| {
-        let before = line[..at].chars().next_back();
-        let after = line[at + words.len()..].chars().next();
+/// Where the words occur in a text, not as part of longer ones.
+fn word_indices<'a>(text: &'a str, words: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let stands_alone = move |at: &usize| {
+        let before = text[..*at].chars().next_back();
+        let after = text[at + words.len()..].chars().next();
         [before, after].into_iter().flatten().all(|next| !next.is_alphanumeric())
-    })
+    };
+    text.match_indices(words).map(|(at, _)| at).filter(stands_alone)
 }
 
 /// How many lines of documentation a source file has, and how many of them are a whole comment of three words or fewer.

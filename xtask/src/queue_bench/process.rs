@@ -47,7 +47,7 @@ pub(crate) fn run(process: &Process) -> Result<()> {
 /// Posts tasks, waits until they are done, and prints the figures as one JSON object.
 async fn post(options: &Options, scope: Scope, count: u32) -> Result<()> {
     let queue = Queue::open(options, scope).await?;
-    let tasks: Vec<Task> = (0..count).map(|index| Task { round: ROUND, index, note: String::new() }).collect();
+    let tasks: Vec<Task> = (0..count).map(|index| Task { round: ROUND, index, payload: String::new() }).collect();
     let begun = Instant::now();
     queue.post(ROUND, count, &tasks).await?;
     let outcome = loop {

@@ -95,7 +95,7 @@ pub(super) fn forward(tape: &mut Tape, op: &'static str, inputs: &[Option<ValueI
         "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" => binary(tape, op, inputs)?,
         _ => unary(tape, op, inputs, attributes)?,
     };
-    map.map(|map| Ok(vec![outer(tape, map)?])).transpose()
+    map.map(|map| Ok(vec![to_model_layout(tape, map)?])).transpose()
 }
 
 /// A value in this layout; values in the model's layout are transposed if `converts`.
@@ -128,7 +128,7 @@ fn is_too_large(sizes: &[i64]) -> bool {
 }
 
 /// A map in the model's layout. Its nodes are dropped if only maps use it.
-fn outer(tape: &mut Tape, map: Map) -> Emitted {
+fn to_model_layout(tape: &mut Tape, map: Map) -> Emitted {
     let rows = Dim::from(map.channels * map.positions());
     let flat = step_reshape(tape, map.value, &[rows.clone(), map.batch.clone()])?;
     let turned = tape.apply_one("Transpose", &[flat], Attributes::default().with("perm", vec![1, 0]))?;
@@ -150,11 +150,11 @@ fn step_reshape(tape: &mut Tape, x: ValueId, shape: &[Dim]) -> Emitted {
         return Err("two sizes are not known".into());
     }
     let target = tape.graph.integers(&target);
-    tape.plain("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
+    tape.step("Reshape", &[x, target], Attributes::default().with("allowzero", 0))
 }
 
 fn step(tape: &mut Tape, op: &'static str, inputs: &[ValueId]) -> Emitted {
-    tape.plain(op, inputs, Attributes::default())
+    tape.step(op, inputs, Attributes::default())
 }
 
 /// `map` as a matrix `[C·positions, N]` or `[C, positions·N]`.
@@ -167,7 +167,7 @@ fn matrix(tape: &mut Tape, map: &Map, rows: i64) -> Emitted {
 fn gemm(tape: &mut Tape, a: ValueId, b: ValueId, bias: Option<ValueId>) -> Emitted {
     let attributes = Attributes::default().with("alpha", 1.0).with("beta", 1.0).with("transA", 0).with("transB", 0);
     let inputs: Vec<ValueId> = [a, b].into_iter().chain(bias).collect();
-    tape.plain("Gemm", &inputs, attributes)
+    tape.step("Gemm", &inputs, attributes)
 }
 
 /// `X·Wᵀ + b`, with samples as rows, as `W·Xᵀ + b`, with samples as columns.
@@ -193,7 +193,7 @@ fn dense(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) -
             let apart = step_reshape(tape, weight, &[outputs.into(), (weights[1] / times).into(), times.into()])?;
             let axes = tape.graph.integers(&[2]);
             let reduction = Attributes::default().with("keepdims", 0).with("noop_with_empty_axes", 0);
-            let summed = tape.plain("ReduceSum", &[apart, axes], reduction)?;
+            let summed = tape.step("ReduceSum", &[apart, axes], reduction)?;
             (summed, step_reshape(tape, source, &[(weights[1] / times).into(), map.batch.clone()])?)
         }
         None => (weight, matrix(tape, &map, weights[1])?),
@@ -270,7 +270,7 @@ fn concat(tape: &mut Tape, inputs: &[Option<ValueId>], attributes: &Attributes) 
         return Ok(None);
     }
     let values: Vec<ValueId> = maps.iter().map(|map| map.value).collect();
-    let value = tape.plain("Concat", &values, Attributes::default().with("axis", 0))?;
+    let value = tape.step("Concat", &values, Attributes::default().with("axis", 0))?;
     let channels = maps.iter().map(|map| map.channels).sum();
     Ok(Some(maps[0].with(value, channels, maps[0].sizes.clone())))
 }

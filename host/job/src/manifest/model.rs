@@ -25,7 +25,7 @@ pub struct Model {
     /// Initial values of the parameters of `onnx` or of a convolutional network; if not set, those of the file if there
     /// is one, else `kaiming`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub init: Option<Initialization>,
+    pub init: Option<ModelInit>,
     /// The loss that training minimizes.
     #[serde(with = "super::loss")]
     #[schemars(schema_with = "super::loss::schema")]
@@ -81,7 +81,7 @@ impl Network {
 /// Initial values of an ONNX model's parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Initialization {
+pub enum ModelInit {
     /// The values in the file.
     File,
     /// Weights uniform in ±√(6 / fan-in) from the job's seed (He et al., 2015); scales 1, biases 0.
@@ -100,13 +100,13 @@ pub struct Parameter {
     pub shape: Vec<u32>,
     /// Values before the first round.
     #[serde(default)]
-    pub init: Init,
+    pub init: ParameterInit,
 }
 
 /// Values before the first round, drawn from the job's seed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Init {
+pub enum ParameterInit {
     /// Uniform in ±√(6 / fan-in), where the fan-in is the product of all dimensions but the first (He et al., 2015).
     #[default]
     Kaiming,
@@ -118,14 +118,14 @@ pub enum Init {
     Ones,
 }
 
-impl Init {
+impl ParameterInit {
     /// Its name in manifests.
     pub fn name(self) -> &'static str {
         match self {
-            Init::Kaiming => "kaiming",
-            Init::Xavier => "xavier",
-            Init::Zeros => "zeros",
-            Init::Ones => "ones",
+            ParameterInit::Kaiming => "kaiming",
+            ParameterInit::Xavier => "xavier",
+            ParameterInit::Zeros => "zeros",
+            ParameterInit::Ones => "ones",
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{Initializer, Model, computes_itself, feed, image_shape};
 use crate::data::SampleKind;
 use crate::identity::Identifier;
 use crate::manifest::Manifest;
-use crate::manifest::model::{Init, Initialization};
+use crate::manifest::model::{ModelInit, ParameterInit};
 
 /// The graphs of a model.
 #[derive(Debug, Clone)]
@@ -140,11 +140,11 @@ pub fn convolutional(shape: &[u32], classes: u32) -> Result<(skein_graph::Model,
 pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lowering) -> Result<Model> {
     let settings = &manifest.model;
     let (source, start) = match &settings.onnx {
-        Some(path) => (read_all(path)?, settings.init.unwrap_or(Initialization::File)),
+        Some(path) => (read_all(path)?, settings.init.unwrap_or(ModelInit::File)),
         None => {
             let (model, bytes) = convolutional(&samples.shape, samples.classes)?;
             let source = Source { model, bytes, files: Vec::new(), external: None };
-            (source, settings.init.unwrap_or(Initialization::Kaiming))
+            (source, settings.init.unwrap_or(ModelInit::Kaiming))
         }
     };
     let mut identifier = Identifier::default();
@@ -299,25 +299,25 @@ fn inputs(inputs: &[(String, Shape)], fixed: &BTreeMap<String, (Vec<u32>, Arc<Ve
 }
 
 /// Values before the first round: the file's, or drawn from the seed.
-fn initial(model: &skein_graph::Model, layout: &Layout, start: Initialization, seed: u64) -> Vec<f32> {
+fn initial(model: &skein_graph::Model, layout: &Layout, start: ModelInit, seed: u64) -> Vec<f32> {
     let tensors: BTreeMap<&str, &skein_graph::Tensor> =
         model.parameters().iter().chain(model.buffers()).map(|tensor| (tensor.name.as_str(), tensor)).collect();
     let mut values = Vec::with_capacity(layout.len());
     for parameter in layout.parameters() {
         let tensor = tensors[parameter.name.as_str()];
         let scheme = match start {
-            Initialization::File => {
+            ModelInit::File => {
                 values.extend(tensor.initial.to_floats().unwrap_or_default());
                 continue;
             }
-            Initialization::Kaiming => Init::Kaiming,
-            Initialization::Xavier => Init::Xavier,
+            ModelInit::Kaiming => ParameterInit::Kaiming,
+            ModelInit::Xavier => ParameterInit::Xavier,
         };
         let count = parameter.len();
         let (init, fan_in) = match tensor.kind {
             TensorKind::Weight { fan_in } => (scheme, fan_in as f32),
-            TensorKind::Scale | TensorKind::Variance => (Init::Ones, 1.0),
-            TensorKind::Bias | TensorKind::Mean => (Init::Zeros, 1.0),
+            TensorKind::Scale | TensorKind::Variance => (ParameterInit::Ones, 1.0),
+            TensorKind::Bias | TensorKind::Mean => (ParameterInit::Zeros, 1.0),
         };
         let fan_out = count as f32 / fan_in.max(1.0);
         values.extend(Initializer { name: &parameter.name, init, fan_in, fan_out, count }.draw(seed));

@@ -43,8 +43,8 @@ impl Compute for Queued {
             // Posted as soon as its bytes are there: workers begin with the first while the others are still written.
             let batch = format!("batch:{round}:{index}");
             self.queue.put(Some(round), &batch, &encode_batch(&planned.read(&self.dataset))?).await?;
-            let note = serde_json::to_string(&TaskPayload { batch, batches: count })?;
-            self.queue.post(round, count, &[Task { round, index, note }]).await?;
+            let payload = serde_json::to_string(&TaskPayload { batch, batches: count })?;
+            self.queue.post(round, count, &[Task { round, index, payload }]).await?;
         }
         self.wait(round).await
     }

@@ -11,7 +11,7 @@ use crate::command::{Access, At, Command, Keys, Next};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::reply::Reply;
-use crate::sum::{Batch, Entering, LEAVES_MAX, Sum};
+use crate::sum::{BATCHES_MAX, Batch, Entering, Sum};
 use crate::work::{Turn, Work};
 
 pub(crate) struct Accumulate;
@@ -34,12 +34,12 @@ impl Command for Accumulate {
     const KEYS: &'static [Keys] = &[Keys::new(At::Index(1), Access::Update), Keys::new(At::Index(2), Access::Read)];
 
     fn prepare(context: &Context<'_>, arguments: Arguments<'_>, asked: Self::Asked) -> Result<Next, Failure> {
-        let asked::Accumulate { parameters, leaf, leaves, samples, loss, blob, .. } = asked;
+        let asked::Accumulate { parameters, index, count, samples, loss, blob, .. } = asked;
         let bytes = arguments.get(blob).len();
-        if leaves == 0 || leaves > LEAVES_MAX || leaf >= leaves {
-            return Err(Failure::Leaf { index: leaf, leaves });
+        if count == 0 || count > BATCHES_MAX || index >= count {
+            return Err(Failure::Batch { index, count });
         }
-        let batch = Batch { leaf, samples, loss, added: Vec::new() };
+        let batch = Batch { index, samples, loss, added: Vec::new() };
         let len = bytes / size_of::<f32>();
         let work = Accumulating { asked, len, batch, sum: None, next: None };
         if !bytes.is_multiple_of(size_of::<f32>()) {
@@ -59,7 +59,7 @@ impl Accumulating {
     /// # Errors
     /// The batch does not fit the parameters or the sum.
     fn duplicate(&self, context: &Context<'_>, arguments: Arguments<'_>) -> Result<bool, Failure> {
-        let asked::Accumulate { sum, parameters, round, leaves, .. } = self.asked;
+        let asked::Accumulate { sum, parameters, round, count, .. } = self.asked;
         let parameters = context.tensor(arguments, parameters)?.ok_or(Failure::NoState)?;
         let expected = parameters.values.len();
         if self.len != expected {
@@ -70,7 +70,7 @@ impl Accumulating {
             return context.check::<Sum>(arguments, sum).map(|()| true);
         }
         context.sum(arguments, sum, |sum| {
-            sum.map_or(Ok(false), |sum| sum.counted(round, self.batch.leaf, leaves, self.len))
+            sum.map_or(Ok(false), |sum| sum.counted(round, self.batch.index, count, self.len))
         })
     }
 }
@@ -112,7 +112,7 @@ impl Work for Accumulating {
             return Ok(Turn::Again);
         }
         let sum = self.sum.take().ok_or(Failure::Internal)?;
-        let new = || Sum::new(self.asked.round, self.asked.leaves, self.len);
+        let new = || Sum::new(self.asked.round, self.asked.count, self.len);
         context.change_sum(arguments, self.asked.sum, new, |entered| entered.enter(&self.batch, sum))?;
         context.notify(c"skein.acc", arguments, self.asked.sum);
         Ok(Turn::Written(Reply::Integer(1)))

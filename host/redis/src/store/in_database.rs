@@ -113,24 +113,24 @@ impl StateStore for Module {
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
         let key = self.0.keys().parameters();
-        let head = self.digests_of(std::slice::from_ref(&key)).await?;
-        let values = self.0.verified(self.0.reader.tensor(&key), &key, head.parameters).await?;
+        let digests = self.digests_of(std::slice::from_ref(&key)).await?;
+        let values = self.0.verified(self.0.reader.tensor(&key), &key, digests.parameters).await?;
         self.0.cache(vec![values.clone()]);
-        Ok((head.round, values))
+        Ok((digests.round, values))
     }
 
     async fn state(&self) -> Result<State, StoreError> {
         let keys = self.state_keys().await?;
-        let head = self.digests_of(&keys).await?;
+        let digests = self.digests_of(&keys).await?;
         let (_, parameters) = self.parameters().await?;
-        let mut slots = Vec::with_capacity(head.slots.len());
-        for (key, hash) in keys.into_iter().skip(1).zip(&head.slots) {
+        let mut slots = Vec::with_capacity(digests.slots.len());
+        for (key, hash) in keys.into_iter().skip(1).zip(&digests.slots) {
             slots.push(self.0.verified(self.0.reader.tensor(&key), &key, *hash).await?);
         }
-        if parameters.statistics().hash != head.parameters {
+        if parameters.statistics().hash != digests.parameters {
             return Err(self.0.corrupt(self.0.keys().parameters()));
         }
-        Ok(State::new(head.round, parameters, slots))
+        Ok(State::new(digests.round, parameters, slots))
     }
 
     async fn set_state(&self, state: State) -> Result<(), StoreError> {
@@ -169,8 +169,8 @@ impl StateStore for Module {
         self.digests_of(&keys).await
     }
 
-    async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
-        self.0.put_round_metadata(round, note).await
+    async fn put_round_metadata(&self, round: u64, metadata: Vec<u8>) -> Result<(), StoreError> {
+        self.0.put_round_metadata(round, metadata).await
     }
 
     async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
@@ -193,15 +193,15 @@ impl GradientSums for Module {
             sum: sum.as_bytes(),
             parameters: parameters.as_bytes(),
             round,
-            leaf: index,
-            leaves: count,
+            index,
+            count,
             samples,
             loss,
             blob: bytemuck::cast_slice(&gradient),
         };
         let reply = self.call(accumulate).await;
         let counted = reply.and_then(|reply| reply.integer()).map_err(|failure| match failure.code() {
-            Some("LEAF") => StoreError::Batch { round, index, count },
+            Some("BATCH") => StoreError::Batch { round, index, count },
             _ => self.explain(round, failure, &sum),
         })?;
         Ok(if counted == 1 { Accumulated::Counted } else { Accumulated::Duplicate })

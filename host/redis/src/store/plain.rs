@@ -79,28 +79,28 @@ impl Plain {
         values.map_err(|failure| self.0.failed(failure, key))
     }
 
-    fn value_keys(&self, head: &StateDigests) -> Vec<String> {
-        std::iter::once(&head.parameters).chain(&head.slots).map(|hash| self.0.keys().values(*hash)).collect()
+    fn value_keys(&self, digests: &StateDigests) -> Vec<String> {
+        std::iter::once(&digests.parameters).chain(&digests.slots).map(|hash| self.0.keys().values(*hash)).collect()
     }
 
     /// Stores a state beside the current one, then makes it current if the current one is still `before`. Returns the
     /// current one.
     async fn commit(&self, before: &str, state: &State) -> Result<StateDigests, StoreError> {
-        let head = state.digests();
+        let digests = state.digests();
         let all: Vec<Values> = std::iter::once(state.parameters()).chain(state.slots()).cloned().collect();
-        let keys = self.value_keys(&head);
+        let keys = self.value_keys(&digests);
         // Until it is current, it is pruned with its round.
-        self.0.track_for_pruning(head.round, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        self.0.track_for_pruning(digests.round, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         for (key, values) in keys.iter().zip(&all) {
             self.put(key, values).await?;
         }
         let key = self.0.keys().state();
         let index = self.0.keys().rounds();
         let mut command = redis::cmd("EVAL");
-        command.arg(COMMIT).arg(2 + keys.len()).arg(&key).arg(&index).arg(&keys).arg(before).arg(text_of(&head));
+        command.arg(COMMIT).arg(2 + keys.len()).arg(&key).arg(&index).arg(&keys).arg(before).arg(text_of(&digests));
         let counts: Option<String> = self.0.control(&command, &key).await?;
         let counts = self.digests_of(&counts.ok_or(StoreError::NoState)?)?;
-        if counts == head {
+        if counts == digests {
             self.0.cache(all);
             if let Ok(before) = self.digests_of(before) {
                 let mut old = self.value_keys(&before);
@@ -126,9 +126,9 @@ impl Plain {
     }
 }
 
-fn text_of(head: &StateDigests) -> String {
-    let hashes = std::iter::once(&head.parameters).chain(&head.slots);
-    hashes.fold(head.round.to_string(), |text, hash| format!("{text} {hash}"))
+fn text_of(digests: &StateDigests) -> String {
+    let hashes = std::iter::once(&digests.parameters).chain(&digests.slots);
+    hashes.fold(digests.round.to_string(), |text, hash| format!("{text} {hash}"))
 }
 
 #[async_trait]
@@ -153,18 +153,18 @@ impl StateStore for Plain {
     }
 
     async fn parameters(&self) -> Result<(u64, Values), StoreError> {
-        let head = self.digests().await?;
-        Ok((head.round, self.verified(head.parameters).await?))
+        let digests = self.digests().await?;
+        Ok((digests.round, self.verified(digests.parameters).await?))
     }
 
     async fn state(&self) -> Result<State, StoreError> {
-        let head = self.digests().await?;
-        let parameters = self.verified(head.parameters).await?;
-        let mut slots = Vec::with_capacity(head.slots.len());
-        for hash in &head.slots {
+        let digests = self.digests().await?;
+        let parameters = self.verified(digests.parameters).await?;
+        let mut slots = Vec::with_capacity(digests.slots.len());
+        for hash in &digests.slots {
             slots.push(self.verified(*hash).await?);
         }
-        Ok(State::new(head.round, parameters, slots))
+        Ok(State::new(digests.round, parameters, slots))
     }
 
     async fn set_state(&self, state: State) -> Result<(), StoreError> {
@@ -174,22 +174,22 @@ impl StateStore for Plain {
             Err(StoreError::NoState) => String::new(),
             Err(error) => return Err(error),
         };
-        let (state, head) = blocking(move || (state.clone(), state.digests())).await;
+        let (state, digests) = blocking(move || (state.clone(), state.digests())).await;
         match self.commit(&before, &state).await? {
-            counts if counts == head => Ok(()),
+            counts if counts == digests => Ok(()),
             _ => Err(self.0.corrupt(self.0.keys().state())),
         }
     }
 
     async fn apply(&self, update: Update) -> Result<StateDigests, StoreError> {
         let text = self.text().await?;
-        let head = self.digests_of(&text)?;
+        let digests = self.digests_of(&text)?;
         let round = update.round;
-        if head.round == round {
-            return Ok(head);
+        if digests.round == round {
+            return Ok(digests);
         }
-        if head.round + 1 != round {
-            return Err(StoreError::OutOfOrder { round, state: head.round });
+        if digests.round + 1 != round {
+            return Err(StoreError::OutOfOrder { round, state: digests.round });
         }
         let mut rows = Vec::new();
         match &update.aggregate {
@@ -214,8 +214,8 @@ impl StateStore for Plain {
         if counts.round == round { Ok(counts) } else { Err(StoreError::OutOfOrder { round, state: counts.round }) }
     }
 
-    async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
-        self.0.put_round_metadata(round, note).await
+    async fn put_round_metadata(&self, round: u64, metadata: Vec<u8>) -> Result<(), StoreError> {
+        self.0.put_round_metadata(round, metadata).await
     }
 
     async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
@@ -256,12 +256,12 @@ impl GradientSums for Plain {
 
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
         let sum = self.0.keys().sum(round);
-        let leaves: Option<u32> = self.0.control(redis::cmd("GET").arg(&sum), &sum).await?;
-        let leaves = leaves.ok_or(StoreError::Incomplete { round })?;
-        let mut tree = Tree::new(leaves);
+        let count: Option<u32> = self.0.control(redis::cmd("GET").arg(&sum), &sum).await?;
+        let count = count.ok_or(StoreError::Incomplete { round })?;
+        let mut tree = Tree::new(count);
         let mut samples = 0;
         let mut loss = 0.0;
-        let mut left = 0..leaves;
+        let mut left = 0..count;
         // Several are requested at a time, so that their round trips overlap.
         let mut coming: FuturesOrdered<_> =
             left.by_ref().take(AHEAD).map(|index| self.gradient_of(round, index)).collect();

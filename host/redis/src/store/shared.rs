@@ -119,14 +119,14 @@ impl RedisBase {
         self.control(&command, &index).await
     }
 
-    pub(crate) async fn put_round_metadata(&self, round: u64, note: Vec<u8>) -> Result<(), StoreError> {
-        let key = self.keys().note(round);
+    pub(crate) async fn put_round_metadata(&self, round: u64, metadata: Vec<u8>) -> Result<(), StoreError> {
+        let key = self.keys().round_metadata(round);
         self.track_for_pruning(round, &[&key]).await?;
-        self.control(redis::cmd("SET").arg(&key).arg(note), &key).await
+        self.control(redis::cmd("SET").arg(&key).arg(metadata), &key).await
     }
 
     pub(crate) async fn round_metadata(&self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        let key = self.keys().note(round);
+        let key = self.keys().round_metadata(round);
         self.control(redis::cmd("GET").arg(&key), &key).await
     }
 

@@ -33,7 +33,7 @@ fn check(url: &str) {
         let store = skein_redis::open(&options, scope(3)).await.unwrap_or_else(|error| panic!("{url}: {error:?}"));
         let state = State::new(7, vec![1.0, 2.0, 3.0].into(), vec![]);
         store.state.set_state(state.clone()).await.expect("a state");
-        store.state.put_round_metadata(7, b"note".to_vec()).await.expect("kept");
+        store.state.put_round_metadata(7, b"metadata".to_vec()).await.expect("kept");
         store.state.prune_before(8).await.expect("pruned");
         let again = skein_redis::open(&options, scope(3)).await.expect("a database");
         assert_eq!(again.state.state().await.expect("a state"), state);

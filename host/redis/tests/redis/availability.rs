@@ -45,8 +45,12 @@ async fn outlasts(server: &Server, store: Ports, code: &str, fix: impl FnOnce())
 
 /// Checks that the error after `outage_max` names the database and contains `expected`.
 async fn refused(store: &Ports, expected: &str) {
-    let error =
-        store.state.put_round_metadata(1, b"note".to_vec()).await.expect_err("it does not pass in time").to_string();
+    let error = store
+        .state
+        .put_round_metadata(1, b"metadata".to_vec())
+        .await
+        .expect_err("it does not pass in time")
+        .to_string();
     assert!(error.contains("redis.sock") && error.contains(expected), "{error}");
 }
 

@@ -73,7 +73,7 @@ async fn outcome(queue: &Queue) -> Option<Outcome> {
 }
 
 fn tasks(round: u64, count: u32) -> Vec<Task> {
-    (0..count).map(|index| Task { round, index, note: format!("task {index}") }).collect()
+    (0..count).map(|index| Task { round, index, payload: format!("task {index}") }).collect()
 }
 
 #[test]

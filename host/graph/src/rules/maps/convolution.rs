@@ -162,7 +162,7 @@ impl Conv {
         let size = self.map.positions();
         let factor = self.factor(tape, &reads.taps)?;
         let apart = step_reshape(tape, factor, &[self.outputs.into(), self.inputs.into(), taps.into()])?;
-        let turned = tape.plain("Transpose", &[apart], Attributes::default().with("perm", vec![0, 2, 1]))?;
+        let turned = tape.step("Transpose", &[apart], Attributes::default().with("perm", vec![0, 2, 1]))?;
         let rows = step_reshape(tape, turned, &[(self.outputs * taps).into(), self.inputs.into()])?;
         let columns = matrix(tape, &self.map, self.inputs)?;
         let products = gemm(tape, rows, columns, None)?;
@@ -177,7 +177,7 @@ impl Conv {
         let picked = step_reshape(tape, picked, &apart)?;
         let axes = tape.graph.integers(&[1]);
         let reduction = Attributes::default().with("keepdims", 0).with("noop_with_empty_axes", 0);
-        let sum = tape.plain("ReduceSum", &[picked, axes], reduction)?;
+        let sum = tape.step("ReduceSum", &[picked, axes], reduction)?;
         self.add_bias(tape, sum)
     }
 }

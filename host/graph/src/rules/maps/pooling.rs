@@ -78,7 +78,7 @@ pub(super) fn average(tape: &mut Tape, x: ValueId, attributes: &Attributes) -> R
 fn mean(tape: &mut Tape, x: ValueId) -> Emitted {
     let axes = tape.graph.integers(&[1]);
     let attributes = Attributes::default().with("keepdims", 0).with("noop_with_empty_axes", 0);
-    tape.plain("ReduceMean", &[x, axes], attributes)
+    tape.step("ReduceMean", &[x, axes], attributes)
 }
 
 /// The mean over all positions.

@@ -108,7 +108,7 @@ pub(super) fn forward(tape: &mut Tape, conv: &Conv) -> Result<Option<ValueId>, R
 }
 
 fn transpose(tape: &mut Tape, x: ValueId, perm: &[i64]) -> Emitted {
-    tape.plain("Transpose", &[x], Attributes::default().with("perm", perm.to_vec()))
+    tape.step("Transpose", &[x], Attributes::default().with("perm", perm.to_vec()))
 }
 
 /// The transformed filters: `[products, O, C]`.
