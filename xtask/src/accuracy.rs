@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::bench::{Format, output};
-use crate::cargo;
+use crate::{cargo, program};
 
 /// Arguments of `cargo xtask accuracy`.
 #[derive(clap::Args)]
@@ -72,7 +72,7 @@ fn train(root: &Path, data: &Path, name: &str, model: Option<&Path>) -> Result<f
     let manifest = dir.path().join("skein.toml");
     let example = root.join("runtime-config").join(format!("{name}.toml"));
     std::fs::copy(&example, &manifest).with_context(|| format!("failed to copy `{}`", example.display()))?;
-    let mut command = Command::new(root.join("target/release/skein"));
+    let mut command = Command::new(program(root)?);
     command.args(["train", "--quiet", "--output", "json", "--from"]).arg(&manifest);
     command.args(model.iter().flat_map(|model| [Path::new("--model"), *model]));
     let summary: Value = serde_json::from_str(&output(&mut command)?)?;
