@@ -100,6 +100,7 @@ impl Config {
         }
         let others = self.roster.iter_mut().filter_map(|member| member.store.as_mut());
         for store in others.chain([&mut self.store]) {
+            store.url.resolve(dir);
             store.password_file.iter_mut().for_each(from);
             if let Some(tls) = &mut store.tls {
                 from(&mut tls.ca);
