@@ -14,6 +14,9 @@ use skein_types::PeerId;
 
 use crate::checkpoint::KEEP_DEFAULT;
 
+/// Usual name of a configuration in the folder of its host.
+pub const HOST_FILE: &str = "host.toml";
+
 /// One peer of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
