@@ -22,6 +22,7 @@ mod script;
 mod target;
 
 mod bad_input;
+mod certificates;
 mod check;
 mod chores;
 mod circles;
