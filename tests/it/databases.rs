@@ -118,6 +118,33 @@ fn a_database_reports_its_address_with_and_without_the_options() {
     }
 }
 
+/// The server's own reason was the last of three lines of its log, without a way out.
+#[test]
+fn a_port_that_is_taken_is_named_with_the_way_out() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let run = ["redis", "run", "--dir", "db", "--listen", &address, "--without-module"];
+    let taken_by = format!("another program listens on `{address}`: stop it, or choose another port by ");
+    let error = place.fails(&run);
+    assert!(error.contains(&format!("{taken_by}`--listen`")), "{error}");
+    assert!(!place.path("db").exists(), "the folder would keep the port");
+    place.json(&["redis", "config", "--dir", "db", "--listen", &address, "--without-module"]);
+    let error = place.fails(&run);
+    assert!(error.contains(&format!("{taken_by}`port` in `db/redis.conf`")), "{error}");
+    drop(taken);
+    let _database = Database::start(&place, "db", &[]);
+    let error = place.fails(&run);
+    assert!(error.contains("a server already listens at `db/redis.sock`"), "{error}");
+
+    // Of an address block for documentation, which no machine has.
+    place.json(&["redis", "config", "--dir", "far", "--listen", "127.0.0.1:7001", "--without-module"]);
+    let config = std::fs::read_to_string(place.path("far/redis.conf")).unwrap();
+    place.write("far/redis.conf", config.replace("bind 127.0.0.1", "bind 192.0.2.1"));
+    let error = place.fails(&["redis", "run", "--dir", "far"]);
+    assert!(error.contains("`192.0.2.1` is not an address of this machine: choose one by `bind` in"), "{error}");
+}
+
 #[test]
 fn a_command_that_runs_all_peers_refuses_other_options_for_existing_folders() {
     let place = Place::new();

@@ -18,9 +18,13 @@ mod prose;
 mod ready;
 #[path = "../../xtask/src/readme/script.rs"]
 mod script;
+#[path = "../../xtask/src/target.rs"]
+mod target;
 
 mod bad_input;
+mod certificates;
 mod check;
+mod chores;
 mod circles;
 mod command_line;
 mod compile;

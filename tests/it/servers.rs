@@ -79,6 +79,20 @@ fn an_installed_server_runs_where_none_on_the_path_fits() {
     assert_eq!(state_hash(&summary), state_hash(&place.json(&["train"])));
 }
 
+/// A program that was asked for its version was once waited for without end.
+#[test]
+fn a_server_that_never_answers_is_named_with_the_way_out() {
+    let place = Place::new();
+    let mut shell = Command::new("sh");
+    // No child that another test starts at the same time inherits the open file, which could not run then.
+    let text = "printf '#!/bin/sh\nwhile :; do sleep 1; done\n' > hung && chmod +x hung";
+    assert!(shell.args(["-c", text]).current_dir(place.path("")).status().unwrap().success());
+    let error = place.fails(&["redis", "run", "--dir", "db", "--without-module", "--server", "./hung"]);
+    let expected =
+        "`./hung` did not end within 10 s when it was run with `--version`: name another server with `--server`";
+    assert!(error.contains(expected), "{error}");
+}
+
 /// The installed server would end with an error that names no fix.
 #[test]
 fn an_installed_server_is_refused_where_tls_is_needed() {

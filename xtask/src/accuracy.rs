@@ -1,5 +1,6 @@
 //! Trains the examples of `runtime-config` on real data, and compares the accuracy on test samples with a bound.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::bench::{Format, output};
-use crate::cargo;
+use crate::{cargo, program};
 
 /// Arguments of `cargo xtask accuracy`.
 #[derive(clap::Args)]
@@ -72,8 +73,12 @@ fn train(root: &Path, data: &Path, name: &str, model: Option<&Path>) -> Result<f
     let manifest = dir.path().join("skein.toml");
     let example = root.join("runtime-config").join(format!("{name}.toml"));
     std::fs::copy(&example, &manifest).with_context(|| format!("failed to copy `{}`", example.display()))?;
-    let mut command = Command::new(root.join("target/release/skein"));
-    command.args(["train", "--quiet", "--output", "json", "--from"]).arg(&manifest);
+    let mut command = Command::new(program(root)?);
+    command.args(["train", "--output", "json", "--from"]).arg(&manifest);
+    // It takes minutes, which a person watches and a log does not.
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
     command.args(model.iter().flat_map(|model| [Path::new("--model"), *model]));
     let summary: Value = serde_json::from_str(&output(&mut command)?)?;
     let accuracy = summary["test_accuracy"].as_f64().context("the summary has no `test_accuracy`")?;

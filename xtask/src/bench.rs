@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use crate::cargo;
+use crate::{cargo, program};
 
 /// How the figures are printed.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -118,7 +118,7 @@ fn round_figures(root: &Path) -> Result<Map<String, Value>> {
     let manifest = dir.path().join("skein.toml");
     std::fs::write(&manifest, JOB)?;
     let concurrency = std::thread::available_parallelism()?.get();
-    let mut train = Command::new(root.join("target/release/skein"));
+    let mut train = Command::new(program(root)?);
     train.args(["train", "--quiet", "--output", "json", "--concurrency", &concurrency.to_string(), "--from"]);
     let summary: Value = serde_json::from_str(&output(train.arg(&manifest))?)?;
     let figure = |name: &str| summary[name].as_f64().with_context(|| format!("the summary has no `{name}`"));

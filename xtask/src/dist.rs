@@ -9,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::cargo;
+use crate::{cargo, target_folder};
 
 /// Options of `cargo xtask dist`.
 #[derive(clap::Args)]
 pub(crate) struct Dist {
-    /// Folder for the archive
-    #[arg(long, value_name = "DIR", default_value = "target/dist")]
-    out: PathBuf,
+    /// Folder for the archive [default: `dist` in cargo's folder for builds]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 /// The built files that belong to a release.
@@ -32,15 +32,15 @@ pub(crate) fn run(root: &Path, options: &Dist) -> Result<()> {
     succeed(cargo().args(["build", "--release", "--locked"]).current_dir(root))?;
     let host = host()?;
     let name = format!("skein-{}-{host}", env!("CARGO_PKG_VERSION"));
-    let out = root.join(&options.out);
+    let target = target_folder(root)?;
+    let out = options.out.as_ref().map_or_else(|| target.join("dist"), |out| root.join(out));
     let folder = out.join(&name);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(folder.join("completions"))?;
-    let built = PathBuf::from(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| root.join("target").into()));
     for file in BUILT {
-        let source = built.join("release").join(file);
+        let source = target.join("release").join(file);
         // Symbols are most of the program. A panic still names file and line of its cause.
         succeed(Command::new("strip").arg("--strip-debug").arg("-o").arg(folder.join(file)).arg(source))?;
     }

@@ -49,7 +49,7 @@ struct Comparison<'a> {
 
 pub(crate) fn run(root: &Path, options: &Gradients) -> Result<()> {
     output(cargo().args(["build", "--quiet", "--release"]).current_dir(root))?;
-    let program = root.join("target/release/skein");
+    let program = crate::program(root)?;
     let cores = std::thread::available_parallelism()?.get();
     let mut models: Vec<PathBuf> = std::fs::read_dir(&options.models)
         .with_context(|| format!("failed to read `{}`", options.models.display()))?

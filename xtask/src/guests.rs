@@ -11,7 +11,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail, ensure};
 use wit_component::ComponentEncoder;
 
-use crate::workspace_root;
+use crate::{target_folder, workspace_root};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const CARGO: &str = "/usr/bin/cargo";
@@ -79,7 +79,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
 
 /// Compiles one guest to a core module.
 fn compile(root: &Path, name: &str) -> Result<Vec<u8>> {
-    let target_dir = root.join("target/guests");
+    let target_dir = target_folder(root)?.join("guests");
     let mut command = Command::new(CARGO);
     // The variables of the outer cargo and rustup would select their toolchain.
     for (key, _) in env::vars_os().filter(|(key, _)| {

@@ -10,6 +10,7 @@ mod picture;
 mod queue_bench;
 mod readme;
 mod references;
+mod target;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -73,6 +74,16 @@ fn main() -> anyhow::Result<()> {
 /// The root folder of the repository.
 fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace").to_owned()
+}
+
+/// The folder that cargo builds a checkout in.
+fn target_folder(root: &Path) -> anyhow::Result<PathBuf> {
+    target::target_folder(&mut cargo(), root)
+}
+
+/// The program of a checkout, as cargo builds it.
+fn program(root: &Path) -> anyhow::Result<PathBuf> {
+    Ok(target_folder(root)?.join("release/skein"))
 }
 
 /// Cargo for other packages, without the outer one's variables for this package: they would rerun build scripts.

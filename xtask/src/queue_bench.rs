@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::bench::{Format, output};
-use crate::cargo;
+use crate::{cargo, program};
 
 const WORKERS: usize = 4;
 const KILL_EVERY: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub(crate) struct QueueBench {
 
 pub(crate) fn run(root: &Path, options: &QueueBench) -> Result<()> {
     output(cargo().args(["build", "--quiet", "--release"]).current_dir(root))?;
-    let skein = root.join("target/release/skein");
+    let skein = program(root)?;
     let dir = tempfile::tempdir()?;
     let database = dir.path().join("redis");
     let mut server = Command::new(&skein);

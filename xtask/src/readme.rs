@@ -1,6 +1,6 @@
 //! `cargo xtask readme`: runs the commands of README and `docs` that need more than the test suite has.
 //!
-//! Pages run in a scratch folder each, from their first block to their last, with the program of `target/release`. Python
+//! Pages run in a scratch folder each, from their first block to their last, with the program that cargo builds. Python
 //! packages are installed into a virtual environment, once.
 
 pub(crate) mod page;
@@ -45,9 +45,10 @@ pub(crate) struct Readme {
     /// Also run the blocks that need PyTorch or componentize-py.
     #[arg(long)]
     python: bool,
-    /// The virtual environment with their packages; created if it does not exist.
-    #[arg(long, value_name = "DIR", default_value = "target/readme-venv")]
-    venv: PathBuf,
+    /// The virtual environment with their packages, created if it does not exist [default: `readme-venv` in cargo's
+    /// folder for builds]
+    #[arg(long, value_name = "DIR")]
+    venv: Option<PathBuf>,
     /// The program to run; built by default.
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -63,7 +64,10 @@ pub(crate) fn run(root: &Path, options: &Readme) -> Result<()> {
         Some(program) => std::path::absolute(program)?,
         None => build(root)?,
     };
-    let venv = root.join(&options.venv);
+    let venv = match &options.venv {
+        Some(venv) => root.join(venv),
+        None => crate::target_folder(root)?.join("readme-venv"),
+    };
     if options.python {
         install(&venv)?;
     }
@@ -93,7 +97,7 @@ pub(crate) fn run(root: &Path, options: &Readme) -> Result<()> {
 fn build(root: &Path) -> Result<PathBuf> {
     let status = crate::cargo().args(["build", "--release", "--quiet"]).current_dir(root).status()?;
     ensure!(status.success(), "the program does not compile");
-    Ok(root.join("target/release/skein"))
+    crate::program(root)
 }
 
 /// Creates the virtual environment if it does not exist, and installs what it lacks.

@@ -4,6 +4,7 @@ mod contribute;
 mod folder;
 pub mod log;
 mod neighbours;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -12,13 +12,12 @@ use skein_job::identity::Ancestor;
 
 use crate::checkpoint;
 use crate::driver::RECORDS_FILE;
+use crate::host::config::HOST_FILE;
 use crate::lock::is_held;
 use crate::report::METRICS_FILE;
 
 /// Files by which the folder of a run is known.
 const FILES: [&str; 3] = [checkpoint::FILE, METRICS_FILE, RECORDS_FILE];
-/// File by which the folder of a host that has not begun is known.
-const HOST_FILE: &str = "host.toml";
 /// Largest header of a safetensors file that its readers accept.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 
@@ -90,6 +89,7 @@ pub fn runs(dir: &Path) -> Result<Vec<RunStatus>> {
     for entry in std::fs::read_dir(dir).with_context(failed)? {
         let path = entry.with_context(failed)?.path();
         let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix("peer-")?.parse::<u32>().ok());
+        // A host that has not begun has only its configuration.
         if let Some(number) = number.filter(|_| is_run(&path) || path.join(HOST_FILE).exists()) {
             peers.push((number, path));
         }

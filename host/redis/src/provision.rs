@@ -4,6 +4,7 @@ pub mod asked;
 pub mod child;
 pub mod install;
 pub mod program;
+pub mod reachable;
 pub mod server;
 
 #[cfg(test)]
@@ -81,6 +82,14 @@ pub fn write(settings: &Settings) -> Result<()> {
     let reader = secret(&dir.join(password_file(READER)))?;
     create(&dir.join(ACL_FILE), &access_list([&owner, &worker, &reader], settings.module.is_some()))?;
     create(&dir.join(CONFIG_FILE), &configuration(dir, settings)?)
+}
+
+/// As [`write()`], if the folder has no configuration yet.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_if_new(settings: &Settings) -> Result<()> {
+    if settings.dir.join(CONFIG_FILE).exists() { Ok(()) } else { write(settings) }
 }
 
 /// Returns the file of Skein's module, which is built together with this program.

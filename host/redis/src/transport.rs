@@ -1,6 +1,7 @@
 //! Transport to a server: addresses, connections, replies and failures.
 
 pub(crate) mod address;
+pub(crate) mod certificate;
 mod client;
 mod failure;
 pub(crate) mod loading;

@@ -14,13 +14,14 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use skein_peer::events::{Event, Waiting};
-use skein_types::Digest;
-use skein_types::Status;
+use skein_types::{Digest, PeerId, Status};
 
 use self::line::{COLUMNS, Round};
 
 /// Shortest time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(2);
+/// Shortest time between two plain lines about a wait for the same peers.
+const SAME_WAIT_EVERY: Duration = Duration::from_secs(60);
 /// Columns of a plain line that names peers.
 const LINE_COLUMNS: usize = 200;
 /// Time between two frames of a spinner.
@@ -65,6 +66,15 @@ struct Lines {
     next: Instant,
     /// The last status that was written.
     status: Option<String>,
+    /// The wait that was last written, if no round was written since.
+    wait: Option<Wait>,
+}
+
+/// A wait as it was last written.
+struct Wait {
+    peers: Vec<PeerId>,
+    /// Earliest time of the next line about the same peers.
+    next: Instant,
 }
 
 impl Output {
@@ -160,7 +170,8 @@ impl Output {
 
     /// Shows which peers the run waits for, in place of the last round; `None` ends the wait.
     ///
-    /// Call it repeatedly to update the times. A terminal shows every call; plain lines are as rare as those of rounds.
+    /// Call it repeatedly to update the times. A terminal shows every call. A plain line is written if other peers are
+    /// awaited than before, at most as often as those of rounds, and otherwise rarely.
     fn waiting(&mut self, waiting: Option<&Waiting>) {
         match (&mut self.progress, waiting) {
             (Progress::Terminal(terminal), Some(waiting)) => {
@@ -256,7 +267,7 @@ impl Terminal {
 
 impl Lines {
     fn new(writer: Box<dyn Write + Send>) -> Lines {
-        Lines { writer, next: Instant::now(), status: None }
+        Lines { writer, next: Instant::now(), status: None, wait: None }
     }
 
     fn busy(&mut self, text: Option<String>, now: Instant) {
@@ -270,12 +281,15 @@ impl Lines {
 
     fn round(&mut self, round: &Round, now: Instant) {
         if now >= self.next || round.round == round.rounds {
+            self.wait = None;
             self.write_at(now, &round.plain());
         }
     }
 
     fn waiting(&mut self, waiting: &Waiting, now: Instant) {
-        if now >= self.next {
+        let is_told = self.wait.as_ref().is_some_and(|wait| wait.peers == waiting.peers && now < wait.next);
+        if now >= self.next && !is_told {
+            self.wait = Some(Wait { peers: waiting.peers.clone(), next: now + SAME_WAIT_EVERY });
             self.write_at(now, &line::waiting(waiting, LINE_COLUMNS));
         }
     }
@@ -296,7 +310,6 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use indicatif::TermLike;
-    use skein_types::PeerId;
 
     use super::*;
 
@@ -453,6 +466,25 @@ mod tests {
         lines.waiting(&waiting(), later);
         lines.waiting(&waiting(), later);
         assert_eq!(written.take(), ["waiting for 1 of 4: c3e7a1b2 (12 s, at most 48 s more)\n"]);
+    }
+
+    #[test]
+    fn a_log_of_a_long_wait_has_a_line_for_each_change_and_one_a_minute() {
+        let (mut output, written) = into_a_pipe();
+        let Progress::Lines(lines) = &mut output.progress else { panic!("it writes lines") };
+        let begin = Instant::now() + LINE_EVERY;
+        let wait = |second: u64| {
+            let peers = if second < 150 { vec![peer(), PeerId([7; 32])] } else { vec![peer()] };
+            Waiting { peers, since: Duration::from_secs(second), ..waiting() }
+        };
+        for second in 0..200 {
+            lines.waiting(&wait(second), begin + Duration::from_secs(second));
+        }
+        let shown = |second: u64| line::waiting(&wait(second), LINE_COLUMNS) + "\n";
+        assert_eq!(written.take(), [0, 60, 120, 150].map(shown));
+        lines.round(&ROUND, begin + Duration::from_secs(200));
+        lines.waiting(&wait(202), begin + Duration::from_secs(202));
+        assert_eq!(written.take(), [ROUND.plain() + "\n", shown(202)], "after a round, it is another wait");
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub enum StoreError {
     Certificate {
         /// The address in the options.
         address: String,
-        /// The TLS library's message, or why a certificate cannot be used.
+        /// What is wrong with which certificate, and what helps.
         reason: String,
     },
     /// The server is on another machine and would be reached without TLS: anyone in between could read the password.

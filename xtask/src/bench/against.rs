@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::{Format, build, measure};
+use crate::target_folder;
 
 /// Pairs of runs; the median counts.
 const PAIRS: usize = 5;
@@ -21,6 +22,12 @@ const SIZES: [&str; 1] = ["round_parameters"];
 
 pub(super) fn run(root: &Path, before: &Path, format: Format) -> Result<()> {
     ensure!(before.join("Cargo.toml").exists(), "`{}` is not a checkout: it has no `Cargo.toml`", before.display());
+    let folder = target_folder(root)?;
+    ensure!(
+        folder != target_folder(before)?,
+        "both checkouts build in `{}`, where each would replace the other: unset `CARGO_TARGET_DIR`",
+        folder.display()
+    );
     for checkout in [root, before] {
         build(checkout)?;
     }

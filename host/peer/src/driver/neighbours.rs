@@ -1,7 +1,7 @@
 //! Reads the other peers' stores: records as they appear, contributions on request.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
+
+use super::trouble::Trouble;
 
 /// Most records that wait in the inbox, and that are processed in one go. Readers of stores wait when it is full.
 pub(super) const INBOX_RECORDS: usize = 1024;
@@ -27,13 +29,43 @@ const FETCH_AGAIN: Duration = Duration::from_millis(50);
 
 /// The other peers of a job.
 pub(super) struct Neighbours {
-    stores: BTreeMap<PeerId, Arc<dyn PeerStore>>,
+    stores: BTreeMap<PeerId, Arc<Neighbour>>,
     inbox: mpsc::Receiver<Read>,
     /// Tasks that read the stores; they end with the peer.
     _readers: JoinSet<()>,
     fetching: JoinSet<(PeerId, Fetched)>,
     /// Peers whose contributions are being fetched.
     fetched: BTreeSet<PeerId>,
+}
+
+/// Another peer, as far as it can be read.
+struct Neighbour {
+    id: PeerId,
+    store: Arc<dyn PeerStore>,
+    trouble: Mutex<Trouble>,
+}
+
+impl Neighbour {
+    /// Logs that its store cannot be read, and rarely again as long as the reason stays.
+    fn failed(&self, error: &StoreError) {
+        let error: &dyn std::error::Error = error;
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        if let Some(times) = self.trouble().came(reason, Instant::now()) {
+            tracing::warn!(peer = ?self.id, times, error, "failed to read the database of a peer");
+        }
+    }
+
+    /// Logs that its store can be read again.
+    fn answered(&self) {
+        if let Some(times) = self.trouble().ended() {
+            tracing::info!(peer = ?self.id, times, "the database of a peer is read again");
+        }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A record as it was read.
@@ -73,8 +105,10 @@ impl Neighbours {
     pub(super) fn read(stores: BTreeMap<PeerId, Arc<dyn PeerStore>>) -> Neighbours {
         let (sender, inbox) = mpsc::channel(INBOX_RECORDS);
         let mut readers = JoinSet::new();
-        for (owner, store) in &stores {
-            readers.spawn(read_records(*owner, store.clone(), sender.clone()).in_current_span());
+        let neighbour = |(id, store)| (id, Arc::new(Neighbour { id, store, trouble: Mutex::default() }));
+        let stores: BTreeMap<PeerId, Arc<Neighbour>> = stores.into_iter().map(neighbour).collect();
+        for neighbour in stores.values() {
+            readers.spawn(read_records(neighbour.clone(), sender.clone()).in_current_span());
         }
         Neighbours { stores, inbox, _readers: readers, fetching: JoinSet::new(), fetched: BTreeSet::new() }
     }
@@ -115,9 +149,9 @@ impl Neighbours {
             if !self.fetched.insert(peer) {
                 continue;
             }
-            let stores = holders.iter().filter_map(|holder| Some((*holder, self.stores.get(holder)?.clone())));
+            let holders = holders.iter().filter_map(|holder| self.stores.get(holder).cloned());
             let expected = Expected { round, peer, hash: announcement.values, len };
-            let fetch = fetch(expected, stores.collect(), until);
+            let fetch = fetch(expected, holders.collect(), until);
             self.fetching.spawn(async move { (peer, fetch.await) }.in_current_span());
         }
     }
@@ -140,7 +174,7 @@ struct Expected {
 
 /// Asks the holders until one provides the announced values, until `until` at most. If one is slow, the next is asked
 /// as well, so that no holder keeps the others from being asked.
-async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, until: Instant) -> Fetched {
+async fn fetch(expected: Expected, holders: Vec<Arc<Neighbour>>, until: Instant) -> Fetched {
     let begun = Instant::now();
     let is_only = holders.len() == 1;
     let mut rest = holders.into_iter();
@@ -148,8 +182,8 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
     let mut wrong = None;
     let mut is_missing = true;
     loop {
-        if let Some((holder, store)) = rest.next() {
-            asked.spawn(ask(expected, holder, store).in_current_span());
+        if let Some(holder) = rest.next() {
+            asked.spawn(ask(expected, holder).in_current_span());
         }
         let patience = if rest.len() == 0 { until } else { until.min(Instant::now() + ASK_NEXT) };
         let answer = match tokio::time::timeout_at(patience, asked.join_next()).await {
@@ -179,24 +213,24 @@ async fn fetch(expected: Expected, holders: Vec<(PeerId, Arc<dyn PeerStore>)>, u
 }
 
 /// Asks one holder. Only the owner is accused for wrong values.
-async fn ask(expected: Expected, holder: PeerId, store: Arc<dyn PeerStore>) -> Fetched {
+async fn ask(expected: Expected, holder: Arc<Neighbour>) -> Fetched {
     let asked = Instant::now();
     let Expected { round, peer, .. } = expected;
-    let found = match store.contribution(round, peer).await {
+    let found = match holder.store.contribution(round, peer).await {
         Ok(None) => return Fetched::Missing { asked },
         Ok(Some(values)) => verify(expected, values).await,
         // It has more values than the model, and was not read further.
         Err(StoreError::Length { .. }) => Err(Misbehaviour::Shape),
         Err(error) => {
-            tracing::warn!(?peer, ?holder, error = &error as &dyn std::error::Error, "failed to read a contribution");
+            holder.failed(&error);
             return Fetched::Unreachable;
         }
     };
     match found {
         Ok(values) => Fetched::Verified(values),
-        Err(misbehaviour) if holder == peer => Fetched::Wrong(misbehaviour),
+        Err(misbehaviour) if holder.id == peer => Fetched::Wrong(misbehaviour),
         Err(misbehaviour) => {
-            tracing::warn!(?peer, ?holder, %misbehaviour, "a contribution does not match its announcement");
+            tracing::warn!(?peer, holder = ?holder.id, %misbehaviour, "a contribution does not match its announcement");
             Fetched::Missing { asked }
         }
     }
@@ -219,24 +253,25 @@ async fn verify(expected: Expected, values: Values) -> Result<Values, Misbehavio
 }
 
 /// Reads one peer's records until the inbox is closed.
-async fn read_records(owner: PeerId, store: Arc<dyn PeerStore>, sender: mpsc::Sender<Read>) {
+async fn read_records(neighbour: Arc<Neighbour>, sender: mpsc::Sender<Read>) {
     let mut last = 0;
     while !sender.is_closed() {
-        let records = match store.records(last, READ_WAIT).await {
+        let records = match neighbour.store.records(last, READ_WAIT).await {
             Ok(records) => records,
             Err(error) => {
-                tracing::warn!(?owner, error = &error as &dyn std::error::Error, "failed to read a peer's records");
+                neighbour.failed(&error);
                 // The cause cannot be waited for from here, but the end of the peer can.
                 let _ = tokio::time::timeout(READ_AGAIN, sender.closed()).await;
                 continue;
             }
         };
+        neighbour.answered();
         for (number, mut bytes) in records {
             last = number;
             // Longer bytes are not a record, and their first ones are enough to find that out.
             bytes.truncate(RECORD_BYTES_MAX + 1);
             bytes.shrink_to_fit();
-            if sender.send(Read { owner, bytes, at: Instant::now() }).await.is_err() {
+            if sender.send(Read { owner: neighbour.id, bytes, at: Instant::now() }).await.is_err() {
                 return;
             }
         }

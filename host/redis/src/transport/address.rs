@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The address of a database, which never contains a password.
@@ -11,7 +11,7 @@ use std::str::FromStr;
 /// |---|---|
 /// | `redis://[user@]host[:port][/db]` | a server over TCP |
 /// | `rediss://…` | the same over TLS |
-/// | `unix://[user@]/path/to/socket[?db=0]` | a server's Unix socket |
+/// | `unix://[user@]path/to/socket[?db=0]` | a server's Unix socket; an absolute path begins with `/` |
 /// | `redis+sentinel://[user@]host[:port],…/service[/db]` | the master that these sentinels name, `rediss+sentinel` over TLS |
 /// | `redis+cluster://[user@]host[:port],…` | the node of a cluster that holds the peer's keys, `rediss+cluster` over TLS |
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,10 +67,11 @@ impl FromStr for Address {
 fn parse(text: &str) -> Result<Address, &'static str> {
     let (scheme, rest) = text.split_once("://").ok_or("it must begin with `redis://`, `rediss://` or `unix://`")?;
     if scheme == "unix" {
-        let (user, rest) = user_of(rest.split_once("@/").map(|(user, _)| (user, &rest[user.len() + 1..])), rest)?;
+        // A user has no slash: an `@` after one is part of the path.
+        let (user, rest) = user_of(rest.split_once('@').filter(|(user, _)| !user.contains('/')), rest)?;
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-        if !path.starts_with('/') {
-            return Err("the path of a Unix socket must be absolute: `unix:///…`");
+        if path.is_empty() {
+            return Err("the path of the socket is missing: `unix:///path/to/socket`");
         }
         let database = match query {
             Some(query) => number(query.strip_prefix("db=").ok_or("only `?db=` may follow the path")?)?,
@@ -142,6 +143,13 @@ fn endpoint(text: &str, default: u16) -> Result<Endpoint, &'static str> {
 }
 
 impl Address {
+    /// Makes the path of a Unix socket relative to a folder; an absolute one stays.
+    pub fn resolve(&mut self, dir: &Path) {
+        if let Place::Server(Endpoint::Unix(path)) = &mut self.place {
+            *path = dir.join(&*path);
+        }
+    }
+
     /// Whether the server is certainly on this machine.
     pub(crate) fn is_local(&self) -> bool {
         match &self.place {
@@ -215,12 +223,28 @@ mod tests {
             ("unix:///run/redis.sock", "unix:///run/redis.sock"),
             ("unix://owner@/run/redis.sock", "unix://owner@/run/redis.sock"),
             ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
+            ("unix:///run/a@b/redis.sock", "unix:///run/a@b/redis.sock"),
+            ("unix://redis/redis.sock", "unix://redis/redis.sock"),
+            ("unix://owner@redis/redis.sock?db=2", "unix://owner@redis/redis.sock?db=2"),
             ("redis+sentinel://a,b:1/mine/4", "redis+sentinel://a:26379,b:1/mine/4"),
             ("rediss+cluster://u@a,b:1", "rediss+cluster://u@a:6379,b:1"),
         ] {
             let address: Address = text.parse().expect(text);
             assert_eq!(address.to_string(), shown);
             assert_eq!(shown.parse::<Address>().expect(shown), address);
+        }
+    }
+
+    #[test]
+    fn only_relative_sockets_are_resolved() {
+        for (text, resolved) in [
+            ("unix://owner@redis/redis.sock", "unix://owner@/srv/skein/redis/redis.sock"),
+            ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+            ("redis://host", "redis://host:6379"),
+        ] {
+            let mut address: Address = text.parse().expect(text);
+            address.resolve(Path::new("/srv/skein"));
+            assert_eq!(address.to_string(), resolved);
         }
     }
 
@@ -236,10 +260,12 @@ mod tests {
             ("redis+sentinel://a", "name of the service"),
             ("redis+cluster://a/1", "only one database"),
             ("redis+ring://a", "only `+sentinel`"),
-            ("unix://run/redis.sock", "absolute"),
+            ("unix://", "the path of the socket is missing"),
+            ("unix://owner@?db=1", "the path of the socket is missing"),
             ("unix:///run/redis.sock?x=1", "`?db=`"),
             ("redis://[::1", "bracket"),
             ("unix://owner:secret@/run/redis.sock", "a password belongs in a file"),
+            ("unix://owner:secret@redis/redis.sock", "a password belongs in a file"),
             ("redis://:secret@a", "a password belongs in a file"),
         ] {
             let error = text.parse::<Address>().expect_err(text).to_string();

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::transport::Failure;
 use crate::transport::Reply;
 use crate::transport::address::{Address, Endpoint, Place};
+use crate::transport::certificate;
 use crate::transport::loading::{self, Startup};
 use crate::transport::options::{Options, PasswordError};
 use crate::transport::tensors::{CONNECT_WAIT, Login, TensorConnection};
@@ -119,6 +120,14 @@ impl Client {
 
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Why the server and this host did not accept each other's certificates, and what helps.
+    pub(crate) fn explain(&self, error: &rustls::Error) -> String {
+        match &self.tls {
+            Some(tls) => certificate::explain(error, &self.address, tls),
+            None => error.to_string(),
+        }
     }
 
     /// Sends a command and returns its reply of at most `bytes_max` bytes.
@@ -340,12 +349,17 @@ impl Client {
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         match &self.tls {
             Some(tls) => {
-                let certificates = tls.certificates().map_err(|error| Failure::Certificate(error.to_string()))?;
+                let certificates = tls.certificates().map_err(unusable)?;
                 Ok(redis::Client::build_with_tls(info, certificates)?)
             }
             None => Ok(redis::Client::open(info)?),
         }
     }
+}
+
+/// The failure of certificates that could be read when the client was made.
+fn unusable(error: TlsError) -> Failure {
+    Failure::Certificate(rustls::Error::General(error.to_string()))
 }
 
 /// Parses a server named by sentinels or a cluster.

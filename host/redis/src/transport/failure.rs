@@ -29,7 +29,7 @@ pub enum Failure {
     Lost(io::Error),
     /// The two sides do not accept each other's certificates.
     #[error("{0}")]
-    Certificate(String),
+    Certificate(rustls::Error),
     /// The sentinels or the cluster name a server that would receive the password in clear text.
     #[error("`{0}` is on another machine and would be reached without TLS")]
     Insecure(String),
@@ -98,9 +98,9 @@ impl Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         // Another try does not change the certificates.
-        match error.get_ref() {
-            Some(inner) if inner.is::<rustls::Error>() => Failure::Certificate(error.to_string()),
-            _ => Failure::Lost(error),
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(refused) => Failure::Certificate(refused.clone()),
+            None => Failure::Lost(error),
         }
     }
 }

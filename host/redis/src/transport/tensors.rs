@@ -250,7 +250,8 @@ async fn connect(endpoint: &Endpoint, tls: Option<&Arc<rustls::ClientConfig>>) -
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
     let Some(config) = tls else { return Ok(Box::new(stream)) };
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| Failure::Certificate(error.to_string()))?;
+    let name = ServerName::try_from(host.to_owned());
+    let name = name.map_err(|error| Failure::Certificate(rustls::Error::General(format!("`{host}`: {error}"))))?;
     let connector = tokio_rustls::TlsConnector::from(config.clone());
     Ok(Box::new(connector.connect(name, stream).await?))
 }

@@ -1,7 +1,7 @@
 //! TLS with client certificates, for the channel of tensors and the client of commands.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redis::{ClientTlsConfig, TlsCertificates};
@@ -33,10 +33,7 @@ pub struct TlsError {
 impl Tls {
     /// The TLS configuration for the channel of tensors.
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.ca)? {
-            roots.add(certificate).map_err(|error| failed(&self.ca, error))?;
-        }
+        let roots = self.authorities()?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| failed(&self.ca, error))?.with_root_certificates(roots);
@@ -54,6 +51,15 @@ impl Tls {
         Ok(Arc::new(config))
     }
 
+    /// The authorities whose signatures count.
+    pub(crate) fn authorities(&self) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.ca)? {
+            roots.add(certificate).map_err(|error| failed(&self.ca, error))?;
+        }
+        Ok(roots)
+    }
+
     /// The certificates for the connection of commands.
     pub(crate) fn certificates(&self) -> Result<TlsCertificates, TlsError> {
         let read = |path: &PathBuf| std::fs::read(path).map_err(|error| failed(path, error));
@@ -67,7 +73,8 @@ impl Tls {
     }
 }
 
-fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates in a file, at least one.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(path, error))?;
     let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|error| failed(path, error))?;
     if certificates.is_empty() {
@@ -77,6 +84,6 @@ fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError
     }
 }
 
-fn failed(path: &std::path::Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TlsError {
+fn failed(path: &Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TlsError {
     TlsError { path: path.to_owned(), source: error.into() }
 }

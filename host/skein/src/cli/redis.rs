@@ -9,7 +9,7 @@ use skein_redis::provision::asked::{Module, RequestedSettings};
 use skein_redis::provision::install::{self, Installed};
 use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
-use skein_redis::provision::{Settings, owner, reader, worker, write};
+use skein_redis::provision::{Settings, owner, reachable, reader, worker, write, write_if_new};
 use skein_redis::{Options, Tls};
 use skein_types::Status;
 
@@ -94,8 +94,13 @@ impl Redis {
             }
             Redis::Install => install_server(output),
             Redis::Run { config, server } => {
-                let settings = config.asked().settle(MEMORY_MIB)?;
+                let settings = config.asked().decide(MEMORY_MIB)?;
                 let program = Places::of_user(server.as_deref()).find(settings.tls.is_some())?;
+                // Before the folder exists: its address and its files stay once it does.
+                if let Some(note) = reachable::check(&settings)? {
+                    output.info(&note);
+                }
+                write_if_new(&settings)?;
                 run_server(&settings, &program, output).await
             }
         }

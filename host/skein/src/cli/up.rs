@@ -11,7 +11,7 @@ use serde_json::Value;
 use skein_graph::Lowering;
 use skein_job::{Job, Manifest, Members};
 use skein_peer::checkpoint::{self, CheckpointFile, KEEP_DEFAULT, MANIFEST_FILE};
-use skein_peer::host::config::{CheckpointConfig, Config, Key, Member};
+use skein_peer::host::config::{CheckpointConfig, Config, HOST_FILE, Key, Member};
 use skein_protocol::identity::Identity;
 use skein_redis::provision::asked::{Module, RequestedSettings};
 use skein_redis::provision::program::Places;
@@ -27,8 +27,6 @@ use super::train::{Train, nothing_is_kept};
 use crate::output::Output;
 use crate::output::summary::{merge, to_table};
 
-/// Name of a host's configuration in its folder.
-const HOST_FILE: &str = "host.toml";
 /// The commands that keep the trained model; without databases this command does not.
 const HINT_IN_ONE_PROCESS: &str = "`skein train --out DIR` or `skein up --redis --dir DIR`";
 /// Memory of each database by default, in MiB.

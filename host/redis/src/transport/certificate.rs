@@ -1,0 +1,117 @@
+//! Explains why a certificate was refused: whose it is, what is wrong with it, and what helps.
+
+use std::net::IpAddr;
+
+use rustls::{AlertDescription, CertificateError, Error};
+
+use super::address::{Address, Endpoint, Place};
+use super::tls::Tls;
+
+/// What a server answers that does not accept the certificate of this host.
+const ABOUT_CERTIFICATES: [AlertDescription; 9] = [
+    AlertDescription::AccessDenied,
+    AlertDescription::BadCertificate,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateRequired,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::DecryptError,
+    AlertDescription::UnknownCA,
+    AlertDescription::UnsupportedCertificate,
+];
+
+/// How an owner makes a certificate that is valid for a name.
+pub(crate) fn made_for(name: &str) -> String {
+    format!(
+        "request one with `-addext \"subjectAltName={name}\"` of `openssl req`, and sign it with `-copy_extensions copy` \
+         of `openssl x509`"
+    )
+}
+
+/// The subject alternative names of a refused certificate, as openssl writes them.
+pub(crate) fn names(presented: &[String]) -> Vec<String> {
+    // The library describes a name as `IpAddress(10.0.0.1)` or `DnsName("host")`.
+    let name = |text: &String| {
+        let (kind, value) = text.split_once('(').unwrap_or(("", text));
+        let value = value.trim_end_matches(')').trim_matches('"');
+        match kind {
+            "IpAddress" => format!("IP:{value}"),
+            "DnsName" => format!("DNS:{value}"),
+            _ => text.clone(),
+        }
+    };
+    presented.iter().map(name).collect()
+}
+
+/// The names as the predicate of a sentence about a certificate.
+pub(crate) fn valid_for(names: &[String]) -> String {
+    if names.is_empty() {
+        "has no subject alternative name".to_owned()
+    } else {
+        format!("is valid for {} only", names.join(", "))
+    }
+}
+
+/// Whether a certificate has the form from before version 3, which openssl writes if it copies no names.
+pub(crate) fn is_without_extensions(error: &Error) -> bool {
+    let Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
+    other.0.to_string().contains("UnsupportedCertVersion")
+}
+
+/// Why this host and a database did not accept each other's certificates, and what helps.
+pub(crate) fn explain(error: &Error, address: &Address, tls: &Tls) -> String {
+    let ca = tls.ca.display();
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => format!(
+            "its certificate is not signed by the authority in `{ca}`: get the file that its owner passes as `--tls-ca`, \
+             and name it as `ca` in `tls`"
+        ),
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented }) => {
+            let is_valid_for = valid_for(&names(presented));
+            let host = expected.to_str();
+            format!(
+                "its certificate {is_valid_for}, and `url` has `{host}`: put a name that it has into `url`, or let its \
+                 owner {}",
+                made_for(&alternative_name(&host))
+            )
+        }
+        Error::InvalidCertificate(CertificateError::ExpiredContext { .. } | CertificateError::Expired) => {
+            "its certificate has expired: its owner has to make a new one".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { .. } | CertificateError::NotValidYet) => {
+            "its certificate is not valid yet: compare the clocks of both machines".to_owned()
+        }
+        error if is_without_extensions(error) => {
+            format!("its certificate has no subject alternative name: let its owner {}", made_for(&name_in(address)))
+        }
+        Error::InvalidMessage(_) => {
+            "it does not answer in TLS: compare `url` with what `skein redis run` printed".to_owned()
+        }
+        Error::AlertReceived(alert) if ABOUT_CERTIFICATES.contains(alert) => match &tls.certificate {
+            Some(own) => format!(
+                "it refuses the certificate `{}` ({alert:?}): this has to be signed by the authority that its owner passes \
+                 as `--tls-ca`",
+                own.display()
+            ),
+            None => format!(
+                "it asks for a certificate ({alert:?}): set `certificate` and `key` in `tls`, signed by the authority that \
+                 its owner passes as `--tls-ca`"
+            ),
+        },
+        error => error.to_string(),
+    }
+}
+
+/// A host or an address as a subject alternative name.
+fn alternative_name(host: &str) -> String {
+    let is_address = host.parse::<IpAddr>().is_ok();
+    format!("{}:{host}", if is_address { "IP" } else { "DNS" })
+}
+
+/// The subject alternative name of the server in an address. Sentinels and clusters name the server themselves.
+fn name_in(address: &Address) -> String {
+    match &address.place {
+        Place::Server(Endpoint::Tcp { host, .. }) => alternative_name(host),
+        _ => "IP:ADDRESS".to_owned(),
+    }
+}
