@@ -34,6 +34,7 @@ mod liars;
 mod logs;
 mod losses;
 mod manifests;
+mod mistakes;
 mod normalization;
 mod onnx;
 mod peers;
