@@ -126,7 +126,8 @@ fn a_bad_value_is_refused_as_in_a_file_with_the_option_that_set_it() {
         (&["--peers", "0"], "error: `--peers 0`: `train.peers` must be between 1 and 500, got 0\n"),
         (
             &["--set", "application.name=3"],
-            "error: `--set application.name=3`: invalid type: integer `3`, expected a string",
+            "error: `--set application.name=3`: `application.name` must be text, got the number 3: write `--set \
+             'application.name=\"3\"'`\n",
         ),
         (&["--set", "data.source.path=x"], "error: `--set data.source.path=x`: `source` is not a table\n"),
         (&["--set", "train.rounds"], "expected a key and a value, such as `train.learning_rate=0.05`"),

@@ -64,7 +64,7 @@ fn the_parts_and_figures_of_a_data_set_are_printed() {
         text,
         "data: `table.csv`, CSV\n  kind  number [6]  labels\n  height  number [6]  inputs\n  width  number [6]  inputs\n\
          samples  6 of shape [2]\nvalues   -1 to 6, mean 2.0000; training divides them by 1\nclasses  3\n  \
-         0      2 samples\n  1      3 samples\n  2      1 samples\n"
+         0      2 samples\n  1      3 samples\n  2      1 sample\n"
     );
     let text = place.run(&["data", "inspect", "builtin:digits"]).stdout;
     assert!(text.starts_with("data: `builtin:digits`, the digits that come with the program\n"), "{text}");

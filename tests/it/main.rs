@@ -38,6 +38,7 @@ mod liars;
 mod logs;
 mod losses;
 mod manifests;
+mod mistakes;
 mod normalization;
 mod onnx;
 mod peers;

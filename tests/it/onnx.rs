@@ -156,7 +156,9 @@ fn a_model_that_cannot_be_used_is_refused_by_name() {
         assert!(!error.success && error.stderr.contains(expected), "{arguments:?}: {}", error.stderr);
     }
     place.job_on("source = \"builtin:digits\"\nclasses = 12\n", "[model]\nonnx = \"small.onnx\"\n");
-    assert!(place.fails(&["train"]).contains("has the shape [batch, 10], the data has 12 classes"));
+    assert!(place.fails(&["train"]).contains(
+        "`logits` has the shape [batch, 10], which is 10 outputs for each sample, and the data has 12 classes: export the model with"
+    ));
     place.write("table.csv", "a,b,label\n1,2,0\n3,4,1\n5,6,0\n7,8,1\n");
     place.job_on("source = \"table.csv\"\n", "[model]\nonnx = \"small.onnx\"\n[train]\npeers = 1\nfaults = 0\n");
     assert!(

@@ -127,7 +127,9 @@ fn a_checkpoint_of_another_model_job_or_roster_is_refused_by_every_command() {
     assert!(error.contains("cannot be used with"), "{error}");
     // Only the same peers can resume a run.
     let error = place.fails(&["train", "--out", "peer-0", "--resume"]);
-    assert!(error.contains("checkpoint of another run of this job: `roster.0.id` is"), "{error}");
+    assert!(error.contains("checkpoint of another run of this job:\n  `roster.0.id` is "), "{error}");
+    assert!(error.contains("… in the checkpoint\n  `roster.1.id` is "), "a line for each, digests shortened: {error}");
+    assert!(error.lines().all(|line| line.len() < 120), "{error}");
 }
 
 #[test]

@@ -42,7 +42,8 @@ fn the_folder_of_a_run_tells_how_far_it_is() {
         status["lineage"],
         json!([{ "run": summary["run"], "job": summary["job"], "round": 3, "state": state }])
     );
-    let text = place.run(&["status", "--dir", "run"]).stdout;
+    let text = place.run(&["status", "run"]).stdout;
+    assert_eq!(place.run(&["status", "--dir", "run"]).stdout, text);
     for row in ["job           test\n", "round         5 of 5\n", "in use        no\n"] {
         assert!(text.contains(row), "{text}");
     }
@@ -103,7 +104,11 @@ fn a_folder_that_is_no_runs_is_refused_by_name() {
         (".", "error: `.` is not the folder of a run"),
         ("bad", "error: `bad/checkpoint.safetensors` is not a checkpoint: its header has "),
     ] {
-        let error = place.fails(&["status", "--dir", dir]);
-        assert!(error.starts_with(expected), "{dir}: {error}");
+        for arguments in [&["status", "--dir", dir][..], &["status", dir]] {
+            let error = place.fails(arguments);
+            assert!(error.starts_with(expected), "{arguments:?}: {error}");
+        }
     }
+    assert!(place.fails(&["status"]).contains("<DIR>"));
+    assert!(place.fails(&["status", "a", "--dir", "b"]).contains("cannot be used with"));
 }

@@ -272,6 +272,55 @@ fn a_resumed_run_knows_its_best_checkpoint() {
     assert_ne!(best(), before);
 }
 
+/// The file that a run continues says that it belongs to another run: as the best one, it could not be evaluated with the
+/// settings of this run.
+#[test]
+fn the_best_checkpoint_of_a_continued_run_is_its_own() {
+    let place = Place::new();
+    place.job("[train]\nrounds = 3\nevaluate_every = 1\n");
+    let before = place.json(&["train", "--out", "run"]);
+    let best = || -> Value { serde_json::from_slice(&std::fs::read(place.path("run/best.json")).unwrap()).unwrap() };
+    // Whatever the loss was, it was measured under other settings.
+    let mut record = best();
+    record["validation_loss"] = 0.0.into();
+    place.write("run/best.json", record.to_string());
+    // At such a rate, no round is better than the state that they begin with.
+    place.job("[train]\nrounds = 6\nevaluate_every = 1\nlearning_rate = 2.0\n");
+    let after = place.json(&["train", "--out", "run", "--resume", "--with-changes"]);
+    assert_eq!(best()["run"], after["run"]);
+    let evaluated = place.json(&["eval", "--checkpoint", "run/best.safetensors"]);
+    assert_eq!(evaluated["round"], best()["round"]);
+    assert!(evaluated["round"].as_u64().unwrap() > 3, "{evaluated}");
+    let kept = format!("run/run-{}-best.safetensors", &before["run"].as_str().unwrap()[..16]);
+    place.job("[train]\nrounds = 3\nevaluate_every = 1\n");
+    assert!(place.run(&["eval", "--checkpoint", &kept]).success, "the ancestor's best one is kept");
+}
+
+#[test]
+fn a_run_that_is_finished_says_so_and_how_to_go_on() {
+    let place = Place::new();
+    place.job("[model]\nhidden = [8]\n[train]\nrounds = 4\npeers = 2\nfaults = 0\n");
+    let train = &["train", "--out", "run", "--resume"][..];
+    let up = &["up", "--redis", "--dir", "peers"][..];
+    let trained = place.json(&train[..3]);
+    let hash = state_hash(&trained);
+    assert_eq!(state_hash(&place.json(up)), hash);
+    for (command, rounds) in [(train, "4"), (train, "2"), (up, "4"), (up, "2")] {
+        let finished = place.run(&[command, &["--rounds", rounds, "-o", "json"]].concat());
+        assert!(finished.success, "{command:?}: {}", finished.stderr);
+        let expected = format!(
+            "nothing is left to do: the run has reached round 4, and `train.rounds` is {rounds}, which counts from its first \
+             round; to train on, choose more than 4, such as `--rounds 8`\n"
+        );
+        assert_eq!(finished.stderr.matches(&expected).count(), 1, "{command:?}: {}", finished.stderr);
+        let summary: Value = serde_json::from_str(&finished.stdout).unwrap();
+        assert_eq!((&summary["rounds"], &summary["rounds_run"]), (&4.into(), &0.into()), "{command:?}");
+        assert_eq!(state_hash(&summary), hash);
+    }
+    let further = place.run(&[train, &["--rounds", "8"]].concat());
+    assert!(further.success && !further.stderr.contains("nothing is left"), "{}", further.stderr);
+}
+
 #[test]
 fn a_manifest_that_no_run_wrote_is_left_alone() {
     let place = Place::new();
@@ -340,7 +389,8 @@ fn every_rule_and_optimizer_trains() {
     let functions: BTreeSet<&str> = RULES.into_iter().map(|kind| kind.function).collect();
     for aggregate in functions {
         let place = Place::new();
-        let train = format!("[train]\npeers = 5\nrounds = 150\naggregate = \"{aggregate}\"\n");
+        let faults = u32::from(aggregate != "aggregate-mean");
+        let train = format!("[train]\npeers = 5\nfaults = {faults}\nrounds = 150\naggregate = \"{aggregate}\"\n");
         place.job(&format!("[model]\nhidden = [16]\n{train}"));
         let accuracy = place.json(&["train"])["validation_accuracy"].as_f64().unwrap();
         assert!(accuracy >= 0.9, "{aggregate}: {accuracy}");
@@ -365,10 +415,10 @@ fn every_rule_and_optimizer_trains() {
 fn a_users_function_runs_like_a_built_in_one() {
     let place = Place::new();
     std::fs::copy(dist("aggregate-mean"), place.path("mine.wasm")).unwrap();
-    let function = "[train]\nrounds = 20\naggregate = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n";
+    let function = "[train]\nrounds = 20\nfaults = 0\naggregate = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n";
     place.job(function);
     let mine = place.json(&["train"]);
-    place.job("[train]\nrounds = 20\naggregate = \"aggregate-mean\"\n");
+    place.job("[train]\nrounds = 20\nfaults = 0\naggregate = \"aggregate-mean\"\n");
     assert_eq!(state_hash(&mine), state_hash(&place.json(&["train"])));
 
     let digest = mine["functions"][1]["digest"].as_str().unwrap();

@@ -66,7 +66,7 @@ impl BuiltinRule {
     /// Byzantine peers.
     ///
     /// # Errors
-    /// The settings are invalid for the rule, or the rule needs more peers than `train.peers`.
+    /// The settings are invalid for the rule, it tolerates no Byzantine peer, or it needs more peers than `train.peers`.
     pub(crate) fn of(component: &Component, train: &manifest::Train) -> Result<Option<BuiltinRule>> {
         let builtins = manifest::function::BUILTINS;
         let Some((name, _)) = builtins.into_iter().find(|(_, builtin)| *builtin == component.bytes) else {
@@ -80,6 +80,15 @@ impl BuiltinRule {
         };
         let rule = settings.try_fold(Rule::new(kind, train.faults), set);
         let rule = rule.with_context(|| format!("function `{}` has invalid settings", component.name))?;
+        ensure!(
+            train.faults == 0 || tolerates_faults(kind),
+            "`train.faults` is {}, and function `{}` tolerates no Byzantine peer, since it computes the rule `{}`: set \
+             `train.faults = 0`, or choose a `train.aggregate` that tolerates some: {}",
+            train.faults,
+            component.name,
+            kind.name,
+            tolerant_functions()
+        );
         let needed = rule.rows_min();
         let peers = train.peers;
         ensure!(
@@ -101,6 +110,17 @@ impl BuiltinRule {
             rule
         }
     }
+}
+
+/// Whether a rule tolerates Byzantine peers: one that does needs more contributions for each of them.
+fn tolerates_faults(kind: &'static RuleKind) -> bool {
+    Rule::new(kind, 1).rows_min() > Rule::new(kind, 0).rows_min()
+}
+
+/// The built-in functions whose rules tolerate Byzantine peers, as the end of a sentence.
+fn tolerant_functions() -> String {
+    let kinds = RULES.into_iter().filter(|kind| tolerates_faults(kind));
+    kinds.map(|kind| format!("`{}`", kind.function)).collect::<Vec<_>>().join(", ")
 }
 
 /// The rule that the settings choose among those of one function, if it has any.
@@ -133,8 +153,9 @@ mod tests {
 
     #[test]
     fn a_built_in_function_has_the_rule_of_its_settings() {
+        let honest = Train { faults: 0, ..Train::default() };
         let name = |function, settings: &[_]| {
-            let rule = rule(function, settings, &Train::default()).expect("settings that fit");
+            let rule = rule(function, settings, &honest).expect("settings that fit");
             rule.map(|rule| rule.kernel(&[1, 2]).to_string())
         };
         assert_eq!(name("aggregate-mean", &[]).as_deref(), Some("mean"));
@@ -146,6 +167,24 @@ mod tests {
         let krum = rule("aggregate-multi-krum", &[("selected", "1")], &train).expect("settings that fit");
         assert_eq!(krum.map(|rule| rule.kernel(&[]).to_string()).as_deref(), Some("multi-krum(selected=1)"));
         assert_eq!(name("gradient-mlp", &[]), None);
+    }
+
+    #[test]
+    fn a_rule_that_tolerates_no_liar_is_refused_if_some_are_expected() {
+        for (settings, name) in [(&[][..], "mean"), (&[("weighted", "true")], "weighted-mean")] {
+            let train = Train { peers: 9, faults: 2, ..Train::default() };
+            let error = rule("aggregate-mean", settings, &train).expect_err("it tolerates none").to_string();
+            assert_eq!(
+                error,
+                format!(
+                    "`train.faults` is 2, and function `aggregate-mean` tolerates no Byzantine peer, since it computes the \
+                     rule `{name}`: set `train.faults = 0`, or choose a `train.aggregate` that tolerates some: \
+                     `aggregate-median`, `aggregate-trimmed-mean`, `aggregate-multi-krum`"
+                )
+            );
+            let train = Train { faults: 0, ..train };
+            assert!(rule("aggregate-mean", settings, &train).expect("none is expected").is_some());
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod contents;
 mod delimited;
 mod digits;
 mod idx;
+mod labels;
 mod npz;
 pub mod split;
 
@@ -17,7 +18,7 @@ use skein_types::Digest;
 
 use self::contents::Source;
 use crate::manifest;
-use crate::manifest::data::BUILTIN_DIGITS;
+use crate::manifest::data::{BUILTIN_DIGITS, unknown_builtin};
 
 /// Samples of one shape, each with a class. Cloning shares them.
 #[derive(Debug, Clone)]
@@ -117,14 +118,8 @@ impl Dataset {
         if u32::try_from(samples).is_err() {
             return Err(DataError::content(path, format!("holds {samples} samples, at most 2^32 - 1 are supported")));
         }
-        let largest = raw.labels.iter().copied().max().unwrap_or_default();
-        let classes = options.classes.map_or(largest + 1, i64::from);
-        let outside = raw.labels.iter().position(|label| !(0..classes).contains(label));
-        if let Some(sample) = outside {
-            let label = raw.labels[sample];
-            let problem = format!("has label {label} at sample {sample}, expected a class from 0 to {}", classes - 1);
-            return Err(DataError::content(path, problem));
-        }
+        let classes =
+            labels::classes(&raw.labels, options.classes).map_err(|problem| DataError::content(path, problem))?;
         if let Inputs::Floats(values) = &raw.inputs
             && let Some(at) = values.iter().position(|value| !value.is_finite())
         {
@@ -133,8 +128,6 @@ impl Dataset {
                 format!("has a value that is not finite in sample {}", at / features),
             ));
         }
-        let classes = u32::try_from(classes)
-            .map_err(|_| DataError::content(path, format!("has label {largest}, which is not a class index")))?;
         let scale = options.scale.unwrap_or(natural_scale);
         let hash = raw.hash(classes, scale);
         Ok(Dataset(Arc::new(Samples { raw, classes, scale, hash })))
@@ -206,6 +199,9 @@ impl Raw {
 fn read(path: &Path, options: &manifest::Data) -> Result<(Raw, f32), DataError> {
     if path == Path::new(BUILTIN_DIGITS) {
         return Ok((digits::read()?, digits::SCALE));
+    }
+    if let Some(problem) = unknown_builtin(path) {
+        return Err(DataError::content(path, problem));
     }
     let files = files(path)?;
     match files.as_slice() {

@@ -27,6 +27,10 @@ pub(crate) use covered::{of_job, of_run};
 
 /// Version of the encoding.
 const VERSION: u8 = 1;
+/// Digits of a digest that people compare. Two digests that agree in 64 bits by chance are not to be expected.
+const DIGITS_SHOWN: usize = 16;
+/// Differences that are listed: a changed model may differ in each of its parameters.
+const DIFFERENCES_MAX: usize = 12;
 
 /// Named values that identify a job or a run.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -203,7 +207,9 @@ impl fmt::Display for IdentityValue {
             IdentityValue::Float(number) if f64::from(*number as f32) == *number => write!(f, "{:?}", *number as f32),
             IdentityValue::Float(number) => write!(f, "{number:?}"),
             IdentityValue::Text(text) => write!(f, "`{text}`"),
-            IdentityValue::Digest(digest) => write!(f, "{digest}"),
+            IdentityValue::Digest(digest) => {
+                write!(f, "{}…", &digest.to_string()[..DIGITS_SHOWN])
+            }
         }
     }
 }
@@ -258,13 +264,19 @@ fn decode_value(bytes: &mut &[u8]) -> Option<IdentityValue> {
     }
 }
 
-/// Differences as the end of a sentence: each key with both values, `there` named as given.
+/// Differences as what follows a colon: one on the same line, several on a line each; `there` names where the second value
+/// was found. What follows them begins after a semicolon, or on a line of its own.
 pub fn list(differences: &[Difference], there: &str) -> String {
     let value = |value: &Option<IdentityValue>| value.as_ref().map_or("not set".to_owned(), ToString::to_string);
-    let entries = differences.iter().map(|Difference { key, here, there: other }| {
+    let mut lines = differences.iter().take(DIFFERENCES_MAX).map(|Difference { key, here, there: other }| {
         format!("`{key}` is {} here and {} {there}", value(here), value(other))
     });
-    entries.collect::<Vec<_>>().join(", ")
+    if let [_] = differences {
+        return format!(" {}; ", lines.next().unwrap_or_default());
+    }
+    let more = differences.len().saturating_sub(DIFFERENCES_MAX);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    format!("\n  {}\n", lines.chain(more).collect::<Vec<_>>().join("\n  "))
 }
 
 #[cfg(test)]
@@ -329,12 +341,21 @@ mod tests {
         other.values.insert("a".into(), IdentityValue::Whole(8));
         other.values.remove("d");
         other.values.insert("g".into(), IdentityValue::Float(1.0));
+        other.values.insert("f".into(), IdentityValue::Digest(Digest([0xab; 32])));
         let told = list(&example().differences(&other), "in the checkpoint");
         assert_eq!(
             told,
-            "`a` is 7 here and 8 in the checkpoint, `d` is `adam` here and not set in the checkpoint, `g` is not set here \
-             and 1.0 in the checkpoint"
+            "\n  `a` is 7 here and 8 in the checkpoint\n  `d` is `adam` here and not set in the checkpoint\n  `f` is \
+             0909090909090909… here and abababababababab… in the checkpoint\n  `g` is not set here and 1.0 in the checkpoint\n"
         );
+        let mut one = example();
+        one.values.insert("a".into(), IdentityValue::Whole(8));
+        assert_eq!(list(&example().differences(&one), "there"), " `a` is 7 here and 8 there; ");
+        let many: Vec<Difference> = (0..15)
+            .map(|key| Difference { key: format!("k{key}"), here: None, there: Some(IdentityValue::Whole(key)) })
+            .collect();
+        let told = list(&many, "there");
+        assert!(told.contains("\n  `k11` is not set here and 11 there\n  and 3 more\n"), "{told}");
         assert!(example().differences(&example()).is_empty());
     }
 

@@ -6,8 +6,10 @@ pub mod model;
 pub mod train;
 
 mod loss;
+mod mistyped;
 mod optimizer;
 mod overrides;
+mod suggest;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,9 @@ use serde::{Deserialize, Serialize};
 pub use data::Data;
 pub use function::Function;
 pub use model::Model;
-pub use overrides::Override;
+pub use overrides::{Override, quoted};
+pub use suggest::key_of_option;
+pub(crate) use suggest::{did_you_mean, did_you_mean_or_choose};
 pub use train::Train;
 
 /// The only version that exists.
@@ -169,7 +173,8 @@ impl Manifest {
         for (key, name) in named.into_iter().filter_map(|(key, name)| Some((key, name?))) {
             if !self.function.contains_key(name) && Function::builtin(name).is_none() {
                 let known = self.function.keys().map(String::as_str).chain(function::BUILTINS.map(|(name, _)| name));
-                let problem = format!("names function `{name}`, which does not exist{}", did_you_mean(name, known));
+                let problem =
+                    format!("names function `{name}`, which does not exist{}", did_you_mean_or_choose(name, known));
                 return Err((format!("train.{key}"), problem));
             }
         }
@@ -194,7 +199,7 @@ fn explain(error: &toml::de::Error) -> String {
     format!("{}{}", error.to_string().trim_end(), hint(error))
 }
 
-/// `; did you mean …?` for an unknown key or name.
+/// `; did you mean …?` for an unknown key or name; the parser's message lists the known ones.
 fn hint(error: &toml::de::Error) -> String {
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);
@@ -204,36 +209,6 @@ fn hint(error: &toml::de::Error) -> String {
         }
         _ => String::new(),
     }
-}
-
-/// What other tools call the keys of a manifest.
-const SYNONYMS: [(&str, &str); 14] = [
-    ("batch", "batch_size"),
-    ("byzantine", "faults"),
-    ("clients", "peers"),
-    ("dataset", "source"),
-    ("epochs", "rounds"),
-    ("gamma", "factor"),
-    ("iterations", "rounds"),
-    ("layers", "hidden"),
-    ("lr", "learning_rate"),
-    ("minibatch_size", "batch_size"),
-    ("nodes", "peers"),
-    ("rmsprop", "adam"),
-    ("steps", "rounds"),
-    ("workers", "peers"),
-];
-
-/// `; did you mean …?` with the known name that other tools call `name`, or the one most like it.
-pub(crate) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let known: Vec<&str> = known.collect();
-    let synonym = SYNONYMS.iter().find(|(other, own)| *other == name && known.contains(own));
-    if let Some((_, own)) = synonym {
-        return format!("; did you mean `{own}`?");
-    }
-    let known = known.into_iter();
-    let nearest = known.map(|known| (strsim::damerau_levenshtein(name, known), known)).min();
-    nearest.map_or_else(String::new, |(_, nearest)| format!("; did you mean `{nearest}`?"))
 }
 
 #[cfg(test)]
@@ -274,6 +249,21 @@ mod tests {
             refuses(&format!("[train]\n{other} = 3\n"), &format!("did you mean `{own}`?"));
         }
         refuses("[train.optimizer]\nname = \"rmsprop\"\n", "did you mean `adam`?");
+    }
+
+    #[test]
+    fn a_name_that_resembles_none_gets_the_list_of_those_known() {
+        let error = |addition: &str| {
+            let parsed = Manifest::parse(&format!("{MINIMAL}{addition}"), Path::new("skein.toml"));
+            parsed.expect_err("an unknown name").to_string()
+        };
+        let unknown = error("[train]\nfoo_bar = 3\n");
+        assert!(unknown.contains("unknown field `foo_bar`, expected one of `peers`, `faults`, "), "{unknown}");
+        assert!(!unknown.contains("did you mean"), "{unknown}");
+        let unknown = error("[train]\naggregate = \"mine\"\n[function.own]\nsource = \"own.wasm\"\n");
+        let expected =
+            "names function `mine`, which does not exist; choose one of `own`, `gradient-onnx`, `gradient-mlp`, ";
+        assert!(unknown.contains(expected), "{unknown}");
     }
 
     #[test]

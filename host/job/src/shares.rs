@@ -1,12 +1,13 @@
 //! Divides the samples among the peers.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use skein_types::PeerId;
+use skein_types::{PeerId, counted};
 
-use crate::data::Dataset;
 use crate::data::split::{Split, shares};
+use crate::data::{DataError, Dataset};
 use crate::manifest;
 
 /// The samples of one peer.
@@ -40,7 +41,7 @@ pub(crate) fn divide(
     let (local, sharing) = identities.split_at(data.local.len());
     let mut peers = BTreeMap::new();
     for (index, (peer, path)) in local.iter().zip(&data.local).enumerate() {
-        let dataset = Dataset::load(path, data)?;
+        let dataset = load(path, data, "data.local")?;
         let split = Split::new(dataset.len(), 0, data.validation, train.seed);
         let split = split.with_context(|| format!("`{}` leaves nothing to train on", path.display()))?;
         let Split { train, validation, .. } = split;
@@ -48,21 +49,24 @@ pub(crate) fn divide(
     }
     let mut test = None;
     if let Some(source) = data.source.as_ref().filter(|_| !sharing.is_empty()) {
-        let dataset = Dataset::load(source, data)?;
+        let dataset = load(source, data, "data.source")?;
         let split = Split::new(dataset.len(), data.test_samples, data.validation, train.seed);
         let Split { train, validation, test: held_out } = split.with_context(|| {
             let samples = dataset.len();
             let held_out = data.test_samples;
+            let samples = counted(samples, "sample");
+            let source = source.display();
             format!(
-                "`{}` has {samples} samples, of which {held_out} are held out: nothing is left to train on",
-                source.display()
+                "`{source}` has {samples}, `data.test_samples` holds out {held_out} and `data.validation` a share of {}: \
+                 nothing is left to train on",
+                data.validation
             )
         })?;
         if train.len() < sharing.len() {
-            let peers = sharing.len();
-            let samples = train.len();
+            let peers = counted(sharing.len(), "peer");
+            let samples = counted(train.len(), "training sample");
             let source = source.display();
-            bail!("{peers} peers share the {samples} training samples of `{source}`: each needs at least one");
+            bail!("{peers} share the {samples} of `{source}`: each needs at least one");
         }
         let members: Vec<u32> = (local.len() as u32..identities.len() as u32).collect();
         let parts = shares(&train, &members).into_iter().zip(shares(&validation, &members));
@@ -72,11 +76,34 @@ pub(crate) fn divide(
         test = (!held_out.is_empty()).then_some(Subset { dataset, samples: held_out });
     }
     if let Some(path) = &data.test {
-        let dataset = Dataset::load(path, &data.of_test())?;
+        let dataset = load(path, &data.of_test(), "data.test")?;
         test = Some(Subset { samples: (0..dataset.len() as u32).collect(), dataset });
     }
     check_alike(&peers, test.as_ref())?;
     Ok((peers, test))
+}
+
+/// Reads the data set that `key` names.
+fn load(path: &Path, data: &manifest::Data, key: &str) -> Result<Dataset> {
+    Dataset::load(path, data).map_err(|error| match error {
+        DataError::Read { path, source } => {
+            let key = if data.labels.as_ref() == Some(&path) { "data.labels" } else { key };
+            anyhow::Error::new(source).context(unreadable(key, &path, data))
+        }
+        other => other.into(),
+    })
+}
+
+/// A file that cannot be read, with the key that names it and the folder that a relative path is relative to.
+fn unreadable(key: &str, path: &Path, data: &manifest::Data) -> String {
+    let absolute = |path: &Path| {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+    };
+    let relative = data.folder.as_ref().map(|folder| {
+        format!(" (a relative path is relative to the manifest's folder, `{}`)", absolute(folder).display())
+    });
+    format!("failed to read `{key}`, which is `{}`{}", absolute(path).display(), relative.unwrap_or_default())
 }
 
 /// Checks that every peer has a whole batch of samples: in a smaller share, every batch would repeat samples.
@@ -87,8 +114,8 @@ pub(crate) fn check_batches(peers: &BTreeMap<PeerId, PeerData>, train: &manifest
         let batch = train.batch_size;
         let samples = samples.len();
         bail!(
-            "`train.batch_size` is {batch}, and peer {index} has only {samples} training samples: choose at most \
-             {samples}, or fewer peers"
+            "`train.batch_size` is {batch}, and peer {index} has only {}: choose at most {samples}, or fewer peers",
+            counted(samples, "training sample")
         );
     }
     Ok(())
@@ -110,7 +137,11 @@ fn check_alike(peers: &BTreeMap<PeerId, PeerData>, test: Option<&Subset>) -> Res
         if dataset.classes() != first.classes() {
             let classes = dataset.classes();
             let expected = first.classes();
-            bail!("{name} has {classes} classes, {first_name} has {expected}: set `data.classes`");
+            let most = classes.max(expected);
+            bail!(
+                "{name} has {}, {first_name} has {expected}: set `data.classes = {most}`, or more if none of them has all",
+                counted(classes, "class")
+            );
         }
     }
     Ok(())

@@ -64,13 +64,13 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// It belongs to another run or another job.
-    #[error("`{}` is the checkpoint of another {of}: {differences}; {remedy}", path.display())]
+    #[error("`{}` is the checkpoint of another {of}:{differences}{remedy}", path.display())]
     OtherRun {
         /// Path of the checkpoint that does not belong here.
         path: PathBuf,
         /// `job`, or `run of this job`.
         of: &'static str,
-        /// Each key that differs with both values.
+        /// Each key that differs with both values, from after a colon to before the remedy.
         differences: String,
         /// What to do about it.
         remedy: &'static str,

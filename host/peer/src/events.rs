@@ -25,6 +25,13 @@ pub enum Event<'a> {
         /// Whether its database aggregates by itself.
         in_database: bool,
     },
+    /// The run resumes a state that is as far as the job goes, or farther: no round follows.
+    NothingLeft {
+        /// The last round that was applied.
+        round: u64,
+        /// Rounds of the job.
+        rounds: u64,
+    },
     /// All peers of this process applied a round.
     Round {
         /// The round as its peers reported it.

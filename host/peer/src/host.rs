@@ -12,7 +12,7 @@ use skein_protocol::identity::Identity;
 use skein_redis::Scope;
 use skein_redis::queue::{Consumer, Queue, Role};
 use skein_store::{PeerStore, StateDigests, StateStore, StoreError, blocking};
-use skein_types::PeerId;
+use skein_types::{PeerId, counted};
 use tokio::sync::watch;
 use tracing::Instrument;
 
@@ -38,8 +38,8 @@ pub fn job(config: &Config) -> Result<(Manifest, Members)> {
     let peers: Vec<PeerId> = config.roster.iter().map(|member| member.id).collect();
     ensure!(
         peers.len() == manifest.train.peers as usize,
-        "the roster has {} peers, but the job `{}` asks for {}",
-        peers.len(),
+        "the roster has {}, but the job `{}` asks for {}",
+        counted(peers.len(), "peer"),
         config.job.display(),
         manifest.train.peers
     );

@@ -58,6 +58,10 @@ impl Run {
     pub async fn run(self, events: &mut Sink<'_>, mut shutdown: BoxFuture<'_, ()>) -> Result<Summary> {
         let hint = self.hint.clone();
         let last = self.start.state.round();
+        let rounds = self.prepared.job.train.rounds;
+        if last >= rounds {
+            events(Event::NothingLeft { round: last, rounds });
+        }
         let started = tokio::select! {
             biased;
             () = &mut shutdown => bail!("interrupted before round {}{hint}", last + 1),
@@ -319,6 +323,10 @@ impl Session {
     /// Keeps the checkpoint on disk as the best if `evaluation`, which is of it, has a lower loss than any before.
     fn keep_best(&mut self, evaluated: u64, evaluation: Option<Evaluation>) -> Result<()> {
         let (Some(folder), Some(evaluation)) = (&self.out, evaluation) else { return Ok(()) };
+        // The file that this run continues says that it belongs to another run, with other settings.
+        if self.last.provenance.lineage.last().is_some_and(|ancestor| ancestor.round == evaluated) {
+            return Ok(());
+        }
         let loss = evaluation.loss();
         // The initial values are not written.
         if folder.last().exists() && self.best_loss.is_none_or(|best| loss < best) {

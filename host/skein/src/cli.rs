@@ -14,6 +14,7 @@ mod redis;
 mod status;
 mod train;
 mod trained;
+mod unknown;
 mod up;
 mod worker;
 
@@ -144,6 +145,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+}
+
+/// Reads the command line, and ends the process with a message if it is not valid.
+pub fn parse() -> Arguments {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    Arguments::try_parse_from(&words)
+        .unwrap_or_else(|error| unknown::advised(error, &Arguments::command(), &words).exit())
 }
 
 /// Runs a command and returns the exit status: 0 on success, 1 on failure (clap uses 2 for usage errors).

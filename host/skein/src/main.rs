@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use skein::cli::Arguments;
-
 fn main() -> ExitCode {
-    skein::cli::run(Arguments::parse())
+    skein::cli::run(skein::cli::parse())
 }

@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use skein_peer::events::{Event, Waiting};
-use skein_types::{Digest, PeerId, Status};
+use skein_types::{Digest, PeerId, Status, counted};
 
 use self::line::{COLUMNS, Round};
 
@@ -134,7 +134,8 @@ impl Output {
                 self.info(&format!("job {}, run {}: the same on all hosts", short(job), short(run)));
                 let place = if in_database { "the database" } else { "the host" };
                 self.info(&format!(
-                    "peer {peer:?} of {peers}: round {round}, {parameters} parameters, computing in {place}"
+                    "peer {peer:?} of {peers}: round {round}, {}, computing in {place}",
+                    counted(parameters, "parameter")
                 ));
             }
             Event::Round { summary, rounds, per_second } => {
@@ -149,6 +150,11 @@ impl Output {
                     per_second,
                 });
             }
+            Event::NothingLeft { round, rounds } => self.info(&format!(
+                "nothing is left to do: the run has reached round {round}, and `train.rounds` is {rounds}, which counts \
+                 from its first round; to train on, choose more than {round}, such as `--rounds {}`",
+                round.saturating_add(round.max(1))
+            )),
             Event::Waiting(waiting) => self.waiting(waiting.as_ref()),
             Event::RoundsEnded => self.finish(),
         }

@@ -39,6 +39,7 @@ fn by_batch(
     attributes: &Attributes,
 ) -> Result<(ValueId, Vec<ValueId>), Reason> {
     let axes = batch_axes(tape, x, channel_axis);
+    check_count(tape, x, &axes)?;
     let shape = tape.graph.channel_shape(x, channel_axis);
     let scale = tape.graph.reshape(scale, &shape)?;
     let bias = tape.graph.reshape(bias, &shape)?;
@@ -60,6 +61,20 @@ fn by_batch(
 /// All axes except that of the channels.
 fn batch_axes(tape: &Tape, x: ValueId, channels: usize) -> Vec<usize> {
     (0..tape.graph.rank(x)).filter(|axis| *axis != channels).collect()
+}
+
+/// Checks that a channel has several values, as far as their number is known. A single one is its own mean: whatever it is,
+/// the output would be the bias, and no gradient would pass.
+fn check_count(tape: &Tape, x: ValueId, axes: &[usize]) -> Result<(), Reason> {
+    let Some(shape) = tape.graph.fixed_shape(x) else { return Ok(()) };
+    if axes.iter().map(|axis| shape[*axis]).product::<i64>() == 1 {
+        return Err(
+            "in training it normalizes each channel over the values of the batch, and there is only 1 value per \
+                    channel: choose a batch size of at least 2"
+                .into(),
+        );
+    }
+    Ok(())
 }
 
 /// Training normalizes by batch statistics, and updates the running ones as PyTorch does: with the unbiased variance.

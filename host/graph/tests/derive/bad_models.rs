@@ -55,6 +55,26 @@ fn operators_without_a_rule_are_named() {
     }
 }
 
+/// With one value per channel, the output is the bias whatever the input, and no gradient passes.
+#[test]
+fn a_normalization_over_one_value_is_refused_in_training_alone() {
+    let file = || {
+        let start = start().floats("s", &[3], &[1.0; 3]).floats("b", &[3], &[0.0; 3]);
+        let start = start.floats("m", &[3], &[0.0; 3]).floats("v", &[3], &[1.0; 3]);
+        start.node("BatchNormalization", "a s b m v", "y", &[]).output("y")
+    };
+    let sized = |batch: i64| {
+        let model = Model::parse(file().into(), &|_| Err(String::new())).expect("a model");
+        model.with_sizes(&BTreeMap::from([("batch".to_owned(), batch)])).expect("sizes that fit")
+    };
+    let error = sized(1).training_graph(&Options::default()).expect_err("one value").to_string();
+    let expected = "node `node_1` (operator `BatchNormalization`): in training it normalizes each channel over the values of \
+                    the batch, and there is only 1 value per channel: choose a batch size of at least 2";
+    assert_eq!(error, expected);
+    assert!(sized(2).training_graph(&Options::default()).is_ok());
+    assert!(sized(1).evaluation_graph().is_ok());
+}
+
 #[test]
 fn unusable_tensors_are_named() {
     let add = |tensor: TensorProto| start().tensor(tensor).node("Add", "a b", "y", &[]).output("y");

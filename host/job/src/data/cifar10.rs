@@ -24,8 +24,12 @@ pub(super) fn read(batches: &[&Path]) -> Result<Raw, DataError> {
         entries.push(Entry { name: file_name(path), ty: "uint8".into(), shape, used_as: Use::Both });
         for record in bytes.chunks(RECORD_BYTES) {
             if record[0] > 9 {
-                let problem =
-                    format!("has label {} at sample {}, expected a class from 0 to 9", record[0], labels.len());
+                let problem = format!(
+                    "has label {} at sample {}, expected a class from 0 to 9: name the binary version of CIFAR-10, in \
+                     which one label precedes each image (in CIFAR-100, two do)",
+                    record[0],
+                    labels.len()
+                );
                 return Err(DataError::content(path, problem));
             }
             labels.push(i64::from(record[0]));

@@ -36,7 +36,8 @@ pub(super) fn parse(path: &Path, text: &[u8], label_column: Option<&str>) -> Res
             if Some(column) == label_index {
                 labels.push(label(field).ok_or_else(|| {
                     let place = format!("line {}, column {}", index + 1, column + 1);
-                    DataError::content(path, format!("{place}: label `{field}` is not a class index"))
+                    DataError::content(path, format!("{place}: label `{field}` is not a class index, a whole number from 0: choose the column of the labels by \
+                             its heading with `data.label_column`, or number the classes"))
                 })?);
             } else {
                 inputs.push(field.parse().map_err(|_| at_fault(column, field))?);
@@ -68,7 +69,7 @@ fn find_label(
         return Err(DataError::content(path, format!("has no heading, which the column `{column}` needs")));
     }
     first.iter().position(|heading| heading == column).ok_or_else(|| {
-        let hint = crate::manifest::did_you_mean(column, first.iter());
+        let hint = crate::manifest::did_you_mean_or_choose(column, first.iter());
         DataError::content(path, format!("has no column `{column}`{hint}"))
     })
 }

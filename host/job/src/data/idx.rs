@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use skein_types::counted;
+
 use super::contents::{Entry, Source, Use, file_name};
 use super::{DataError, Inputs, Raw, read_bytes};
 
@@ -21,10 +23,18 @@ pub(super) fn read(images: &Path, labels: Option<&Path>) -> Result<Raw, DataErro
         return Err(DataError::content(images, "has no dimensions"));
     };
     if shape.is_empty() {
-        return Err(DataError::content(images, "holds labels, not images"));
+        let problem = "holds labels, not images: name the file of the images, such as `train-images-idx3-ubyte`";
+        return Err(DataError::content(images, problem));
     }
     if label_sizes != [*count] {
-        return Err(DataError::content(&labels, format!("has sizes {label_sizes:?}, expected {count} labels")));
+        let expected = counted(*count, "label");
+        let fix = if label_sizes.len() > 1 {
+            "it holds images, so name the file of their labels"
+        } else {
+            "it belongs to other images"
+        };
+        let problem = format!("has sizes {label_sizes:?}, expected {expected} for `{}`: {fix}", images.display());
+        return Err(DataError::content(&labels, problem));
     }
     let entry = |path: &Path, sizes: &[u32], used_as| {
         let shape = sizes.iter().copied().map(u64::from).collect();

@@ -4,6 +4,7 @@ use std::io::{Read, Seek};
 use std::path::Path;
 
 use npyz::{Deserialize, NpyFile, Order};
+use skein_types::counted;
 use zip::ZipArchive;
 
 use super::contents::{Entry, Source, Use};
@@ -20,12 +21,14 @@ pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
         .map_err(|error| DataError::content(path, format!("is not a complete `.npz` file: {error}")))?;
     let names: Vec<String> =
         archive.file_names().flatten().filter_map(|name| Some(name.strip_suffix(".npy")?.to_owned())).collect();
-    let find = |candidates: [&'static str; 6]| {
+    let find = |what: &str, candidates: [&'static str; 6]| {
         let found = candidates.into_iter().find(|name| names.iter().any(|present| present == name));
-        found.ok_or_else(|| DataError::content(path, format!("has arrays {names:?}, expected one of {candidates:?}")))
+        let problem = || format!("has arrays {names:?}, and none is named as {what}: name it one of {candidates:?}");
+        found.ok_or_else(|| DataError::content(path, problem()))
     };
-    let inputs = find(INPUTS)?;
-    let labels = find(LABELS)?;
+    let inputs = find("inputs", INPUTS)?;
+    let labels = find("labels", LABELS)?;
+    let label_name = labels;
     let source = source(&mut archive, &names, [inputs, labels]);
     let (shape, inputs) = array(&mut archive, path, inputs)?;
     let (label_shape, labels) = array(&mut archive, path, labels)?;
@@ -34,12 +37,23 @@ pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
         Array::Integers(values) => Some(values),
         Array::Floats(_) => None,
     };
-    let labels = labels.ok_or_else(|| DataError::content(path, "has labels that are not integers"))?;
+    let labels = labels.ok_or_else(|| {
+        let problem = format!(
+            "has labels `{label_name}` of floating-point numbers, expected the class of each sample as a whole number from \
+             0: save `{label_name}.astype(np.int64)`"
+        );
+        DataError::content(path, problem)
+    })?;
     let Some((count, sample_shape)) = shape.split_first() else {
         return Err(DataError::content(path, "has inputs without a dimension"));
     };
     if *count as usize != labels.len() {
-        let problem = format!("has inputs of shape {shape:?} for labels of shape {label_shape:?}");
+        let is_one_hot = label_shape.len() == 2 && label_shape[0] == *count;
+        let fix = if is_one_hot { format!(": save `{label_name}.argmax(1)`") } else { String::new() };
+        let problem = format!(
+            "has inputs of shape {shape:?} for labels of shape {label_shape:?}, expected {}, one for each sample{fix}",
+            counted(*count, "label")
+        );
         return Err(DataError::content(path, problem));
     }
     // A column of numbers is a sample of one feature.

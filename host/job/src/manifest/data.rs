@@ -4,11 +4,16 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use skein_types::counted;
 
-use super::Problem;
+use super::{Problem, did_you_mean_or_choose};
 
 /// The digits that come with the program.
 pub const BUILTIN_DIGITS: &str = "builtin:digits";
+/// All data sets that come with the program.
+const BUILTINS: [&str; 1] = [BUILTIN_DIGITS];
+/// What the names of these begin with.
+const BUILTIN: &str = "builtin:";
 
 /// Where samples come from and how they are split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +48,9 @@ pub struct Data {
     /// Number of classes; one more than the largest label if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<u32>,
+    /// Folder that relative paths were resolved against, for errors; `None` before that.
+    #[serde(skip)]
+    pub folder: Option<PathBuf>,
 }
 
 fn default_validation() -> f64 {
@@ -61,6 +69,7 @@ impl Default for Data {
             validation: default_validation(),
             scale: None,
             classes: None,
+            folder: None,
         }
     }
 }
@@ -69,9 +78,10 @@ impl Data {
     /// Resolves relative paths against `dir`.
     pub(super) fn resolve(&mut self, dir: &Path) {
         let single = [&mut self.source, &mut self.labels, &mut self.test].into_iter().flatten();
-        for path in single.chain(&mut self.local).filter(|path| **path != Path::new(BUILTIN_DIGITS)) {
+        for path in single.chain(&mut self.local).filter(|path| !is_builtin(path)) {
             *path = dir.join(&*path);
         }
+        self.folder = Some(dir.to_owned());
     }
 
     /// The same for the test data: their labels are beside them.
@@ -81,11 +91,21 @@ impl Data {
 
     pub(super) fn check(&self, peers: u32) -> Result<(), Problem> {
         let problem = |key: &str, problem: String| Err((format!("data.{key}"), problem));
+        let single = [("source", &self.source), ("test", &self.test)];
+        let single = single.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?)));
+        for (key, path) in single.chain(self.local.iter().map(|path| ("local", path))) {
+            if let Some(unknown) = unknown_builtin(path) {
+                return problem(key, format!("names `{}`, which {unknown}", path.display()));
+            }
+        }
         if self.source.is_none() && self.local.len() < peers as usize {
             return problem("source", "is not set, and not every peer has a folder in `data.local`".into());
         }
         if self.local.len() > peers as usize {
-            return problem("local", format!("has {} folders for {peers} peers", self.local.len()));
+            return problem(
+                "local",
+                format!("has {} for {}", counted(self.local.len(), "folder"), counted(peers, "peer")),
+            );
         }
         if !(0.0..1.0).contains(&self.validation) {
             return problem("validation", format!("must be at least 0 and below 1, got {}", self.validation));
@@ -98,4 +118,15 @@ impl Data {
         }
         Ok(())
     }
+}
+
+/// Whether a path names a data set that comes with the program rather than a file.
+fn is_builtin(path: &Path) -> bool {
+    path.to_str().is_some_and(|name| name.starts_with(BUILTIN))
+}
+
+/// What is wrong with the name of a data set that does not come with the program; `None` for those that do, and for files.
+pub(crate) fn unknown_builtin(path: &Path) -> Option<String> {
+    let name = path.to_str().filter(|name| name.starts_with(BUILTIN) && !BUILTINS.contains(name))?;
+    Some(format!("does not come with this program{}", did_you_mean_or_choose(name, BUILTINS.into_iter())))
 }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use toml::{Table, Value};
 
-use super::{Manifest, ManifestError, hint};
+use super::{Manifest, ManifestError, hint, mistyped};
 
 /// What precedes a key and its value on the command line.
 const SET: &str = "--set ";
@@ -74,7 +74,10 @@ impl Manifest {
         let Ok(mut table) = toml::from_str::<Table>(text) else { return parsed };
         let mut last_problem = Manifest::from_table(table.clone()).err();
         for set in overrides {
-            let failed = |problem| ManifestError::Override { option: set.option.clone(), problem };
+            let failed = |problem: String| {
+                let problem = mistyped::explained(&set.path, &set.value, &problem).unwrap_or(problem);
+                ManifestError::Override { option: set.option.clone(), problem }
+            };
             set.apply(&mut table).map_err(failed)?;
             match Manifest::from_table(table.clone()) {
                 Ok(manifest) => {
@@ -112,6 +115,16 @@ impl FromStr for Override {
         let (key, value) = text.split_once('=').ok_or(EXAMPLE)?;
         let path = path(key.trim()).ok_or(EXAMPLE)?;
         Ok(Override { path, value: self::value(value.trim())?, kept: None, option: format!("{SET}{text}") })
+    }
+}
+
+/// A word as a shell reads it back.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 
@@ -221,8 +234,8 @@ mod tests {
                 "`--set train.peers=0`: `train.peers` must be between 1 and 500, got 0",
             ),
             (&["train.peers=0", "train.rounds=5"], "`--set train.peers=0`: `train.peers` must be"),
-            (&["train.peers=four"], "`--set train.peers=four`: invalid type: string \"four\""),
-            (&["data=3"], "`--set data=3`: invalid type"),
+            (&["train.peers=four"], "`--set train.peers=four`: `train.peers` must be a whole number"),
+            (&["data=3"], "`--set data=3`: `data` must be a table"),
             (&["data.source.x=3"], "`--set data.source.x=3`: `source` is not a table"),
         ] {
             let error = set(sets).expect_err("refused");
@@ -237,5 +250,19 @@ mod tests {
         assert!(error.contains("--set train.lr=3"), "{error}");
         let broken = parse("a = [", &["train.rounds=5"]).expect_err("not TOML");
         assert!(broken.starts_with("`skein.toml` is not a valid manifest: "), "{broken}");
+    }
+
+    #[test]
+    fn words_are_quoted_if_a_shell_would_change_them() {
+        for (word, expected) in [
+            ("train.learning_rate=0.05", "train.learning_rate=0.05"),
+            ("runs/a", "runs/a"),
+            ("a b", "'a b'"),
+            ("model.freeze=[\"a.*\"]", "'model.freeze=[\"a.*\"]'"),
+            ("it's", "'it'\\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(word), expected);
+        }
     }
 }

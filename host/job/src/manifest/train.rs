@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use skein_kernels::optimizer::{MOMENTUM, Optimizer};
 use skein_protocol::convergence::{self, EarlyStopping, ReduceOnPlateau};
 use skein_protocol::deadline::WaitBounds;
+use skein_types::counted;
 
 use super::Problem;
 
@@ -99,8 +100,8 @@ impl Train {
         within("evaluate_every", u64::from(self.evaluate_every), u64::from(u32::MAX))?;
         if u64::from(self.faults) * 2 >= u64::from(self.peers) {
             let faults = self.faults;
-            let peers = self.peers;
-            return Err(("train.faults".into(), format!("must be less than half of {peers} peers, got {faults}")));
+            let peers = counted(self.peers, "peer");
+            return Err(("train.faults".into(), format!("must be less than half of {peers}, got {faults}")));
         }
         let positive = |key: &str, value: f64| {
             if value.is_finite() && value > 0.0 {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use skein_graph::{Dim, ExternalData, Loss, Lowering, Shape, TensorKind};
-use skein_types::{Digest, Layout, Parameter};
+use skein_types::{Digest, Layout, Parameter, counted};
 
 use super::{Initializer, Model, computes_itself, feed, image_shape};
 use crate::data::SampleKind;
@@ -331,8 +331,11 @@ fn check_classes(outputs: &[(String, Shape)], classes: u32) -> Result<()> {
     let own = shape.last().and_then(Dim::fixed);
     ensure!(
         own.is_none_or(|own| own >= i64::from(classes)),
-        "its output `{name}` has the shape {}, the data has {classes} classes",
-        text(shape)
+        "its output `{name}` has the shape {}, which is {} for each sample, and the data has {}: export the model with \
+         one output for each class, or correct the labels, which count from 0, or `data.classes`",
+        text(shape),
+        counted(own.unwrap_or_default().unsigned_abs(), "output"),
+        counted(classes, "class")
     );
     Ok(())
 }

@@ -8,6 +8,7 @@ use skein_job::Manifest;
 use skein_job::data::Dataset;
 use skein_job::data::contents::{Contents, Entry, Use};
 use skein_job::manifest;
+use skein_types::counted;
 
 use super::job::Set;
 use crate::output::Output;
@@ -94,7 +95,7 @@ impl Inspected {
         text += &format!("samples  {samples} of shape {shape:?}\n");
         text += &format!("values   {min} to {max}, mean {mean:.4}; training divides them by {scale}\n");
         text += &format!("classes  {}\n", classes.len());
-        let class = |(class, count): (usize, &u64)| format!("  {class:<6} {count} samples\n");
+        let class = |(class, count): (usize, &u64)| format!("  {class:<6} {}\n", counted(*count, "sample"));
         classes.iter().enumerate().take(SHOWN_MAX).for_each(|counted| text += &class(counted));
         text + &rest(classes.len())
     }

@@ -10,6 +10,7 @@ use skein_job::manifest::{Application, Data, Manifest, Model, Train};
 use skein_peer::events::Event;
 use skein_peer::in_process::{self, Options};
 use skein_peer::prepare::PreparedJob;
+use skein_types::counted;
 
 use super::Interrupts;
 use super::compute::Host;
@@ -40,10 +41,10 @@ impl Demo {
         let members = Members::derived(&manifest.train, 0);
         let prepared = output.during(&host.status, PreparedJob::new(&manifest, &members, host.tools())).await?;
         output.info(&format!(
-            "{} peers train {} of {} parameters on hand-written digits, functions in WebAssembly",
-            self.peers,
+            "{} train {} of {} on hand-written digits, functions in WebAssembly",
+            counted(self.peers, "peer"),
             prepared.description(),
-            prepared.job.layout.trained()
+            counted(prepared.job.layout.trained(), "parameter")
         ));
         let mut interrupts = Interrupts::listen()?;
         let mut sink = |event: Event<'_>| output.event(event);

@@ -1,12 +1,11 @@
 //! `skein eval`: accuracy and loss of a checkpoint on the job's validation samples and on its test samples.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use skein_peer::evaluation::evaluate;
 use skein_peer::evaluation::validate;
 use skein_peer::prepare::PreparedJob;
 use skein_peer::report::evaluation_json;
-use skein_protocol::announcement::Evaluation;
 use skein_runtime::gradient::Parameters;
 
 use super::compute::Host;
@@ -33,20 +32,18 @@ impl Eval {
             Some(part) => evaluate(&host.pool, gradient, parameters, &part.dataset, &part.samples).await?,
             None => None,
         };
-        let round = checkpoint.state.round();
-        let line = |name: &str, evaluation: Option<Evaluation>| {
-            evaluation.map_or_else(String::new, |e| format!("{name:<10}  {}\n", evaluation_text(&e)))
-        };
-        Ok(output.result(
-            || format!("round       {round}\n{}{}", line("validation", validation), line("test", test)),
-            || {
-                json!({
-                    "round": round,
-                    "state_hash": checkpoint.state_hash().to_string(),
-                    "validation": validation.as_ref().map(evaluation_json),
-                    "test": test.as_ref().map(evaluation_json),
-                })
-            },
-        )?)
+        let evaluated = json!({
+            "round": checkpoint.state.round(),
+            "state_hash": checkpoint.state_hash().to_string(),
+            "validation": validation.as_ref().map(evaluation_json),
+            "test": test.as_ref().map(evaluation_json),
+        });
+        Ok(output.result(|| text(&evaluated), || evaluated.clone())?)
     }
+}
+
+fn text(evaluated: &Value) -> String {
+    let rows = ["validation", "test"].into_iter().filter(|name| evaluated[name].is_object());
+    let rows = rows.map(|name| format!("{name:<10}  {}\n", evaluation_text(&evaluated[name])));
+    format!("round       {}\n{}", evaluated["round"], rows.collect::<String>())
 }

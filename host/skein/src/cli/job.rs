@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use skein_job::Manifest;
-use skein_job::manifest::Override;
 use skein_job::manifest::model::Network;
+use skein_job::manifest::{Override, quoted};
 
 /// Keys of `[model]` that a model of the command line keeps: those that apply to any.
 const KEPT: &[&str] = &["loss", "dropout"];
@@ -131,34 +131,5 @@ impl JobArguments {
         let options = options.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let sets = set.values.iter().map(|set| ("--set", set.to_string()));
         options.chain(sets).map(|(name, value)| format!(" {name} {}", quoted(&value))).collect()
-    }
-}
-
-/// A word as a shell reads it back.
-pub(super) fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_if_a_shell_would_change_them() {
-        for (word, expected) in [
-            ("train.learning_rate=0.05", "train.learning_rate=0.05"),
-            ("runs/a", "runs/a"),
-            ("a b", "'a b'"),
-            ("model.freeze=[\"a.*\"]", "'model.freeze=[\"a.*\"]'"),
-            ("it's", "'it'\\''s'"),
-            ("", "''"),
-        ] {
-            assert_eq!(quoted(word), expected);
-        }
     }
 }

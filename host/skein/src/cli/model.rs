@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use skein_graph::{Dim, Loss, Lowering, Options, Shape, TrainingGraph};
 use skein_job::model::read;
+use skein_types::counted;
 
 use self::check::Check;
 use crate::output::Output;
@@ -132,7 +133,10 @@ fn train_graph(derivation: &Derivation, to: &Path, output: &mut Output) -> Resul
     let to = to.display().to_string();
     let nodes = graph.nodes;
     Ok(output.result(
-        || format!("`{to}` computes the loss and {} gradients with {nodes} nodes\n", graph.trained.len()),
+        || {
+            let gradients = counted(graph.trained.len(), "gradient");
+            format!("`{to}` computes the loss and {gradients} with {}\n", counted(nodes, "node"))
+        },
         || {
             json!({
                 "file": to,

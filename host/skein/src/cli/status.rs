@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::{Value, json};
 use skein_peer::status::{Evaluated, RunStatus, runs};
+use skein_types::counted;
 
 use crate::output::Output;
 
@@ -12,14 +13,18 @@ use crate::output::Output;
 #[derive(clap::Args)]
 pub(super) struct StatusArguments {
     /// The folder of `skein train --out` or `skein up --dir`, or the `dir` of a host
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "dir")]
+    folder: Option<PathBuf>,
+    /// The same, as `skein up` names it
+    #[arg(long, value_name = "DIR", conflicts_with = "folder")]
+    dir: Option<PathBuf>,
 }
 
 impl StatusArguments {
     pub(super) fn run(self, output: &mut Output) -> Result<()> {
-        let runs = runs(&self.dir)?;
-        let is_one = runs.len() == 1 && runs[0].dir == self.dir;
+        let dir = self.folder.or(self.dir).expect("one of the two is required");
+        let runs = runs(&dir)?;
+        let is_one = runs.len() == 1 && runs[0].dir == dir;
         Ok(output.result(
             || runs.iter().map(text).collect::<Vec<_>>().join("\n"),
             || {
@@ -66,7 +71,7 @@ fn evaluation(evaluation: &Evaluated) -> String {
     let parts = [
         accuracy.map(|accuracy| format!("accuracy {accuracy:.4}")),
         loss.map(|loss| format!("loss {loss:.4}")),
-        samples.map(|samples| format!("{samples} samples")),
+        samples.map(|samples| counted(samples, "sample")),
         round.map(|round| format!("after round {round}")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use skein_job::Members;
+use skein_job::manifest::quoted;
 use skein_peer::checkpoint::{self, KEEP_DEFAULT, RunFolder};
 use skein_peer::events::Event;
 use skein_peer::in_process::{self, Options, Resume};
 use skein_peer::prepare::PreparedJob;
+use skein_types::counted;
 
 use super::Interrupts;
 use super::compute::Host;
-use super::job::{JobArguments, quoted};
+use super::job::JobArguments;
 use crate::output::Output;
 use crate::output::summary::{to_json, to_table};
 
@@ -61,12 +63,13 @@ impl Train {
         let job = &prepared.job;
         let samples: usize = job.shares.values().map(|share| share.train.len()).sum();
         output.info(&format!(
-            "{}: {}, {} peers, {samples} training samples, {} parameters, {} functions at a time",
+            "{}: {}, {}, {}, {}, {} at a time",
             manifest.application.name,
             prepared.description(),
-            job.shares.len(),
-            job.layout.trained(),
-            host.pool.concurrency()
+            counted(job.shares.len(), "peer"),
+            counted(samples, "training sample"),
+            counted(job.layout.trained(), "parameter"),
+            counted(host.pool.concurrency(), "function")
         ));
         if self.out.is_none() {
             output.info(&nothing_is_kept(self.hint));

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use skein_graph::Lowering;
+use skein_job::manifest::quoted;
 use skein_job::{Job, Manifest, Members};
 use skein_peer::checkpoint::{self, CheckpointFile, KEEP_DEFAULT, MANIFEST_FILE};
 use skein_peer::host::config::{CheckpointConfig, Config, HOST_FILE, Key, Member};
@@ -17,12 +18,12 @@ use skein_redis::provision::asked::{Module, RequestedSettings};
 use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
 use skein_redis::provision::{child, owner, reader};
-use skein_types::Status;
+use skein_types::{Status, counted};
 use tokio::process::{Child, Command};
 
 use super::Interrupts;
 use super::compute::{ComputeOptions, in_host, on_this_thread};
-use super::job::{JobArguments, quoted};
+use super::job::JobArguments;
 use super::train::{Train, nothing_is_kept};
 use crate::output::Output;
 use crate::output::summary::{merge, to_table};
@@ -103,7 +104,7 @@ impl Up {
             servers = output.during(&status, databases) => servers?,
             () = interrupts.next() => bail!("interrupted before the databases were up"),
         };
-        output.info(&format!("{peers} databases in `{}`", dir.display()));
+        output.info(&format!("{} in `{}`", counted(peers, "database"), dir.display()));
         let configs: Vec<_> = (0..peers).map(|i| self.host_config(&dir, &manifest, i)).collect::<Result<_>>()?;
         let hosts = configs.iter().enumerate().map(|(index, config)| spawn_host(config, passed_on, index == 0));
         let mut hosts = hosts.collect::<Result<Vec<_>>>()?;

@@ -44,10 +44,10 @@ impl Round {
     pub(super) fn plain(&self) -> String {
         let Round { round, rounds, loss, present, expected, per_second, .. } = self;
         let accuracy = self.accuracy.map_or_else(String::new, |a| format!("  validation accuracy {a:.3}"));
-        let left = self.left().as_secs();
+        let left = two_units(self.left());
         format!(
             "round {round}/{rounds}  loss {loss:.4}  {present}/{expected} peers  {per_second:.1} rounds/s  \
-             {left} s left{accuracy}"
+             {left} left{accuracy}"
         )
     }
 
@@ -92,6 +92,19 @@ fn duration(duration: Duration) -> String {
     }
 }
 
+/// A duration in its two largest units, such as `3 min 20 s`.
+fn two_units(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let minutes = seconds / 60;
+    let hours = minutes / 60;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {:02} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {:02} min", minutes % 60),
+        _ => format!("{} d {:02} h", hours / 24, hours % 24),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use skein_types::PeerId;
@@ -127,6 +140,24 @@ mod tests {
             let bar = Round { round: 1, loss, per_second, ..LONGEST }.bar();
             assert!(columns(&bar) <= expected && expected <= COLUMNS, "{} columns: {bar}", columns(&bar));
         }
+    }
+
+    #[test]
+    fn a_plain_line_tells_the_time_left_in_units_for_people() {
+        for (seconds, expected) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 00 s"),
+            (200, "3 min 20 s"),
+            (3599, "59 min 59 s"),
+            (3840, "1 h 04 min"),
+            (86_399, "23 h 59 min"),
+            (180_000, "2 d 02 h"),
+        ] {
+            assert_eq!(two_units(Duration::from_secs(seconds)), expected);
+        }
+        let round = Round { round: 100, rounds: 3940, per_second: 1.0, accuracy: None, ..LONGEST };
+        assert_eq!(round.plain(), "round 100/3940  loss -99.9999  499/500 peers  1.0 rounds/s  1 h 04 min left");
     }
 
     #[test]

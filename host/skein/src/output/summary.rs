@@ -8,11 +8,14 @@ use skein_peer::prepare::PreparedJob;
 use skein_peer::report::{Summary, evaluation_json};
 use skein_protocol::announcement::Evaluation;
 use skein_runtime::FunctionInfo;
+use skein_types::counted;
 
-/// An evaluation as text.
-pub(crate) fn evaluation_text(evaluation: &Evaluation) -> String {
-    let accuracy = evaluation.accuracy().map_or_else(String::new, |accuracy| format!("accuracy {accuracy:.4}, "));
-    format!("{accuracy}loss {:.4} on {} samples", evaluation.loss(), evaluation.samples)
+/// An evaluation, as [`evaluation_json`] writes it, in words.
+pub(crate) fn evaluation_text(evaluation: &Value) -> String {
+    let number = |key: &str| evaluation[key].as_f64();
+    let accuracy = number("accuracy").map_or_else(String::new, |accuracy| format!("accuracy {accuracy:.4}, "));
+    let samples = counted(evaluation["samples"].as_u64().unwrap_or_default(), "sample");
+    format!("{accuracy}loss {:.4} on {samples}", number("loss").unwrap_or_default())
 }
 
 /// The summary as one JSON object. `checkpoint` is the file that the run wrote.
@@ -91,7 +94,7 @@ pub(crate) fn to_table(summary: &Value) -> String {
     row("rounds", format!("{}{why}", summary["rounds"]));
     for name in ["validation", "test"] {
         if summary[name].is_object() {
-            row(name, evaluation_row(&summary[name]));
+            row(name, evaluation_text(&summary[name]));
         }
     }
     let list = |key: &str| summary[key].as_array().into_iter().flatten();
@@ -122,10 +125,4 @@ pub(crate) fn to_table(summary: &Value) -> String {
     }
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
-}
-
-fn evaluation_row(evaluation: &Value) -> String {
-    let number = |key: &str| evaluation[key].as_f64();
-    let accuracy = number("accuracy").map_or_else(String::new, |accuracy| format!("accuracy {accuracy:.4}, "));
-    format!("{accuracy}loss {:.4} on {} samples", number("loss").unwrap_or_default(), evaluation["samples"])
 }

@@ -12,7 +12,7 @@ use skein_job::manifest::Override;
 use skein_job::model::{self, Graphs, exported_samples};
 use skein_job::{Job, Manifest, Members};
 use skein_peer::prepare::check;
-use skein_types::Layout;
+use skein_types::{Layout, counted};
 
 use super::super::compute::EngineChoice;
 use super::super::job::{Set, file_as_model};
@@ -146,12 +146,14 @@ impl Checked {
         let statistics = self.outputs("new.").len();
         let trained = layout.parameters().len() - statistics;
         let mut text = format!(
-            "`{description}` can be trained: {} parameters in {trained} tensors, {statistics} running statistics, dropout \
-             at {} places, on batches of {batch} samples of {:?} in {} classes\n",
-            layout.trained(),
-            self.dropout().len(),
+            "`{description}` can be trained: {} in {}, {}, {}, on batches of {} of {:?} in {}\n",
+            counted(layout.trained(), "parameter"),
+            counted(trained, "tensor"),
+            counted(statistics, "running statistic"),
+            counted(self.dropout().len(), "dropout layer"),
+            counted(*batch, "sample"),
             samples.shape,
-            samples.classes
+            counted(samples.classes, "class")
         );
         warnings.iter().for_each(|warning| text += &format!("warning: {warning}\n"));
         if let Some(file) = file {
