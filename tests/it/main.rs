@@ -18,12 +18,15 @@ mod prose;
 mod ready;
 #[path = "../../xtask/src/readme/script.rs"]
 mod script;
+#[path = "../../xtask/src/configuration/tables.rs"]
+mod tables;
 
 mod bad_input;
 mod check;
 mod circles;
 mod command_line;
 mod compile;
+mod configuration;
 mod databases;
 mod demo;
 mod dist;
