@@ -49,6 +49,16 @@ fn the_archive_trains_in_an_empty_home() {
     state_hash(&summary);
     assert!(String::from_utf8(skein(&["--version"])).unwrap().contains("commit "));
 
+    // A manifest of README, a page with its picture, and what a function of one's own is built from.
+    let manifest = folder.join("runtime-config/digits.toml");
+    let trained = skein(&["train", "--from", manifest.to_str().unwrap(), "--rounds", "2", "-o", "json"]);
+    assert_eq!(serde_json::from_slice::<Value>(&trained).unwrap()["rounds"], 2);
+    let pages = ["README.md", "ARCHITECTURE.md", "docs/README.md", "docs/functions.md", "docs/round.svg"];
+    let interfaces = ["wit/worlds.wit", "wit/deps/wasi-nn/wasi-nn.wit", "host/job/data/digits.csv.gz"];
+    for file in pages.into_iter().chain(interfaces) {
+        assert!(folder.join(file).exists(), "the archive lacks {file}");
+    }
+
     let holds = |file: &str, text: &str| {
         let content = std::fs::read_to_string(folder.join(file)).unwrap();
         assert!(content.contains(text), "{file} lacks {text:?}");

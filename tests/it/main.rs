@@ -18,6 +18,8 @@ mod prose;
 mod ready;
 #[path = "../../xtask/src/readme/script.rs"]
 mod script;
+#[path = "../../xtask/src/configuration/tables.rs"]
+mod tables;
 #[path = "../../xtask/src/target.rs"]
 mod target;
 
@@ -28,6 +30,7 @@ mod chores;
 mod circles;
 mod command_line;
 mod compile;
+mod configuration;
 mod databases;
 mod demo;
 mod dist;

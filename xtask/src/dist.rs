@@ -22,7 +22,10 @@ pub(crate) struct Dist {
 /// The built files that belong to a release.
 const BUILT: [&str; 2] = ["skein", "libskein_redis_module.so"];
 /// Files of the repository that belong to a release.
-const COPIED: [&str; 2] = ["LICENSE", "README.md"];
+const COPIED: [&str; 5] =
+    ["ARCHITECTURE.md", "LICENSE", "README.md", "host/job/data/README.md", "host/job/data/digits.csv.gz"];
+/// Folders of the repository that README and its pages work with.
+const FOLDERS: [&str; 3] = ["docs", "runtime-config", "wit"];
 /// Shells, and the names of their completions.
 const COMPLETIONS: [(&str, &str); 3] = [("bash", "skein.bash"), ("zsh", "_skein"), ("fish", "skein.fish")];
 
@@ -44,13 +47,10 @@ pub(crate) fn run(root: &Path, options: &Dist) -> Result<()> {
         // Symbols are most of the program. A panic still names file and line of its cause.
         succeed(Command::new("strip").arg("--strip-debug").arg("-o").arg(folder.join(file)).arg(source))?;
     }
-    for file in COPIED {
-        fs::copy(root.join(file), folder.join(file)).with_context(|| format!("failed to copy `{file}`"))?;
-    }
-    fs::create_dir_all(folder.join("docs"))?;
-    for page in fs::read_dir(root.join("docs"))? {
-        let page = page?.path();
-        fs::copy(&page, folder.join("docs").join(page.file_name().context("a page has a name")?))?;
+    for file in COPIED.map(PathBuf::from).into_iter().chain(tracked(root)?) {
+        let to = folder.join(&file);
+        fs::create_dir_all(to.parent().context("a file is in a folder")?)?;
+        fs::copy(root.join(&file), to).with_context(|| format!("failed to copy `{}`", file.display()))?;
     }
     for (shell, file) in COMPLETIONS {
         let script = succeed(Command::new(folder.join("skein")).args(["completions", shell]))?;
@@ -77,6 +77,12 @@ pub(crate) fn run(root: &Path, options: &Dist) -> Result<()> {
     let bytes = fs::metadata(&archive)?.len();
     println!("{:#}", json!({ "archive": archive, "bytes": bytes, "sha256": digest, "folder": name }));
     Ok(())
+}
+
+/// The files of the repository in [`FOLDERS`], without what somebody else put there.
+fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
+    let listed = succeed(Command::new("git").args(["ls-files", "--"]).args(FOLDERS).current_dir(root))?;
+    Ok(String::from_utf8(listed)?.lines().map(PathBuf::from).collect())
 }
 
 /// Runs a command and returns what it printed.

@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod bench;
+mod configuration;
 mod dist;
 mod gradients;
 mod guests;
@@ -45,6 +46,8 @@ enum Chore {
     Dist(dist::Dist),
     /// Run the commands of README and `docs` that need PyTorch, componentize-py or a Wasm target.
     Readme(readme::Readme),
+    /// Write the tables of manifest keys in `docs/configuration.md`.
+    Configuration,
     /// Draw `docs/round.svg` from `docs/round.txt`.
     Picture,
     /// Rebuild the built-in functions in `guest-functions/dist`.
@@ -66,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Measure(options) => measure::run(&workspace_root(), &options),
         Chore::Dist(options) => dist::run(&workspace_root(), &options),
         Chore::Readme(options) => readme::run(&workspace_root(), &options),
+        Chore::Configuration => configuration::run(&workspace_root()),
         Chore::Picture => picture::run(&workspace_root()),
         Chore::Guests { check } => guests::run(check),
     }

@@ -15,12 +15,15 @@ pub enum GraphError {
         reason: String,
     },
     /// A node of the file cannot be used.
-    #[error("node `{node}` (operator `{operator}`): {reason}")]
+    #[error("node `{node}` (operator `{operator}`{}): {reason}", of_layer(layer.as_deref()))]
     Node {
         /// Name of the node, or of its first output if it has none.
         node: String,
         /// Operator, with its domain if that is not `ai.onnx`.
         operator: String,
+        /// The layer that the exporter made the node from, and its class: `features.1: Dropout2d`. Not every exporter
+        /// writes it.
+        layer: Option<String>,
         /// The problem and a fix, in words.
         reason: String,
     },
@@ -32,8 +35,20 @@ pub enum GraphError {
 impl GraphError {
     /// An error at a node.
     pub(crate) fn node(node: &str, operator: &str, reason: Reason) -> GraphError {
-        GraphError::Node { node: node.to_owned(), operator: operator.to_owned(), reason }
+        GraphError::Node { node: node.to_owned(), operator: operator.to_owned(), layer: None, reason }
     }
+
+    /// The error with the layer that `find` returns for its node, if it is an error at a node without one.
+    pub(crate) fn with_layer(mut self, find: impl FnOnce(&str) -> Option<String>) -> GraphError {
+        if let GraphError::Node { node, layer: layer @ None, .. } = &mut self {
+            *layer = find(node);
+        }
+        self
+    }
+}
+
+fn of_layer(layer: Option<&str>) -> String {
+    layer.map(|layer| format!(", layer `{layer}`")).unwrap_or_default()
 }
 
 /// Why a node cannot be built. The caller knows the node's name and turns this into a [`GraphError::Node`].

@@ -47,4 +47,5 @@ pub use error::GraphError;
 pub use loss::{LOSSES, Loss, UnknownLoss};
 pub use lowering::{InputGradient, Layout, Lowering, PoolGradient, WeightGradient};
 pub use model::{ExternalData, Model, ReadExternal, Removed, Tensor, TensorKind, trained_file};
+pub use operators::NAMES as OPERATORS;
 pub use training::{EvaluationGraph, Options, TrainingGraph, is_frozen};

@@ -1,5 +1,6 @@
 //! A forward model as its file describes it: inputs, parameters, buffers and nodes.
 
+mod channel_dropout;
 mod decode;
 mod inline;
 mod removed;
@@ -73,6 +74,8 @@ pub enum TensorKind {
 pub(crate) struct SourceNode {
     pub(crate) name: Arc<str>,
     pub(crate) op: &'static str,
+    /// The module that it was made from, if the file names it.
+    pub(crate) layer: Option<String>,
     /// An empty name is an omitted input.
     pub(crate) inputs: Vec<String>,
     pub(crate) outputs: Vec<String>,
@@ -88,7 +91,7 @@ impl Model {
         let malformed = |reason: &str| GraphError::Malformed(reason.to_owned());
         let proto = proto::Model::decode(file).map_err(|error| GraphError::Malformed(error.to_string()))?;
         let opset = decode::opset(&proto, &OPSETS)?;
-        let graph = unfolded(proto.graph, &proto.functions)?;
+        let graph = unfolded(proto.graph, &proto.functions, opset)?;
         if !graph.sparse_initializer.is_empty() {
             return Err(malformed("it has sparse tensors, which are not supported: export it with dense ones"));
         }
@@ -141,6 +144,11 @@ impl Model {
         let mut counts = BTreeMap::new();
         self.nodes.iter().for_each(|node| *counts.entry(node.op).or_default() += 1);
         counts
+    }
+
+    /// The error with the layer that its node was made from, if the file names it.
+    pub(crate) fn located(&self, error: GraphError) -> GraphError {
+        error.with_layer(|name| self.nodes.iter().find(|node| &*node.name == name)?.layer.clone())
     }
 
     /// Sets named sizes, such as `batch` to 64.
@@ -225,10 +233,15 @@ impl Model {
     }
 }
 
-/// A file's graph with function calls inlined and running statistics split per node.
-fn unfolded(graph: Option<proto::Graph>, functions: &[proto::Function]) -> Result<proto::Graph, GraphError> {
+/// A file's graph with function calls inlined, the dropout of channels as one node, and running statistics split per node.
+fn unfolded(
+    graph: Option<proto::Graph>,
+    functions: &[proto::Function],
+    opset: i64,
+) -> Result<proto::Graph, GraphError> {
     let mut graph = graph.ok_or_else(|| GraphError::Malformed("it has no graph".into()))?;
     graph.node = inline::calls(graph.node, functions)?;
+    channel_dropout::restore(&mut graph, opset);
     statistics::divide(&mut graph);
     Ok(graph)
 }

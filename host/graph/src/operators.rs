@@ -30,8 +30,8 @@ pub(crate) fn find(name: &str) -> Option<&'static str> {
     NAMES.iter().copied().find(|known| *known == name)
 }
 
-/// All operators that [`crate::opset`] or inference accepts.
-pub(crate) const NAMES: [&str; 107] = [
+/// The operators of `ai.onnx` that a model may have.
+pub const NAMES: [&str; 107] = [
     "Abs",
     "Add",
     "And",

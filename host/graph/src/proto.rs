@@ -104,7 +104,7 @@ impl Graph {
     }
 }
 
-/// `NodeProto` without documentation, metadata and device configurations.
+/// `NodeProto` without documentation and device configurations.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Node {
     #[prost(string, repeated, tag = "1")]
@@ -121,6 +121,8 @@ pub(crate) struct Node {
     pub(crate) domain: String,
     #[prost(string, tag = "8")]
     pub(crate) overload: String,
+    #[prost(message, repeated, tag = "9")]
+    pub(crate) metadata_props: Vec<StringPair>,
 }
 
 /// `AttributeProto` without documentation and values of the types that [`attribute_type`] does not list.
@@ -188,7 +190,7 @@ pub(crate) struct Tensor {
 /// Value of `TensorProto.data_location` if the values are in another file, which `external_data` names.
 pub(crate) const EXTERNAL: i32 = 1;
 
-/// `StringStringEntryProto`: a property of external data, such as its `location` or `offset`.
+/// `StringStringEntryProto`: a property of external data, such as its `location` or `offset`, or of a node.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct StringPair {
     #[prost(string, tag = "1")]

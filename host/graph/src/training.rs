@@ -77,7 +77,7 @@ impl Model {
         self.check_patterns(&options.frozen)?;
         let is_trained = |name: &str| !is_frozen(&options.frozen, name);
         let mut tape = Tape::new(options.lowering.clone(), Mode::Training { dropout: options.dropout });
-        let names = tape.replay(self, is_trained)?;
+        let names = tape.replay(self, is_trained).map_err(|error| self.located(error))?;
         let names_of_all = self.parameters().iter().map(|parameter| parameter.name.clone());
         let trained: Vec<String> = names_of_all.filter(|name| is_trained(name)).collect();
         if trained.is_empty() {
@@ -88,7 +88,7 @@ impl Model {
         let refuse = |reason| GraphError::Tensor { name: self.outputs[0].clone(), reason };
         let loss = options.loss.apply(&mut tape, output).map_err(refuse)?;
         let wanted: Vec<ValueId> = trained.iter().map(|name| names[name]).collect();
-        let gradients = tape.differentiate(loss, &wanted)?;
+        let gradients = tape.differentiate(loss, &wanted).map_err(|error| self.located(error))?;
         let mut outputs = vec![("loss".to_owned(), loss)];
         for ((name, parameter), gradient) in trained.iter().zip(&wanted).zip(gradients) {
             // A parameter that the loss does not depend on has a gradient of zeros.
@@ -114,7 +114,7 @@ impl Model {
     /// [`GraphError`]: a node cannot be used.
     pub fn evaluation_graph(&self) -> Result<EvaluationGraph, GraphError> {
         let mut tape = Tape::new(Lowering::portable(), Mode::Evaluation);
-        let names = tape.replay(self, |_| false)?;
+        let names = tape.replay(self, |_| false).map_err(|error| self.located(error))?;
         let outputs: Result<Vec<_>, _> =
             self.outputs.iter().map(|name| Ok((name.clone(), find(&names, name)?))).collect();
         let graph = finish(tape.graph, outputs?);

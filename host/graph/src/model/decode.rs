@@ -44,6 +44,38 @@ pub(super) fn is_standard(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
 }
 
+/// Properties in which PyTorch's newer exporter writes the names of the modules around a node, and their classes.
+const SCOPES: [&str; 2] = ["pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"];
+
+/// The module that a node was made from, as PyTorch prints it: `features.1: Dropout2d`.
+///
+/// Both properties are lists in Python's notation. They begin with the whole network and end with the operation.
+fn layer(properties: &[proto::StringPair]) -> Option<String> {
+    let [name, class] = SCOPES.map(|key| {
+        let text = &properties.iter().find(|property| property.key == key)?.value;
+        let parts: Vec<&str> = text.split('\'').skip(1).step_by(2).collect();
+        parts.len().checked_sub(2).map(|layer| parts[layer])
+    });
+    let class = class?.rsplit('.').next()?;
+    // The whole network has no name, and what belongs to no module has one that begins with `_`.
+    let name = name.filter(|name| !name.is_empty() && !name.starts_with('_'))?;
+    Some(format!("{name}: {class}"))
+}
+
+/// Why an operator is refused that is in no table.
+fn unknown(operator: &str) -> Reason {
+    match operator {
+        "If" | "Loop" | "Scan" | "SequenceMap" => {
+            "control flow cannot be differentiated: trace the model when exporting it".into()
+        }
+        "Bernoulli" | "Multinomial" | "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike" => {
+            "the only random numbers are those of dropout: use `nn.Dropout`, or one of `nn.Dropout1d` to `nn.Dropout3d`"
+                .into()
+        }
+        _ => "there is no rule for this operator: express it with standard ones, or export the model without it".into(),
+    }
+}
+
 /// Converts a node, whose operator must be supported.
 pub(super) fn node(node: proto::Node) -> Result<SourceNode, GraphError> {
     let name = match (node.name.is_empty(), node.output.first()) {
@@ -52,24 +84,19 @@ pub(super) fn node(node: proto::Node) -> Result<SourceNode, GraphError> {
     };
     let operator =
         if is_standard(&node.domain) { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) };
-    let refuse = |reason: Reason| GraphError::node(&name, &operator, reason);
+    let layer = layer(&node.metadata_props);
+    let refuse = |reason: Reason| GraphError::node(&name, &operator, reason).with_layer(|_| layer.clone());
     let mut attributes = Attributes::default();
     for attribute in node.attribute {
         let key = attribute.name.clone();
         attributes = attributes.with(&key, self::attribute(attribute).map_err(refuse)?);
     }
-    if matches!(&*operator, "If" | "Loop" | "Scan" | "SequenceMap") {
-        return Err(refuse("control flow cannot be differentiated: trace the model when exporting it".into()));
-    }
-    let op = operators::find(&operator).ok_or_else(|| {
-        refuse(
-            "there is no rule for this operator: express it with standard ones, or export the model without it".into(),
-        )
-    })?;
+    let op = operators::find(&operator).ok_or_else(|| refuse(unknown(&operator)))?;
     if node.output.is_empty() {
         return Err(refuse("it has no output".into()));
     }
-    Ok(SourceNode { name: name.clone().into(), op, inputs: node.input, outputs: node.output, attributes })
+    let name = name.into();
+    Ok(SourceNode { name, op, layer, inputs: node.input, outputs: node.output, attributes })
 }
 
 fn attribute(attribute: proto::Attribute) -> Result<Attribute, Reason> {
@@ -156,4 +183,23 @@ pub(super) fn input(info: proto::ValueInfo) -> Result<(String, Type), GraphError
     };
     let shape = shape.dim.into_iter().enumerate().map(dim).collect();
     Ok((name, Type::new(element, shape)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_have_the_names_of_pytorch() {
+        let of = |scopes: &str, classes: &str| {
+            let property = |(key, value): (&str, &str)| proto::StringPair { key: key.into(), value: value.into() };
+            layer(&[(SCOPES[0], scopes), (SCOPES[1], classes)].map(property))
+        };
+        let classes =
+            "['net.Net', 'torch.nn.modules.container.Sequential', 'torch.nn.modules.dropout.AlphaDropout', 'aten.add']";
+        assert_eq!(of("['', 'body', 'body.2', 'add']", classes).as_deref(), Some("body.2: AlphaDropout"));
+        assert_eq!(of("['', 'add']", "['net.Net', 'aten.add']"), None, "the network itself");
+        assert_eq!(of("['_empty', 'add']", "['_empty', 'aten.add']"), None, "no module");
+        assert_eq!(of("", "['"), None);
+    }
 }

@@ -37,7 +37,7 @@ impl Inliner<'_> {
         };
         if depth == DEPTH_MAX || self.done.len() + function.node.len() > NODES_MAX {
             let reason = "its function calls itself, or nests calls too deeply".to_owned();
-            return Err(GraphError::Node { node: node.name, operator: node.op_type, reason });
+            return Err(GraphError::node(&node.name, &node.op_type, reason));
         }
         self.calls += 1;
         let scope = Scope::new(function, &node, self.calls);

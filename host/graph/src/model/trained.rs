@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 
-use super::decode::is_standard;
-use super::unfolded;
+use super::decode::{self, is_standard};
+use super::{OPSETS, unfolded};
 use crate::constant::ElementType;
 use crate::error::GraphError;
 use crate::proto;
@@ -22,8 +22,11 @@ use crate::proto;
 pub fn trained_file(file: Bytes, values: &BTreeMap<String, Vec<f32>>) -> Result<Vec<u8>, GraphError> {
     let malformed = |error: prost::DecodeError| GraphError::Malformed(error.to_string());
     let mut model = proto::Model::decode(file).map_err(malformed)?;
-    let mut graph = unfolded(model.graph.take(), &model.functions)?;
+    let opset = decode::opset(&model, &OPSETS)?;
+    let mut graph = unfolded(model.graph.take(), &model.functions, opset)?;
     model.functions.clear();
+    // They name the source files of who exported the model.
+    graph.node.iter_mut().for_each(|node| node.metadata_props.clear());
     set_values(&mut graph, values)?;
     let left = graph.node.iter_mut().filter(|node| is_standard(&node.domain)).flat_map(evaluating).collect();
     graph.drop_unused(left);

@@ -9,6 +9,7 @@ use skein_graph::{Loss, Lowering, Model, Options, trained_file};
 use crate::Numbers;
 use crate::build::Build;
 use crate::build::Value::{Float, Graph, Half, Int, Ints};
+use crate::rules::channel_dropout;
 
 /// Reads a file, derives its training graph, and returns the error.
 fn refusal(file: Vec<u8>, loss: Loss) -> String {
@@ -41,6 +42,13 @@ fn operators_without_a_rule_are_named() {
             start().node("If", "a", "y", &[("then_branch", Graph)]).output("y"),
             "node `node_1` (operator `If`): it holds a graph",
         ),
+        (
+            start().node("RandomNormalLike", "a", "y", &[]).output("y"),
+            "(operator `RandomNormalLike`): the only random numbers are those of dropout: use `nn.Dropout`",
+        ),
+        // Its channels are not divided by the share that is kept.
+        (channel_dropout(0.75, "half").output("y"), "(operator `RandomUniformLike`): the only random numbers"),
+        (channel_dropout(1.5, "p").output("y"), "(operator `RandomUniformLike`): the only random numbers"),
         (start().node("Loop", "a", "y", &[]).output("y"), "node `node_1` (operator `Loop`): control flow"),
         (start().node("Floor", "a", "y", &[]).output("y"), "node `node_1` (operator `Floor`): it has no gradient"),
         (start().node("CumSum", "a one", "y", &[]).integers("one", &[], &[1]).output("y"), "it has no gradient"),

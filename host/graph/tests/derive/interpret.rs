@@ -171,7 +171,8 @@ fn unary(op: &str, x: &Array, attributes: &Attributes<'_>) -> Array {
         "ArgMax" => argmax(x, attributes.int("axis") as usize),
         "ConstantOfShape" => {
             let dims: Vec<usize> = x.values.iter().map(|size| *size as usize).collect();
-            Array::new(&dims, vec![0.0; dims.iter().product()])
+            let value = attributes.find("value").and_then(|attribute| attribute.t.as_ref()).map(constant);
+            Array::new(&dims, vec![value.expect("it is written out").values[0]; dims.iter().product()])
         }
         other => panic!("no definition of {other} with one input"),
     }

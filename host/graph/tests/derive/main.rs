@@ -8,6 +8,7 @@ mod build;
 mod files;
 mod interpret;
 mod maps;
+mod operators;
 mod rules;
 mod spatial;
 mod windows;

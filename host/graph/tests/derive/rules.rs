@@ -436,6 +436,57 @@ fn dropout_by_given_noise() {
     assert_eq!(model.training_graph(&without).unwrap().noise.len(), 0);
 }
 
+/// A dropout of channels as PyTorch's newer exporter writes it; `factors` names the result of the division by `p`.
+pub(crate) fn channel_dropout(p: f64, divisor: &str) -> Build {
+    Build::new(20)
+        .input("x", &[0, 4, 3])
+        .floats("w", &[4, 1], &[0.5, -1.2, 0.9, 0.3])
+        .floats("p", &[], &[p])
+        .floats("half", &[1], &[0.5])
+        .integers("from", &[1], &[0])
+        .integers("to", &[1], &[2])
+        .integers("last", &[1], &[1])
+        .node("Mul", "x w", "a", &[])
+        .node("Shape", "a", "shape", &[])
+        .node("Slice", "shape from to", "front", &[])
+        .node("Concat", "front last", "sizes", &[("axis", Int(0))])
+        .node("ConstantOfShape", "sizes", "zeros", &[])
+        .node("CastLike", "zeros a", "empty", &[])
+        .node("RandomUniformLike", "empty", "numbers", &[("low", Float(0.0)), ("high", Float(1.0))])
+        .node("CastLike", "p numbers", "p_cast", &[])
+        .node("Less", "numbers p_cast", "sampled", &[])
+        .node("CastLike", "sampled empty", "bernoulli", &[])
+        .node("Div", &format!("bernoulli {divisor}"), "factors", &[])
+        .node("Mul", "a factors", "y", &[])
+}
+
+#[test]
+fn channels_are_dropped_by_given_noise() {
+    let file = channel_dropout(0.75, "p").output("y");
+    check("Dropout2d", file.clone(), Loss::MeanSquaredError);
+    let model = parse("Dropout2d", file.clone());
+    let options = Options { loss: Loss::MeanSquaredError, ..Options::default() };
+    let graph = model.training_graph(&options).unwrap();
+    let [(name, shape)] = &graph.noise[..] else { panic!("{:?}", graph.noise) };
+    let shape: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    assert_eq!((name.as_str(), shape.join(" ").as_str()), ("noise.factors", "batch 4 1"), "one number for a channel");
+    let mut inputs = inputs(&model, &graph, Loss::MeanSquaredError);
+    let plain = run(&model.evaluation_graph().unwrap().onnx, &inputs);
+    for (value, index) in plain["y"].values.iter().zip(0..) {
+        let expected = inputs["x"].values[index] * inputs["w"].values[index / 3 % 4];
+        assert!((value - expected).abs() < 1e-6, "evaluation drops nothing: {value}, expected {expected}");
+    }
+    inputs.get_mut("noise.factors").unwrap().values =
+        (0..12).map(|index| if index % 4 == 1 { 0.8 } else { 0.7 }).collect();
+    let slope = &run(&graph.onnx, &inputs)["grad.w"].values;
+    assert_eq!(slope[1], 0.0, "the second channel was dropped: {slope:?}");
+    assert!(slope.iter().filter(|value| **value != 0.0).count() == 3, "{slope:?}");
+
+    let trained = skein_graph::trained_file(file.into(), &BTreeMap::new()).unwrap();
+    let operators = parse("trained", trained).operators();
+    assert_eq!(operators["Dropout"], 1, "engines know it, and drop nothing: {operators:?}");
+}
+
 /// One head of attention written out, with layer normalization and residual, as a language model has.
 fn attention() -> Vec<u8> {
     let mut build = Build::new(20).input("x", &[0, 3, 4]);

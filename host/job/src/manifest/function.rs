@@ -52,21 +52,21 @@ pub struct Function {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Memory of a call in MiB, with the tensors behind its handles.
+    /// Memory of a call in MiB, with the tensors behind its handles; 256 if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
-    /// Processor time, such as `10s`.
+    /// Processor time, such as `5s`; `10s` if not set.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub cpu: Option<Duration>,
-    /// Time from start to end, such as `30s`.
+    /// Time from start to end, such as `5s`; `30s` if not set.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub wall: Option<Duration>,
-    /// Data in MiB that one call into the host may carry.
+    /// Data in MiB that one call into the host may carry; 64 if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostcall_mib: Option<u32>,
-    /// Handles held at the same time.
+    /// Handles held at the same time; 10000 if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handles: Option<u32>,
 }
