@@ -1,10 +1,10 @@
 //! One peer's side of a round: does what the protocol decides, and reports the results to it.
 
 mod contribute;
+mod failures;
 mod folder;
 pub mod log;
 mod neighbours;
-mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

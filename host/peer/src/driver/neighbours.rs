@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::trouble::Trouble;
+use super::failures::Failures;
 
 /// Most records that wait in the inbox, and that are processed in one go. Readers of stores wait when it is full.
 pub(super) const INBOX_RECORDS: usize = 1024;
@@ -42,7 +42,7 @@ pub(super) struct Neighbours {
 struct Neighbour {
     id: PeerId,
     store: Arc<dyn PeerStore>,
-    trouble: Mutex<Trouble>,
+    failures: Mutex<Failures>,
 }
 
 impl Neighbour {
@@ -51,20 +51,20 @@ impl Neighbour {
         let error: &dyn std::error::Error = error;
         let causes = std::iter::successors(Some(error), |error| error.source());
         let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        if let Some(times) = self.trouble().came(reason, Instant::now()) {
+        if let Some(times) = self.failures().failed(reason, Instant::now()) {
             tracing::warn!(peer = ?self.id, times, error, "failed to read the database of a peer");
         }
     }
 
     /// Logs that its store can be read again.
     fn answered(&self) {
-        if let Some(times) = self.trouble().ended() {
+        if let Some(times) = self.failures().recovered() {
             tracing::info!(peer = ?self.id, times, "the database of a peer is read again");
         }
     }
 
-    fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,7 +105,7 @@ impl Neighbours {
     pub(super) fn read(stores: BTreeMap<PeerId, Arc<dyn PeerStore>>) -> Neighbours {
         let (sender, inbox) = mpsc::channel(INBOX_RECORDS);
         let mut readers = JoinSet::new();
-        let neighbour = |(id, store)| (id, Arc::new(Neighbour { id, store, trouble: Mutex::default() }));
+        let neighbour = |(id, store)| (id, Arc::new(Neighbour { id, store, failures: Mutex::default() }));
         let stores: BTreeMap<PeerId, Arc<Neighbour>> = stores.into_iter().map(neighbour).collect();
         for neighbour in stores.values() {
             readers.spawn(read_records(neighbour.clone(), sender.clone()).in_current_span());

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use skein_types::Digest;
-use skein_types::PeerId;
+use skein_types::{Digest, PeerId, counted};
 
 use crate::announcement::{Announcement, Vote};
 
@@ -107,7 +106,11 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RoundError {
     /// More peers are accused than the job tolerates.
-    #[error("{accused} peers are accused, but the job tolerates at most {faults}")]
+    #[error(
+        "{} {} accused, but the job tolerates at most {faults}",
+        counted(*accused, "peer"),
+        if *accused == 1 { "is" } else { "are" }
+    )]
     Accused {
         /// Peers that a majority accuses.
         accused: usize,
