@@ -14,9 +14,12 @@ fn the_folder_of_builds_is_the_one_that_cargo_uses() {
     fs::create_dir_all(root.join("src")).unwrap();
     fs::write(root.join("src/lib.rs"), "").unwrap();
     fs::write(root.join("Cargo.toml"), "[package]\nname = \"empty\"\n[workspace]\n").unwrap();
+    // Without the configuration of this machine.
+    let home = tempfile::tempdir().unwrap();
     let folder = |variable: Option<&Path>| {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.env_remove("CARGO_TARGET_DIR").envs(variable.map(|value| ("CARGO_TARGET_DIR", value)));
+        cargo.env("CARGO_HOME", home.path()).env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
+        cargo.envs(variable.map(|value| ("CARGO_TARGET_DIR", value)));
         target_folder(&mut cargo, &root).unwrap()
     };
     assert_eq!(folder(None), root.join("target"));

@@ -25,7 +25,8 @@ pub(super) fn run(root: &Path, before: &Path, format: Format) -> Result<()> {
     let folder = target_folder(root)?;
     ensure!(
         folder != target_folder(before)?,
-        "both checkouts build in `{}`, where each would replace the other: unset `CARGO_TARGET_DIR`",
+        "both checkouts build in `{}`, where each would replace the other: unset `CARGO_TARGET_DIR` and \
+         `CARGO_BUILD_TARGET_DIR`, and remove `build.target-dir` from cargo's configuration",
         folder.display()
     );
     for checkout in [root, before] {
