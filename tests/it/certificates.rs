@@ -3,7 +3,9 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use crate::harness::{Database, Place};
 use crate::ready;
@@ -68,6 +70,44 @@ fn files(name: &str) -> [String; 2] {
     [format!("{name}.pem"), format!("{name}.key")]
 }
 
+/// Starts a database with the certificate `NAME.pem`; its log is read once it has ended.
+fn start(place: &Place, listen: &str, name: &str) -> (Database, ChildStderr) {
+    let mut command = place.command(&served(listen, "ca.pem", &files(name)));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = child.stderr.take().unwrap();
+    (Database::running(child), log)
+}
+
+/// A host that runs until this is dropped.
+struct Host(Child);
+
+impl Host {
+    /// Waits for a line of the log that contains the words.
+    fn line(&mut self, words: &'static str) -> String {
+        let log = BufReader::new(self.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let (sender, line) = channel();
+        // Keep reading, or the host would block on a full pipe.
+        std::thread::spawn(move || {
+            for line in log {
+                println!("{line}");
+                if line.contains(words) {
+                    // Only the first one is awaited.
+                    let _ = sender.send(line);
+                }
+            }
+        });
+        line.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|error| panic!("no line has `{words}`: {error}"))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Such a database once started without a word, and every other owner's host failed.
 #[test]
 fn a_database_that_other_hosts_would_refuse_does_not_start() {
@@ -77,22 +117,19 @@ fn a_database_that_other_hosts_would_refuse_does_not_start() {
     let place = Place::new();
     let authority = Authority::new(&place, "ca");
     Authority::new(&place, "other");
-    authority.sign("elsewhere", "IP:10.9.8.7,URI:urn:skein");
+    authority.sign("other-kind", "URI:urn:skein");
     authority.sign("nameless", "");
     authority.sign("fitting", "IP:127.0.0.1");
     let port = port();
     let here = format!("127.0.0.1:{port}");
     let everywhere = format!("0.0.0.0:{port}");
     let fix = "-addext \"subjectAltName=IP:127.0.0.1\"` of `openssl req`, and sign it with `-copy_extensions copy`";
+    let unnamed = "has no `IP` or `DNS` subject alternative name, so every other host would refuse it";
     for (listen, ca, name, parts) in [
-        (&here, "ca.pem", "elsewhere", ["is valid for IP:10.9.8.7", &here, fix]),
-        (&here, "ca.pem", "nameless", ["has no subject alternative name", &here, fix]),
-        (
-            &everywhere,
-            "ca.pem",
-            "nameless",
-            ["has no subject alternative name", &everywhere, "subjectAltName=IP:ADDRESS"],
-        ),
+        (&here, "ca.pem", "other-kind", [unnamed, fix, ""]),
+        (&here, "ca.pem", "nameless", [unnamed, fix, ""]),
+        (&everywhere, "ca.pem", "other-kind", [unnamed, "subjectAltName=IP:ADDRESS", ""]),
+        (&everywhere, "ca.pem", "nameless", [unnamed, "subjectAltName=IP:ADDRESS", ""]),
         (&here, "other.pem", "fitting", ["not signed by the authority in `other.pem`", "-CA other.pem", "`--tls-ca`"]),
         (&here, "ca.pem", "ca", ["every other host would refuse the certificate `ca.pem`", "CaUsedAsEndEntity", ""]),
     ] {
@@ -101,6 +138,16 @@ fn a_database_that_other_hosts_would_refuse_does_not_start() {
         assert!(error.contains(&format!("the certificate `{name}.pem`")), "{error}");
         assert!(parts.iter().all(|part| error.contains(part)), "{name} on {listen}: {error}");
         assert!(!place.path("db").exists(), "the folder would keep the address and the files");
+    }
+    for (key, part) in [
+        ("nameless.key", "`nameless.key` is not the key of the certificate `fitting.pem`"),
+        ("fitting.pem", "`fitting.pem` is not a private key in PEM format"),
+        ("absent.key", "failed to read the key `absent.key`"),
+    ] {
+        let files = ["fitting.pem".to_owned(), key.to_owned()];
+        let error = place.fails(&served(&here, "ca.pem", &files));
+        assert!(error.contains(part), "{error}");
+        assert!(!place.path("db").exists(), "the folder would keep the key");
     }
 }
 
@@ -114,11 +161,7 @@ fn a_database_whose_certificate_has_the_name_of_its_host_says_so() {
     let authority = Authority::new(&place, "ca");
     authority.sign("named", "DNS:localhost");
     let listen = format!("127.0.0.1:{}", port());
-    let files = files("named");
-    let mut command = place.command(&served(&listen, "ca.pem", &files));
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = child.stderr.take().unwrap();
-    let database = Database::running(child);
+    let (database, mut log) = start(&place, &listen, "named");
     let by = |host: &str| {
         let url = format!("rediss://worker@{}", listen.replace("127.0.0.1", host));
         reached(&place, &url, ["ca.pem", "named"])
@@ -126,13 +169,33 @@ fn a_database_whose_certificate_has_the_name_of_its_host_says_so() {
     let error = by("localhost");
     assert!(error.contains("no host has used the database"), "{error}");
     let error = by("127.0.0.1");
-    let parts = ["is valid for DNS:localhost only, and `url` has `127.0.0.1`", "subjectAltName=IP:127.0.0.1"];
+    let parts = [
+        "is valid for DNS:localhost only, and it was reached as `127.0.0.1`",
+        "put a name that it has into `url`, or `--redis`",
+        "subjectAltName=IP:127.0.0.1",
+    ];
     assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     drop(database);
     let mut said = String::new();
     log.read_to_string(&mut said).unwrap();
     let expected =
         "the certificate `named.pem` is valid for DNS:localhost only: others reach this database by such a name";
+    assert!(said.contains(expected), "{said}");
+}
+
+/// Hosts reach a server behind a port-forward at an address that its machine does not have.
+#[test]
+fn a_database_whose_certificate_has_another_address_starts_and_tells_it() {
+    if ready::tls_server().is_none() {
+        return;
+    }
+    let place = Place::new();
+    Authority::new(&place, "ca").sign("forwarded", "IP:10.9.8.7,URI:urn:skein");
+    let (database, mut log) = start(&place, &format!("127.0.0.1:{}", port()), "forwarded");
+    drop(database);
+    let mut said = String::new();
+    log.read_to_string(&mut said).unwrap();
+    let expected = "`forwarded.pem` is valid for IP:10.9.8.7 only: others reach this database by such a name";
     assert!(said.contains(expected), "{said}");
 }
 
@@ -164,10 +227,14 @@ fn a_refused_certificate_is_named_with_the_way_out() {
         (
             "other.pem",
             "bob",
-            ["not signed by the authority in `other.pem`", "the file that its owner passes as `--tls-ca`"],
+            ["not signed by the authority in `other.pem`", "name it as `tls.ca`, or pass it as `--tls-ca`"],
         ),
         ("ca.pem", "foreign", ["it refuses the certificate `foreign.pem` (UnknownCA)", "passes as `--tls-ca`"]),
-        ("ca.pem", "", ["it asks for a certificate (CertificateRequired)", "set `certificate` and `key`"]),
+        (
+            "ca.pem",
+            "",
+            ["it asks for a certificate (CertificateRequired)", "or pass `--tls-certificate` and `--tls-key`"],
+        ),
     ] {
         let error = reached(&place, &url, [ca, own]);
         assert!(parts.iter().all(|part| error.contains(part)), "{ca}, {own:?}: {error}");
@@ -190,12 +257,8 @@ fn a_refused_certificate_is_named_with_the_way_out() {
     );
     place.write("alice/host.toml", text);
     let mut command = place.command(&["host", "--config", "alice/host.toml"]);
-    let mut host = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(host.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let line = log.find(|line| line.contains("failed to read the database of a peer"));
-    host.kill().unwrap();
-    host.wait().unwrap();
-    let line = line.expect("the host says that it cannot read its peer");
+    let mut host = Host(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    let line = host.line("failed to read the database of a peer");
     let address = format!("`rediss://peer@{listen}`");
     for part in
         [&bob_id[..8], "times=1", &address, "`alice/../other.pem`", "get the file that its owner passes as `--tls-ca`"]

@@ -137,12 +137,27 @@ fn a_port_that_is_taken_is_named_with_the_way_out() {
     let error = place.fails(&run);
     assert!(error.contains("a server already listens at `db/redis.sock`"), "{error}");
 
-    // Of an address block for documentation, which no machine has.
+    // Of a reserved block, which networks do not use.
     place.json(&["redis", "config", "--dir", "far", "--listen", "127.0.0.1:7001", "--without-module"]);
     let config = std::fs::read_to_string(place.path("far/redis.conf")).unwrap();
-    place.write("far/redis.conf", config.replace("bind 127.0.0.1", "bind 192.0.2.1"));
+    place.write("far/redis.conf", config.replace("bind 127.0.0.1", "bind 240.0.0.1"));
     let error = place.fails(&["redis", "run", "--dir", "far"]);
-    assert!(error.contains("`192.0.2.1` is not an address of this machine: choose one by `bind` in"), "{error}");
+    assert!(error.contains("`240.0.0.1` is not an address of this machine: choose one by `bind` in"), "{error}");
+}
+
+/// Servers bind `[::]` to IPv6 alone, so another program may have the port in IPv4.
+#[test]
+fn a_port_that_is_taken_in_ipv4_is_free_in_ipv6() {
+    if let Err(reason) = TcpListener::bind("[::]:0") {
+        println!("skipped: this machine has no IPv6: {reason}");
+        return;
+    }
+    let place = Place::new();
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let listen = format!("[::]:{}", taken.local_addr().unwrap().port());
+    // Certificates are missed after the port was checked.
+    let error = place.fails(&["redis", "run", "--dir", "db", "--listen", &listen, "--without-module"]);
+    assert!(error.contains(&format!("other machines can reach `{listen}`: pass `--tls-ca`")), "{error}");
 }
 
 #[test]

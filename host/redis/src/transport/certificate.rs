@@ -28,25 +28,26 @@ pub(crate) fn made_for(name: &str) -> String {
     )
 }
 
-/// The subject alternative names of a refused certificate, as openssl writes them.
+/// The addresses and names of hosts that a refused certificate has, as openssl writes them. Names of other kinds never
+/// match a host.
 pub(crate) fn names(presented: &[String]) -> Vec<String> {
     // The library describes a name as `IpAddress(10.0.0.1)` or `DnsName("host")`.
     let name = |text: &String| {
-        let (kind, value) = text.split_once('(').unwrap_or(("", text));
+        let (kind, value) = text.split_once('(')?;
         let value = value.trim_end_matches(')').trim_matches('"');
         match kind {
-            "IpAddress" => format!("IP:{value}"),
-            "DnsName" => format!("DNS:{value}"),
-            _ => text.clone(),
+            "IpAddress" => Some(format!("IP:{value}")),
+            "DnsName" => Some(format!("DNS:{value}")),
+            _ => None,
         }
     };
-    presented.iter().map(name).collect()
+    presented.iter().filter_map(name).collect()
 }
 
 /// The names as the predicate of a sentence about a certificate.
 pub(crate) fn valid_for(names: &[String]) -> String {
     if names.is_empty() {
-        "has no subject alternative name".to_owned()
+        "has no `IP` or `DNS` subject alternative name".to_owned()
     } else {
         format!("is valid for {} only", names.join(", "))
     }
@@ -64,14 +65,14 @@ pub(crate) fn explain(error: &Error, address: &Address, tls: &Tls) -> String {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => format!(
             "its certificate is not signed by the authority in `{ca}`: get the file that its owner passes as `--tls-ca`, \
-             and name it as `ca` in `tls`"
+             and name it as `tls.ca`, or pass it as `--tls-ca`"
         ),
         Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented }) => {
             let is_valid_for = valid_for(&names(presented));
             let host = expected.to_str();
             format!(
-                "its certificate {is_valid_for}, and `url` has `{host}`: put a name that it has into `url`, or let its \
-                 owner {}",
+                "its certificate {is_valid_for}, and it was reached as `{host}`: put a name that it has into `url`, or \
+                 `--redis`, or let its owner {}",
                 made_for(&alternative_name(&host))
             )
         }
@@ -85,7 +86,7 @@ pub(crate) fn explain(error: &Error, address: &Address, tls: &Tls) -> String {
             format!("its certificate has no subject alternative name: let its owner {}", made_for(&name_in(address)))
         }
         Error::InvalidMessage(_) => {
-            "it does not answer in TLS: compare `url` with what `skein redis run` printed".to_owned()
+            "it does not answer in TLS: compare `url`, or `--redis`, with what `skein redis run` printed".to_owned()
         }
         Error::AlertReceived(alert) if ABOUT_CERTIFICATES.contains(alert) => match &tls.certificate {
             Some(own) => format!(
@@ -94,8 +95,8 @@ pub(crate) fn explain(error: &Error, address: &Address, tls: &Tls) -> String {
                 own.display()
             ),
             None => format!(
-                "it asks for a certificate ({alert:?}): set `certificate` and `key` in `tls`, signed by the authority that \
-                 its owner passes as `--tls-ca`"
+                "it asks for a certificate ({alert:?}): set `tls.certificate` and `tls.key`, or pass \
+                 `--tls-certificate` and `--tls-key`, signed by the authority that its owner passes as `--tls-ca`"
             ),
         },
         error => error.to_string(),
