@@ -63,7 +63,7 @@ fn a_data_file_that_does_not_exist_is_told_with_its_key_and_its_folder() {
         place.write("jobs/skein.toml", format!("{manifest}{data}\n"));
         let error = place.fails(&["train", "--from", "jobs/skein.toml"]);
         let expected = format!(
-            "error: failed to read `{key}`, which is `{here}/{path}` (a relative path is relative to the manifest's folder, \
+            "error: failed to read `{here}/{path}`, which `{key}` names (a relative path is relative to the manifest's folder, \
              `{here}/jobs`): No such file or directory"
         );
         assert!(error.starts_with(&expected), "{error}\n{expected}");

@@ -310,7 +310,7 @@ fn a_run_that_is_finished_says_so_and_how_to_go_on() {
         assert!(finished.success, "{command:?}: {}", finished.stderr);
         let expected = format!(
             "nothing is left to do: the run has reached round 4, and `train.rounds` is {rounds}, which counts from its first \
-             round; to train on, choose more than 4, such as `--rounds 8`\n"
+             round; to train on, set more than 4 in the manifest of every host, or `--rounds 8` for `train` and `up`\n"
         );
         assert_eq!(finished.stderr.matches(&expected).count(), 1, "{command:?}: {}", finished.stderr);
         let summary: Value = serde_json::from_str(&finished.stdout).unwrap();

@@ -103,7 +103,7 @@ fn unreadable(key: &str, path: &Path, data: &manifest::Data) -> String {
     let relative = data.folder.as_ref().map(|folder| {
         format!(" (a relative path is relative to the manifest's folder, `{}`)", absolute(folder).display())
     });
-    format!("failed to read `{key}`, which is `{}`{}", absolute(path).display(), relative.unwrap_or_default())
+    format!("failed to read `{}`, which `{key}` names{}", absolute(path).display(), relative.unwrap_or_default())
 }
 
 /// Checks that every peer has a whole batch of samples: in a smaller share, every batch would repeat samples.

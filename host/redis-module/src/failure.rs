@@ -19,7 +19,7 @@ pub(crate) enum Failure {
     Length { expected: usize, actual: usize },
     #[error("RANGE {length}")]
     Range { length: usize },
-    #[error("BATCH {index} {count}")]
+    #[error("LEAF {index} {count}")]
     Batch { index: u32, count: u32 },
     #[error("INCOMPLETE {round}")]
     Incomplete { round: u64 },

@@ -21,7 +21,7 @@
 //!
 //! Load it with `--loadmodule libskein_redis_module.so [threads N] [queue N]`.
 //!
-//! An error's first word is its code: `WRONGTYPE`, `NOSTATE`, `LENGTH expected actual`, `RANGE length`, `BATCH index
+//! An error's first word is its code: `WRONGTYPE`, `NOSTATE`, `LENGTH expected actual`, `RANGE length`, `LEAF index
 //! count`, `INCOMPLETE round`, `ORDER version`, `SLOTS needed given`, `MISSING index`, `FEW needed present`,
 //! `NONFINITE row`, `WEIGHTS`, `CHANGED what`, `QUEUEFULL`, `OOM`, `READONLY`, `NOPERM`, `DAMAGED`, and `ERR` for all
 //! others. After `CHANGED` or `QUEUEFULL`, send the command again.

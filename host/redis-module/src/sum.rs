@@ -63,7 +63,7 @@ impl Sum {
     /// Whether a batch of this sum was counted before.
     ///
     /// # Errors
-    /// [`Failure::Leaf`] or [`Failure::Length`] if the batch does not belong to this sum.
+    /// [`Failure::Batch`] or [`Failure::Length`] if the batch does not belong to this sum.
     pub(crate) fn counted(&self, round: u64, index: u32, count: u32, len: usize) -> Result<bool, Failure> {
         if round != self.round || count != self.tree.leaves() || index >= count {
             return Err(Failure::Batch { index, count });

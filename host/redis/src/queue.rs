@@ -307,7 +307,7 @@ impl Queue {
             let task = Task {
                 round: field("round")?.parse().ok()?,
                 index: field("index")?.parse().ok()?,
-                payload: field("payload")?,
+                payload: field("note")?,
             };
             Some(DeadLetter { id, task, reason: field("reason")? })
         };
@@ -337,7 +337,7 @@ fn delivery(entry: Reply) -> Result<Delivery, Failure> {
     let task = Task {
         round: field("round")?.parse()?,
         index: field("index")?.parse()?,
-        payload: field("payload")?.text()?.to_owned(),
+        payload: field("note")?.text()?.to_owned(),
     };
     Ok(Delivery { id: id.text()?.to_owned(), task })
 }

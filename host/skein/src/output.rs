@@ -152,7 +152,8 @@ impl Output {
             }
             Event::NothingLeft { round, rounds } => self.info(&format!(
                 "nothing is left to do: the run has reached round {round}, and `train.rounds` is {rounds}, which counts \
-                 from its first round; to train on, choose more than {round}, such as `--rounds {}`",
+                 from its first round; to train on, set more than {round} in the manifest of every host, or \
+                 `--rounds {}` for `train` and `up`",
                 round.saturating_add(round.max(1))
             )),
             Event::Waiting(waiting) => self.waiting(waiting.as_ref()),

@@ -31,11 +31,12 @@ pub(super) fn restore(graph: &mut Graph, opset: i64) {
     let mut left = Vec::new();
     for Found { draw, steps, keep } in found {
         let Some(last) = steps.last().map(|last| graph.node[*last].clone()) else { continue };
-        let ratio = format!("{}.ratio", last.output[0]);
+        let Some(factors) = last.output.first().cloned() else { continue };
+        let ratio = format!("{factors}.ratio");
         graph.initializer.push(scalar(ratio.clone(), 1.0 - keep));
         left.extend(steps.iter().flat_map(|at| graph.node[*at].input.clone()));
         removed.extend(steps);
-        replacements.insert(draw, dropout_of_ones(&graph.node[draw], last, ratio));
+        replacements.insert(draw, dropout_of_ones(&graph.node[draw], &last, [factors, ratio]));
     }
     let nodes = std::mem::take(&mut graph.node).into_iter().enumerate();
     let kept = nodes.filter(|(at, _)| !removed.contains(at));
@@ -138,9 +139,8 @@ fn scalar(name: String, value: f32) -> Tensor {
     Tensor { name, data_type: ElementType::F32.code(), raw_data, ..Tensor::default() }
 }
 
-/// Nodes that compute what `last` does: ones in the shape of the input of `draw`, of which some are dropped.
-fn dropout_of_ones(draw: &Node, last: Node, ratio: String) -> Vec<Node> {
-    let factors = last.output[0].clone();
+/// Nodes that compute `factors` as `last` does: ones in the shape of the input of `draw`, of which some are dropped.
+fn dropout_of_ones(draw: &Node, last: &Node, [factors, ratio]: [String; 2]) -> Vec<Node> {
     let shape = format!("{factors}.shape");
     let ones = format!("{factors}.ones");
     let one = Attribute {

@@ -63,6 +63,20 @@ fn operators_without_a_rule_are_named() {
     }
 }
 
+/// The last step of a dropout of channels has no name to give to what replaces it.
+#[test]
+fn a_node_without_outputs_is_no_dropout() {
+    let file = start()
+        .node("RandomUniformLike", "a", "drawn", &[])
+        .floats("keep", &[], &[0.5])
+        .node("Less", "drawn keep", "kept", &[])
+        .node("CastLike", "kept a", "converted", &[])
+        .node("Div", "converted keep", "", &[])
+        .output("a");
+    let refusal = refusal(file, Options::default().loss);
+    assert!(refusal.contains("(operator `RandomUniformLike`): the only random numbers"), "{refusal}");
+}
+
 /// With one value per channel, the output is the bias whatever the input, and no gradient passes.
 #[test]
 fn a_normalization_over_one_value_is_refused_in_training_alone() {

@@ -12,7 +12,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// The failures of one thing, as they were last reported.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Option<Report>);
+pub(super) struct Failures {
+    last: Option<Report>,
+    /// How often it failed since it last worked, in whatever way.
+    total: u64,
+}
 
 #[derive(Debug)]
 struct Report {
@@ -27,8 +31,9 @@ struct Report {
 impl Failures {
     /// It failed; returns how often it has failed in this way by now if that is to be reported.
     pub(super) fn failed(&mut self, what: String, now: Instant) -> Option<u64> {
-        let Some(report) = self.0.as_mut().filter(|report| report.what == what) else {
-            self.0 = Some(Report { what, count: 1, pause: PAUSE_MIN, next: now + PAUSE_MIN });
+        self.total += 1;
+        let Some(report) = self.last.as_mut().filter(|report| report.what == what) else {
+            self.last = Some(Report { what, count: 1, pause: PAUSE_MIN, next: now + PAUSE_MIN });
             return Some(1);
         };
         report.count += 1;
@@ -42,7 +47,8 @@ impl Failures {
 
     /// It works; returns how often it failed before, if it did.
     pub(super) fn recovered(&mut self) -> Option<u64> {
-        self.0.take().map(|report| report.count)
+        let Failures { total, .. } = std::mem::take(self);
+        (total > 0).then_some(total)
     }
 }
 
@@ -70,7 +76,7 @@ mod tests {
         assert_eq!(failures.failed("refused".to_owned(), now), Some(1));
         assert_eq!(failures.failed("refused".to_owned(), now), None);
         assert_eq!(failures.failed("unreachable".to_owned(), now), Some(1));
-        assert_eq!(failures.recovered(), Some(1));
+        assert_eq!(failures.recovered(), Some(3));
         assert_eq!(failures.failed("unreachable".to_owned(), now), Some(1));
     }
 }

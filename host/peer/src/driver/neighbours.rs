@@ -42,24 +42,39 @@ pub(super) struct Neighbours {
 struct Neighbour {
     id: PeerId,
     store: Arc<dyn PeerStore>,
-    failures: Mutex<Failures>,
+    records: Reads,
+    contributions: Reads,
 }
 
 impl Neighbour {
-    /// Logs that its store cannot be read, and rarely again as long as the reason stays.
+    fn new(id: PeerId, store: Arc<dyn PeerStore>) -> Neighbour {
+        let reads = |what| Reads { id, what, failures: Mutex::default() };
+        Neighbour { id, store, records: reads("records"), contributions: reads("contributions") }
+    }
+}
+
+/// Reads of one kind from one peer's store, which fail and recover apart from those of the other kind.
+struct Reads {
+    id: PeerId,
+    what: &'static str,
+    failures: Mutex<Failures>,
+}
+
+impl Reads {
+    /// Logs that a read failed, and rarely again as long as the reason stays.
     fn failed(&self, error: &StoreError) {
         let error: &dyn std::error::Error = error;
         let causes = std::iter::successors(Some(error), |error| error.source());
         let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
         if let Some(times) = self.failures().failed(reason, Instant::now()) {
-            tracing::warn!(peer = ?self.id, times, error, "failed to read the database of a peer");
+            tracing::warn!(peer = ?self.id, what = self.what, times, error, "failed to read the database of a peer");
         }
     }
 
-    /// Logs that its store can be read again.
-    fn answered(&self) {
+    /// Logs that a read succeeded after failures.
+    fn succeeded(&self) {
         if let Some(times) = self.failures().recovered() {
-            tracing::info!(peer = ?self.id, times, "the database of a peer is read again");
+            tracing::info!(peer = ?self.id, what = self.what, times, "the database of a peer is read again");
         }
     }
 
@@ -105,7 +120,7 @@ impl Neighbours {
     pub(super) fn read(stores: BTreeMap<PeerId, Arc<dyn PeerStore>>) -> Neighbours {
         let (sender, inbox) = mpsc::channel(INBOX_RECORDS);
         let mut readers = JoinSet::new();
-        let neighbour = |(id, store)| (id, Arc::new(Neighbour { id, store, failures: Mutex::default() }));
+        let neighbour = |(id, store)| (id, Arc::new(Neighbour::new(id, store)));
         let stores: BTreeMap<PeerId, Arc<Neighbour>> = stores.into_iter().map(neighbour).collect();
         for neighbour in stores.values() {
             readers.spawn(read_records(neighbour.clone(), sender.clone()).in_current_span());
@@ -222,10 +237,11 @@ async fn ask(expected: Expected, holder: Arc<Neighbour>) -> Fetched {
         // It has more values than the model, and was not read further.
         Err(StoreError::Length { .. }) => Err(Misbehaviour::Shape),
         Err(error) => {
-            holder.failed(&error);
+            holder.contributions.failed(&error);
             return Fetched::Unreachable;
         }
     };
+    holder.contributions.succeeded();
     match found {
         Ok(values) => Fetched::Verified(values),
         Err(misbehaviour) if holder.id == peer => Fetched::Wrong(misbehaviour),
@@ -259,13 +275,13 @@ async fn read_records(neighbour: Arc<Neighbour>, sender: mpsc::Sender<Read>) {
         let records = match neighbour.store.records(last, READ_WAIT).await {
             Ok(records) => records,
             Err(error) => {
-                neighbour.failed(&error);
+                neighbour.records.failed(&error);
                 // The cause cannot be waited for from here, but the end of the peer can.
                 let _ = tokio::time::timeout(READ_AGAIN, sender.closed()).await;
                 continue;
             }
         };
-        neighbour.answered();
+        neighbour.records.succeeded();
         for (number, mut bytes) in records {
             last = number;
             // Longer bytes are not a record, and their first ones are enough to find that out.

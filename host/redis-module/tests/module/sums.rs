@@ -143,12 +143,12 @@ fn a_batch_of_another_round_or_size_is_refused() {
         assert_eq!(accumulate(&mut client, 3, 0, 2, 3).integer(), 0, "the round was applied");
         assert_eq!(client.say("EXISTS sum").integer(), 0);
         accumulate(&mut client, 4, 0, 2, 4).fails("LENGTH 3 4");
-        accumulate(&mut client, 4, 2, 2, 3).fails("BATCH 2 2");
-        accumulate(&mut client, 4, 0, 0, 3).fails("BATCH 0 0");
-        accumulate(&mut client, 4, 0, 65_537, 3).fails("BATCH 0 65537");
+        accumulate(&mut client, 4, 2, 2, 3).fails("LEAF 2 2");
+        accumulate(&mut client, 4, 0, 0, 3).fails("LEAF 0 0");
+        accumulate(&mut client, 4, 0, 65_537, 3).fails("LEAF 0 65537");
         assert_eq!(accumulate(&mut client, 4, 0, 2, 3).integer(), 1);
-        accumulate(&mut client, 4, 0, 3, 3).fails("BATCH 0 3");
-        accumulate(&mut client, 5, 1, 2, 3).fails("BATCH 1 2");
+        accumulate(&mut client, 4, 0, 3, 3).fails("LEAF 0 3");
+        accumulate(&mut client, 5, 1, 2, 3).fails("LEAF 1 2");
         client.say("SKEIN.AVERAGE average sum 5").fails("INCOMPLETE 5");
         client.say("SKEIN.AVERAGE average nothing 4").fails("INCOMPLETE 4");
         client.set("parameters", 3, &[0.0; 4]);

@@ -5,21 +5,18 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::anyhow;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 /// The argument with which this program starts itself, to become a program that ends with its parent.
 pub const TIED: &str = "run-tied";
 
 /// Returns the command that runs `program` and ends it when the calling thread ends.
-///
-/// # Errors
-/// This program's own file cannot be found.
-pub fn tied_to_parent<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<Command> {
-    let own = std::env::current_exe().context("failed to find this program's own file")?;
-    let mut command = Command::new(own);
+/// It begins as this very program, even if another version has taken the place of its file by now.
+pub fn tied_to_parent<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a OsStr>) -> Command {
+    let mut command = Command::new("/proc/self/exe");
     command.arg(TIED).arg(std::process::id().to_string()).arg(program).args(arguments);
-    Ok(command)
+    command
 }
 
 /// Becomes `program`, as a child of process `parent` that receives SIGTERM when its parent ends. Returns only on

@@ -64,7 +64,7 @@ impl Server {
                 socket.display()
             );
             let mut command: tokio::process::Command =
-                child::tied_to_parent(program, [dir.join(CONFIG_FILE).as_os_str()])?.into();
+                child::tied_to_parent(program, [dir.join(CONFIG_FILE).as_os_str()]).into();
             command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
             let child = command.spawn().with_context(|| format!("failed to start `{}`", program.display()))?;
             let mut server = Server { child, dir: dir.to_owned(), patience: Patience::default() };

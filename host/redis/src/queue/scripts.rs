@@ -21,7 +21,7 @@ redis.call('HSET', KEYS[2], 'want', ARGV[2])
 redis.call('HSETNX', KEYS[2], 'done', 0)
 for i = 3, #ARGV, 2 do
   if redis.call('HSETNX', KEYS[2], ARGV[i], 'posted') == 1 then
-    redis.call('XADD', KEYS[1], '*', 'round', ARGV[1], 'index', ARGV[i], 'payload', ARGV[i + 1])
+    redis.call('XADD', KEYS[1], '*', 'round', ARGV[1], 'index', ARGV[i], 'note', ARGV[i + 1])
   end
 end
 return redis.status_reply('OK')";
@@ -203,7 +203,7 @@ if is_host then
     redis.call('XACK', tasks, group, id)
     redis.call('XDEL', tasks, id)
     local letter = redis.call('XADD', KEYS[4], 'MAXLEN', '~', 10000, '*',
-      'round', task.round, 'index', task.index, 'payload', task.payload, 'reason', reason)
+      'round', task.round, 'index', task.index, 'note', task.note, 'reason', reason)
     redis.call('HSET', task.key, task.index, 'dead',
       'reason:' .. task.index, reason, 'letter:' .. task.index, letter, 'task:' .. task.index, id)
     redis.call('HSETNX', task.key, 'dead', task.index)
@@ -254,7 +254,7 @@ if redis.call('HGET', KEYS[2], task.index) == 'dead' then
     if string.sub(field, 1, #by) == by then redis.call('HDEL', KEYS[2], field) end
   end
   redis.call('HDEL', KEYS[2], 'workers:' .. task.index, 'host:' .. task.index)
-  redis.call('XADD', KEYS[1], '*', 'round', task.round, 'index', task.index, 'payload', task.payload)
+  redis.call('XADD', KEYS[1], '*', 'round', task.round, 'index', task.index, 'note', task.note)
 end
 return 1";
 

@@ -201,7 +201,7 @@ impl GradientSums for Module {
         };
         let reply = self.call(accumulate).await;
         let counted = reply.and_then(|reply| reply.integer()).map_err(|failure| match failure.code() {
-            Some("BATCH") => StoreError::Batch { round, index, count },
+            Some("LEAF") => StoreError::Batch { round, index, count },
             _ => self.explain(round, failure, &sum),
         })?;
         Ok(if counted == 1 { Accumulated::Counted } else { Accumulated::Duplicate })

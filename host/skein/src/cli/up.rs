@@ -187,8 +187,9 @@ fn spawn_host(config: &Path, passed_on: &[OsString], is_first: bool) -> Result<C
     if !is_first && !arguments.contains(&"--quiet".into()) {
         arguments.push("--quiet".into());
     }
-    let program = std::env::current_exe().context("failed to find this program's own file")?;
-    let mut command: Command = child::tied_to_parent(&program, arguments.iter().map(OsString::as_os_str))?.into();
+    // The file that runs, even if another version has taken its place by now.
+    let program = Path::new("/proc/self/exe");
+    let mut command: Command = child::tied_to_parent(program, arguments.iter().map(OsString::as_os_str)).into();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     command.spawn().context("failed to start a host")
 }
