@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 
 use serde_json::json;
-use skein_engine::{Device, Engine, Tensor};
+use skein_engine::{Device, Engine, Stop, Tensor};
 use skein_graph::Model;
 use skein_job::data::Dataset;
 
@@ -132,7 +132,7 @@ fn run(engine: &dyn Engine, graph: &[u8], inputs: &BTreeMap<String, Tensor>, out
     let options = skein_engine::Options { threads: 1, device: Device::Cpu };
     let mut session = engine.compile(graph, options).unwrap_or_else(|error| panic!("{error}"));
     let inputs: Vec<_> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
-    let found = session.run(&inputs, outputs).unwrap_or_else(|error| panic!("{error}"));
+    let found = session.run(&inputs, outputs, &Stop::default()).unwrap_or_else(|error| panic!("{error}"));
     found.iter().map(|tensor| tensor.floats().unwrap().into_owned()).collect()
 }
 

@@ -74,7 +74,7 @@ fn an_exported_model_gives_the_same_loss_elsewhere() {
     for engine in engines() {
         let engine = skein_engine::open(engine.parse().unwrap(), None).unwrap();
         let mut session = engine.compile(&fs::read(place.path("trained.onnx")).unwrap(), options).unwrap();
-        let logits = session.run(&[("input", input.clone())], &["logits"]).unwrap();
+        let logits = session.run(&[("input", input.clone())], &["logits"], &skein_engine::Stop::default()).unwrap();
         let logits = logits[0].floats().unwrap();
         let loss = |(row, label): (&[f32], &i64)| {
             let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();

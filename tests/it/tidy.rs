@@ -206,7 +206,7 @@ fn functions_stay_small() {
 const LAYERS: [(&str, &[&str]); 16] = [
     ("skein-kernels", &[]),
     ("skein-wheel", &[]),
-    ("skein-engine", &["skein-wheel"]),
+    ("skein-engine", &["skein-graph", "skein-wheel"]),
     ("skein-graph", &[]),
     ("skein-types", &["skein-kernels"]),
     ("skein-redis-command", &["skein-kernels"]),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
-use skein_engine::{Device, Engine, EngineError, Kind, Options, Tensor};
+use skein_engine::{Device, Engine, EngineError, Kind, Options, Stop, Tensor};
 use skein_graph::{Lowering, Model};
 use skein_job::data::Dataset;
 use skein_job::manifest::Data;
@@ -172,7 +172,7 @@ pub(crate) fn check(path: &Path, engine: &dyn Engine, batch: &Batch) -> Result<E
     let names: Vec<String> = ["loss".to_owned()].into_iter().chain(trained).chain(statistics).collect();
     let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut session = engine.compile(&graph.onnx, Options { threads: 1, device: Device::Cpu })?;
-    let found = session.run(&inputs, &wanted)?;
+    let found = session.run(&inputs, &wanted, &Stop::default())?;
     let outputs: HashMap<&str, Vec<f32>> = wanted
         .iter()
         .zip(&found)

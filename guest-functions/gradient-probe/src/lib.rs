@@ -141,6 +141,10 @@ mod component {
             "graph-strange" => inputs.push(("strange".into(), Tensor::new(&[1], TensorType::U8, &[1]))),
             "graph-twice" => inputs.push(("input".into(), Tensor::new(&[1], TensorType::U8, &[1]))),
             "graph-wrong-shape" => inputs[0].1 = Tensor::new(&[3], TensorType::Fp32, &[0; 12]),
+            "graph-large-batch" => {
+                let values = vec![0; 100_000 * 4];
+                inputs[0].1 = Tensor::new(&[100_000, 1], TensorType::Fp32, &values);
+            }
             "graph-wrong-type" => {
                 let count = inputs[0].1.dimensions().iter().product::<u32>();
                 inputs[0].1 = Tensor::new(&inputs[0].1.dimensions(), TensorType::I32, &vec![0; count as usize * 4]);

@@ -62,6 +62,9 @@ pub enum EngineError {
         /// The problem, in words.
         reason: String,
     },
+    /// The run was stopped by [`Stop`](crate::Stop).
+    #[error("the run of the graph was stopped")]
+    Stopped,
     /// The engine failed during a run.
     #[error("`{kind}` failed to run the graph: {reason}")]
     Run {

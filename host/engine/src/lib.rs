@@ -10,6 +10,7 @@ mod openvino;
 mod pool;
 mod rten;
 mod signature;
+mod stop;
 mod tensor;
 
 pub mod install;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use error::EngineError;
 pub use pool::Pool;
 pub use signature::Signature;
+pub use stop::Stop;
 pub use tensor::{Buffer, ElementType, RANK_MAX, ShapeError, Tensor};
 
 /// Identifies an engine by name.
@@ -100,11 +102,13 @@ pub trait Session: Send {
     /// Names of the graph's inputs and outputs.
     fn signature(&self) -> &Signature;
 
-    /// Runs the graph on named inputs and returns the requested outputs, in that order.
+    /// Runs the graph on named inputs and returns the requested outputs, in that order. It ends early once `stop` is
+    /// stopped: ONNX Runtime and OpenVINO look between two operators, rten between two parts of the graph. A session
+    /// whose run was stopped must not run again.
     ///
     /// # Errors
-    /// [`EngineError`]: an input or output is unknown or does not fit, or the engine failed.
-    fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError>;
+    /// [`EngineError`]: an input or output is unknown or does not fit, the engine failed, or the run was stopped.
+    fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str], stop: &Stop) -> Result<Vec<Tensor>, EngineError>;
 }
 
 /// Opens an engine; its library is at `path`, or found by [`library::find`]. A process loads a library once: later

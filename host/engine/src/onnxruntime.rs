@@ -8,10 +8,11 @@ use ort::environment::Environment;
 use ort::ep;
 use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{OutputSelector, RunOptions, Session as OrtSession, SessionInputValue};
+use ort::session::{RunOptions, Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef};
 
 use crate::signature::Signature;
+use crate::stop::Stop;
 use crate::tensor::{Buffer, ElementType, Tensor};
 use crate::{Device, Engine, EngineError, Kind, Options, Session};
 
@@ -72,7 +73,7 @@ impl Session for Compiled {
         &self.signature
     }
 
-    fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError> {
+    fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str], stop: &Stop) -> Result<Vec<Tensor>, EngineError> {
         let fail = |error: ort::Error| EngineError::Run { kind: Kind::OnnxRuntime, reason: error.to_string() };
         self.signature.check(inputs, outputs)?;
         let views: Vec<View<'_>> = inputs.iter().map(|(_, tensor)| View::of(tensor)).collect();
@@ -81,9 +82,19 @@ impl Session for Compiled {
             let refuse = |reason: String| EngineError::Input { name: (*name).to_owned(), reason };
             values.push((Cow::Borrowed(*name), view.value(tensor).map_err(|error| refuse(error.to_string()))?));
         }
-        let selected = outputs.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(*name));
-        let options = RunOptions::new().map_err(fail)?.with_outputs(selected);
-        let mut found = self.session.run_with_options(values, &options).map_err(fail)?;
+        // All outputs are computed: options that select some cannot be shared with the thread that stops the run.
+        let options = Arc::new(RunOptions::new().map_err(fail)?);
+        let interrupt = {
+            let options = options.clone();
+            // It fails only if the library lacks the function, which every release has.
+            Box::new(move || drop(options.terminate()))
+        };
+        let found = stop.interrupting(interrupt, || self.session.run_with_options(values, &*options));
+        let mut found = match found {
+            Some(Ok(found)) => found,
+            Some(Err(error)) if !stop.is_stopped() => return Err(fail(error)),
+            _ => return Err(EngineError::Stopped),
+        };
         let take = |name: &&str| {
             let refuse = |reason: String| EngineError::Output { name: (*name).to_owned(), reason };
             let value = found.remove(name).ok_or_else(|| refuse("the engine did not return it".into()))?;

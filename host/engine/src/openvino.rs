@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::openvino::{
-    Core, DeviceType, ElementType as OvType, InferRequest, InferenceError, Model, RwPropertyKey, Shape,
-    Tensor as OvTensor,
+    Core, DeviceType, ElementType as OvType, InferRequest, InferenceError, InferenceErrorKind, Model, RwPropertyKey,
+    Shape, Tensor as OvTensor,
 };
 
 use crate::signature::Signature;
+use crate::stop::Stop;
 use crate::tensor::{Buffer, ElementType, Tensor};
 use crate::{Device, Engine, EngineError, Kind, Options, Session};
 
@@ -56,6 +57,9 @@ impl Engine for OpenVino {
     }
 }
 
+/// Time between two looks whether a run is to stop, in milliseconds.
+const SLICE_MS: i64 = 10;
+
 struct Compiled {
     request: InferRequest,
     signature: Signature,
@@ -72,20 +76,40 @@ impl Session for Compiled {
         &self.signature
     }
 
-    fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError> {
+    fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str], stop: &Stop) -> Result<Vec<Tensor>, EngineError> {
         self.signature.check(inputs, outputs)?;
         for (name, tensor) in inputs {
             let refuse = |reason: String| EngineError::Input { name: (*name).to_owned(), reason };
             let own = input(tensor).map_err(refuse)?;
             self.request.set_tensor(name, &own).map_err(|error| refuse(error.to_string()))?;
         }
-        self.request.infer().map_err(|error| EngineError::Run { kind: Kind::OpenVino, reason: error.to_string() })?;
+        self.infer(stop)?;
         let take = |name: &&str| {
             let refuse = |reason: String| EngineError::Output { name: (*name).to_owned(), reason };
             let found = self.request.get_tensor(name).map_err(|error| refuse(error.to_string()))?;
             output(&found).map_err(refuse)
         };
         outputs.iter().map(take).collect()
+    }
+}
+
+impl Compiled {
+    /// Runs the request, and looks from this thread whether to stop it: requests are not for several threads.
+    fn infer(&mut self, stop: &Stop) -> Result<(), EngineError> {
+        let fail = |error: InferenceError| EngineError::Run { kind: Kind::OpenVino, reason: error.to_string() };
+        self.request.infer_async().map_err(fail)?;
+        let mut is_cancelled = false;
+        loop {
+            match self.request.wait(SLICE_MS) {
+                Err(error) if error.kind == InferenceErrorKind::ResultNotReady => {}
+                _ if is_cancelled => return Err(EngineError::Stopped),
+                result => return result.map_err(fail),
+            }
+            if stop.is_stopped() && !is_cancelled {
+                self.request.cancel().map_err(fail)?;
+                is_cancelled = true;
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Engine, EngineError, Options, Session, Signature, Tensor};
+use crate::{Engine, EngineError, Options, Session, Signature, Stop, Tensor};
 
 /// A graph and its sessions. A run takes an idle session, or compiles another.
 ///
@@ -30,15 +30,23 @@ impl Pool {
     ///
     /// # Errors
     /// [`EngineError`]
-    pub fn run(&self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError> {
+    pub fn run(&self, inputs: &[(&str, Tensor)], outputs: &[&str], stop: &Stop) -> Result<Vec<Tensor>, EngineError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut session = match idle {
             Some(session) => session,
             None => self.engine.compile(&self.graph, self.options)?,
         };
-        let result = session.run(inputs, outputs);
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        let result = session.run(inputs, outputs, stop);
+        // OpenVINO cannot use a graph again that was interrupted: it keeps sizes of the interrupted run.
+        if !matches!(result, Err(EngineError::Stopped)) {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        }
         result
+    }
+
+    /// Threads that a run uses.
+    pub fn threads(&self) -> usize {
+        self.options.threads
     }
 
     /// Names of the graph's inputs and outputs.

@@ -1,12 +1,16 @@
 //! rten, built in: pure Rust, no installation.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ::rten::{Model, NodeId, RunOptions, ThreadPool, Value, ValueOrView};
-use rten_tensor::{Layout, Tensor as Array, TensorView};
+use bytes::Bytes;
+use rten_tensor::{AsView, Layout, Tensor as Array, TensorView};
+use skein_graph::parts::{Parts, cut};
 
 use crate::signature::Signature;
+use crate::stop::Stop;
 use crate::tensor::{Buffer, ElementType, Tensor};
 use crate::{Device, Engine, EngineError, Kind, Options, Session};
 
@@ -22,20 +26,60 @@ impl Engine for Rten {
             let reason = "it supports only the CPU: use `onnxruntime`".to_owned();
             return Err(EngineError::Device { kind: Kind::Rten, device: "cuda", reason });
         }
-        let compile = |reason: String| EngineError::Compile { kind: Kind::Rten, reason };
-        let model = guard(|| Model::load(graph.to_vec())).map_err(compile)?;
-        let model = model.map_err(|error| compile(error.to_string()))?;
-        let names =
-            |ids: &[NodeId]| ids.iter().filter_map(|id| Some(model.node_info(*id)?.name()?.to_owned())).collect();
-        let signature = Signature { inputs: names(model.input_ids()), outputs: names(model.output_ids()) };
-        Ok(Box::new(Compiled { model, signature, pool: Arc::new(ThreadPool::with_num_threads(options.threads)) }))
+        let pool = Arc::new(ThreadPool::with_num_threads(options.threads));
+        let graph = Bytes::copy_from_slice(graph);
+        let (signature, parts) = match cut(graph.clone()) {
+            Some(Parts { inputs, outputs, parts }) => {
+                (Signature { inputs, outputs }, parts.into_iter().map(Part::load).collect::<Result<_, _>>()?)
+            }
+            None => {
+                let model = load(graph.to_vec())?;
+                let names = |ids: &[NodeId]| {
+                    ids.iter().filter_map(|id| Some(model.node_info(*id)?.name()?.to_owned())).collect()
+                };
+                let inputs: Vec<String> = names(model.input_ids());
+                let outputs: Vec<String> = names(model.output_ids());
+                let part = Part::new(model, inputs.clone(), outputs.clone())?;
+                (Signature { inputs, outputs }, vec![part])
+            }
+        };
+        Ok(Box::new(Compiled { parts, signature, pool }))
     }
 }
 
+fn load(file: Vec<u8>) -> Result<Model, EngineError> {
+    let refuse = |reason: String| EngineError::Compile { kind: Kind::Rten, reason };
+    guard(|| Model::load(file)).map_err(refuse)?.map_err(|error| refuse(error.to_string()))
+}
+
+/// A graph as parts: a run is stopped between two of them, since rten itself has no means to.
 struct Compiled {
-    model: Model,
+    parts: Vec<Part>,
     signature: Signature,
     pool: Arc<ThreadPool>,
+}
+
+/// A part of the graph; the names are those of the whole graph.
+struct Part {
+    model: Model,
+    inputs: Vec<(String, NodeId)>,
+    outputs: Vec<(String, NodeId)>,
+}
+
+impl Part {
+    fn load(part: skein_graph::parts::Part) -> Result<Part, EngineError> {
+        Part::new(load(part.file)?, part.inputs, part.outputs)
+    }
+
+    fn new(model: Model, inputs: Vec<String>, outputs: Vec<String>) -> Result<Part, EngineError> {
+        let find = |name: String| match model.find_node(&name) {
+            Some(id) => Ok((name, id)),
+            None => Err(EngineError::Compile { kind: Kind::Rten, reason: format!("it has no value `{name}`") }),
+        };
+        let inputs = inputs.into_iter().map(find).collect::<Result<_, _>>()?;
+        let outputs = outputs.into_iter().map(find).collect::<Result<_, _>>()?;
+        Ok(Part { model, inputs, outputs })
+    }
 }
 
 /// Turns a panic of the engine into an error with its message.
@@ -51,33 +95,75 @@ impl Session for Compiled {
         &self.signature
     }
 
-    fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, EngineError> {
+    fn run(&mut self, inputs: &[(&str, Tensor)], outputs: &[&str], stop: &Stop) -> Result<Vec<Tensor>, EngineError> {
         let fail = |reason: String| EngineError::Run { kind: Kind::Rten, reason };
         self.signature.check(inputs, outputs)?;
         let floats: Vec<_> = inputs.iter().map(|(_, tensor)| tensor.floats()).collect();
-        let mut values: Vec<(NodeId, ValueOrView<'_>)> = Vec::with_capacity(inputs.len());
+        let mut views = HashMap::with_capacity(inputs.len());
         for ((name, tensor), floats) in inputs.iter().zip(&floats) {
-            let refuse = |reason: &str| EngineError::Input { name: (*name).to_owned(), reason: reason.to_owned() };
-            let id = self.model.find_node(name).ok_or_else(|| refuse("it has no such input"))?;
+            let refuse = |reason: String| EngineError::Input { name: (*name).to_owned(), reason };
             let shape: Vec<usize> = tensor.dimensions().iter().map(|size| *size as usize).collect();
-            let value = match floats {
-                Some(floats) => TensorView::from_data(&shape[..], &**floats).into(),
-                None => Value::from(integers(tensor, &shape).map_err(|reason| refuse(&reason))?).into(),
+            let input = match floats {
+                Some(floats) => Input::Floats(TensorView::from_data(&shape[..], &**floats)),
+                None => Input::Integers(integers(tensor, &shape).map_err(refuse)?),
             };
-            values.push((id, value));
+            views.insert(*name, input);
         }
-        let find = |name: &&str| {
-            let reason = "it has no such output".to_owned();
-            self.model.find_node(name).ok_or_else(|| EngineError::Output { name: (*name).to_owned(), reason })
+        let mut values: HashMap<&str, Value> = HashMap::new();
+        for (index, part) in self.parts.iter().enumerate() {
+            if stop.is_stopped() {
+                return Err(EngineError::Stopped);
+            }
+            let later = &self.parts[index + 1..];
+            let is_used = |name: &str| {
+                outputs.contains(&name) || later.iter().any(|part| part.inputs.iter().any(|(input, _)| input == name))
+            };
+            let found = self.run_part(part, &views, &values).map_err(fail)?;
+            values.retain(|name, _| is_used(name));
+            let names = part.outputs.iter().map(|(name, _)| name.as_str());
+            values.extend(names.zip(found).filter(|(name, _)| is_used(name)));
+        }
+        let take = |name: &&str| {
+            let refuse = |reason: String| EngineError::Output { name: (*name).to_owned(), reason };
+            let value = values.remove(*name).ok_or_else(|| refuse("the engine did not return it".to_owned()))?;
+            tensor(value).map_err(refuse)
         };
-        let ids = outputs.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        outputs.iter().map(take).collect()
+    }
+}
+
+/// An input of a run.
+enum Input<'a> {
+    Floats(TensorView<'a, f32>),
+    Integers(Array<i32>),
+}
+
+impl Input<'_> {
+    fn view(&self) -> ValueOrView<'_> {
+        match self {
+            Input::Floats(floats) => floats.view().into(),
+            Input::Integers(integers) => integers.view().into(),
+        }
+    }
+}
+
+impl Compiled {
+    /// Runs a part on inputs of the whole graph and on values of earlier parts; returns its outputs, in its order.
+    fn run_part(
+        &self,
+        part: &Part,
+        inputs: &HashMap<&str, Input<'_>>,
+        values: &HashMap<&str, Value>,
+    ) -> Result<Vec<Value>, String> {
+        let find = |(name, id): &(String, NodeId)| {
+            let own = values.get(name.as_str()).map(|value| ValueOrView::View(value.as_view()));
+            let value = own.or_else(|| inputs.get(name.as_str()).map(Input::view));
+            Ok((*id, value.ok_or_else(|| format!("no part computes `{name}`"))?))
+        };
+        let inputs = part.inputs.iter().map(find).collect::<Result<_, String>>()?;
+        let outputs: Vec<NodeId> = part.outputs.iter().map(|(_, id)| *id).collect();
         let options = RunOptions::default().with_thread_pool(Some(self.pool.clone()));
-        let found = guard(|| self.model.run(values, &ids, Some(options))).map_err(fail)?;
-        let found = found.map_err(|error| fail(error.to_string()))?;
-        let convert = |(name, value): (&&str, Value)| {
-            tensor(value).map_err(|reason| EngineError::Output { name: (*name).to_owned(), reason })
-        };
-        outputs.iter().zip(found).map(convert).collect()
+        guard(|| part.model.run(inputs, &outputs, Some(options)))?.map_err(|error| error.to_string())
     }
 }
 

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Modules: `proto` and [`Model`] read files; `opset` brings every node into one form; `graph` and `builder` build and
-//! simplify (`infer`, `fold`, `simplify`); `tape` and `rules` differentiate; `export` writes.
+//! simplify (`infer`, `fold`, `simplify`); `tape` and `rules` differentiate; `export` writes; [`parts`] cuts what was written.
 
 mod attributes;
 mod builder;
@@ -35,6 +35,7 @@ pub mod networks;
 mod operators;
 mod ops;
 mod opset;
+pub mod parts;
 mod proto;
 mod rules;
 mod simplify;

@@ -19,6 +19,7 @@ use skein_protocol::convergence::Progress;
 use skein_protocol::deadline::Deadline;
 use skein_protocol::identity::Identity;
 use skein_protocol::presence::Presence;
+use skein_protocol::random::Stream;
 use skein_protocol::record::{Header, Kind, Record, RecordError};
 use skein_protocol::round::{Absence, Agreement, Context as RoundContext, Received, Round, Step, Waits};
 use skein_protocol::shards::EpochSampler;
@@ -394,10 +395,12 @@ impl Peer {
         }
         let function = self.prepared.aggregate.clone();
         let faults = self.job.train.faults;
+        let parts = [&self.job.digest.0[..], &number.to_le_bytes()];
+        let seed = Stream::new("skein 2026-11 random numbers of a rule", self.job.train.seed, &parts).next_u64();
         let account = self.pool.account(Purpose::Aggregate);
         let call = async move {
             let slot = function.slot().await;
-            account.book(function.aggregate(&slot, contributions, faults)).await
+            account.book(function.aggregate(&slot, contributions, faults, seed)).await
         };
         let aggregated = self.pool.run(call).await?;
         Ok(Aggregate::Values(aggregated.with_context(|| aggregation_context(number, agreement))?.values.into()))

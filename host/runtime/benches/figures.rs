@@ -241,7 +241,7 @@ async fn trimmed_mean_in_wasm() -> String {
     for _ in 0..7 {
         let begun = Instant::now();
         let aggregated =
-            function.aggregate(&function.slot().await, contributions.clone(), 2).await.result.expect("an aggregate");
+            function.aggregate(&function.slot().await, contributions.clone(), 2, 0).await.result.expect("an aggregate");
         wasm.push(begun.elapsed());
 
         let begun = Instant::now();

@@ -1,15 +1,19 @@
 //! Checks bytes before they are compiled, and turns them into a component.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre};
 
+use crate::cache::{ArtifactId, Authentic};
 use crate::capability::State;
-use crate::compile::CompileError;
+use crate::compile::{CompileError, CompileLimits};
+use crate::engine::config;
 use crate::error::LoadError;
-use crate::runtime::Shared;
+use crate::options::Options;
+use crate::runtime::{Sandbox, Shared};
 use crate::world::World;
 
 /// The binary format's magic number; the two bytes after it are the version, and the next two the layer.
@@ -32,26 +36,30 @@ pub(crate) struct Admitted {
     pub(crate) digest: String,
     pub(crate) origin: Origin,
     pub(crate) duration: Duration,
+    /// Part of the duration in which a cached artifact was authenticated.
+    pub(crate) authentication: Duration,
 }
 
 /// Checks the bytes, takes the artifact from the cache or compiles it, and links it as a function of `world`.
-pub(crate) async fn admit(shared: &Shared, function: &str, world: World, bytes: &[u8]) -> Result<Admitted, LoadError> {
+pub(crate) async fn admit(
+    shared: &Arc<Shared>,
+    function: &str,
+    world: World,
+    bytes: &[u8],
+) -> Result<Admitted, LoadError> {
     let start = Instant::now();
     check(function, bytes, shared.options.component_bytes_max)?;
     let digest = digest(bytes);
-    let cached = shared.cache.as_ref().and_then(|cache| cache.get(&digest));
-    let cached = cached.and_then(|artifact| deserialize(&shared.engine, &artifact).ok());
-    let (component, origin) = match cached {
-        Some(component) => (component, Origin::Cached),
-        None => (compile(shared, function, bytes, &digest).await?, Origin::Compiled),
+    let Sandbox { engine, linker } = shared.sandbox(world);
+    let id = ArtifactId::new(engine, &digest);
+    let (component, origin, authentication) = match load_cached(shared, world, &id).await {
+        Some((component, authentication)) => (component, Origin::Cached, authentication),
+        None => (compile(shared, function, world, bytes, &id).await?, Origin::Compiled, Duration::ZERO),
     };
-    let wrong_world = |reason| LoadError::WrongWorld { function: function.to_owned(), expected: world, reason };
-    let exports: Vec<_> = component.component_type().exports(&shared.engine).map(|(name, _)| name.to_owned()).collect();
-    if !exports.iter().any(|name| name == world.export()) {
-        return Err(wrong_world(format!("it exports {exports:?}, expected `{}`", world.export())));
-    }
-    let pre = shared.linkers.of(world).instantiate_pre(&component).map_err(|error| wrong_world(chain(&error)))?;
-    Ok(Admitted { pre, digest, origin, duration: start.elapsed() })
+    let wrong_world =
+        |error| LoadError::WrongWorld { function: function.to_owned(), expected: world, reason: chain(&error) };
+    let pre = linker.instantiate_pre(&component).map_err(wrong_world)?;
+    Ok(Admitted { pre, digest, origin, duration: start.elapsed(), authentication })
 }
 
 /// An error with all its causes: the linker names the import in the outer ones and the reason in the inner ones.
@@ -80,30 +88,77 @@ fn check(function: &str, bytes: &[u8], bytes_max: usize) -> Result<(), LoadError
     }
 }
 
-async fn compile(shared: &Shared, function: &str, bytes: &[u8], digest: &str) -> Result<Component, LoadError> {
-    let compiled = shared.options.compiler.compile(&shared.engine, bytes, shared.options.compile_time_max).await;
+/// The component from an artifact of the cache, and how long it took to authenticate it; `None` if there is none that
+/// the engine accepts.
+async fn load_cached(shared: &Arc<Shared>, world: World, id: &ArtifactId) -> Option<(Component, Duration)> {
+    shared.cache.as_ref()?;
+    let shared = shared.clone();
+    let id = id.clone();
+    let load = move || {
+        let artifact = shared.cache.as_ref()?.get(&id)?;
+        let component = deserialize_file(&shared.sandbox(world).engine, &artifact).ok()?;
+        Some((component, artifact.duration))
+    };
+    tokio::task::spawn_blocking(load).await.ok().flatten()
+}
+
+async fn compile(
+    shared: &Arc<Shared>,
+    function: &str,
+    world: World,
+    bytes: &[u8],
+    id: &ArtifactId,
+) -> Result<Component, LoadError> {
+    let Sandbox { engine, .. } = shared.sandbox(world);
+    let Options { compile_time_max: time, compile_memory_mib, .. } = shared.options;
+    let limits = CompileLimits { time, memory_bytes: u64::from(compile_memory_mib) << 20 };
+    let compiled = shared.options.compiler.compile(world, bytes, limits).await;
     let function = function.to_owned();
     let artifact = compiled.map_err(|error| match error {
         CompileError::Invalid(source) => LoadError::Invalid { function: function.clone(), source },
-        CompileError::Time => {
-            LoadError::CompileTime { function: function.clone(), limit: shared.options.compile_time_max }
+        CompileError::WrongWorld(reason) => {
+            LoadError::WrongWorld { function: function.clone(), expected: world, reason }
         }
+        CompileError::Time => LoadError::CompileTime { function: function.clone(), limit: time },
         CompileError::Compiler(source) => LoadError::Compiler { function: function.clone(), source },
     })?;
-    if let Some(cache) = &shared.cache
-        && let Err(error) = cache.put(digest, &artifact)
-    {
-        // The next start compiles again; nothing else is lost.
-        tracing::warn!(%error, function, "failed to cache the compiled function");
+    if let Some(cache) = &shared.cache {
+        match cache.put(id, &artifact) {
+            // Mapped from its file it takes no memory of its own.
+            Ok(()) => {
+                if let Some((component, _)) = load_cached(shared, world, id).await {
+                    return Ok(component);
+                }
+            }
+            // The next start compiles again; nothing else is lost.
+            Err(error) => tracing::warn!(%error, function, "failed to cache the compiled function"),
+        }
     }
-    deserialize(&shared.engine, &artifact).map_err(|error| LoadError::Compiler { function, source: error.into() })
+    deserialize(engine, &artifact).map_err(|error| {
+        // An engine without a pool accepts components of every shape.
+        let is_sound = Engine::new(&config(world)).is_ok_and(|engine| deserialize(&engine, &artifact).is_ok());
+        if is_sound {
+            LoadError::TooComplex { function, reason: chain(&error) }
+        } else {
+            LoadError::Compiler { function, source: error.into() }
+        }
+    })
 }
 
 fn deserialize(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the artifact is native code, so it must come from wasmtime's compiler. Both callers ensure that: it was
-    // returned by the compiler of this very program, or the cache authenticated it with this host's key.
+    // SAFETY: the artifact is native code, so it must come from wasmtime's compiler. It was returned by the compiler of
+    // this very program.
     #[expect(unsafe_code, reason = "wasmtime has no safe way to load what it compiled")]
     unsafe {
         Component::deserialize(engine, artifact)
+    }
+}
+
+fn deserialize_file(engine: &Engine, artifact: &Authentic) -> wasmtime::Result<Component> {
+    // SAFETY: as above: the cache authenticated this open file with this host's key. Only this user can change it
+    // afterwards, who could change the program itself as well.
+    #[expect(unsafe_code, reason = "wasmtime has no safe way to load what it compiled")]
+    unsafe {
+        Component::deserialize_file(engine, artifact.path())
     }
 }

@@ -11,7 +11,9 @@ use crate::capability::bindings::{AggregatePre, aggregation};
 use crate::capability::{HostContribution, HostSink, Input, State};
 use crate::error::{CallError, LoadError};
 use crate::function::Function;
+use crate::graphs::CallInputs;
 use crate::invoke::{Call, FunctionInfo, Loaded};
+use crate::parameters::Parameters;
 use crate::runtime::{CallSlot, Runtime};
 use crate::world::World;
 
@@ -67,7 +69,8 @@ impl AggregateFunction {
     }
 
     /// Aggregates contributions of one length, in the order of their peers' keys. Up to `faults` of them may be
-    /// arbitrary.
+    /// arbitrary. The guest's random numbers follow from `seed` and its clocks are fixed, so that the same input has the
+    /// same result everywhere.
     ///
     /// # Panics
     /// If the contributions differ in length: the caller has checked what it received.
@@ -76,6 +79,7 @@ impl AggregateFunction {
         slot: &'a CallSlot,
         contributions: Vec<Contribution>,
         faults: u32,
+        seed: u64,
     ) -> BoxFuture<'a, Call<Aggregated>> {
         Box::pin(async move {
             let present = contributions.len();
@@ -110,7 +114,9 @@ impl AggregateFunction {
                     }
                     Ok(Aggregated { values, rejected: report.rejected })
                 };
-            self.loaded.invoke(slot, Input::default(), guest, check).await
+            let graphs = CallInputs { parameters: Parameters::default(), noise_seed: 0, samples_max: 0 };
+            let input = Input { graphs, repeatable: Some(seed), slot: slot.clone() };
+            self.loaded.invoke(input, guest, check).await
         })
     }
 

@@ -1,90 +1,192 @@
 //! Compiled artifacts on disk, under (compatibility of the engine, digest of the component).
 //!
-//! An artifact is native code that runs with the host's rights, so the host loads only what it wrote itself: every file
-//! begins with a keyed hash. The key is stored beside the artifacts, and only its owner can read it. A file that was
-//! truncated, altered or renamed is ignored, and its component is compiled anew.
+//! An artifact is native code that runs with the host's rights, so the host loads only what it wrote itself: the name of
+//! every file ends with a keyed hash of its content. The key lies beside the artifacts, and only its owner can read it.
+//! A file that was truncated, altered or renamed is removed, and its component is compiled anew. Artifacts that were not
+//! used for longest are removed when all together take more than the cache may.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
 use wasmtime::Engine;
 
 const KEY_BYTES: usize = 32;
+const EXTENSION: &str = "cwasm";
 
+/// Compiled functions in a folder.
 #[derive(Debug)]
 pub(crate) struct Cache {
     dir: PathBuf,
     key: [u8; KEY_BYTES],
-    compatibility: u64,
+    bytes_max: u64,
 }
 
-impl Cache {
-    /// Opens the cache in `dir`, creating the folder and the key if they are missing.
-    pub(crate) fn open(dir: &Path, engine: &Engine) -> io::Result<Cache> {
+/// The names that an artifact has: by what an engine can load, and by its component.
+#[derive(Debug, Clone)]
+pub(crate) struct ArtifactId {
+    compatibility: u64,
+    digest: String,
+}
+
+impl ArtifactId {
+    pub(crate) fn new(engine: &Engine, digest: &str) -> ArtifactId {
         // This hash need not withstand an adversary: a collision needs two engines on one machine, and wasmtime checks
         // its own artifacts again.
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let compatibility = hasher.finish();
+        ArtifactId { compatibility: hasher.finish(), digest: digest.to_owned() }
+    }
+
+    /// How the names of its files begin.
+    fn prefix(&self) -> String {
+        format!("{:016x}-{}-", self.compatibility, self.digest)
+    }
+}
+
+/// An artifact that was authenticated.
+pub(crate) struct Authentic {
+    file: File,
+    /// How long it took to authenticate it.
+    pub(crate) duration: Duration,
+}
+
+impl Authentic {
+    /// The path of the open file: other than its name in the cache, it always leads to what was authenticated.
+    pub(crate) fn path(&self) -> PathBuf {
+        path_of(&self.file)
+    }
+}
+
+impl Cache {
+    /// Opens the cache in `dir`, creating the folder and the key if they are missing.
+    pub(crate) fn open(dir: &Path, bytes_max: u64) -> io::Result<Cache> {
         fs::create_dir_all(dir)?;
         let path = dir.join("key");
-        let key = match fs::read(&path) {
-            Ok(bytes) if bytes.len() == KEY_BYTES => bytes.try_into().expect("the length was checked"),
-            Ok(_) => new_key(&path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => new_key(&path)?,
-            Err(error) => return Err(error),
+        let key = match read_key(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                write_key(&path)?;
+                // Another process may have been first: its key counts.
+                read_key(&path)?
+            }
+            read => read?,
         };
-        Ok(Cache { dir: dir.to_owned(), key, compatibility })
+        Ok(Cache { dir: dir.to_owned(), key, bytes_max })
     }
 
     /// The artifact of a component, if an authentic one exists.
-    pub(crate) fn get(&self, digest: &str) -> Option<Vec<u8>> {
-        let mut bytes = fs::read(self.path(digest)).ok()?;
-        let (mac, artifact) = bytes.split_at_checked(blake3::OUT_LEN)?;
-        let mac: [u8; blake3::OUT_LEN] = mac.try_into().ok()?;
-        // Compares in constant time.
-        if self.mac(digest, artifact) != mac {
-            tracing::warn!(digest, "ignored a cached artifact that this host did not write");
-            return None;
+    pub(crate) fn get(&self, id: &ArtifactId) -> Option<Authentic> {
+        let begun = Instant::now();
+        let prefix = id.prefix();
+        let entries = fs::read_dir(&self.dir).ok()?.filter_map(Result::ok);
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        for name in names.filter(|name| name.starts_with(&prefix)) {
+            let path = self.dir.join(&name);
+            let Ok(file) = File::open(&path) else { continue };
+            let authentic = self.mac(id, &file).is_ok_and(|mac| name == file_name(id, mac));
+            if authentic {
+                // Its time of use, by which the cache chooses what to remove; a cache that cannot be written still serves.
+                let _ = file.set_modified(SystemTime::now());
+                return Some(Authentic { file, duration: begun.elapsed() });
+            }
+            tracing::warn!(path = %path.display(), "removed a cached artifact that this host did not write");
+            let _ = fs::remove_file(&path);
         }
-        bytes.drain(..blake3::OUT_LEN);
-        Some(bytes)
+        None
     }
 
     /// Stores an artifact. The file appears whole or not at all.
-    pub(crate) fn put(&self, digest: &str, artifact: &[u8]) -> io::Result<()> {
-        write_private(&self.path(digest), &[self.mac(digest, artifact).as_bytes(), artifact])
+    pub(crate) fn put(&self, id: &ArtifactId, artifact: &[u8]) -> io::Result<()> {
+        // Only its owner may read a temporary file.
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        file.write_all(artifact)?;
+        let path = self.dir.join(file_name(id, self.mac(id, file.as_file())?));
+        file.persist(&path)?;
+        self.make_room(&path)
     }
 
-    fn path(&self, digest: &str) -> PathBuf {
-        self.dir.join(format!("{:016x}-{digest}.cwasm", self.compatibility))
+    /// Removes the artifacts that were not used for longest until the rest fits; never `newest`.
+    fn make_room(&self, newest: &Path) -> io::Result<()> {
+        let mut artifacts = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            // Another process may be removing files too.
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            if path.extension().is_some_and(|extension| extension == EXTENSION) {
+                artifacts.push((metadata.modified()?, metadata.len(), path));
+            }
+        }
+        artifacts.sort();
+        let mut total: u64 = artifacts.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, path) in artifacts.iter().filter(|(_, _, path)| path != newest) {
+            if total <= self.bytes_max {
+                break;
+            }
+            tracing::debug!(path = %path.display(), bytes, "removed an artifact to make room");
+            let _ = fs::remove_file(path);
+            total -= bytes;
+        }
+        Ok(())
     }
 
-    fn mac(&self, digest: &str, artifact: &[u8]) -> blake3::Hash {
+    /// The keyed hash of an artifact and of what it is for, computed by all cores on the file as it is mapped.
+    fn mac(&self, id: &ArtifactId, file: &File) -> io::Result<blake3::Hash> {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&self.compatibility.to_le_bytes()).update(digest.as_bytes()).update(artifact);
-        hasher.finalize()
+        hasher.update(&id.compatibility.to_le_bytes()).update(id.digest.as_bytes());
+        hasher.update_mmap_rayon(path_of(file))?;
+        Ok(hasher.finalize())
     }
 }
 
-fn new_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
+fn file_name(id: &ArtifactId, mac: blake3::Hash) -> String {
+    format!("{}{mac}.{EXTENSION}", id.prefix())
+}
+
+/// A path that leads to an open file, whatever its name leads to by now.
+fn path_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Reads the key. Another user who could write it could have this host load native code.
+fn read_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let refuse = |problem: String| {
+        let text = format!("`{}` {problem}: remove the folder, so that functions are compiled anew", path.display());
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    };
+    let own = rustix::process::geteuid().as_raw();
+    if metadata.uid() != own {
+        return refuse(format!("belongs to user {}, not to user {own}, who runs this program", metadata.uid()));
+    }
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return refuse(format!("has mode {mode:03o}, at most 600 is safe"));
+    }
+    let mut key = Vec::with_capacity(KEY_BYTES);
+    file.read_to_end(&mut key)?;
+    match key.try_into() {
+        Ok(key) => Ok(key),
+        Err(key) => refuse(format!("has {} bytes, expected {KEY_BYTES}", key.len())),
+    }
+}
+
+/// Creates the key, unless there is one.
+fn write_key(path: &Path) -> io::Result<()> {
     let mut key = [0; KEY_BYTES];
     let random = rustix::fs::open("/dev/urandom", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    io::Read::read_exact(&mut fs::File::from(random), &mut key)?;
-    write_private(path, &[&key])?;
-    Ok(key)
-}
-
-/// Writes a file that only the owner may read (as temporary files are created) and moves it into place.
-fn write_private(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let dir = path.parent().expect("a file in the cache has a folder");
+    File::from(random).read_exact(&mut key)?;
+    let dir = path.parent().expect("the key is in the cache's folder");
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    for part in parts {
-        file.write_all(part)?;
+    file.write_all(&key)?;
+    file.as_file().set_permissions(Permissions::from_mode(0o600))?;
+    match file.persist_noclobber(path) {
+        Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
+        _ => Ok(()),
     }
-    file.persist(path)?;
-    Ok(())
 }

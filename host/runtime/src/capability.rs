@@ -6,20 +6,24 @@ mod contributions;
 mod inference;
 mod nn;
 mod parameters;
+mod printed;
+mod repeatable;
 mod settings;
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skein_engine::Tensor;
+use skein_engine::{Stop, Tensor};
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use crate::graphs::Graphs;
+use crate::capability::printed::Printed;
+use crate::graphs::{CallInputs, Graphs};
 use crate::meter::Meter;
-use crate::parameters::Parameters;
+use crate::runtime::CallSlot;
 use crate::world::World;
 
 #[expect(unreachable_pub, reason = "the generated bindings re-export them")]
@@ -34,12 +38,37 @@ pub use nn::HostTensor;
 #[error("{0}")]
 pub(crate) struct Misuse(String);
 
+/// A failure of the host during a call. Any other error that ends a call is the guest's.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct HostFault(pub(crate) String);
+
 /// The input of a call beside its arguments.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(crate) struct Input {
-    pub(crate) parameters: Parameters,
-    /// Seed of the noise of dropout.
-    pub(crate) noise_seed: u64,
+    pub(crate) graphs: CallInputs,
+    /// Seed of random numbers, if they and the clocks have to be the same on every peer.
+    pub(crate) repeatable: Option<u64>,
+    /// The slot that the call runs in.
+    pub(crate) slot: CallSlot,
+}
+
+/// Stops the runs of engines when it is dropped.
+#[derive(Debug, Default)]
+struct StopOnDrop(Stop);
+
+impl Deref for StopOnDrop {
+    type Target = Stop;
+
+    fn deref(&self) -> &Stop {
+        &self.0
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// Host resources that a call used.
@@ -69,18 +98,34 @@ pub(crate) struct State {
     pub(crate) account: Account,
     settings: Arc<BTreeMap<String, String>>,
     graphs: Graphs,
-    parameters: Parameters,
-    noise_seed: u64,
+    input: Input,
     /// Created when a guest first uses WASI; the built-in functions never do.
     wasi: Option<WasiCtx>,
+    printed: Printed,
+    /// Stops the run of an engine when the call ends before it.
+    stop: StopOnDrop,
 }
 
 impl State {
     pub(crate) fn new(meter: Meter, settings: Arc<BTreeMap<String, String>>, graphs: Graphs, input: Input) -> State {
-        let Input { parameters, noise_seed } = input;
         let table = ResourceTable::new();
         let account = Account::default();
-        State { table, meter, account, settings, graphs, parameters, noise_seed, wasi: None }
+        State {
+            table,
+            meter,
+            account,
+            settings,
+            graphs,
+            input,
+            wasi: None,
+            printed: Printed::default(),
+            stop: StopOnDrop::default(),
+        }
+    }
+
+    /// The end of what the guest has printed.
+    pub(crate) fn printed(&self) -> String {
+        self.printed.text()
     }
 
     /// Counts `bytes` more as the guest's memory, or ends the call with an error.
@@ -113,35 +158,32 @@ impl State {
 }
 
 impl WasiView for State {
-    /// An empty WASI: no files, no environment, no network, no standard streams. Clocks and random numbers exist
-    /// because every language's start-up needs them.
+    /// An empty WASI: no files, no environment, no network. Clocks and random numbers exist because every language's
+    /// start-up needs them; what is printed is kept for errors.
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let ctx = self.wasi.get_or_insert_with(|| WasiCtx::builder().max_random_size(1 << 16).build());
+        let ctx = self.wasi.get_or_insert_with(|| {
+            let mut builder = WasiCtx::builder();
+            builder.max_random_size(1 << 16).stdout(self.printed.clone()).stderr(self.printed.clone());
+            if let Some(seed) = self.input.repeatable {
+                repeatable::make_repeatable(&mut builder, seed);
+            }
+            builder.build()
+        });
         WasiCtxView { ctx, table: &mut self.table }
     }
 }
 
-/// The imports of each world.
-pub(crate) struct Linkers {
-    gradient: Linker<State>,
-    aggregate: Linker<State>,
-}
-
-impl Linkers {
-    pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Linkers> {
-        let mut gradient = Linker::new(engine);
-        bindings::GradientWorld::add_to_linker::<_, HasSelf<State>>(&mut gradient, |state| state)?;
-        wasmtime_wasi::p2::add_to_linker_async(&mut gradient)?;
-        let mut aggregate = Linker::new(engine);
-        bindings::AggregateWorld::add_to_linker::<_, HasSelf<State>>(&mut aggregate, |state| state)?;
-        wasmtime_wasi::p2::add_to_linker_async(&mut aggregate)?;
-        Ok(Linkers { gradient, aggregate })
-    }
-
-    pub(crate) fn of(&self, world: World) -> &Linker<State> {
-        match world {
-            World::Gradient => &self.gradient,
-            World::Aggregate => &self.aggregate,
+/// The imports of a world.
+pub(crate) fn linker(engine: &Engine, world: World) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    match world {
+        World::Gradient => {
+            bindings::GradientWorld::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+        }
+        World::Aggregate => {
+            bindings::AggregateWorld::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
         }
     }
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    Ok(linker)
 }

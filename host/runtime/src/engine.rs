@@ -1,22 +1,44 @@
 //! The wasmtime engine and its ticker.
 
+use std::num::NonZeroUsize;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::world::World;
 
 /// Time between two epochs: how often a busy guest yields and its processor time is counted.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
 
-/// Core instances, memories and tables that the pool keeps for each call. Components made by
-/// `componentize-py` and `componentize-js` have the most; a Rust guest has two instances and one memory.
-const INSTANCES_PER_CALL: u32 = 40;
-const MEMORIES_PER_CALL: u32 = 2;
-const TABLES_PER_CALL: u32 = 8;
+/// Core instances, memories and tables that the pool keeps for each call; Spin's values. A Python guest takes some 14
+/// instances and one more for each native library, a Rust guest two instances and one memory.
+pub(crate) const INSTANCES_PER_CALL: u32 = 200;
+pub(crate) const MEMORIES_PER_CALL: u32 = 32;
+pub(crate) const TABLES_PER_CALL: u32 = 64;
 
-/// An engine whose artifacts depend only on this function, so that the cache and a compiling child process agree with
-/// every runtime.
-pub(crate) fn new_engine(concurrency: usize) -> wasmtime::Result<Engine> {
+/// Frames that a trap keeps. The innermost come first; those of a panic's own functions are some ten.
+const FRAMES_MAX: usize = 32;
+
+/// The settings of a world's engine, without a pool. Artifacts depend on nothing else, so that the cache and a compiling
+/// child process agree with every runtime.
+pub(crate) fn config(world: World) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .memory_init_cow(true)
+        // Every peer has to get the same bits from the same instructions.
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        // An aggregate is part of the state, which peers compare. The bits of a NaN differ between processors.
+        .cranelift_nan_canonicalization(world == World::Aggregate)
+        // Names of functions, for the message of a trap.
+        .wasm_backtrace_max_frames(NonZeroUsize::new(FRAMES_MAX));
+    config
+}
+
+/// The engine of a world, with a pool for so many calls at a time.
+pub(crate) fn new_engine(world: World, concurrency: usize) -> wasmtime::Result<Engine> {
     let calls = u32::try_from(concurrency).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
@@ -27,40 +49,30 @@ pub(crate) fn new_engine(concurrency: usize) -> wasmtime::Result<Engine> {
         .max_core_instances_per_component(INSTANCES_PER_CALL)
         .max_memories_per_component(MEMORIES_PER_CALL)
         .max_tables_per_component(TABLES_PER_CALL)
+        .max_memories_per_module(MEMORIES_PER_CALL)
+        .max_tables_per_module(TABLES_PER_CALL)
         // wasmtime's defaults reject the components of larger languages; these are Spin's values.
         .max_component_instance_size(10 << 20)
         .max_core_instance_size(10 << 20)
         .table_elements(100_000)
         .max_memory_size(4 << 30);
-    let mut config = Config::new();
-    config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
-        .epoch_interruption(true)
-        .memory_init_cow(true)
-        // Every peer has to get the same bits from the same instructions.
-        .wasm_relaxed_simd(false)
-        .wasm_memory64(false)
-        // Without debug information a backtrace holds function names at most, and it costs time at every trap.
-        .wasm_backtrace_max_frames(None);
-    Engine::new(&config)
+    let mut config = config(world);
+    Engine::new(config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool)))
 }
 
-/// Advances the engine's epoch from its own thread, which no busy guest can delay.
+/// Advances the epochs of engines from its own thread, which no busy guest can delay.
 pub(crate) struct Ticker {
     stop: Option<Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Ticker {
-    pub(crate) fn start(engine: &Engine) -> std::io::Result<Ticker> {
+    pub(crate) fn start<'a>(engines: impl Iterator<Item = &'a Engine>) -> std::io::Result<Ticker> {
         let (stop, stopped) = channel::<()>();
-        let engine = engine.weak();
+        let engines: Vec<_> = engines.map(Engine::weak).collect();
         let thread = std::thread::Builder::new().name("skein-ticker".into()).spawn(move || {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                match engine.upgrade() {
-                    Some(engine) => engine.increment_epoch(),
-                    None => return,
-                }
+                engines.iter().filter_map(EngineWeak::upgrade).for_each(|engine| engine.increment_epoch());
             }
         })?;
         Ok(Ticker { stop: Some(stop), thread: Some(thread) })

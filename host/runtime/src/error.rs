@@ -1,5 +1,6 @@
 //! Why a function could not be loaded or called, and who is to blame.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::world::World;
@@ -26,6 +27,8 @@ pub enum LoadError {
     Invalid { function: String, source: Source },
     #[error("function `{function}` does not implement the world `{expected}`: {reason}")]
     WrongWorld { function: String, expected: World, reason: String },
+    #[error("function `{function}` has more memories, tables or instances than a call may have: {reason}")]
+    TooComplex { function: String, reason: String },
     #[error("function `{function}` did not compile within {limit:?}")]
     CompileTime { function: String, limit: Duration },
     #[error("failed to compile function `{function}`")]
@@ -37,7 +40,7 @@ pub enum LoadError {
 pub enum Limit {
     /// Memories, tables, handles and the data behind them in total; [`Limits::memory_mib`](crate::Limits::memory_mib).
     Memory,
-    /// Processor time, counted in ticks of 10 ms; [`Limits::cpu`](crate::Limits::cpu).
+    /// Processor time of the guest and of engines that compute for it; [`Limits::cpu`](crate::Limits::cpu).
     Cpu,
     /// Time from start to end; [`Limits::wall`](crate::Limits::wall).
     Wall,
@@ -45,21 +48,74 @@ pub enum Limit {
     Handles,
     /// Data that one call into the host carries; [`Limits::hostcall_mib`](crate::Limits::hostcall_mib).
     Hostcall,
-    /// Instances, memories or tables of one call, which no setting raises.
-    Instances,
 }
 
-impl std::fmt::Display for Limit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Limit::Memory => "memory_mib",
             Limit::Cpu => "cpu",
             Limit::Wall => "wall",
             Limit::Handles => "handles",
             Limit::Hostcall => "hostcall_mib",
-            Limit::Instances => "instances",
         })
     }
+}
+
+/// The end of a guest's program without a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trap {
+    /// The cause in few words.
+    pub reason: String,
+    /// Names of the functions that ran, innermost first; empty if the component has no names.
+    pub frames: Vec<String>,
+    /// The end of what the call printed to its standard output and standard error.
+    pub printed: String,
+}
+
+/// A limit that a call has hit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    /// The limit.
+    pub limit: Limit,
+    /// Its value, as a manifest has it.
+    pub bound: String,
+    /// The end of what the call printed to its standard output and standard error.
+    pub printed: String,
+}
+
+/// Frames of a trap that its message shows: those of a panic or an exception come first, then the function's own.
+const FRAMES_SHOWN: usize = 16;
+/// Lines of what a guest printed that a message shows.
+const LINES_SHOWN: usize = 40;
+
+impl fmt::Display for Trap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)?;
+        self.frames.iter().take(FRAMES_SHOWN).try_for_each(|frame| write!(f, "\n  in {frame}"))?;
+        write_printed(f, &self.printed)
+    }
+}
+
+impl fmt::Display for Hit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{} = {}`", self.limit, self.bound)?;
+        write_printed(f, &self.printed)
+    }
+}
+
+/// Writes the last lines of what a guest printed, indented.
+fn write_printed(f: &mut fmt::Formatter<'_>, printed: &str) -> fmt::Result {
+    let lines: Vec<&str> = printed.trim_end().lines().collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    f.write_str("\n  it printed:")?;
+    let hidden = lines.len().saturating_sub(LINES_SHOWN);
+    if hidden > 0 {
+        write!(f, "\n    ({hidden} lines before)")?;
+    }
+    lines[hidden..].iter().try_for_each(|line| write!(f, "\n    {line}"))
 }
 
 /// A call that returned no result.
@@ -69,10 +125,10 @@ impl std::fmt::Display for Limit {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages explain them; `function` is always the job's name of the function")]
 pub enum CallError {
-    #[error("function `{function}` trapped: {reason}")]
-    Trap { function: String, reason: String },
-    #[error("function `{function}` hit its limit `{limit}`")]
-    Limit { function: String, limit: Limit },
+    #[error("function `{function}` trapped: {trap}")]
+    Trap { function: String, trap: Box<Trap> },
+    #[error("function `{function}` hit its limit {hit}")]
+    Limit { function: String, hit: Box<Hit> },
     #[error("function `{function}` refused its input: {reason}")]
     Refused { function: String, reason: String },
     #[error("function `{function}` needs at least {needed} contributions, got {present}")]

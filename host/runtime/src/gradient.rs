@@ -14,6 +14,7 @@ use crate::capability::bindings::{GradientPre, gradients};
 use crate::capability::{HostTensor, Input, State};
 use crate::error::{CallError, LoadError};
 use crate::function::Function;
+use crate::graphs::CallInputs;
 use crate::invoke::{Call, FunctionInfo, Loaded};
 use crate::runtime::{CallSlot, Runtime};
 use crate::world::World;
@@ -123,13 +124,13 @@ impl GradientFunction {
         Box::pin(async move {
             let layout = parameters.layout.clone();
             let samples = batch.samples;
-            let input = Input { parameters, noise_seed: batch.noise_seed };
+            let input = input(slot, parameters, &batch);
             let guest = async |store: &mut Store<State>| {
                 let batch = lower(store, batch)?;
                 let instance = self.pre.instantiate_async(&mut *store).await?;
                 instance.skein_train_gradients().call_compute(store, &batch).await
             };
-            self.loaded.invoke(slot, input, guest, |state, output| self.check(state, output, &layout, samples)).await
+            self.loaded.invoke(input, guest, |state, output| self.check(state, output, &layout, samples)).await
         })
     }
 
@@ -142,7 +143,7 @@ impl GradientFunction {
     ) -> BoxFuture<'a, Call<Metrics>> {
         Box::pin(async move {
             let samples = batch.samples;
-            let input = Input { parameters, noise_seed: batch.noise_seed };
+            let input = input(slot, parameters, &batch);
             let guest = async |store: &mut Store<State>| {
                 let batch = lower(store, batch)?;
                 let instance = self.pre.instantiate_async(&mut *store).await?;
@@ -156,7 +157,7 @@ impl GradientFunction {
                 }
                 Ok(Metrics { loss, samples: counted, correct })
             };
-            self.loaded.invoke(slot, input, guest, check).await
+            self.loaded.invoke(input, guest, check).await
         })
     }
 
@@ -225,6 +226,11 @@ impl GradientFunction {
         | gradients::Error::Other(reason)) = error;
         self.loaded.refused(reason)
     }
+}
+
+fn input(slot: &CallSlot, parameters: Parameters, batch: &Batch) -> Input {
+    let graphs = CallInputs { parameters, noise_seed: batch.noise_seed, samples_max: batch.samples };
+    Input { graphs, repeatable: None, slot: slot.clone() }
 }
 
 fn lower(store: &mut Store<State>, batch: Batch) -> wasmtime::Result<gradients::Batch> {

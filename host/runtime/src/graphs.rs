@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use skein_engine::{Engine, EngineError, Pool, ShapeError, Tensor};
+use skein_engine::{Engine, EngineError, Pool, ShapeError, Stop, Tensor};
 use skein_types::Layout;
 
 use crate::parameters::Parameters;
@@ -22,6 +22,16 @@ pub struct GraphInput {
     pub shape: Vec<Option<u32>>,
     /// Its constant value, such as that of a parameter that is not trained.
     pub fixed: Option<Tensor>,
+}
+
+/// What the host adds to the inputs of a function, or bounds them by.
+#[derive(Debug, Clone)]
+pub(crate) struct CallInputs {
+    pub(crate) parameters: Parameters,
+    /// Seed of the noise of dropout.
+    pub(crate) noise_seed: u64,
+    /// Samples of the call's batch.
+    pub(crate) samples_max: u32,
 }
 
 /// A graph that functions load by its name.
@@ -61,14 +71,20 @@ impl Graph {
         Graph { pool, inputs, outputs: signature.outputs, shapes: BTreeMap::new(), samples: None }
     }
 
+    /// Threads that a run uses.
+    pub(crate) fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
     /// All inputs of the graph: the function's, and the host's for those that it leaves out.
     pub(crate) fn bind(
         &self,
         given: Vec<(String, Tensor)>,
-        parameters: &Parameters,
-        noise_seed: u64,
+        call: &CallInputs,
     ) -> Result<Vec<(&str, Tensor)>, EngineError> {
+        let CallInputs { parameters, noise_seed, samples_max } = call;
         let mut given = self.named(given)?;
+        self.check_samples(&given, *samples_max)?;
         let samples = given.values().find_map(|tensor| tensor.dimensions().first().copied()).unwrap_or(1);
         let mut bound = Vec::with_capacity(self.inputs.len());
         for input in &self.inputs {
@@ -83,13 +99,26 @@ impl Graph {
             } else if let Some(fixed) = &input.fixed {
                 fixed.clone()
             } else if name.starts_with(NOISE) {
-                noise(input, samples, noise_seed).map_err(|error| refuse(error.to_string()))?
+                noise(input, samples, *noise_seed).map_err(|error| refuse(error.to_string()))?
             } else {
                 return Err(refuse("it is missing".into()));
             };
             bound.push((name, tensor));
         }
         Ok(bound)
+    }
+
+    /// Checks that no input has more samples than the call's batch: the memory of an engine grows with them.
+    fn check_samples(&self, given: &BTreeMap<String, Tensor>, samples_max: u32) -> Result<(), EngineError> {
+        for input in self.inputs.iter().filter(|input| input.shape.first() == Some(&None)) {
+            let samples = given.get(&input.name).and_then(|tensor| tensor.dimensions().first().copied());
+            if samples.is_some_and(|samples| samples > samples_max) {
+                let samples = samples.unwrap_or_default();
+                let reason = format!("it has {samples} samples, the batch of this call has {samples_max}");
+                return Err(EngineError::Input { name: input.name.clone(), reason });
+            }
+        }
+        Ok(())
     }
 
     /// The function's inputs, by the graph's names.
@@ -111,10 +140,10 @@ impl Graph {
         Ok(named)
     }
 
-    /// Runs the graph and returns all outputs. Blocks until it is done.
-    pub(crate) fn run(&self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
+    /// Runs the graph and returns all outputs. Blocks until it is done or stopped.
+    pub(crate) fn run(&self, inputs: &[(&str, Tensor)], stop: &Stop) -> Result<Vec<(String, Tensor)>, EngineError> {
         let outputs: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
-        let tensors = self.pool.run(inputs, &outputs)?;
+        let tensors = self.pool.run(inputs, &outputs, stop)?;
         let shaped = |(name, tensor): (&String, Tensor)| match self.shapes.get(name) {
             Some(shape) => {
                 let reason = |error: ShapeError| EngineError::Output { name: name.clone(), reason: error.to_string() };

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use skein_engine::ShapeError;
 use wasmtime::component::{InstancePre, ResourceTableError};
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{Engine, PoolConcurrencyLimitError, Store, UpdateDeadline, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
 
 use crate::admission::{Admitted, Origin, admit, chain};
-use crate::capability::{Account, Input, Misuse, State};
-use crate::error::{CallError, Limit, LoadError};
+use crate::capability::{Account, HostFault, Input, State};
+use crate::clock::CpuClock;
+use crate::error::{CallError, Hit, Limit, LoadError, Trap};
 use crate::function::Function;
 use crate::graphs::Graphs;
 use crate::meter::Meter;
@@ -29,6 +30,8 @@ pub struct Usage {
     pub duration: Duration,
     /// Most bytes that the guest held: memories, tables, handles and the tensors behind them.
     pub memory_bytes_peak: usize,
+    /// Processor time: that of the threads that ran the guest and its calls into the host, and of engines.
+    pub cpu: Duration,
     /// Part of the duration that engines spent computing.
     pub engine: Duration,
     /// Bytes of parameters that crossed into the guest.
@@ -66,6 +69,8 @@ pub struct FunctionInfo {
     pub origin: Origin,
     /// How long it took to load.
     pub load_duration: Duration,
+    /// Part of the loading in which a cached artifact was authenticated.
+    pub authentication: Duration,
 }
 
 /// The part of a function that all worlds share.
@@ -89,41 +94,45 @@ impl Loaded {
     ) -> Result<(Arc<Loaded>, P), LoadError> {
         let shared = runtime.shared().clone();
         let Function { name, limits, settings, graphs } = function;
-        let Admitted { pre, digest, origin, duration } = admit(&shared, &name, world, bytes).await?;
+        let Admitted { pre, digest, origin, duration, authentication } = admit(&shared, &name, world, bytes).await?;
         let pre = bind(pre).map_err(|error| LoadError::WrongWorld {
             function: name.clone(),
             expected: world,
             reason: chain(&error),
         })?;
-        let about = FunctionInfo { name, digest, world, origin, load_duration: duration };
+        let about = FunctionInfo { name, digest, world, origin, load_duration: duration, authentication };
         let settings = Arc::new(settings);
         let called = AtomicBool::new(false);
         Ok((Arc::new(Loaded { about, limits, settings, graphs, called, shared }), pre))
     }
 
-    /// Runs `guest` in a fresh store, then `check` on its output, in the slot that the caller holds.
+    /// Runs `guest` in a fresh store, then `check` on its output.
     #[tracing::instrument(level = "debug", name = "call", skip_all, fields(function = self.about.name))]
     pub(crate) async fn invoke<T, R>(
         &self,
-        _slot: &CallSlot,
         input: Input,
         guest: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
         check: impl FnOnce(&mut State, T) -> Result<R, CallError>,
     ) -> Call<R> {
-        let deadline = tokio::time::Instant::now() + self.limits.wall;
         let cold = !self.called.swap(true, Ordering::Relaxed);
         let start = Instant::now();
-        let mut store = self.store(input);
-        let output = tokio::time::timeout_at(deadline, guest(&mut store)).await;
+        let clock = CpuClock::default();
+        let mut store = self.store(input, clock.clone());
+        let output = {
+            let mut guest = std::pin::pin!(guest(&mut store));
+            let metered = std::future::poll_fn(|context| clock.count(|| guest.as_mut().poll(context)));
+            tokio::time::timeout(self.limits.wall, metered).await
+        };
         let duration = start.elapsed();
         let state = store.data_mut();
         let result = match output {
-            Err(_) => Err(self.limit(Limit::Wall)),
+            Err(_) => Err(self.limit(state, Limit::Wall)),
             Ok(Err(error)) => Err(self.blame(state, error)),
             Ok(Ok(output)) => check(state, output),
         };
         let Account { engine, parameter_bytes } = state.account;
-        let usage = Usage { duration, memory_bytes_peak: state.meter.bytes_peak(), engine, parameter_bytes, cold };
+        let memory_bytes_peak = state.meter.bytes_peak();
+        let usage = Usage { duration, memory_bytes_peak, cpu: clock.used(), engine, parameter_bytes, cold };
         tracing::debug!(?usage, error = result.as_ref().err().map(tracing::field::display));
         Call { result, usage }
     }
@@ -133,17 +142,23 @@ impl Loaded {
         self.shared.slot().await
     }
 
-    fn store(&self, input: Input) -> Store<State> {
-        let meter = Meter::new(self.limits);
-        let mut store =
-            Store::new(&self.shared.engine, State::new(meter, self.settings.clone(), self.graphs.clone(), input));
-        store.data_mut().table.set_max_capacity(self.limits.handles as usize);
-        store.set_max_component_handles(self.limits.handles as usize);
+    fn engine(&self) -> &Engine {
+        &self.shared.sandbox(self.about.world).engine
+    }
+
+    fn store(&self, input: Input, clock: CpuClock) -> Store<State> {
+        let meter = Meter::new(self.limits, clock);
+        let mut store = Store::new(self.engine(), State::new(meter, self.settings.clone(), self.graphs.clone(), input));
+        let handles = self.limits.handles as usize;
+        store.data_mut().table.set_max_capacity(handles);
+        // Each handle of the host has an entry of the component too. The host's table is full first, which is an error
+        // of a type of its own; entries beyond it are those of a component's own resources.
+        store.set_max_component_handles(handles.saturating_mul(2));
         store.set_hostcall_fuel(self.limits.hostcall_bytes());
         store.limiter(|state| &mut state.meter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
-            Ok(if store.data_mut().meter.tick() {
+            Ok(if store.data_mut().meter.has_cpu_left() {
                 UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
             } else {
                 UpdateDeadline::Interrupt
@@ -152,29 +167,27 @@ impl Loaded {
         store
     }
 
-    /// Attributes a failed call to a limit, the guest or the host.
+    /// Attributes a failed call to a limit, the guest or the host: to the host only what it has marked as its own.
     fn blame(&self, state: &State, error: wasmtime::Error) -> CallError {
         let function = self.about.name.clone();
-        if let Some(limit) = state.meter.hit() {
-            return CallError::Limit { function, limit };
+        if let Some(limit) = state.meter.hit().or_else(|| limit_of(&error)) {
+            return self.limit(state, limit);
         }
-        if let Some(limit) = limit_of(&error) {
-            return CallError::Limit { function, limit };
+        // Without a slot for each call, the pool could be full.
+        if error.is::<HostFault>() || error.is::<PoolConcurrencyLimitError>() {
+            return CallError::Host { function, source: error.into() };
         }
-        // A trap, or an import that refused the guest's input.
-        let is_guest = error.downcast_ref::<Trap>().is_some()
-            || error.downcast_ref::<ResourceTableError>().is_some()
-            || error.downcast_ref::<ShapeError>().is_some()
-            || error.downcast_ref::<Misuse>().is_some();
-        if is_guest {
-            CallError::Trap { function, reason: bounded(&error.root_cause().to_string()) }
-        } else {
-            CallError::Host { function, source: error.into() }
-        }
+        let reason = match error.downcast_ref::<I32Exit>() {
+            Some(I32Exit(status)) => format!("it ended its program with status {status} and returned nothing"),
+            None => error.root_cause().to_string(),
+        };
+        let trap = Trap { reason: bounded(&reason), frames: frames(&error), printed: state.printed() };
+        CallError::Trap { function, trap: Box::new(trap) }
     }
 
-    pub(crate) fn limit(&self, limit: Limit) -> CallError {
-        CallError::Limit { function: self.about.name.clone(), limit }
+    fn limit(&self, state: &State, limit: Limit) -> CallError {
+        let hit = Hit { limit, bound: self.limits.bound(limit), printed: state.printed() };
+        CallError::Limit { function: self.about.name.clone(), hit: Box::new(hit) }
     }
 
     pub(crate) fn refused(&self, reason: &str) -> CallError {
@@ -186,16 +199,20 @@ impl Loaded {
     }
 }
 
-/// Limits that wasmtime itself counts; it distinguishes most of them only by their messages.
+/// Limits that wasmtime or its tables count.
 fn limit_of(error: &wasmtime::Error) -> Option<Limit> {
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         return Some(Limit::Handles);
     }
-    let text = error.root_cause().to_string();
-    [("fuel allocated for hostcalls", Limit::Hostcall), ("limit on the number of component handles", Limit::Handles)]
-        .into_iter()
-        .chain([("resource limit exceeded", Limit::Instances)])
-        .find_map(|(words, limit)| text.contains(words).then_some(limit))
+    // wasmtime keeps this type to itself; its name is the only part of it that is no prose.
+    (format!("{:?}", error.root_cause()) == "HostcallFuelExhausted").then_some(Limit::Hostcall)
+}
+
+/// Names of the functions that ran when the guest trapped, innermost first; empty if the component has no names.
+fn frames(error: &wasmtime::Error) -> Vec<String> {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return Vec::new() };
+    let names = backtrace.frames().iter().filter_map(|frame| frame.func_name());
+    names.map(|name| bounded(&format!("{:#}", rustc_demangle::demangle(name)))).collect()
 }
 
 /// Text of a guest, shortened for an error and without control characters.

@@ -10,11 +10,13 @@
 //! |---|---|---|
 //! | compile forever, or to gigabytes | size cap, one child process at a time, with limits, that is killed | `compile` |
 //! | smuggle in native code | precompiled artifacts are refused, cached ones are authenticated | `admission`, `cache` |
-//! | loop | processor time by epochs, wall time from outside | `invoke` |
+//! | loop | processor time by the clock of its thread, wall time from outside | `invoke`, `clock` |
+//! | keep an engine busy | the run is stopped with the call, and keeps its slot until it has ended | `capability` |
 //! | eat memory | one total over memories, tables, handles and the tensors behind them | `meter` |
 //! | flood the host with data or handles | bytes per host call, handles per call | `invoke` |
 //! | pass an engine inputs that crash it | names and shapes are checked, failures are errors | [`graphs`] |
 //! | return rubbish | names, shapes, types and finiteness are checked | [`gradient`], [`aggregate`] |
+//! | make peers differ | clocks, random numbers and NaNs of an aggregation function are the same on all | `capability` |
 //!
 //! Calls run on the tokio runtime that polls them. Busy guests yield at every tick; still, run a control plane on
 //! another runtime.
@@ -26,6 +28,7 @@ pub mod graphs;
 mod admission;
 mod cache;
 mod capability;
+mod clock;
 mod compile;
 mod engine;
 mod error;
@@ -39,7 +42,7 @@ mod world;
 
 pub use admission::{Origin, digest};
 pub use compile::{Compiler, compile_as_child};
-pub use error::{CallError, Limit, LoadError};
+pub use error::{CallError, Hit, Limit, LoadError, Trap};
 pub use function::Function;
 pub use invoke::{Call, FunctionInfo, Usage};
 pub use options::{Limits, Options};

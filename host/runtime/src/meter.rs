@@ -1,15 +1,16 @@
 //! Counts the resources that a call uses and enforces its limits.
 
+use std::time::Duration;
+
 use wasmtime::{Result, bail};
 
+use crate::clock::CpuClock;
+use crate::engine::{INSTANCES_PER_CALL, MEMORIES_PER_CALL, TABLES_PER_CALL};
 use crate::error::Limit;
 use crate::options::Limits;
 
 /// Bytes that one table element takes in the host.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
-
-/// Most core instances, most memories and most tables of one component. A Python guest takes some 30 instances.
-const INSTANCES_MAX: usize = 100;
 
 /// The account of one call. Memories, tables, handles and the data behind them count into one total, because a limit
 /// per memory does not limit a guest that has several.
@@ -18,14 +19,13 @@ pub(crate) struct Meter {
     limits: Limits,
     bytes: usize,
     bytes_peak: usize,
-    ticks_left: u64,
+    clock: CpuClock,
     hit: Option<Limit>,
 }
 
 impl Meter {
-    pub(crate) fn new(limits: Limits) -> Meter {
-        let ticks_left = limits.cpu.as_nanos().div_ceil(crate::engine::TICK.as_nanos()) as u64;
-        Meter { limits, bytes: 0, bytes_peak: 0, ticks_left, hit: None }
+    pub(crate) fn new(limits: Limits, clock: CpuClock) -> Meter {
+        Meter { limits, bytes: 0, bytes_peak: 0, clock, hit: None }
     }
 
     /// Most bytes that were held at the same time.
@@ -55,26 +55,29 @@ impl Meter {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Counts one more tick of the guest's processor time. Returns `false` if that time is used up.
-    pub(crate) fn tick(&mut self) -> bool {
-        if self.ticks_left == 0 {
+    /// Adds an engine's time: `threads` processors for `duration`. Returns `false` if the processor time is used up.
+    pub(crate) fn charge(&mut self, duration: Duration, threads: usize) -> bool {
+        self.clock.charge(duration, threads);
+        self.has_cpu_left()
+    }
+
+    /// Whether the call has processor time left. Only the call itself may ask, while it is polled.
+    pub(crate) fn has_cpu_left(&mut self) -> bool {
+        let is_left = self.clock.used_within_poll() < self.limits.cpu;
+        if !is_left {
             self.hit = Some(Limit::Cpu);
-            return false;
         }
-        self.ticks_left -= 1;
-        true
+        is_left
     }
 }
 
 impl wasmtime::ResourceLimiter for Meter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        // Beyond the maximum that the memory declares, growing fails without a cost: that is the guest's own choice.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         Ok(self.take(desired - current))
-    }
-
-    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> Result<()> {
-        self.hit = Some(Limit::Memory);
-        tracing::debug!(%error, "memory.grow failed");
-        Ok(())
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
@@ -84,15 +87,16 @@ impl wasmtime::ResourceLimiter for Meter {
         bail!("the table exceeds the memory limit")
     }
 
+    // A component that needs more than the pool has for a call is refused when it is loaded.
     fn instances(&self) -> usize {
-        INSTANCES_MAX
+        INSTANCES_PER_CALL as usize
     }
 
     fn tables(&self) -> usize {
-        INSTANCES_MAX
+        TABLES_PER_CALL as usize
     }
 
     fn memories(&self) -> usize {
-        INSTANCES_MAX
+        MEMORIES_PER_CALL as usize
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::compile::Compiler;
+use crate::error::Limit;
 
 /// Options of a [`Runtime`](crate::Runtime).
 #[derive(Debug, Clone)]
@@ -18,6 +19,11 @@ pub struct Options {
     pub component_bytes_max: usize,
     /// Longest time to compile one component, and to wait until the one before is compiled.
     pub compile_time_max: Duration,
+    /// Memory in MiB that compiling one component may take in a child process. Python's interpreter takes a quarter of
+    /// the default.
+    pub compile_memory_mib: u32,
+    /// Size of the cache: when its artifacts take more, those that were not used for longest are removed.
+    pub cache_mib: u32,
 }
 
 impl Default for Options {
@@ -28,6 +34,8 @@ impl Default for Options {
             compiler: Compiler::InProcess,
             component_bytes_max: 64 << 20,
             compile_time_max: Duration::from_secs(60),
+            compile_memory_mib: 2048,
+            cache_mib: 2048,
         }
     }
 }
@@ -38,7 +46,8 @@ pub struct Limits {
     /// Memory in MiB: all linear memories, tables and handles of a call together, with the tensors and errors behind
     /// the handles.
     pub memory_mib: u32,
-    /// Processor time, counted in ticks of 10 ms.
+    /// Processor time of the guest, of its calls into the host, and of engines that compute for it. It is compared every
+    /// 10 ms and after each run of an engine.
     pub cpu: Duration,
     /// Time from the start of the call to its end, waiting for an engine included.
     pub wall: Duration,
@@ -62,6 +71,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The value of a limit, as a manifest has it.
+    pub(crate) fn bound(&self, limit: Limit) -> String {
+        match limit {
+            Limit::Memory => self.memory_mib.to_string(),
+            Limit::Cpu => format!("{:?}", self.cpu),
+            Limit::Wall => format!("{:?}", self.wall),
+            Limit::Handles => self.handles.to_string(),
+            Limit::Hostcall => self.hostcall_mib.to_string(),
+        }
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory_mib as usize * (1 << 20)
     }

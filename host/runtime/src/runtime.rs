@@ -1,28 +1,47 @@
-//! State that all functions share: the engine, the imports of guests, the cache, the permits.
+//! State that all functions share: the engines, the imports of guests, the cache, the permits.
 
 use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Engine;
+use wasmtime::component::Linker;
 
 use crate::cache::Cache;
-use crate::capability::Linkers;
+use crate::capability::{State, linker};
 use crate::engine::{Ticker, new_engine};
 use crate::options::Options;
+use crate::world::World;
 
 /// Everything needed to load and call functions. Cloning shares it.
 #[derive(Clone)]
 pub struct Runtime(Arc<Shared>);
 
 pub(crate) struct Shared {
-    pub(crate) engine: Engine,
-    pub(crate) linkers: Linkers,
+    gradient: Sandbox,
+    aggregate: Sandbox,
     pub(crate) cache: Option<Cache>,
     pub(crate) options: Options,
     /// One permit per running call: calls wait here instead of finding the pool exhausted.
     permits: Arc<Semaphore>,
     _ticker: Ticker,
+}
+
+/// What the functions of one world run in.
+pub(crate) struct Sandbox {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+}
+
+impl Sandbox {
+    fn new(world: World, concurrency: usize) -> Result<Sandbox, StartError> {
+        let set_up = || {
+            let engine = new_engine(world, concurrency)?;
+            let linker = linker(&engine, world)?;
+            Ok(Sandbox { engine, linker })
+        };
+        set_up().map_err(|error: wasmtime::Error| StartError::Engine(error.into()))
+    }
 }
 
 impl fmt::Debug for Runtime {
@@ -37,14 +56,16 @@ impl Runtime {
     /// # Errors
     /// The engine cannot be set up on this machine, or the cache's folder cannot be used.
     pub fn start(options: Options) -> Result<Runtime, StartError> {
-        let engine = new_engine(options.concurrency).map_err(|error| StartError::Engine(error.into()))?;
-        let linkers = Linkers::new(&engine).map_err(|error| StartError::Engine(error.into()))?;
-        let cache = options.cache_dir.as_deref().map(|dir| Cache::open(dir, &engine)).transpose();
+        let gradient = Sandbox::new(World::Gradient, options.concurrency)?;
+        let aggregate = Sandbox::new(World::Aggregate, options.concurrency)?;
+        let cache =
+            options.cache_dir.as_deref().map(|dir| Cache::open(dir, u64::from(options.cache_mib) << 20)).transpose();
         let cache =
             cache.map_err(|source| StartError::Cache { dir: options.cache_dir.clone().unwrap_or_default(), source })?;
-        let ticker = Ticker::start(&engine).map_err(|error| StartError::Engine(error.into()))?;
+        let ticker = Ticker::start([&gradient.engine, &aggregate.engine].into_iter());
+        let ticker = ticker.map_err(|error| StartError::Engine(error.into()))?;
         let permits = Arc::new(Semaphore::new(options.concurrency));
-        Ok(Runtime(Arc::new(Shared { engine, linkers, cache, options, permits, _ticker: ticker })))
+        Ok(Runtime(Arc::new(Shared { gradient, aggregate, cache, options, permits, _ticker: ticker })))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -52,20 +73,28 @@ impl Runtime {
     }
 }
 
-/// A slot for one running call. Dropping it frees the slot for another.
+/// A slot for one running call. Another call takes its place when the last clone is dropped, and when the engine that
+/// computed for the call has stopped.
 ///
 /// Create and use the input and the result of a call, such as a batch and its gradient, while you hold the slot: then
 /// they exist only for the calls that run at the same time.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CallSlot {
-    _permit: OwnedSemaphorePermit,
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl Shared {
+    pub(crate) fn sandbox(&self, world: World) -> &Sandbox {
+        match world {
+            World::Gradient => &self.gradient,
+            World::Aggregate => &self.aggregate,
+        }
+    }
+
     /// Waits for a slot; slots are granted in the order of requests.
     pub(crate) async fn slot(&self) -> CallSlot {
         let permit = self.permits.clone().acquire_owned().await;
-        CallSlot { _permit: permit.expect("the semaphore is never closed") }
+        CallSlot { _permit: Arc::new(permit.expect("the semaphore is never closed")) }
     }
 }
 

@@ -11,7 +11,7 @@ use skein_kernels::rule::Rule;
 use skein_kernels::rules::RULES;
 use skein_runtime::aggregate::{AggregateFunction, Contribution};
 use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
-use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime, Tensor};
+use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime, StartError, Tensor};
 use skein_types::{Layout, Parameter};
 
 /// If a limit does not work, a test fails instead of hanging.
@@ -64,7 +64,7 @@ fn batch(labels: &[i64]) -> Batch {
 /// The outcome of a probe's call: the error's kind, and part of its message.
 fn verdict(error: &CallError) -> String {
     match error {
-        CallError::Limit { limit, .. } => format!("limit {limit}"),
+        CallError::Limit { hit, .. } => format!("limit {}", hit.limit),
         CallError::Trap { .. } => "trap".into(),
         CallError::Refused { reason, .. } => format!("refused {}", reason.len()),
         CallError::BadOutput { reason, .. } => format!("bad output: {reason}"),
@@ -125,8 +125,8 @@ async fn a_tensor_of_too_many_dimensions_is_refused_with_the_bound() {
         let function = probe(behaviour, tight(behaviour)).await;
         let call = function.compute(&function.slot().await, parameters(), batch(&[0])).await;
         let error = call.result.expect_err(behaviour);
-        let CallError::Trap { reason, .. } = &error else { panic!("{behaviour}: {error}") };
-        assert_eq!(*reason, format!("a tensor has at most 16 dimensions, this one has {rank}"));
+        let CallError::Trap { trap, .. } = &error else { panic!("{behaviour}: {error}") };
+        assert_eq!(trap.reason, format!("a tensor has at most 16 dimensions, this one has {rank}"));
     }
 }
 
@@ -238,6 +238,51 @@ async fn artifacts_are_cached_and_only_authentic_ones_are_used() {
     }
 }
 
+#[tokio::test]
+async fn a_cache_makes_room_for_what_was_used_last() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let load = async |name: &str| {
+        let cache_dir = Some(dir.path().to_owned());
+        let options = Options { cache_dir, concurrency: 1, cache_mib: 0, ..Options::default() };
+        let runtime = Runtime::start(options).expect("the engine starts");
+        let loaded = runtime.aggregate_function(function(name), &component(&format!("{name}.wasm"))).await;
+        loaded.expect("the component loads").info().origin
+    };
+    // Without any room only the newest stays.
+    assert_eq!(load("aggregate-mean").await, Origin::Compiled);
+    assert_eq!(load("aggregate-mean").await, Origin::Cached);
+    assert_eq!(load("aggregate-median").await, Origin::Compiled);
+    assert_eq!(load("aggregate-median").await, Origin::Cached);
+    assert_eq!(load("aggregate-mean").await, Origin::Compiled);
+}
+
+/// The key of a cache is worth as much as the program: another user who may read or write it could have this host load
+/// native code.
+#[tokio::test]
+async fn the_key_of_a_cache_is_for_its_owner_only_and_never_replaced() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a folder");
+    let start = || Runtime::start(Options { cache_dir: Some(dir.path().to_owned()), ..Options::default() });
+    start().expect("a new key");
+    let path = dir.path().join("key");
+    let key = std::fs::read(&path).expect("the key");
+    start().expect("the same key");
+    assert_eq!(std::fs::read(&path).expect("the key"), key);
+    for (mode, bytes, problem) in [
+        (0o644, &key[..], "has mode 644, at most 600 is safe"),
+        (0o620, &key, "has mode 620, at most 600 is safe"),
+        (0o600, &key[..31], "has 31 bytes, expected 32"),
+    ] {
+        std::fs::write(&path, bytes).expect("the folder is writable");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("its owner changes it");
+        let error = start().expect_err(problem);
+        let StartError::Cache { source, .. } = &error else { panic!("{error}") };
+        let source = source.to_string();
+        assert!(source.contains(problem) && source.contains("remove the folder"), "{source}");
+        assert_eq!(std::fs::read(&path).expect("the key"), bytes, "it is left as it is");
+    }
+}
+
 /// A child that never responds is killed, and one that dies is reported.
 #[tokio::test]
 async fn compiling_is_bounded() {
@@ -333,7 +378,7 @@ async fn same_bits(rule: &Rule, wasm: &AggregateFunction, contributions: Vec<Con
     let rule = if rule.kind().takes_weights { rule.clone().weighted(weights) } else { rule.clone() };
     let mut expected = vec![0.0; rows[0].len()];
     let native = rule.apply(&rows, &mut expected);
-    let actual = wasm.aggregate(&wasm.slot().await, contributions.clone(), 1).await.result;
+    let actual = wasm.aggregate(&wasm.slot().await, contributions.clone(), 1, 0).await.result;
     match (native, actual) {
         (Ok(()), Ok(actual)) => {
             let same = actual.values.iter().zip(&expected).all(|(a, e)| a.to_bits() == e.to_bits());
@@ -355,7 +400,7 @@ async fn the_mean_is_weighted_by_samples_if_set() {
         let mean = runtime.aggregate_function(function, &component("aggregate-mean.wasm")).await.expect("it loads");
         let contribution =
             |samples, value| Contribution { peer: "peer".into(), samples, values: Arc::new(vec![value]) };
-        mean.aggregate(&mean.slot().await, vec![contribution(3, 0.0), contribution(1, 4.0)], 0)
+        mean.aggregate(&mean.slot().await, vec![contribution(3, 0.0), contribution(1, 4.0)], 0, 0)
             .await
             .result
             .map(|a| a.values)

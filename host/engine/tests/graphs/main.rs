@@ -4,12 +4,13 @@
 
 mod misuse;
 mod models;
+mod stop;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use skein_engine::{Device, Engine, Kind, Options, Tensor};
+use skein_engine::{Device, Engine, Kind, Options, Stop, Tensor};
 use skein_graph::{Lowering, Model};
 
 /// The engines of this machine. `SKEIN_ENGINES_REQUIRED` makes a missing one a failure.
@@ -67,6 +68,6 @@ fn run(
     let mut session = engine.compile(graph, ONE_THREAD).unwrap_or_else(|error| panic!("{error}"));
     let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
-    let found = session.run(&inputs, &names).unwrap_or_else(|error| panic!("{error}"));
+    let found = session.run(&inputs, &names, &Stop::default()).unwrap_or_else(|error| panic!("{error}"));
     outputs.iter().cloned().zip(found.iter().map(|tensor| tensor.floats().unwrap().into_owned())).collect()
 }

@@ -1,6 +1,6 @@
 //! A bad library, graph or input is an error that names it, on every engine.
 
-use skein_engine::{Device, ElementType, EngineError, Kind, Options, Pool, Tensor, open};
+use skein_engine::{Device, ElementType, EngineError, Kind, Options, Pool, Stop, Tensor, open};
 
 use super::{ONE_THREAD, engines, floats, model};
 
@@ -46,7 +46,7 @@ fn bad_inputs_and_outputs_are_named() {
             let own = parameters.iter().map(|(name, tensor)| (name.as_str(), tensor.clone()));
             let mut inputs: Vec<(&str, Tensor)> = own.filter(|(name, _)| *name != left_out).collect();
             inputs.extend(extra.iter().cloned());
-            pool.run(&inputs, &[output])
+            pool.run(&inputs, &[output], &Stop::default())
         };
         let found = run(&[("input", image())], "", "output").unwrap();
         assert_eq!(found[0].dimensions(), [1, 10]);
@@ -88,7 +88,7 @@ fn concurrent_runs_produce_the_same_bits() {
         inputs.push(("labels".into(), Tensor::from_integers(vec![1, 2, 3, 4])));
         let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
         let pool = Pool::new(engine, graph.onnx, ONE_THREAD).unwrap();
-        let run = || pool.run(&inputs, &["loss", "grad.stem.0.weight"]).unwrap();
+        let run = || pool.run(&inputs, &["loss", "grad.stem.0.weight"], &Stop::default()).unwrap();
         let bytes = |tensors: Vec<Tensor>| tensors.iter().map(|tensor| tensor.bytes().to_vec()).collect::<Vec<_>>();
         let expected = bytes(run());
         std::thread::scope(|scope| {

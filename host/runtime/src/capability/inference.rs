@@ -1,20 +1,21 @@
 //! `wasi:nn/graph`, `inference` and `errors`: graphs by name, computed by the engine off the async threads.
 //!
 //! Tensors stay with the host: inputs that a function leaves out are bound from the store, and outputs are returned as
-//! handles. A function's mistakes are errors that it can read. An engine cannot be stopped: a call that hits its wall
-//! time ends at once, while the engine finishes its run on a thread that is not awaited.
+//! handles. A function's mistakes are errors that it can read. A call that hits its wall time ends at once; its engine is
+//! stopped, on a thread that is not awaited but keeps the call's slot until the run has ended.
 
 use std::fmt::{self, Display, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use skein_engine::{EngineError, Pool};
+use futures_util::future::BoxFuture;
+use skein_engine::{EngineError, Pool, Stop};
 use wasmtime::component::Resource;
 
 use super::bindings::errors::{self, ErrorCode};
 use super::bindings::graph::{self, ExecutionTarget, GraphEncoding};
 use super::bindings::inference;
-use super::{HostTensor, State};
+use super::{HostFault, HostTensor, State};
 use crate::graphs::Graph;
 
 /// Longest text of an error, in bytes. An engine's text may repeat a function's input, of any length.
@@ -72,11 +73,25 @@ fn cut(text: impl Display) -> String {
     cut.0
 }
 
-/// Runs blocking work on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+impl State {
+    /// Runs blocking work on a thread that may block. The work holds the call's slot as well: while an engine still
+    /// computes for a call that has ended, no other call takes its place.
+    ///
+    /// # Errors
+    /// [`HostFault`]: the work panicked, or the process ends.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> BoxFuture<'static, wasmtime::Result<T>> {
+        let slot = self.input.slot.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(slot);
+            result
+        });
+        Box::pin(async {
+            work.await.map_err(|error| HostFault(format!("a run of an engine was lost: {error}")).into())
+        })
     }
 }
 
@@ -102,7 +117,7 @@ impl graph::Host for State {
         };
         let size = bytes.len();
         self.take(size)?;
-        match blocking(move || Pool::new(engine, bytes, options)).await {
+        match self.blocking(move || Pool::new(engine, bytes, options)).await? {
             // The file stays counted until the call ends: contexts that share it may outlive the graph's handle.
             Ok(pool) => Ok(Ok(self.hold(HostGraph(Arc::new(Graph::brought(pool))), 0)?)),
             Err(error) => {
@@ -158,12 +173,20 @@ impl inference::HostGraphExecutionContext for State {
             taken += own + name.len();
             given.push((name, tensor));
         }
-        let parameters = self.parameters.clone();
-        let seed = self.noise_seed;
-        let begun = Instant::now();
-        let found = blocking(move || graph.run(&graph.bind(given, &parameters, seed)?)).await;
-        self.account.engine += begun.elapsed();
+        let call = self.input.graphs.clone();
+        let threads = graph.threads();
+        let stop = Stop::clone(&self.stop);
+        let run = move || {
+            let begun = Instant::now();
+            let found = graph.bind(given, &call).and_then(|inputs| graph.run(&inputs, &stop));
+            (found, begun.elapsed())
+        };
+        let (found, duration) = self.blocking(run).await?;
+        self.account.engine += duration;
         self.meter.give(taken);
+        if !self.meter.charge(duration, threads) {
+            wasmtime::bail!("the engine used up the processor time");
+        }
         let outputs = match found {
             Ok(outputs) => outputs,
             Err(error) => return Ok(Err(self.engine_error(&error)?)),

@@ -68,7 +68,7 @@ impl TensorInterface for State {
 
     fn data(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<Vec<u8>> {
         let tensor = &self.table.get(&tensor)?.tensor;
-        if tensor.shares(&self.parameters.values) {
+        if tensor.shares(&self.input.graphs.parameters.values) {
             self.account.parameter_bytes += tensor.bytes().len() as u64;
         }
         Ok(tensor.bytes().to_vec())

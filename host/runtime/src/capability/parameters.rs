@@ -8,7 +8,7 @@ use super::{HostTensor, State, bindings};
 
 impl bindings::parameters::Host for State {
     fn describe(&mut self) -> wasmtime::Result<Vec<bindings::parameters::Parameter>> {
-        let layout = &self.parameters.layout;
+        let layout = &self.input.graphs.parameters.layout;
         let mut end = 0;
         let describe = |parameter: &Parameter| {
             end += parameter.len();
@@ -19,8 +19,8 @@ impl bindings::parameters::Host for State {
     }
 
     fn get(&mut self, name: String) -> wasmtime::Result<Option<Resource<HostTensor>>> {
-        let Some((parameter, range)) = self.parameters.layout.find(&name) else { return Ok(None) };
-        let tensor = Tensor::from_floats(parameter.shape.clone(), self.parameters.values.clone(), range)?;
+        let Some((parameter, range)) = self.input.graphs.parameters.layout.find(&name) else { return Ok(None) };
+        let tensor = Tensor::from_floats(parameter.shape.clone(), self.input.graphs.parameters.values.clone(), range)?;
         Ok(Some(self.hold_tensor(tensor)?))
     }
 }

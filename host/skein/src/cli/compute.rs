@@ -121,7 +121,8 @@ impl Host {
 pub(super) fn in_host(options: &ComputeOptions, command: impl AsyncFnOnce(Host) -> Result<()>) -> Result<()> {
     let default = Options::default();
     let concurrency = options.concurrency();
-    let program = std::env::current_exe().context("failed to find this program's own file")?;
+    // The file that runs, even if another version has taken its place by now.
+    let program = PathBuf::from("/proc/self/exe");
     let runtime_options = Options {
         concurrency,
         cache_dir: options.cache_dir.clone().or_else(user_cache_dir),
@@ -131,7 +132,8 @@ pub(super) fn in_host(options: &ComputeOptions, command: impl AsyncFnOnce(Host) 
     let runtime = match Runtime::start(runtime_options.clone()) {
         // Without a writable home, functions are compiled at every start; a requested folder must work.
         Err(error @ StartError::Cache { .. }) if options.cache_dir.is_none() => {
-            tracing::warn!(%error, "compiled functions are not kept");
+            let error = anyhow::Error::from(error);
+            tracing::warn!(error = format!("{error:#}"), "compiled functions are not kept");
             Runtime::start(Options { cache_dir: None, ..runtime_options })?
         }
         started => started?,

@@ -1,0 +1,58 @@
+//! Processor time of a call: that of the threads that poll it, and of the engines that compute for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// The processor time that a call has used. Clones share it.
+///
+/// A call runs on one thread at a time, so the counters need no order between them: the executor that moves a call to
+/// another thread orders all that the call did before.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CpuClock(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    /// Nanoseconds of all polls that are over, and of engines.
+    used: AtomicU64,
+    /// The polling thread's clock when the current poll began.
+    began: AtomicU64,
+}
+
+impl CpuClock {
+    /// Runs one poll of the call and counts the time that this thread's processor spent on it.
+    pub(crate) fn count<T>(&self, poll: impl FnOnce() -> T) -> T {
+        self.0.began.store(thread_nanos(), Ordering::Relaxed);
+        let result = poll();
+        self.0.used.fetch_add(self.of_this_poll(), Ordering::Relaxed);
+        result
+    }
+
+    /// Adds the time of an engine: `threads` processors for `duration`.
+    pub(crate) fn charge(&self, duration: Duration, threads: usize) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.0.used.fetch_add(nanos.saturating_mul(threads as u64), Ordering::Relaxed);
+    }
+
+    /// The time used by all polls that are over.
+    pub(crate) fn used(&self) -> Duration {
+        Duration::from_nanos(self.0.used.load(Ordering::Relaxed))
+    }
+
+    /// The time used so far. Call it within [`count`](Self::count) only, on the thread that polls.
+    pub(crate) fn used_within_poll(&self) -> Duration {
+        self.used() + Duration::from_nanos(self.of_this_poll())
+    }
+
+    fn of_this_poll(&self) -> u64 {
+        thread_nanos().saturating_sub(self.0.began.load(Ordering::Relaxed))
+    }
+}
+
+/// Processor time of this thread since it started.
+fn thread_nanos() -> u64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
