@@ -50,7 +50,7 @@ fn options_of_other_tools_are_answered_with_the_key_of_the_manifest() {
         let error = place.fails(&["data", "inspect", option, value]);
         let told = error.split_once("here with `").and_then(|(_, told)| told.split_once('`')).expect(&error).0;
         let words: Vec<&str> = told.split(' ').map(|word| word.trim_matches('\'')).collect();
-        let inspected = place.run(&[&["data", "inspect"][..], &words].concat());
+        let inspected = place.run(&[&["data", "inspect"][..], &words[..]].concat());
         assert!(inspected.success, "{told}");
     }
     // The demo has no manifest.
