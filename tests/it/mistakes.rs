@@ -28,7 +28,11 @@ fn options_of_other_tools_are_answered_with_the_key_of_the_manifest() {
         (&["train", "--learning-rate=0.1"], "here with `--set train.learning_rate=0.1`"),
         (&["train", "--batch-size", "32", "--out", "run"], "here with `--set train.batch_size=32`"),
         (&["up", "--optimizer", "adam"], "here with `--set train.optimizer.name=adam`"),
-        (&["eval", "--checkpoint", "run", "--momentum"], "here with `--set train.optimizer.momentum=VALUE`"),
+        (
+            &["eval", "--checkpoint", "run", "--momentum"],
+            "here with `--set train.optimizer.name=momentum --set train.optimizer.momentum=VALUE`",
+        ),
+        (&["train", "--early-stopping", "5"], "is a table of the manifest with the keys `min_delta`, `patience`: "),
         (&["data", "inspect", "--dataset", "a b"], "here with `--set 'data.source=a b'`"),
         (
             &["train", "--epochs", "5"],
@@ -41,6 +45,13 @@ fn options_of_other_tools_are_answered_with_the_key_of_the_manifest() {
         let error = place.fails(arguments);
         assert!(error.contains("error: unexpected argument '--") && error.contains(tip), "{arguments:?}: {error}");
         assert_eq!(error.matches("tip:").count(), 1, "{arguments:?}: {error}");
+    }
+    for (option, value) in [("--hidden", "64"), ("--freeze", "body.*"), ("--momentum", "0.9"), ("--lr", ".5")] {
+        let error = place.fails(&["data", "inspect", option, value]);
+        let told = error.split_once("here with `").and_then(|(_, told)| told.split_once('`')).expect(&error).0;
+        let words: Vec<&str> = told.split(' ').map(|word| word.trim_matches('\'')).collect();
+        let inspected = place.run(&[&["data", "inspect"][..], &words[..]].concat());
+        assert!(inspected.success, "{told}");
     }
     // The demo has no manifest.
     let error = place.fails(&["demo", "--lr", "0.1"]);
@@ -73,8 +84,9 @@ fn a_data_file_that_does_not_exist_is_told_with_its_key_and_its_folder() {
     let error = place.fails(&["train"]);
     assert!(error.contains(&format!("`skein.toml`: `data.source` names {unknown}")), "{error}");
     let error = place.fails(&["train", "--set", "data.source=builtin:mnist"]);
-    assert!(error.contains("`data.source` names `builtin:mnist`, which does not come with this program; "), "{error}");
-    assert!(error.contains("`builtin:digits`"), "{error}");
+    let expected =
+        "`data.source` names `builtin:mnist`, which does not come with this program; choose one of `builtin:digits`";
+    assert!(error.contains(expected), "{error}");
     let error = place.fails(&["data", "inspect", "builtin:digit"]);
     assert!(error.contains("`builtin:digit` does not come with this program; did you mean"), "{error}");
 }

@@ -10,6 +10,7 @@ mod mistyped;
 mod optimizer;
 mod overrides;
 mod suggest;
+mod wanted;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,8 @@ pub use data::Data;
 pub use function::Function;
 pub use model::Model;
 pub use overrides::{Override, quoted};
-pub use suggest::key_of_option;
 pub(crate) use suggest::{did_you_mean, did_you_mean_or_choose};
+pub use suggest::{how_to_set, key_of_option};
 pub use train::Train;
 
 /// The only version that exists.
@@ -204,9 +205,8 @@ fn hint(error: &toml::de::Error) -> String {
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);
     match quoted.next() {
-        Some(key) if message.starts_with("unknown field") || message.starts_with("unknown variant") => {
-            did_you_mean(key, quoted)
-        }
+        Some(key) if message.starts_with("unknown field") => suggest::did_you_mean_key(key, quoted),
+        Some(name) if message.starts_with("unknown variant") => did_you_mean(name, quoted),
         _ => String::new(),
     }
 }
@@ -249,6 +249,22 @@ mod tests {
             refuses(&format!("[train]\n{other} = 3\n"), &format!("did you mean `{own}`?"));
         }
         refuses("[train.optimizer]\nname = \"rmsprop\"\n", "did you mean `adam`?");
+        for (addition, own) in [
+            ("[train]\nnum_rounds = 3\n", "rounds"),
+            ("[train]\nlocal_epochs = 3\n", "batches_per_round"),
+            ("[train]\nmomentum = 0.9\n", "train.optimizer.momentum"),
+            ("[train]\nweight_decay = 0.1\n", "train.optimizer.weight_decay"),
+            ("[train]\nloss = \"mse\"\n", "model.loss"),
+            ("[train]\nvalidation_split = 0.1\n", "data.validation"),
+            ("[train.optimizer]\nname = \"sgd\"\nlr = 0.1\n", "train.learning_rate"),
+            ("[model]\nlearning_rate = 0.1\n", "train.learning_rate"),
+            ("[model]\npath = \"net.onnx\"\n", "onnx"),
+            ("path = \"a.csv\"\n", "source"),
+            ("[train]\naggregate = \"mean\"\n", "aggregate-mean"),
+            ("[train]\naggregate = \"krum\"\n", "aggregate-multi-krum"),
+        ] {
+            refuses(addition, &format!("did you mean `{own}`?"));
+        }
     }
 
     #[test]

@@ -4,46 +4,43 @@
 use toml::Value;
 
 use super::quoted;
+use super::suggest::listed;
+use super::wanted::Wanted;
 
-/// What a key takes, in the parser's words, in ours, and as an example of a value in TOML; no example for a table.
-const WANTED: [(&str, &str, &str); 10] = [
-    ("a string", "text", ""),
-    ("path string", "text", ""),
-    ("u32", "a whole number from 0 to 4294967295", "3"),
-    ("u64", "a whole number from 0 up", "3"),
-    ("f32", "a number", "0.5"),
-    ("f64", "a number", "0.5"),
-    ("a boolean", "`true` or `false`", "true"),
-    ("a duration", "a duration", "10s"),
-    ("a sequence", "a list", ""),
-    ("", "a table", ""),
-];
-
-/// The parser's `problem` with `value`, which the command line set for the key `path`. `None` if its problem is not the type
-/// of this value.
-pub(super) fn explained(path: &[String], value: &Value, problem: &str) -> Option<String> {
-    let kinds = ["invalid type: ", "invalid value: "];
-    let (got, expected) = kinds.iter().find_map(|kind| problem.strip_prefix(kind))?.rsplit_once(", expected ")?;
+/// The parser's `problem` with `value`, which the command line set for the key `path` and the user wrote as `given`.
+/// `None` if its problem is not the type of this value.
+pub(super) fn explained(path: &[String], value: &Value, given: &str, problem: &str) -> Option<String> {
+    let is_type = ["invalid type: ", "invalid value: "].iter().any(|kind| problem.starts_with(kind));
+    let wanted = match Wanted::of(path).filter(|_| is_type)? {
+        // The schema has no type for durations.
+        Wanted::Text if problem.ends_with(", expected a duration") => Wanted::Duration,
+        wanted => wanted,
+    };
     // The problem may also be one of a value inside this one.
-    let is_own = match value {
-        Value::Array(_) => got.starts_with("sequence"),
-        Value::Table(_) => got.starts_with("map"),
-        _ => true,
-    };
-    let is_table = expected.starts_with("struct ") || expected.starts_with("a map") || expected.starts_with("a table");
-    let entry = WANTED.iter().find(|(parsers, ..)| *parsers == if is_table { "" } else { expected });
-    let (parsers, wanted, example) = *entry.filter(|_| is_own)?;
+    if wanted.takes(value) {
+        return None;
+    }
     let key = path.iter().map(|part| part_of_key(part)).collect::<Vec<_>>().join(".");
-    let text = match (parsers, value) {
-        ("", _) => format!("{key}.KEY=VALUE"),
-        ("a string" | "path string", Value::Array(_) | Value::Table(_)) => format!("{key}=TEXT"),
-        ("a string" | "path string", _) => format!("{key}=\"{value}\""),
-        ("a sequence", _) => format!("{key}=[{value}]"),
-        // It is right but for its quotes.
-        (_, Value::String(text)) if is_of(wanted, text) => format!("{key}={text}"),
-        _ => format!("{key}={example}"),
+    // Quotes that TOML removed say nothing about what was meant.
+    let text: &str = if let Value::String(text) = value { text } else { given };
+    let written = |wanted: &Wanted| wanted.written(text).unwrap_or_else(|| wanted.example());
+    let mut keys_of_table = String::new();
+    let set = match &wanted {
+        Wanted::Table(keys) => match Wanted::of(&[path, &["name".to_owned()]].concat()) {
+            Some(name @ Wanted::Name(_)) => format!("{key}.name={}", written(&name)),
+            _ => {
+                if !keys.is_empty() {
+                    keys_of_table = format!(", where KEY is one of {}", listed(keys));
+                }
+                format!("{key}.KEY=VALUE")
+            }
+        },
+        Wanted::Text if matches!(value, Value::Array(_) | Value::Table(_)) => format!("{key}={}", wanted.example()),
+        _ => format!("{key}={}", written(&wanted)),
     };
-    Some(format!("`{key}` must be {wanted}, got {}: write `--set {}`", described(value), quoted(&text)))
+    let wanted = wanted.described();
+    let got = described(value, given);
+    Some(format!("`{key}` must be {wanted}, got {got}: write `--set {}`{keys_of_table}", quoted(&set)))
 }
 
 /// A part of a dotted key as TOML reads it.
@@ -52,23 +49,12 @@ fn part_of_key(part: &str) -> String {
     if is_bare { part.to_owned() } else { Value::from(part).to_string() }
 }
 
-/// Whether text without its quotes is a number or a truth value, as the key takes it.
-fn is_of(wanted: &str, text: &str) -> bool {
-    if wanted.starts_with("a whole number") {
-        text.parse::<u64>().is_ok()
-    } else if wanted == "a number" {
-        text.parse::<f64>().is_ok_and(f64::is_finite)
-    } else {
-        wanted.contains('`') && text.parse::<bool>().is_ok()
-    }
-}
-
-fn described(value: &Value) -> String {
+fn described(value: &Value, given: &str) -> String {
     match value {
         Value::String(text) => format!("the text `{text}`"),
-        Value::Integer(_) | Value::Float(_) => format!("the number {value}"),
+        Value::Integer(_) | Value::Float(_) => format!("the number {given}"),
         Value::Boolean(flag) => format!("`{flag}`"),
-        Value::Datetime(date) => format!("the date {date}"),
+        Value::Datetime(_) => format!("the date {given}"),
         Value::Array(_) => format!("the list `{value}`"),
         Value::Table(_) => format!("the table `{value}`"),
     }
@@ -91,31 +77,60 @@ mod tests {
     /// Shells remove one layer of quotes, so that `name="3"` arrives as a number.
     #[test]
     fn a_value_of_another_type_is_told_with_the_way_to_write_it() {
-        for (set, problem, remedy) in [
-            ("application.version=3", "text, got the number 3", "'application.version=\"3\"'"),
-            ("application.version=true", "text, got `true`", "'application.version=\"true\"'"),
-            ("application.version=[1]", "text, got the list `[1]`", "application.version=TEXT"),
-            ("data.source=5", "text, got the number 5", "'data.source=\"5\"'"),
-            ("train.peers=four", "a whole number from 0 to 4294967295, got the text `four`", "train.peers=3"),
-            ("train.peers=\"4\"", "a whole number from 0 to 4294967295, got the text `4`", "train.peers=4"),
-            ("train.peers=-1", "a whole number from 0 to 4294967295, got the number -1", "train.peers=3"),
-            ("train.seed=1.5", "a whole number from 0 up, got the number 1.5", "train.seed=3"),
-            ("train.learning_rate=fast", "a number, got the text `fast`", "train.learning_rate=0.5"),
-            ("train.learning_rate='0.1'", "a number, got the text `0.1`", "train.learning_rate=0.1"),
-            ("model.dropout=no", "`true` or `false`, got the text `no`", "model.dropout=true"),
-            ("model.hidden=16", "a list, got the number 16", "'model.hidden=[16]'"),
-            ("train.optimizer=adam", "a table, got the text `adam`", "train.optimizer.KEY=VALUE"),
-            ("train.wait.min=10", "a duration, got the number 10", "train.wait.min=10s"),
-            ("data=3", "a table, got the number 3", "data.KEY=VALUE"),
-            ("function.\"a.b\".source=5", "text, got the number 5", "'function.\"a.b\".source=\"5\"'"),
+        let count = "a whole number from 0 to 4294967295";
+        let seed = "a whole number from 0 to 9223372036854775807";
+        for (set, wanted, got, remedy) in [
+            ("application.version=3", "text", "the number 3", "'application.version=\"3\"'"),
+            ("application.version=1.10", "text", "the number 1.10", "'application.version=\"1.10\"'"),
+            ("application.version=true", "text", "`true`", "'application.version=\"true\"'"),
+            ("application.version=[1]", "text", "the list `[1]`", "application.version=TEXT"),
+            ("data.source=5", "text", "the number 5", "'data.source=\"5\"'"),
+            ("train.peers=four", count, "the text `four`", "train.peers=3"),
+            ("train.peers=\"4\"", count, "the text `4`", "train.peers=4"),
+            ("train.peers=04", count, "the text `04`", "train.peers=4"),
+            ("train.peers=-1", count, "the number -1", "train.peers=3"),
+            ("train.peers=4294967296", count, "the number 4294967296", "train.peers=3"),
+            ("train.seed=1.5", seed, "the number 1.5", "train.seed=3"),
+            ("train.seed=18446744073709551615", seed, "the text `18446744073709551615`", "train.seed=3"),
+            ("train.learning_rate=fast", "a number", "the text `fast`", "train.learning_rate=0.5"),
+            ("train.learning_rate='0.1'", "a number", "the text `0.1`", "train.learning_rate=0.1"),
+            ("train.learning_rate=.5", "a number", "the text `.5`", "train.learning_rate=0.5"),
+            ("model.dropout=no", "`true` or `false`", "the text `no`", "model.dropout=false"),
+            ("model.dropout=False", "`true` or `false`", "the text `False`", "model.dropout=false"),
+            ("model.dropout=on", "`true` or `false`", "the text `on`", "model.dropout=true"),
+            ("model.dropout=0.5", "`true` or `false`", "the number 0.5", "'model.dropout=true|false'"),
+            ("model.network=3", "one of `convnet`, `mlp`", "the number 3", "'model.network=convnet|mlp'"),
+            ("model.hidden=16", "a list", "the number 16", "'model.hidden=[16]'"),
+            ("model.hidden=wide", "a list", "the text `wide`", "'model.hidden=[3]'"),
+            ("train.optimizer=adam", "a table", "the text `adam`", "train.optimizer.name=adam"),
+            ("train.wait.min=10", "a duration", "the number 10", "train.wait.min=10s"),
+            ("train.wait.min=soon", "a duration", "the text `soon`", "train.wait.min=10s"),
+            ("function.\"a.b\".source=5", "text", "the number 5", "'function.\"a.b\".source=\"5\"'"),
         ] {
             let key = set.split_once('=').expect("a value").0;
-            let expected = format!("`--set {set}`: `{key}` must be {problem}: write `--set {remedy}`");
+            let expected = format!("`--set {set}`: `{key}` must be {wanted}, got {got}: write `--set {remedy}`");
             assert_eq!(parse(set).expect_err(set), expected);
-            // What it says to write has the right type, where it names a value.
+            // What it says to write has the right type, unless it lists all valid values.
             let written = remedy.trim_matches('\'');
-            let error = parse(written).err().filter(|_| !written.contains("KEY")).unwrap_or_default();
-            assert!(!error.contains(" must be a") && !error.contains("must be text"), "{error}");
+            assert_ne!(written, set);
+            let error = parse(written).err().filter(|_| !written.contains('|')).unwrap_or_default();
+            assert!(!error.contains(&format!(" must be {wanted}")) && !error.contains("invalid type"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_value_for_a_table_is_answered_with_the_keys_of_the_table() {
+        for (set, expected) in [
+            (
+                "train.wait=5",
+                "`train.wait` must be a table, got the number 5: write `--set train.wait.KEY=VALUE`, where KEY is one of `max`, \
+                 `min`",
+            ),
+            ("data=3", "write `--set data.KEY=VALUE`, where KEY is one of `classes`, `label_column`, "),
+            ("function=3", "`function` must be a table, got the number 3: write `--set function.KEY=VALUE`"),
+        ] {
+            let error = parse(set).expect_err(set);
+            assert!(error.contains(expected), "{error}");
         }
     }
 

@@ -54,6 +54,12 @@ impl Override {
         table.insert(key.clone(), self.value.clone());
         Ok(())
     }
+
+    /// The value as the user wrote it, for errors.
+    fn given(&self) -> String {
+        let set = self.option.strip_prefix(SET).and_then(|set| set.split_once('='));
+        set.map_or_else(|| self.value.to_string(), |(_, value)| value.trim().to_owned())
+    }
 }
 
 impl fmt::Display for Override {
@@ -75,7 +81,7 @@ impl Manifest {
         let mut last_problem = Manifest::from_table(table.clone()).err();
         for set in overrides {
             let failed = |problem: String| {
-                let problem = mistyped::explained(&set.path, &set.value, &problem).unwrap_or(problem);
+                let problem = mistyped::explained(&set.path, &set.value, &set.given(), &problem).unwrap_or(problem);
                 ManifestError::Override { option: set.option.clone(), problem }
             };
             set.apply(&mut table).map_err(failed)?;
@@ -146,7 +152,7 @@ fn path(key: &str) -> Option<Vec<String>> {
 }
 
 /// The value as TOML; a bare word is text.
-fn value(text: &str) -> Result<Value, String> {
+pub(super) fn value(text: &str) -> Result<Value, String> {
     let parsed = toml::from_str::<Table>(&format!("value = {text}"));
     match parsed {
         Ok(mut table) if table.len() == 1 => Ok(table.remove("value").expect("the only key")),

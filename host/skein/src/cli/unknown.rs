@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Command;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
-use skein_job::manifest::{key_of_option, quoted};
+use skein_job::manifest::{how_to_set, key_of_option};
 
 /// The name of the option that sets a key of the manifest.
 const SET: &str = "set";
@@ -38,10 +38,7 @@ fn tip(option: &str, command: &Command, words: &[OsString]) -> Option<String> {
                 .to_owned()
         }
         Some(own) => format!("`--{own}` sets `{key}`"),
-        None => {
-            let value = value_of(option, words).unwrap_or_else(|| "VALUE".to_owned());
-            format!("`{key}` is a key of the manifest: set it there, or here with `--{SET} {}`", quoted(&format!("{key}={value}")))
-        }
+        None => how_to_set(&key, value_of(option, words).as_deref()),
     })
 }
 
