@@ -20,9 +20,9 @@ fn probe(place: &Place, behaviour: &str, limits: &str) {
 #[test]
 fn a_guest_that_misbehaves_ends_the_run_with_its_name_and_the_reason() {
     for (behaviour, expected) in [
-        ("loop", "function `mine` hit its limit `cpu`"),
-        ("allocate", "function `mine` hit its limit `memory_mib`"),
-        ("handles", "function `mine` hit its limit `handles`"),
+        ("loop", "function `mine` hit its limit `cpu = 100ms`"),
+        ("allocate", "function `mine` hit its limit `memory_mib = 32`"),
+        ("handles", "function `mine` hit its limit `handles = 10000`"),
         ("trap", "function `mine` trapped"),
         ("recurse", "function `mine` trapped: wasm trap: call stack exhausted"),
         ("refuse", "function `mine` refused its input: asked to refuse"),
@@ -54,7 +54,7 @@ fn a_sum_that_overflows_is_refused_before_it_is_announced() {
 }
 
 #[test]
-fn divergence_is_told_with_round_peer_loss_and_a_way_out() {
+fn divergence_is_reported_with_round_peer_loss_and_a_way_out() {
     let place = Place::new();
     place.job("[model]\nhidden = [16]\n[train]\nrounds = 9\nlearning_rate = 1e30\n");
     let error = place.fails(&["train"]);

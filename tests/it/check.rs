@@ -169,6 +169,10 @@ fn what_an_exporter_removed_is_a_warning() {
             let text = place.run(&["model", "check", "model.onnx"]).stdout;
             assert!(text.contains(&format!("\nwarning: {expected}")), "{text}");
         }
+        // Training warns as well: who trains has not always checked.
+        let options = ["--set", "model.onnx=model.onnx", "--quiet"];
+        let trained = place.job(JOB).run(&[&["train", "--rounds", "1"][..], &options].concat()).stderr;
+        assert_eq!(trained.matches("warning: ").count(), warnings.len(), "{what}: {trained}");
     }
     // The network that comes with the program has its normalization.
     place.job(JOB);

@@ -35,10 +35,10 @@ async fn the_compiling_child_inherits_no_environment() {
     let place = Place::new();
     load(noting(&place), "gradient-mlp").await.unwrap();
     let environment = fs::read(place.path("environment")).unwrap();
-    assert_eq!(String::from_utf8_lossy(&environment), "");
+    assert_eq!(String::from_utf8_lossy(&environment), "RAYON_NUM_THREADS=2\0");
 }
 
-/// A child uses all cores and up to 2 GiB: ten at a time once used ten times as much.
+/// A child uses two cores and up to 2 GiB: ten at a time once used ten times as much.
 #[tokio::test]
 async fn functions_that_are_loaded_together_are_compiled_one_after_the_other() {
     let place = Place::new();

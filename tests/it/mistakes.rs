@@ -48,10 +48,10 @@ fn options_of_other_tools_are_answered_with_the_key_of_the_manifest() {
     }
     for (option, value) in [("--hidden", "64"), ("--freeze", "body.*"), ("--momentum", "0.9"), ("--lr", ".5")] {
         let error = place.fails(&["data", "inspect", option, value]);
-        let told = error.split_once("here with `").and_then(|(_, told)| told.split_once('`')).expect(&error).0;
-        let words: Vec<&str> = told.split(' ').map(|word| word.trim_matches('\'')).collect();
-        let inspected = place.run(&[&["data", "inspect"][..], &words[..]].concat());
-        assert!(inspected.success, "{told}");
+        let tip = error.split_once("here with `").and_then(|(_, rest)| rest.split_once('`')).expect(&error).0;
+        let words: Vec<&str> = tip.split(' ').map(|word| word.trim_matches('\'')).collect();
+        let inspected = place.run(&[&["data", "inspect", "--from", "skein.toml"][..], &words[..]].concat());
+        assert!(inspected.success, "{tip}");
     }
     // The demo has no manifest.
     let error = place.fails(&["demo", "--lr", "0.1"]);
@@ -59,7 +59,7 @@ fn options_of_other_tools_are_answered_with_the_key_of_the_manifest() {
 }
 
 #[test]
-fn a_data_file_that_does_not_exist_is_told_with_its_key_and_its_folder() {
+fn a_data_file_that_does_not_exist_is_reported_with_its_key_and_its_folder() {
     let place = Place::new();
     let manifest = "skein_manifest_version = 1\n[application]\nname = \"a\"\n[data]\n";
     let here = place.path("").canonicalize().unwrap();
@@ -92,7 +92,7 @@ fn a_data_file_that_does_not_exist_is_told_with_its_key_and_its_folder() {
 }
 
 #[test]
-fn labels_that_are_no_classes_are_told_with_the_fix() {
+fn labels_that_are_no_classes_are_reported_with_the_fix() {
     let place = Place::new();
     for (rows, options, expected) in [
         ("1,2,1\n2,1,2\n", "classes = 2\n", "the labels seem to count from 1, so subtract 1 from each"),
@@ -137,7 +137,7 @@ fn a_batch_of_one_sample_is_not_normalized_to_a_constant() {
 }
 
 #[test]
-fn one_thing_is_not_told_in_the_plural() {
+fn one_thing_is_not_in_the_plural() {
     let place = Place::new();
     let model = Build::new(20)
         .input("x", &[0, 1, 8, 8])

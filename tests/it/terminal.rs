@@ -138,8 +138,8 @@ fn the_bar_of_a_run_stays_within_its_terminal() {
     }
 }
 
-/// A component that takes seconds to compile: one module with many long functions. It implements no world, so it is
-/// refused in the end.
+/// A gradient function that takes seconds to compile, since a module with many long functions follows its own. What it
+/// returns is refused in the end.
 fn slow_to_compile() -> Vec<u8> {
     const FUNCTIONS: u32 = 2100;
     const STEPS: u32 = 1500;
@@ -162,7 +162,7 @@ fn slow_to_compile() -> Vec<u8> {
         section(3, counted(vec![vec![0]; FUNCTIONS as usize])),
         section(10, counted((0..FUNCTIONS).map(body).collect())),
     ];
-    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, module.concat())].concat()
+    [std::fs::read(dist("gradient-probe")).unwrap(), section(1, module.concat())].concat()
 }
 
 fn sized(content: Vec<u8>) -> Vec<u8> {

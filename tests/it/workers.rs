@@ -93,7 +93,7 @@ fn a_batch_that_fails_everywhere_ends_the_host_with_its_own_reason() {
     let cluster = Cluster::start(&job(LITTLE_MIB), true);
     let check = |error: &str| {
         for words in
-            ["compute batch ", " of round 1: ", "function `mine` hit its limit `memory_mib`", "skein queue redrive"]
+            ["compute batch ", " of round 1: ", "function `mine` hit its limit `memory_mib = ", "skein queue redrive"]
         {
             assert!(error.contains(words), "`{words}` is not in {error}");
         }

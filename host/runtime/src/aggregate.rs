@@ -14,7 +14,8 @@ use crate::function::Function;
 use crate::graphs::CallInputs;
 use crate::invoke::{Call, FunctionInfo, Loaded};
 use crate::parameters::Parameters;
-use crate::runtime::{CallSlot, Runtime};
+use crate::runtime::Runtime;
+use crate::slot::CallSlot;
 use crate::world::World;
 
 /// One peer's contribution. Cloning shares the values.

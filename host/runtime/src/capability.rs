@@ -20,10 +20,10 @@ use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use crate::capability::printed::Printed;
+use self::printed::Printed;
 use crate::graphs::{CallInputs, Graphs};
 use crate::meter::Meter;
-use crate::runtime::CallSlot;
+use crate::slot::CallSlot;
 use crate::world::World;
 
 #[expect(unreachable_pub, reason = "the generated bindings re-export them")]

@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
+use wit_component::DecodedWasm;
+use wit_parser::{Resolve, WorldItem, WorldKey};
 
 use crate::engine::config;
 use crate::world::World;
@@ -92,9 +94,37 @@ impl Compiler {
 
 /// Checks the world, so that nothing is compiled in vain, and compiles.
 fn compile(world: World, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
-    world.check(bytes)?;
+    check(world, bytes)?;
     let engine = Engine::new(&config(world)).map_err(|error| CompileError::Compiler(error.into()))?;
     engine.precompile_component(bytes).map_err(|error| CompileError::Invalid(error.into()))
+}
+
+/// Checks by its types alone that a component is of this world.
+fn check(world: World, bytes: &[u8]) -> Result<(), CompileError> {
+    let decoded = wit_component::decode(bytes).map_err(|error| CompileError::Invalid(error.into()))?;
+    let DecodedWasm::Component(resolve, own) = decoded else {
+        return Err(CompileError::WrongWorld("it is a package of WIT without code".into()));
+    };
+    let own = &resolve.worlds[own];
+    let exports: Vec<String> = own.exports.iter().map(|(key, item)| name(&resolve, key, item)).collect();
+    if !exports.iter().any(|name| name == world.export()) {
+        return Err(CompileError::WrongWorld(format!("it exports {exports:?}, expected `{}`", world.export())));
+    }
+    let imports = own.imports.iter().map(|(key, item)| name(&resolve, key, item));
+    let unknown: Vec<String> = imports.filter(|name| !world.has_import(name)).collect();
+    if !unknown.is_empty() {
+        let reason = format!("it imports {unknown:?}, which functions of this world do not have");
+        return Err(CompileError::WrongWorld(reason));
+    }
+    Ok(())
+}
+
+/// The name of an import or export: that of its interface, or that of a function or type of the world itself.
+fn name(resolve: &Resolve, key: &WorldKey, item: &WorldItem) -> String {
+    match item {
+        WorldItem::Interface { id, .. } => resolve.id_of(*id).unwrap_or_else(|| resolve.name_world_key(key)),
+        WorldItem::Function(_) | WorldItem::Type { .. } => resolve.name_world_key(key),
+    }
 }
 
 /// Waits for its turn, then compiles, each for at most the time limit. The child before takes no longer than that, so a

@@ -16,7 +16,8 @@ use crate::error::{CallError, LoadError};
 use crate::function::Function;
 use crate::graphs::CallInputs;
 use crate::invoke::{Call, FunctionInfo, Loaded};
-use crate::runtime::{CallSlot, Runtime};
+use crate::runtime::Runtime;
+use crate::slot::CallSlot;
 use crate::world::World;
 
 pub use crate::parameters::Parameters;

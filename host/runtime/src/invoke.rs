@@ -17,7 +17,8 @@ use crate::function::Function;
 use crate::graphs::Graphs;
 use crate::meter::Meter;
 use crate::options::Limits;
-use crate::runtime::{CallSlot, Runtime, Shared};
+use crate::runtime::{Runtime, Shared};
+use crate::slot::CallSlot;
 use crate::world::World;
 
 /// Longest text of a guest that an error repeats.

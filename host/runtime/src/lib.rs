@@ -38,6 +38,7 @@ mod meter;
 mod options;
 mod parameters;
 mod runtime;
+mod slot;
 mod world;
 
 pub use admission::{Origin, digest};
@@ -46,6 +47,7 @@ pub use error::{CallError, Hit, Limit, LoadError, Trap};
 pub use function::Function;
 pub use invoke::{Call, FunctionInfo, Usage};
 pub use options::{Limits, Options};
-pub use runtime::{CallSlot, Runtime, StartError};
+pub use runtime::{Runtime, StartError};
 pub use skein_engine::Tensor;
+pub use slot::CallSlot;
 pub use world::World;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::capability::{State, linker};
 use crate::engine::{Ticker, new_engine};
 use crate::options::Options;
+use crate::slot::CallSlot;
 use crate::world::World;
 
 /// Everything needed to load and call functions. Cloning shares it.
@@ -73,16 +74,6 @@ impl Runtime {
     }
 }
 
-/// A slot for one running call. Another call takes its place when the last clone is dropped, and when the engine that
-/// computed for the call has stopped.
-///
-/// Create and use the input and the result of a call, such as a batch and its gradient, while you hold the slot: then
-/// they exist only for the calls that run at the same time.
-#[derive(Debug, Clone)]
-pub struct CallSlot {
-    _permit: Arc<OwnedSemaphorePermit>,
-}
-
 impl Shared {
     pub(crate) fn sandbox(&self, world: World) -> &Sandbox {
         match world {
@@ -93,8 +84,7 @@ impl Shared {
 
     /// Waits for a slot; slots are granted in the order of requests.
     pub(crate) async fn slot(&self) -> CallSlot {
-        let permit = self.permits.clone().acquire_owned().await;
-        CallSlot { _permit: Arc::new(permit.expect("the semaphore is never closed")) }
+        CallSlot::of(self.permits.clone()).await
     }
 }
 

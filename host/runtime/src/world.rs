@@ -2,11 +2,6 @@
 
 use std::fmt;
 
-use wit_component::DecodedWasm;
-use wit_parser::{Resolve, WorldItem, WorldKey};
-
-use crate::compile::CompileError;
-
 /// Packages of WASI 0.2 that every function may import.
 const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 
@@ -43,40 +38,13 @@ impl World {
         }
     }
 
-    /// Checks by its types alone that a component is of this world.
-    pub(crate) fn check(self, bytes: &[u8]) -> Result<(), CompileError> {
-        let decoded = wit_component::decode(bytes).map_err(|error| CompileError::Invalid(error.into()))?;
-        let DecodedWasm::Component(resolve, world) = decoded else {
-            return Err(CompileError::WrongWorld("it is a package of WIT without code".into()));
-        };
-        let world = &resolve.worlds[world];
-        let exports: Vec<String> = world.exports.iter().map(|(key, item)| name(&resolve, key, item)).collect();
-        if !exports.iter().any(|name| name == self.export()) {
-            return Err(CompileError::WrongWorld(format!("it exports {exports:?}, expected `{}`", self.export())));
-        }
-        let imports = world.imports.iter().map(|(key, item)| name(&resolve, key, item));
-        let unknown: Vec<String> = imports.filter(|name| !self.knows(name)).collect();
-        if !unknown.is_empty() {
-            let reason = format!("it imports {unknown:?}, which functions of this world do not have");
-            return Err(CompileError::WrongWorld(reason));
-        }
-        Ok(())
-    }
-
-    fn knows(self, import: &str) -> bool {
+    /// Whether a function of this world may import the interface of that name.
+    pub(crate) fn has_import(self, import: &str) -> bool {
         let is_wasi = |package: &&str| {
             let rest = import.strip_prefix("wasi:").and_then(|rest| rest.strip_prefix(*package));
             rest.is_some_and(|rest| rest.starts_with('/') && rest.contains("@0.2."))
         };
         self.imports().contains(&import) || WASI.iter().any(is_wasi)
-    }
-}
-
-/// The name of an import or export: that of its interface, or that of a function or type of the world itself.
-fn name(resolve: &Resolve, key: &WorldKey, item: &WorldItem) -> String {
-    match item {
-        WorldItem::Interface { id, .. } => resolve.id_of(*id).unwrap_or_else(|| resolve.name_world_key(key)),
-        WorldItem::Function(_) | WorldItem::Type { .. } => resolve.name_world_key(key),
     }
 }
 

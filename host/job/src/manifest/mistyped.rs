@@ -76,7 +76,7 @@ mod tests {
 
     /// Shells remove one layer of quotes, so that `name="3"` arrives as a number.
     #[test]
-    fn a_value_of_another_type_is_told_with_the_way_to_write_it() {
+    fn a_value_of_another_type_is_reported_with_the_way_to_write_it() {
         let count = "a whole number from 0 to 4294967295";
         let seed = "a whole number from 0 to 9223372036854775807";
         for (set, wanted, got, remedy) in [

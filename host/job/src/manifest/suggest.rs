@@ -259,7 +259,7 @@ mod tests {
         }
     }
     /// The values that a tip tells to set, which the shell reads without their quotes.
-    fn told(tip: &str) -> Vec<String> {
+    fn commands(tip: &str) -> Vec<String> {
         let words = tip.split_once("`--set ").expect("a tip to set a key").1.split('`').next().expect("a first part");
         words.split(" --set ").map(|word| word.trim_matches('\'').to_owned()).collect()
     }
@@ -285,9 +285,9 @@ mod tests {
             ("--aggregate", "aggregate-mean", &["train.aggregate=aggregate-mean"]),
         ] {
             let tip = how_to_set(&key_of_option(option).expect(option), Some(given));
-            let told = told(&tip);
-            assert_eq!(told, expected, "{tip}");
-            let sets: Vec<Override> = told.iter().map(|set| set.parse().expect(set)).collect();
+            let commands = commands(&tip);
+            assert_eq!(commands, expected, "{tip}");
+            let sets: Vec<Override> = commands.iter().map(|set| set.parse().expect(set)).collect();
             Manifest::parse_with(MINIMAL, Path::new("skein.toml"), &sets).expect(option);
         }
     }

@@ -38,7 +38,7 @@ async fn trap(imports: &str, body: &str) -> Trap {
     }
 }
 
-/// Writes the four values from address 0 on, and gives back what it was lent.
+/// Writes the four values from address 0 on, and drops what it was lent.
 const WRITE: &str = "(call $write (local.get $sink) (i64.const 0) (i32.const 0) (i32.const 4))
     (call $drop-sink (local.get $sink))
     (memory.fill (i32.const 0) (i32.const 0) (i32.const 16))";

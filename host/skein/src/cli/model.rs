@@ -13,6 +13,7 @@ use skein_job::model::read;
 use skein_types::counted;
 
 use self::check::Check;
+pub(super) use self::check::warn_of_removed_parts;
 use crate::output::Output;
 
 /// Arguments of `skein model`.

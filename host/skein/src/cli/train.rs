@@ -15,6 +15,7 @@ use skein_types::counted;
 use super::Interrupts;
 use super::compute::Host;
 use super::job::JobArguments;
+use super::model::warn_of_removed_parts;
 use crate::output::Output;
 use crate::output::summary::{to_json, to_table};
 
@@ -71,6 +72,7 @@ impl Train {
             counted(job.layout.trained(), "parameter"),
             counted(host.pool.concurrency(), "function")
         ));
+        warn_of_removed_parts(&manifest)?;
         if self.out.is_none() {
             output.info(&nothing_is_kept(self.hint));
         }

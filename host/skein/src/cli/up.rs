@@ -24,6 +24,7 @@ use tokio::process::{Child, Command};
 use super::Interrupts;
 use super::compute::{ComputeOptions, in_host, on_this_thread};
 use super::job::JobArguments;
+use super::model::warn_of_removed_parts;
 use super::train::{Train, nothing_is_kept};
 use crate::output::Output;
 use crate::output::summary::{merge, to_table};
@@ -86,6 +87,7 @@ impl Up {
         let dir = dir.canonicalize()?;
         let manifest = self.job.manifest_in_place()?;
         self.check_folder(&dir, &manifest)?;
+        warn_of_removed_parts(&manifest)?;
         let text = toml::to_string(&manifest).context("failed to write the manifest")?;
         std::fs::write(dir.join(MANIFEST_FILE), text).context("failed to write the manifest")?;
 

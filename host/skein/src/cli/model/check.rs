@@ -16,7 +16,7 @@ use skein_types::{Layout, counted};
 
 use super::super::compute::EngineChoice;
 use super::super::job::{Set, file_as_model};
-use crate::output::Output;
+use crate::output::{Output, complain};
 
 /// What a manifest says without a job: the defaults of everything.
 const DEFAULTS: &str =
@@ -82,7 +82,7 @@ impl Check {
         };
         let (prepared, engine) = check(&config, prepare, |prepared| (prepared.1.as_ref(), &prepared.0))?;
         let (layout, graphs, description, samples) = prepared;
-        let mut warnings = manifest.model.onnx.as_deref().map_or_else(|| Ok(Vec::new()), warnings)?;
+        let mut warnings = manifest.model.onnx.as_deref().map_or_else(|| Ok(Vec::new()), removed_parts)?;
         if samples.classes == 1 {
             warnings.push("one class: the cross-entropy of a single class is always 0, so nothing is learned".into());
         }
@@ -97,8 +97,22 @@ impl Check {
     }
 }
 
-/// Warnings about parts of the model that an exporter seems to have removed.
-fn warnings(file: &Path) -> Result<Vec<String>> {
+/// Warns of what an exporter seems to have removed from a job's model, before it is trained.
+///
+/// # Errors
+/// The file cannot be read as a model.
+pub(in crate::cli) fn warn_of_removed_parts(manifest: &Manifest) -> Result<()> {
+    if let Some(file) = &manifest.model.onnx {
+        removed_parts(file)?.iter().for_each(|warning| complain(&format!("warning: {warning}")));
+    }
+    Ok(())
+}
+
+/// Warnings about parts of a model that its exporter seems to have removed.
+///
+/// # Errors
+/// The file cannot be read as a model.
+fn removed_parts(file: &Path) -> Result<Vec<String>> {
     const FIX: &str = "if the network has them, export it so that they stay: with PyTorch, `net.train()` before \
                        `torch.onnx.export(net, …, optimize=False)`";
     let (model, _) = model::read(file)?;
