@@ -118,8 +118,14 @@ impl Session for Compiled {
             let is_used = |name: &str| {
                 outputs.contains(&name) || later.iter().any(|part| part.inputs.iter().any(|(input, _)| input == name))
             };
-            let found = self.run_part(part, &views, &values).map_err(fail)?;
-            values.retain(|name, _| is_used(name));
+            // Values that nothing else uses are given away, so that operators can compute in their place.
+            let last = part.inputs.iter().filter(|(name, _)| !is_used(name));
+            let own = last.filter_map(|(name, id)| Some((*id, values.remove(name.as_str())?.into()))).collect();
+            let found = self.run_part(part, own, |name| {
+                let value = values.get(name).map(|value| ValueOrView::View(value.as_view()));
+                value.or_else(|| views.get(name).map(Input::view))
+            });
+            let found = found.map_err(fail)?;
             let names = part.outputs.iter().map(|(name, _)| name.as_str());
             values.extend(names.zip(found).filter(|(name, _)| is_used(name)));
         }
@@ -148,19 +154,18 @@ impl Input<'_> {
 }
 
 impl Compiled {
-    /// Runs a part on inputs of the whole graph and on values of earlier parts; returns its outputs, in its order.
-    fn run_part(
+    /// Runs a part on values of its own and on others that `find` lends; returns its outputs, in its order.
+    fn run_part<'a>(
         &self,
-        part: &Part,
-        inputs: &HashMap<&str, Input<'_>>,
-        values: &HashMap<&str, Value>,
+        part: &'a Part,
+        mut inputs: Vec<(NodeId, ValueOrView<'a>)>,
+        find: impl Fn(&'a str) -> Option<ValueOrView<'a>>,
     ) -> Result<Vec<Value>, String> {
-        let find = |(name, id): &(String, NodeId)| {
-            let own = values.get(name.as_str()).map(|value| ValueOrView::View(value.as_view()));
-            let value = own.or_else(|| inputs.get(name.as_str()).map(Input::view));
-            Ok((*id, value.ok_or_else(|| format!("no part computes `{name}`"))?))
-        };
-        let inputs = part.inputs.iter().map(find).collect::<Result<_, String>>()?;
+        for (name, id) in &part.inputs {
+            if !inputs.iter().any(|(own, _)| own == id) {
+                inputs.push((*id, find(name).ok_or_else(|| format!("no part computes `{name}`"))?));
+            }
+        }
         let outputs: Vec<NodeId> = part.outputs.iter().map(|(_, id)| *id).collect();
         let options = RunOptions::default().with_thread_pool(Some(self.pool.clone()));
         guard(|| part.model.run(inputs, &outputs, Some(options)))?.map_err(|error| error.to_string())

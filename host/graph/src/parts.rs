@@ -32,8 +32,11 @@ pub struct Parts {
 /// Operators whose work grows with the product of three or more sizes.
 const HEAVY: [&str; 5] = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"];
 
-/// Cuts the graph of an ONNX file before every operator that multiplies matrices or convolves, so that a part has one
-/// of them at most. `None` if the file cannot be cut: it has no two such operators, or graphs within its nodes.
+/// Parts that a graph is cut into at most: between two parts, an engine cannot reuse memory or fuse operators.
+const PARTS_MAX: usize = 12;
+
+/// Cuts the graph of an ONNX file before operators that multiply matrices or convolve, so that all parts have about as
+/// many of them. `None` if the file cannot be cut: it has no two such operators, or graphs within its nodes.
 pub fn cut(file: Bytes) -> Option<Parts> {
     let model = proto::Model::decode(file).ok()?;
     let graph = model.graph.as_ref()?;
@@ -80,13 +83,14 @@ fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// The nodes in runs that begin with a heavy operator, except for the first.
+/// The nodes in runs, each with as many heavy operators but for the last; all but the first begin with one.
 fn grouped(nodes: &[proto::Node]) -> Vec<&[proto::Node]> {
-    let is_heavy = |node: &proto::Node| HEAVY.contains(&node.op_type.as_str());
-    let mut has_heavy = nodes.first().is_some_and(is_heavy);
+    let is_heavy = |node: &&proto::Node| HEAVY.contains(&node.op_type.as_str());
+    let each = nodes.iter().filter(is_heavy).count().div_ceil(PARTS_MAX).max(1);
+    let mut count = nodes.iter().take(1).filter(is_heavy).count();
     let groups = nodes.chunk_by(|_, next| {
-        let ends = has_heavy && is_heavy(next);
-        has_heavy |= is_heavy(next);
+        let ends = is_heavy(&next) && count == each;
+        count = if ends { 1 } else { count + usize::from(is_heavy(&next)) };
         !ends
     });
     groups.collect()
