@@ -43,7 +43,7 @@ impl Engine for Rten {
                 (Signature { inputs, outputs }, vec![part])
             }
         };
-        Ok(Box::new(Compiled { parts, signature, pool }))
+        Ok(Box::new(Compiled { last_uses: last_uses(&parts, &signature), parts, signature, pool }))
     }
 }
 
@@ -55,6 +55,8 @@ fn load(file: Vec<u8>) -> Result<Model, EngineError> {
 /// A graph as parts: a run is stopped between two of them, since rten itself has no means to.
 struct Compiled {
     parts: Vec<Part>,
+    /// Index of the last part that takes each value; that after the last part for outputs of the whole graph.
+    last_uses: HashMap<String, usize>,
     signature: Signature,
     pool: Arc<ThreadPool>,
 }
@@ -80,6 +82,14 @@ impl Part {
         let outputs = outputs.into_iter().map(find).collect::<Result<_, _>>()?;
         Ok(Part { model, inputs, outputs })
     }
+}
+
+fn last_uses(parts: &[Part], signature: &Signature) -> HashMap<String, usize> {
+    let taken =
+        parts.iter().enumerate().flat_map(|(index, part)| part.inputs.iter().map(move |(name, _)| (name, index)));
+    let returned = signature.outputs.iter().map(|name| (name, parts.len()));
+    // Later entries replace earlier ones.
+    taken.chain(returned).map(|(name, last)| (name.clone(), last)).collect()
 }
 
 /// Turns a panic of the engine into an error with its message.
@@ -114,10 +124,7 @@ impl Session for Compiled {
             if stop.is_stopped() {
                 return Err(EngineError::Stopped);
             }
-            let later = &self.parts[index + 1..];
-            let is_used = |name: &str| {
-                outputs.contains(&name) || later.iter().any(|part| part.inputs.iter().any(|(input, _)| input == name))
-            };
+            let is_used = |name: &str| self.last_uses.get(name).is_some_and(|last| *last > index);
             // Values that nothing else uses are given away, so that operators can compute in their place.
             let last = part.inputs.iter().filter(|(name, _)| !is_used(name));
             let own = last.filter_map(|(name, id)| Some((*id, values.remove(name.as_str())?.into()))).collect();

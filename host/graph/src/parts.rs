@@ -36,7 +36,8 @@ const HEAVY: [&str; 5] = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"];
 const PARTS_MAX: usize = 12;
 
 /// Cuts the graph of an ONNX file before operators that multiply matrices or convolve, so that all parts have about as
-/// many of them. `None` if the file cannot be cut: it has no two such operators, or graphs within its nodes.
+/// many of them. `None` if the file cannot be cut: it has no two such operators, graphs within its nodes, nodes out of order,
+/// or an output that no node makes.
 pub fn cut(file: Bytes) -> Option<Parts> {
     let model = proto::Model::decode(file).ok()?;
     let graph = model.graph.as_ref()?;
@@ -44,7 +45,7 @@ pub fn cut(file: Bytes) -> Option<Parts> {
         return None;
     }
     let groups = grouped(&graph.node);
-    if groups.len() < 2 {
+    if groups.len() < 2 || !is_in_order(graph) {
         return None;
     }
     let constants: HashMap<&str, &proto::Tensor> =
@@ -83,6 +84,21 @@ fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
+/// Whether every node uses only what the graph has or an earlier node makes, and nodes make all outputs.
+fn is_in_order(graph: &proto::Graph) -> bool {
+    let inputs = graph.input.iter().map(|value| value.name.as_str());
+    let mut known: HashSet<&str> = inputs.chain(graph.initializer.iter().map(|tensor| tensor.name.as_str())).collect();
+    let mut made = HashSet::new();
+    for node in &graph.node {
+        if !node.input.iter().all(|name| name.is_empty() || known.contains(name.as_str())) {
+            return false;
+        }
+        known.extend(node.output.iter().map(String::as_str));
+        made.extend(node.output.iter().map(String::as_str));
+    }
+    graph.output.iter().all(|output| made.contains(output.name.as_str()))
+}
+
 /// The nodes in runs, each with as many heavy operators but for the last; all but the first begin with one.
 fn grouped(nodes: &[proto::Node]) -> Vec<&[proto::Node]> {
     let is_heavy = |node: &&proto::Node| HEAVY.contains(&node.op_type.as_str());
@@ -109,4 +125,38 @@ fn in_order<'a>(
 fn value(graph: &proto::Graph, name: &str) -> proto::ValueInfo {
     let known = graph.input.iter().chain(&graph.output).find(|value| value.name == name);
     known.cloned().unwrap_or_else(|| proto::ValueInfo { name: name.to_owned(), ..Default::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(op: &str, input: &str, output: &str) -> proto::Node {
+        proto::Node { op_type: op.into(), input: vec![input.into()], output: vec![output.into()], ..Default::default() }
+    }
+
+    fn file(nodes: &[proto::Node], output: &str) -> Bytes {
+        let named = |name: &str| vec![proto::ValueInfo { name: name.into(), ..Default::default() }];
+        let graph =
+            proto::Graph { node: nodes.to_vec(), input: named("x"), output: named(output), ..Default::default() };
+        proto::Model { graph: Some(graph), ..Default::default() }.encode_to_vec().into()
+    }
+
+    #[test]
+    fn a_part_has_what_it_uses_and_what_others_use() {
+        let nodes = [node("Relu", "x", "a"), node("Conv", "a", "b"), node("Gemm", "b", "c"), node("Relu", "c", "y")];
+        let Parts { inputs, outputs, parts } = cut(file(&nodes, "y")).expect("two heavy operators");
+        assert_eq!([&inputs, &outputs], [&["x".to_owned()], &["y".to_owned()]]);
+        let ends: Vec<_> = parts.iter().map(|part| [part.inputs.join(" "), part.outputs.join(" ")]).collect();
+        assert_eq!(ends, [["x", "b"], ["b", "y"]]);
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_left_whole() {
+        let [first, second] = [node("Conv", "x", "a"), node("Gemm", "a", "y")];
+        assert!(cut(file(&[first.clone(), second.clone()], "y")).is_some());
+        assert_eq!(cut(file(&[second.clone(), first.clone()], "y")), None, "out of order");
+        assert_eq!(cut(file(&[first.clone(), second], "x")), None, "an input is the output");
+        assert_eq!(cut(file(&[first], "a")), None, "one heavy operator");
+    }
 }

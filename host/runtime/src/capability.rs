@@ -33,11 +33,6 @@ pub use inference::{HostContext, HostError, HostGraph};
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub use nn::HostTensor;
 
-/// A guest used an import in a way that its interface forbids; the call traps with this reason.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Misuse(String);
-
 /// A failure of the host during a call. Any other error that ends a call is the guest's.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use wasmtime::component::Resource;
 
+use super::State;
 use super::bindings::contributions::{Host, HostContribution as ContributionInterface, HostSink as SinkInterface};
-use super::{Misuse, State};
 
 /// One contribution behind a handle.
 #[derive(Debug)]
@@ -77,5 +77,5 @@ impl SinkInterface for State {
 }
 
 fn past_end(count: usize, offset: u64, len: usize) -> wasmtime::Error {
-    Misuse(format!("{count} values at {offset} reach past the end of {len}")).into()
+    wasmtime::format_err!("{count} values at {offset} reach past the end of {len}")
 }
