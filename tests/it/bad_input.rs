@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::formats::{npy, npz};
 use crate::harness::{Place, dist};
 
 const ROUNDS: &str = "[train]\nrounds = 3\n";
@@ -145,6 +146,7 @@ fn bad_data_is_named_with_its_position() {
         ("a.bin", vec![10; 3073], "has label 10 at sample 0"),
         ("a.npz", b"PK rubbish".to_vec(), "is not a complete `.npz` file"),
         ("a.parquet", b"PAR1".to_vec(), "has no known format"),
+        ("a.npy", npy(&[2], &[1i64, 0]), "so save both: `np.savez(\"data.npz\", x=inputs, y=labels)`"),
         ("a-images-idx3-ubyte", idx(&[2, 2, 2], 8), "has no file of labels beside it"),
     ] {
         let place = Place::new();
@@ -166,6 +168,86 @@ fn bad_data_is_named_with_its_position() {
         let error = place.fails(&["train"]);
         assert!(error.contains(expected), "{error}");
     }
+}
+
+/// Whole numbers were once asked for first, and one-hot labels of whole numbers refused.
+#[test]
+fn labels_of_another_shape_or_type_are_refused_with_the_whole_fix() {
+    let place = Place::new();
+    let archive =
+        |labels: Vec<u8>| npz(zip::CompressionMethod::Stored, [("x", npy(&[3, 2], &[0.5f32; 6])), ("y", labels)]);
+    let one_hot = "has inputs of shape [3, 2] for labels of shape [3, 2], expected 3 labels, one for each sample: if they are \
+                   one-hot, save `y.argmax(1)`";
+    for (labels, expected) in [
+        (npy(&[3, 2], &[0.0f32, 1.0, 1.0, 0.0, 0.0, 1.0]), one_hot),
+        (npy(&[3, 2], &[false, true, true, false, false, true]), one_hot),
+        (npy(&[3, 2], &[0u8, 1, 1, 0, 0, 1]), one_hot),
+        (npy(&[3], &[0.0f32, 1.0, 1.0]), "save `y.astype(np.int64)`"),
+        (
+            npy(&[3], &[0u16, 1, 1]),
+            "has `y` of type '<u2', expected u1, i4, i8, f4 or f8, little endian: save `y.astype(",
+        ),
+    ] {
+        place.write("a.npz", archive(labels)).job_on("source = \"a.npz\"\n", ROUNDS);
+        let error = place.fails(&["train"]);
+        assert!(error.contains(expected) && error.contains("a.npz` has "), "{error}");
+    }
+}
+
+/// They trained without a word, and the model had outputs that nothing trained.
+#[test]
+fn classes_without_a_sample_are_a_warning() {
+    let place = Place::new();
+    let rows =
+        |labels: &[u32]| labels.iter().map(|label| format!("{label},2,{label}\n")).collect::<String>().repeat(40);
+    place.write("from-1.csv", rows(&[1, 2, 3])).write("stray.csv", rows(&[0, 1, 9])).write("good.csv", rows(&[0, 1]));
+    let job = "[model]\nnetwork = \"mlp\"\n[train]\nrounds = 1\nbatch_size = 2\n";
+    for (file, classes, expected) in [
+        (
+            "from-1.csv",
+            "",
+            Some(
+                "from-1.csv`: the labels go from 1 to 3, so there are 4 classes, but no sample of class 0: subtract 1 from each label, or \
+                 set `data.classes = 4` if the model is to have so many\n",
+            ),
+        ),
+        (
+            "stray.csv",
+            "",
+            Some(
+                "stray.csv`: the labels go from 0 to 9, so there are 10 classes, but no sample of class 2 to 8: correct",
+            ),
+        ),
+        ("stray.csv", "classes = 10\n", None),
+        ("good.csv", "", None),
+    ] {
+        place.job_on(&format!("source = \"{file}\"\n{classes}"), job);
+        let trained = place.run(&["train", "--quiet"]);
+        assert!(trained.success, "{}", trained.stderr);
+        let checked = place.json(&["model", "check", "--from", "skein.toml"])["warnings"].clone();
+        let warnings = checked.as_array().unwrap();
+        assert_eq!(warnings.len(), usize::from(expected.is_some()), "{file}: {warnings:?}");
+        assert_eq!(trained.stderr.matches("warning: ").count(), warnings.len(), "{file}: {}", trained.stderr);
+        if let Some(expected) = expected {
+            assert!(trained.stderr.contains(expected), "{file}: {}", trained.stderr);
+            assert!(warnings[0].as_str().unwrap().contains(expected.trim_end()), "{file}: {warnings:?}");
+        }
+    }
+    let text = place.run(&["data", "inspect", "stray.csv"]).stdout;
+    assert!(text.contains("\nclasses  10, without a sample: 2 to 8\n"), "{text}");
+    // A folder that lacks a class is no problem if another has it.
+    place.write("a/a.csv", rows(&[0, 2])).write("b/b.csv", rows(&[1, 2]));
+    place.job_on("local = [\"a\", \"b\"]\n", &format!("{job}peers = 2\nfaults = 0\n"));
+    let trained = place.run(&["train", "--quiet"]);
+    assert!(trained.success && trained.stderr.is_empty(), "{}", trained.stderr);
+    place.write("b/b.csv", rows(&[0, 2]));
+    let warned = place.run(&["train", "--quiet"]).stderr;
+    assert!(
+        warned.starts_with(
+            "warning: `a`, `b`: the labels go from 0 to 2, so there are 3 classes, but no sample of class 1: "
+        ),
+        "{warned}"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Place, state_hash};
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 19] = [
     &["demo"],
     &["train"],
     &["up"],
@@ -24,6 +24,7 @@ const COMMANDS: [&[&str]; 18] = [
     &["model", "check"],
     &["model", "train-graph"],
     &["model", "inspect"],
+    &["function", "check"],
     &["bench", "store"],
     &["schema"],
 ];
@@ -39,8 +40,12 @@ fn only_commands_that_compute_have_options_of_engines() {
         for option in
             ["--engine ", "--engine-library ", "--engine-threads ", "--device ", "--concurrency ", "--cache-dir "]
         {
-            // It compiles graphs, and runs nothing.
-            let compiles = command == ["model", "check"] && ["--engine ", "--engine-library "].contains(&option);
+            // They compile a graph or a function, and compute nothing.
+            let compiles = match command {
+                ["model", "check"] => ["--engine ", "--engine-library "].contains(&option),
+                ["function", "check"] => option == "--cache-dir ",
+                _ => false,
+            };
             assert_eq!(help.stdout.contains(option), index < COMPUTING || compiles, "{command:?} {option}");
         }
         assert!(help.stdout.contains("--output"), "{command:?}");

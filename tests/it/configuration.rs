@@ -26,6 +26,16 @@ const WHOLE: &str = "
 job = \"skein.toml\"
 dir = \"run\"
 identity = { key_file = \"a.key\" }
+[ceilings]
+memory_mib = 1
+cpu = \"1s\"
+wall = \"1s\"
+hostcall_mib = 1
+handles = 1
+concurrency = 1
+queue = 1
+queue_wait = \"1s\"
+total = { memory_mib = 1 }
 [store]
 url = \"rediss://a.example\"
 password_file = \"a.password\"
@@ -63,13 +73,17 @@ fn the_page_names_every_key_of_a_host() {
 /// The manifest cannot read them from the runtime, which it does not know.
 #[test]
 fn limits_are_documented_with_their_values() {
-    let Limits { memory_mib, cpu, wall, hostcall_mib, handles } = Limits::default();
+    let Limits { memory_mib, cpu, wall, hostcall_mib, handles, concurrency, queue, queue_wait } = Limits::default();
+    assert_eq!(concurrency, u32::MAX, "as many as the host runs");
     let values = [
         ("memory_mib", memory_mib.to_string()),
         ("cpu", format!("{}s", cpu.as_secs())),
         ("wall", format!("{}s", wall.as_secs())),
         ("hostcall_mib", hostcall_mib.to_string()),
         ("handles", handles.to_string()),
+        ("concurrency", "as many as the host runs".to_owned()),
+        ("queue", queue.to_string()),
+        ("queue_wait", format!("{}s", queue_wait.as_secs())),
     ];
     let functions = fs::read_to_string(root().join("docs/functions.md")).unwrap();
     let schema = manifest::schema();

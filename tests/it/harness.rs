@@ -21,6 +21,21 @@ pub(crate) fn dist(name: &str) -> PathBuf {
     root().join("guest-functions/dist").join(format!("{name}.wasm"))
 }
 
+/// Whether a process of this status in `/proc` has given up privileges and system calls that this one has. On a kernel
+/// without filters of system calls, nothing can be seen of it.
+pub(crate) fn is_confined(status: &str) -> bool {
+    let field = |status: &str, name: &str| -> Option<u32> {
+        status.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+    };
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let Some(own_filters) = field(&own, "Seccomp_filters:") else {
+        assert!(std::env::var_os("SKEIN_SANDBOX_REQUIRED").is_none(), "this kernel has no seccomp");
+        println!("skipped: this kernel has no seccomp");
+        return true;
+    };
+    field(status, "NoNewPrivs:") == Some(1) && field(status, "Seccomp_filters:").is_some_and(|own| own > own_filters)
+}
+
 /// A folder to run the program in.
 pub(crate) struct Place(TempDir);
 

@@ -30,7 +30,9 @@ fn refuses(change: impl Fn(String) -> String, expected: &str) {
 fn a_host_that_cannot_run_reports_why() {
     refuses(|text| text, "the database `unix:///nowhere/own.sock` is out of reach");
     refuses(|text| text.replace(&"7".repeat(64), "seven"), "64 hexadecimal digits");
-    refuses(|text| text.replace("dir =", "folder ="), "unknown field `folder`");
+    refuses(|text| text.replace("dir =", "folder ="), "unknown field `folder`, expected one of `job`, `dir`, ");
+    refuses(|text| text.replace("dir =", "dirr ="), "; did you mean `dir`?");
+    refuses(|text| text.replace("key_file", "keyfile"), "; did you mean `key_file`?");
     refuses(|text| text.replace("skein.toml", "none.toml"), "none.toml");
     refuses(|text| text.replace("own.key", "none.key"), "failed to read the key");
     refuses(|text| text.replace("unix:///nowhere/own.sock", "redis://:secret@host"), "a password belongs in a file");
@@ -42,6 +44,17 @@ fn a_host_that_cannot_run_reports_why() {
         [members[0], members[1], members[1]].join("[[roster]]")
     };
     refuses(twice, "has peer");
+    let ceilings = |set: &str| format!("[ceilings]\n{set}\n[store]\nurl = \"unix:///nowhere/own.sock\"\n[[roster]]");
+    let limited = |set: &str| {
+        let table = ceilings(set);
+        move |text: String| {
+            let text = text.replacen("store = { url = \"unix:///nowhere/own.sock\" }\n", "", 1);
+            text.replacen("[[roster]]", &table, 1)
+        }
+    };
+    refuses(limited("memory = 5"), "unknown field `memory`");
+    let total = "MiB with its engine, all functions together 99 MiB (`[ceilings.total] memory_mib`)";
+    refuses(limited("total = { memory_mib = 99 }"), total);
     let no_store = |text: String| text.rsplit_once("store =").unwrap().0.to_owned();
     refuses(no_store, "has no `store`");
 }
@@ -99,9 +112,10 @@ fn configurations_of_databases_are_hardened_and_their_secrets_fresh() {
 #[test]
 fn a_worker_without_a_database_reports_it() {
     let place = Place::new();
-    let error = place.fails(&["worker", "--redis", "unix:///nowhere/redis.sock"]);
+    let worker = ["worker", "--peer", &"01".repeat(32), "--redis"];
+    let error = place.fails(&[&worker[..], &["unix:///nowhere/redis.sock"]].concat());
     assert!(error.contains("out of reach"), "{error}");
-    let usage = place.fails(&["worker", "--redis", "redis://user:secret@host"]);
+    let usage = place.fails(&[&worker[..], &["redis://user:secret@host"]].concat());
     assert!(usage.contains("a password belongs in a file"), "{usage}");
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use skein_job::{Job, Manifest, Members};
+use skein_peer::ceilings::Ceilings;
 use skein_peer::checkpoint::Checkpoint;
 use skein_peer::compute::Local;
 use skein_peer::driver::log::Log;
@@ -102,7 +103,7 @@ async fn job(train: &str) -> PreparedJob {
     let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).unwrap();
     let engine = EngineConfig::automatic();
     let status = Status::default();
-    let tools = Tools { runtime: &runtime, engine: &engine, status: &status };
+    let tools = Tools { runtime: &runtime, engine: &engine, ceilings: Ceilings::default(), status: &status };
     PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await.unwrap()
 }
 

@@ -1,7 +1,8 @@
 //! Peers that are lost while the others continue: killed for good, killed with their databases, stopped for a while, or
 //! all killed at once.
 
-use std::process::Child;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -160,4 +161,30 @@ fn peers_that_were_killed_at_once_resume_where_they_were() {
         }
         assert_eq!(in_step(&summaries, rounds), expected);
     }
+}
+
+/// A host with fewer rounds ends first. The other once waited for it without a word about the reason.
+#[test]
+fn a_host_with_fewer_rounds_is_named_and_can_go_on() {
+    let cluster = Cluster::start(&job(3, "5s"), false);
+    let configure = |peer: u32| {
+        let config = cluster.path(peer, "host.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(config, text.replacen("skein.toml", "longer.toml", 1)).unwrap();
+    };
+    let manifest = std::fs::read_to_string(cluster.place.path("skein.toml")).unwrap();
+    cluster.place.write("longer.toml", manifest.replace("rounds = 3", "rounds = 5"));
+    configure(0);
+    let mut command = cluster.place.command(&["host", "--config", "peer-0/host.toml"]);
+    let mut longer = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    in_step(&finish((1..PEERS).map(|peer| cluster.host(peer)).collect()), 3);
+    let mut printed = BufReader::new(longer.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let note = printed.find(|line| line.contains("published nothing after round 3")).expect("it tells why it waits");
+    assert!(
+        note.starts_with("peers ") && note.ends_with("`train.rounds` is 3, which has to be the same on all hosts"),
+        "{note}"
+    );
+    kill(&mut longer);
+    (1..PEERS).for_each(configure);
+    in_step(&finish((0..PEERS).map(|peer| cluster.host(peer)).collect()), 5);
 }

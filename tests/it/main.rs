@@ -7,6 +7,9 @@
 mod build;
 #[path = "../../host/redis/tests/redis/client.rs"]
 mod client;
+#[expect(dead_code, reason = "the tests of skein-runtime assemble more kinds of components")]
+#[path = "../../host/runtime/tests/assembled/components.rs"]
+mod components;
 #[path = "../../xtask/src/picture/draw.rs"]
 mod draw;
 mod harness;
@@ -24,6 +27,7 @@ mod tables;
 mod target;
 
 mod bad_input;
+mod brought;
 mod certificates;
 mod check;
 mod chores;
@@ -35,6 +39,7 @@ mod databases;
 mod demo;
 mod dist;
 mod formats;
+mod function;
 mod hosts;
 mod inspect;
 mod liars;

@@ -79,6 +79,13 @@ fn a_data_file_that_does_not_exist_is_reported_with_its_key_and_its_folder() {
         );
         assert!(error.starts_with(&expected), "{error}\n{expected}");
     }
+    place.write("jobs/skein.toml", format!("{manifest}source = \"builtin:digits\"\n[model]\nonnx = \"gone.onnx\"\n"));
+    let error = place.fails(&["train", "--from", "jobs/skein.toml"]);
+    let expected =
+        format!("failed to read `{here}/jobs/gone.onnx`, which `model.onnx` names (a relative path is relative to ");
+    assert!(error.contains(&expected), "{error}\n{expected}");
+    let error = place.fails(&["train", "--from", "jobs/skein.toml", "--model", "gone.onnx"]);
+    assert!(error.starts_with("error: failed to read the model `gone.onnx`: No such file"), "{error}");
     place.job_on("source = \"builtin:digit\"\n", "");
     let unknown = "`builtin:digit`, which does not come with this program; did you mean `builtin:digits`?";
     let error = place.fails(&["train"]);
@@ -110,6 +117,31 @@ fn labels_that_are_no_classes_are_reported_with_the_fix() {
         let error = place.fails(&["train"]);
         assert!(error.contains(expected) && error.contains("a.csv` "), "{rows}: {error}");
     }
+}
+
+/// The three ways to write an optimizer that other tools suggest.
+#[test]
+fn an_optimizer_that_is_written_otherwise_is_answered_with_the_key_the_line_and_the_fix() {
+    let place = Place::new();
+    for (optimizer, expected) in [
+        ("\"adam\"", "expected a table for `train.optimizer`: write `optimizer = { name = \"adam\" }`"),
+        (
+            "{ name = \"sgd\", momentum = 0.9 }",
+            "`train.optimizer` with the name `sgd`: unknown field `momentum`, expected one of `name`, `weight_decay`; optimizers \
+             that have it: `momentum`, `nesterov`",
+        ),
+        (
+            "{ name = \"adam\", betas = [0.9, 0.99] }",
+            "unknown field `betas`, expected one of `name`, `beta1`, `beta2`, ",
+        ),
+    ] {
+        place.job(&format!("[train]\noptimizer = {optimizer}\n"));
+        let error = place.fails(&["train"]);
+        assert!(error.contains(expected) && error.contains("at line 7, column "), "{error}");
+    }
+    let error = place.job("").fails(&["train", "--set", "train.optimizer.beta1=0.9"]);
+    let expected = "`--set train.optimizer.beta1=0.9`: `train.optimizer`: missing field `name`, one of `sgd`, ";
+    assert!(error.contains(expected), "{error}");
 }
 
 /// Batch normalization after a linear layer: with one sample in a batch, each channel has one value.

@@ -16,7 +16,7 @@ const JOB: &str = "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = 60\nevalu
     learning_rate = 0.01\nreduce_on_plateau = { patience = 0, factor = 0.5, min_delta = 0.1 }\n";
 pub(crate) const PEERS: u32 = 4;
 /// The seed of the job, from which the peers' keys are derived.
-const SEED: u64 = 5;
+pub(crate) const SEED: u64 = 5;
 
 /// The databases of all peers and the configurations of their hosts, in one folder.
 pub(crate) struct Cluster {
@@ -205,6 +205,19 @@ fn one_command_runs_all_peers_and_leaves_nothing_behind() {
     assert!(processes_of(&place).is_empty(), "{:?}", processes_of(&place));
 }
 
+/// Each of its hosts reads the data.
+#[test]
+fn one_command_warns_once_of_a_class_without_samples() {
+    let place = Place::new();
+    place.write("a.csv", "1,2,1\n2,3,2\n".repeat(200));
+    place.job_on("source = \"a.csv\"\n", "[model]\nnetwork = \"mlp\"\n[train]\nrounds = 1\nbatch_size = 2\n");
+    for arguments in [&["up"][..], &["up", "--redis"]] {
+        let finished = place.run(arguments);
+        assert!(finished.success, "{}", finished.stderr);
+        assert_eq!(finished.stderr.matches("no sample of class 0").count(), 1, "{}", finished.stderr);
+    }
+}
+
 /// However the command ends, its hosts and databases end with it.
 #[test]
 fn hosts_and_databases_end_with_the_command() {
@@ -242,7 +255,8 @@ fn workers_that_are_killed_change_no_bit() {
     let redis = cluster.path(0, "redis");
     let url = format!("unix://worker@{}/redis.sock", redis.display());
     let password = redis.join("worker.password").display().to_string();
-    let arguments = ["worker", "--redis", &url, "--password-file", &password];
+    let key = Identity::derived(SEED, 0).id().to_string();
+    let arguments = ["worker", "--peer", &key, "--redis", &url, "--password-file", &password];
     for calls in [1, 4] {
         let mut victim = cluster.place.start(&arguments, calls);
         kill_process(Pid::from_child(&victim), Signal::KILL).unwrap();
@@ -271,7 +285,8 @@ fn a_worker_refuses_a_component_that_was_replaced() {
     let component = keys.lines().find(|key| key.rsplit(':').next().unwrap().len() == 64).unwrap();
     assert!(database.ask(&["APPEND", component, "x"]).unwrap().parse::<u64>().unwrap() > 1, "it is longer now");
     let url = format!("unix://worker@{}/redis.sock", redis.display());
-    let arguments = ["worker", "--redis", &url, "--password-file", password.to_str().unwrap()];
+    let key = Identity::derived(SEED, 0).id().to_string();
+    let arguments = ["worker", "--peer", &key, "--redis", &url, "--password-file", password.to_str().unwrap()];
     let error = cluster.place.fails(&arguments);
     assert!(error.contains("under the digest") && error.contains("has the digest"), "{error}");
 }

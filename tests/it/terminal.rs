@@ -183,16 +183,23 @@ fn leb128(mut number: u32) -> Vec<u8> {
 #[test]
 fn a_function_is_named_while_it_compiles_for_long() {
     let place = Place::new();
-    place.write("mine.wasm", slow_to_compile());
+    let component = slow_to_compile();
+    let compiling = format!("compiling `mine`, {:.1} MB", component.len() as f64 / 1e6);
+    place.write("mine.wasm", component);
     place.job("[train]\ngradient = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n");
     let error = place.fails(&["train", "--cache-dir", "cache"]);
-    let lines = error.lines().filter(|line| *line == "compiling `mine`").count();
+    let lines = error.lines().filter(|line| *line == compiling).count();
     assert_eq!(lines, 1, "{error}");
     std::fs::remove_dir_all(place.path("cache")).unwrap();
     let text = on_a_terminal(&place, "stty rows 24 cols 80", &["train", "--cache-dir", "cache"]);
     let lines = shown(&text);
-    let spinner = |line: &&String| line.strip_prefix(['|', '/', '-', '\\']) == Some(" compiling `mine`");
-    assert!(lines.iter().filter(spinner).count() > 2, "it turns: {text}");
+    let timed = format!(" {compiling} (");
+    let seconds = |line: &String| -> Option<u64> {
+        let spinner = line.strip_prefix(['|', '/', '-', '\\'])?;
+        spinner.strip_prefix(&timed)?.strip_suffix(" s)")?.parse().ok()
+    };
+    let seconds: Vec<u64> = lines.iter().filter_map(seconds).collect();
+    assert!(seconds.len() > 2 && seconds.is_sorted(), "it turns: {text}");
     assert!(lines.last().unwrap().starts_with("error: "), "{text}");
     assert!(!lines.iter().any(|line| line.contains("aggregate")), "quick steps are not named: {text}");
 

@@ -266,14 +266,16 @@ const LAYERS: [(&str, &[&str]); 16] = [
 ];
 
 /// External crates, and the only crates that may depend on them (invariant 9).
-const KNOWN_BY: [(&str, &[&str]); 10] = [
+const KNOWN_BY: [(&str, &[&str]); 12] = [
     ("axum", &["skein"]),
     ("clap", &["skein", "xtask"]),
+    ("landlock", &["skein-runtime"]),
     ("openvino", &["skein-engine"]),
     ("ort", &["skein-engine"]),
     ("prost", &["skein-graph"]),
     ("redis", &["skein-bench", "skein-redis"]),
     ("rten", &["skein-engine"]),
+    ("seccompiler", &["skein-runtime"]),
     ("tokio", &["skein", "skein-bench", "skein-peer", "skein-redis", "skein-runtime", "skein-store", "xtask"]),
     ("wasmtime", &["skein-runtime"]),
     ("wasmtime-wasi", &["skein-runtime"]),

@@ -470,3 +470,14 @@ fn peers_may_own_folders() {
     place.job_on(&folders(3), train);
     assert!(place.fails(&["train"]).contains("not every peer has a folder"));
 }
+
+/// An upgrade replaces the file of a program that runs, which must go on compiling with what it was built with.
+#[test]
+fn a_program_whose_file_is_gone_compiles_by_itself() {
+    let place = Place::new();
+    place.job("[model]\nhidden = [4]\n[train]\nrounds = 1\n");
+    std::fs::copy(env!("CARGO_BIN_EXE_skein"), place.path("program")).unwrap();
+    let setup = "export SKEIN_CACHE_DIR=cache; exec 3< program; rm program; shift; set -- /proc/self/fd/3 \"$@\"";
+    let finished = place.run_after(setup, &["train"]);
+    assert!(finished.success, "{}{}", finished.stdout, finished.stderr);
+}

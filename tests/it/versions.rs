@@ -3,11 +3,20 @@
 use std::fs;
 use std::path::PathBuf;
 
+use skein_protocol::identity::Identity;
 use skein_protocol::record::{Record, RecordError};
 use skein_redis::Scope;
 use skein_types::{Digest, PeerId};
 
 use crate::harness::{Database, Place, root};
+
+/// The newest generation.
+const GENERATION: u32 = 3;
+
+/// The public key of the first peer in all samples.
+fn key() -> String {
+    Identity::derived(1, 0).id().to_string()
+}
 
 /// A sample that the given generation of the program wrote; see `tests/data/formats/README.md`.
 fn sample(generation: u32, file: &str) -> PathBuf {
@@ -37,7 +46,7 @@ fn at_database<'a>(command: &[&'a str], url: &'a str, password: &'a str) -> Vec<
 
 #[test]
 fn manifests_of_all_versions_train() {
-    for generation in [1, 2] {
+    for generation in 1..=GENERATION {
         assert_eq!(job(generation).json(&["train"])["rounds"], 3, "generation {generation}");
     }
 }
@@ -55,8 +64,8 @@ fn a_checkpoint_is_read_or_refused_with_both_versions() {
         );
         assert!(error.contains("with the program that wrote it"), "{error}");
     }
-    let place = job(2);
-    fs::copy(sample(2, "checkpoint.safetensors"), place.path("now.safetensors")).unwrap();
+    let place = job(GENERATION);
+    fs::copy(sample(GENERATION, "checkpoint.safetensors"), place.path("now.safetensors")).unwrap();
     assert_eq!(place.json(&["eval", "--checkpoint", "now.safetensors"])["round"], 3);
 }
 
@@ -65,7 +74,7 @@ fn a_record_is_read_or_refused_with_its_version() {
     // The first generation's began with the digest of the job, not with a version.
     let old = fs::read(sample(1, "record")).unwrap();
     assert_eq!(Record::decode(&old), Err(RecordError::Malformed));
-    let mut now = fs::read(sample(2, "record")).unwrap();
+    let mut now = fs::read(sample(GENERATION, "record")).unwrap();
     assert_eq!(Record::decode(&now).unwrap().encode(), now);
     now[0] = 1;
     assert_eq!(Record::decode(&now), Err(RecordError::Version(1)));
@@ -85,17 +94,17 @@ fn a_database_is_read_or_refused_with_both_versions() {
 
     let url = format!("unix://owner@{}/redis.sock", place.path("redis").display());
     let password = place.path("redis/owner.password").display().to_string();
-    let error = place.fails(&at_database(&["worker"], &url, &password));
+    let error = place.fails(&at_database(&["worker", "--peer", &key()], &url, &password));
     assert!(error.contains("its host uses format 1 of the keys, this worker format 2"), "{error}");
 }
 
 #[test]
 fn workers_find_a_job_of_their_own_version() {
-    let place = job(2);
-    let _database = database(&place, 2);
+    let place = job(GENERATION);
+    let _database = database(&place, GENERATION);
     let url = format!("unix://owner@{}/redis.sock", place.path("redis").display());
     let password = place.path("redis/owner.password").display().to_string();
     // The sample lacks the component, which is what a worker asks for once it has read the rest.
-    let error = place.fails(&at_database(&["worker"], &url, &password));
+    let error = place.fails(&at_database(&["worker", "--peer", &key()], &url, &password));
     assert!(error.contains("the database has nothing under the digest"), "{error}");
 }

@@ -6,9 +6,11 @@ use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use skein_protocol::identity::Identity;
 
+use crate::client::Client;
 use crate::harness::{Finished, state_hash};
-use crate::peers::{Cluster, PEERS, finish};
+use crate::peers::{Cluster, PEERS, SEED, finish};
 
 /// Memory limits of the gradient function: every call exceeds the first, none the second.
 const LITTLE_MIB: u32 = 1;
@@ -49,11 +51,17 @@ struct Worker {
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
 }
 
+/// Command-line arguments of a worker for the first peer's database, which takes it for that of peer `of`.
+fn arguments(cluster: &Cluster, of: u32) -> Vec<String> {
+    let key = Identity::derived(SEED, of).id().to_string();
+    let own = ["worker", "--peer", &key].map(str::to_owned);
+    own.into_iter().chain(database(cluster, "worker")).collect()
+}
+
 impl Worker {
     fn start(cluster: &Cluster) -> Worker {
-        let database = database(cluster, "worker");
-        let arguments: Vec<&str> =
-            ["worker", "-o", "json"].into_iter().chain(database.iter().map(String::as_str)).collect();
+        let arguments = arguments(cluster, 0);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(["-o", "json"]).collect();
         let mut child =
             cluster.place.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -137,4 +145,71 @@ fn a_worker_that_fails_at_everything_changes_no_bit_and_ends_no_host() {
     assert_eq!(done["counted"], 0, "{done}");
     assert!(done["released"].as_u64() >= Some(1) && done["pauses"].as_u64() >= Some(1), "{done}");
     assert!(done["last_failure"].as_str().unwrap().contains("memory_mib"), "{done}");
+}
+
+/// Lets all hosts train run number 1 beside the one before.
+fn second_run(cluster: &Cluster) {
+    for peer in 0..PEERS {
+        let config = cluster.path(peer, "host.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(config, text.replacen("dir = \".\"", "dir = \"second\"\nrun = 1", 1)).unwrap();
+    }
+}
+
+#[test]
+fn a_worker_goes_on_with_the_next_run_of_its_host() {
+    let cluster = Cluster::start(&job(ENOUGH_MIB), false);
+    let hosts = || finish((0..PEERS).map(|peer| cluster.host(peer)).collect());
+    let first = hosts();
+    let mut worker = Worker::start(&cluster);
+    worker.says("working on the queue");
+    second_run(&cluster);
+    let second = hosts();
+    assert_ne!(first[0]["run"], second[0]["run"]);
+    worker.says(&format!("the host has begun another run: {}", second[0]["run"].as_str().unwrap()));
+    worker.says("working on the queue");
+    leave(worker.ignore());
+}
+
+/// Without the host's signature, everybody who reaches the database could make its workers run any code.
+#[test]
+fn a_worker_runs_only_what_the_host_that_it_was_told_has_signed() {
+    let cluster = Cluster::start(&job(ENOUGH_MIB), false);
+    finish((0..PEERS).map(|peer| cluster.host(peer)).collect());
+    let fails = |of: u32| {
+        let arguments = arguments(&cluster, of);
+        cluster.place.fails(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let [own, other] = [0, 1].map(|index| Identity::derived(SEED, index).id().to_string());
+    let error = fails(1);
+    assert!(error.contains(&format!("is that of peer {own}, not of {other} (`--peer`)")), "{error}");
+
+    let secret = std::fs::read_to_string(cluster.path(0, "redis/worker.password")).unwrap();
+    let mut database = Client::unix(&cluster.path(0, "redis/redis.sock")).unwrap();
+    assert_eq!(database.ask(&["AUTH", "worker", secret.trim()]).unwrap(), "OK");
+    let keys = database.ask(&["SCAN", "0", "MATCH", "*:blob:bundle", "COUNT", "100000"]).unwrap();
+    let bundle = keys.lines().find(|key| key.ends_with(":blob:bundle")).unwrap();
+    let signed = database.ask(&["GET", bundle]).unwrap();
+    let changed = signed.replace("memory_mib = 64", "memory_mib = 65");
+    assert_ne!(changed, signed);
+    assert_eq!(database.ask(&["SET", bundle, &changed]).unwrap(), "OK");
+    let error = fails(0);
+    assert!(error.contains(&format!("is not signed by peer {own} for the run")), "{error}");
+    // The host writes it again when it starts.
+    finish(vec![cluster.host(0)]);
+    let mut worker = Worker::start(&cluster);
+    worker.says("working on the queue");
+    leave(worker.ignore());
+}
+
+#[test]
+fn a_manifest_above_the_ceilings_of_a_host_is_refused_with_both_numbers() {
+    let cluster = Cluster::start(&job(ENOUGH_MIB), false);
+    let config = cluster.path(0, "host.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(config, format!("{text}[ceilings]\nmemory_mib = 63\n")).unwrap();
+    let error = host_that_gives_up(&cluster);
+    for part in ["`mine` asks for `memory_mib = 64`", "at most 63", "`[function.mine.limits]`", "`[ceilings]`"] {
+        assert!(error.contains(part), "{error}");
+    }
 }

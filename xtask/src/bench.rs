@@ -91,7 +91,7 @@ pub(crate) fn measure(root: &Path) -> Result<Map<String, Value>> {
     Ok(figures)
 }
 
-fn print_text(figures: &Map<String, Value>) {
+pub(crate) fn print_text(figures: &Map<String, Value>) {
     for (name, value) in figures {
         let number = value.as_f64().unwrap_or(f64::NAN);
         let goal = GOALS.iter().find(|(goal, ..)| goal == name);
@@ -104,7 +104,7 @@ fn print_text(figures: &Map<String, Value>) {
 }
 
 /// Figures of the runtime's own benchmark.
-fn runtime_figures(root: &Path) -> Result<Map<String, Value>> {
+pub(crate) fn runtime_figures(root: &Path) -> Result<Map<String, Value>> {
     let text = output(cargo().args(RUNTIME_BENCH).current_dir(root))?;
     serde_json::from_str(&text).with_context(|| format!("the benchmark printed `{text}`"))
 }

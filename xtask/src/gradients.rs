@@ -76,7 +76,7 @@ pub(crate) fn run(root: &Path, options: &Gradients) -> Result<()> {
     Ok(())
 }
 
-fn ready_engines(program: &Path) -> Result<Vec<String>> {
+pub(crate) fn ready_engines(program: &Path) -> Result<Vec<String>> {
     let listed = printed(Command::new(program).args(["engine", "list", "--output", "json"]))?;
     let rows = listed.as_array().context("`skein engine list` printed no list")?.iter();
     let ready = rows.filter(|row| row["state"] == "ready").filter_map(|row| row["engine"].as_str());

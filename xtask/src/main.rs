@@ -11,6 +11,7 @@ mod picture;
 mod queue_bench;
 mod readme;
 mod references;
+mod sandbox_bench;
 mod target;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ enum Chore {
     /// One process of `queue-bench`.
     #[command(hide = true)]
     QueueProcess(queue_bench::process::Process),
+    /// Measure the sandbox: its cost, and what busy and hostile functions cost the others.
+    SandboxBench(sandbox_bench::SandboxBench),
     /// Print sizes and habits of the code.
     Measure(measure::Measure),
     /// Build the program and pack it for machines without a toolchain.
@@ -66,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Accuracy(options) => accuracy::run(&workspace_root(), &options),
         Chore::QueueBench(options) => queue_bench::run(&workspace_root(), &options),
         Chore::QueueProcess(process) => queue_bench::process::run(&process),
+        Chore::SandboxBench(options) => sandbox_bench::run(&workspace_root(), &options),
         Chore::Measure(options) => measure::run(&workspace_root(), &options),
         Chore::Dist(options) => dist::run(&workspace_root(), &options),
         Chore::Readme(options) => readme::run(&workspace_root(), &options),

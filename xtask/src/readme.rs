@@ -16,12 +16,13 @@ use script::{MADE, Runner};
 /// Pages with blocks that need Python or a Wasm target.
 const PAGES: [&str; 3] = ["docs/pytorch.md", "docs/functions.md", "docs/engines.md"];
 /// What the pages install, in the versions whose output they show.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "torch==2.15.0",
     "numpy==2.4.6",
     "onnx==1.23.2",
     "onnxscript==0.7.2",
     "safetensors==0.8.0",
+    "scikit-learn==1.9.1",
     "componentize-py==0.25.1",
 ];
 /// Where the variant of PyTorch without CUDA is, a tenth of the one in the package index.

@@ -53,6 +53,9 @@ const WARM_UP_CALLS: u32 = 3;
 /// No call takes longer, not even of a large model on a slow machine.
 const CALL_MAX: Duration = Duration::from_secs(600);
 
+/// The function that is measured.
+const FUNCTION: &str = "gradient-onnx";
+
 /// The calls of one measurement.
 #[derive(Clone, Copy)]
 struct Load {
@@ -78,10 +81,7 @@ impl GradientBench {
     /// The model cannot be trained, or a call fails.
     pub fn run<'a>(&'a self, tools: Tools<'a>, concurrency: u32) -> BoxFuture<'a, Result<GradientFigures>> {
         Box::pin(async move {
-            let folder = tempfile::tempdir()?;
-            let data = self.write_samples(folder.path())?;
-            let manifest = self.manifest(data);
-            let prepared = PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await?;
+            let prepared = self.prepare(CALL_MAX, tools).await?;
             let job = &prepared.job;
             let parameters = Parameters { layout: job.layout.clone(), values: job.initial.clone().into() };
             let load = Load { lanes: concurrency, calls: self.calls, batch: self.batch };
@@ -102,6 +102,19 @@ impl GradientBench {
                 parameter_bytes_crossed: samples.iter().map(|sample| sample.parameter_bytes).sum(),
                 peak_memory_mib: peak_memory_mib(),
             })
+        })
+    }
+
+    /// Prepares the job whose gradients are measured, with random samples. No call runs longer than `wall`.
+    ///
+    /// # Errors
+    /// The model cannot be trained.
+    pub fn prepare<'a>(&'a self, wall: Duration, tools: Tools<'a>) -> BoxFuture<'a, Result<PreparedJob>> {
+        Box::pin(async move {
+            let folder = tempfile::tempdir()?;
+            let mut manifest = self.manifest(self.write_samples(folder.path())?);
+            manifest.function.values_mut().for_each(|function| function.limits.wall = Some(wall));
+            PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await
         })
     }
 
@@ -132,16 +145,13 @@ impl GradientBench {
             model: Model { onnx: Some(self.model.clone()), ..Model::default() },
             data: Data { source: Some(data), labels: Some(labels), validation: 0.0, ..Data::default() },
             train: Train { peers: 1, faults: 0, batch_size: self.batch, ..Train::default() },
-            function: [("gradient-onnx".to_owned(), bench_function())].into(),
+            function: [FUNCTION].map(|name| (name.to_owned(), builtin(name))).into(),
         }
     }
 }
 
-/// The built-in function, with enough time for any engine.
-fn bench_function() -> Function {
-    let mut function = Function::builtin("gradient-onnx").expect("`gradient-onnx` is built in");
-    function.limits.wall = Some(CALL_MAX);
-    function
+fn builtin(name: &str) -> Function {
+    Function::builtin(name).expect("a function that comes with the program")
 }
 
 /// Makes the calls of all lanes, and returns the usage of each call.

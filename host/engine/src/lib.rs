@@ -12,6 +12,7 @@ mod rten;
 mod signature;
 mod stop;
 mod tensor;
+mod warm_up;
 
 pub mod install;
 pub mod library;
@@ -22,10 +23,11 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::EngineError;
-pub use pool::Pool;
+pub use pool::{Pool, sessions};
 pub use signature::Signature;
 pub use stop::Stop;
 pub use tensor::{Buffer, ElementType, RANK_MAX, ShapeError, Tensor};
+pub use warm_up::warm_up;
 
 /// Identifies an engine by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

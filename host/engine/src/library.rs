@@ -39,3 +39,21 @@ pub fn inside(kind: Kind, path: &Path) -> Option<PathBuf> {
     // The shortest name comes first: a link without a version, if one exists.
     libraries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))).min()
 }
+
+/// Places of files that OpenVINO reads beside its own folder: libraries of the system that its parts need, and what tells
+/// about the processor.
+const OPENVINO_READS: [&str; 6] =
+    ["/etc/ld.so.cache", "/lib", "/lib64", "/usr/lib", "/sys/devices/system", "/proc/cpuinfo"];
+
+/// Files and folders that an engine, whose library or its folder is at `path`, reads after it was opened. OpenVINO loads
+/// parts of itself whenever it reads a graph.
+pub fn late_files(kind: Kind, path: &Path) -> Vec<PathBuf> {
+    match kind {
+        Kind::Rten | Kind::OnnxRuntime => Vec::new(),
+        Kind::OpenVino => {
+            let library = inside(kind, path);
+            let folder = library.as_deref().and_then(Path::parent).map(Path::to_owned);
+            folder.into_iter().chain(OPENVINO_READS.map(PathBuf::from)).collect()
+        }
+    }
+}

@@ -1,8 +1,33 @@
 //! A pool of sessions of one graph, one per concurrent call.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{Engine, EngineError, Options, Session, Signature, Stop, Tensor};
+
+/// Sessions that exist in this process.
+static SESSIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns how many sessions the pools of this process have, idle ones included.
+pub fn sessions() -> usize {
+    SESSIONS.load(Ordering::Relaxed)
+}
+
+/// A session, counted as long as it exists.
+struct Counted(Box<dyn Session>);
+
+impl Counted {
+    fn new(session: Box<dyn Session>) -> Counted {
+        SESSIONS.fetch_add(1, Ordering::Relaxed);
+        Counted(session)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        SESSIONS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A graph and its sessions. A run takes an idle session, or compiles another.
 ///
@@ -12,7 +37,7 @@ pub struct Pool {
     graph: Vec<u8>,
     options: Options,
     signature: Signature,
-    idle: Mutex<Vec<Box<dyn Session>>>,
+    idle: Mutex<Vec<Counted>>,
 }
 
 impl Pool {
@@ -23,7 +48,7 @@ impl Pool {
     pub fn new(engine: Arc<dyn Engine>, graph: Vec<u8>, options: Options) -> Result<Pool, EngineError> {
         let first = engine.compile(&graph, options)?;
         let signature = first.signature().clone();
-        Ok(Pool { engine, graph, options, signature, idle: Mutex::new(vec![first]) })
+        Ok(Pool { engine, graph, options, signature, idle: Mutex::new(vec![Counted::new(first)]) })
     }
 
     /// Runs the graph; blocks until it is done. See [`Session::run`].
@@ -34,9 +59,9 @@ impl Pool {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut session = match idle {
             Some(session) => session,
-            None => self.engine.compile(&self.graph, self.options)?,
+            None => Counted::new(self.engine.compile(&self.graph, self.options)?),
         };
-        let result = session.run(inputs, outputs, stop);
+        let result = session.0.run(inputs, outputs, stop);
         // OpenVINO cannot use a graph again that was interrupted: it keeps sizes of the interrupted run.
         if !matches!(result, Err(EngineError::Stopped)) {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);

@@ -26,6 +26,11 @@ impl Dim {
         self.symbols.is_empty().then_some(self.factor)
     }
 
+    /// The size if all its names were 1.
+    pub(crate) fn factor(&self) -> i64 {
+        self.factor
+    }
+
     /// Names of its factors, in alphabetical order.
     pub fn symbols(&self) -> impl Iterator<Item = &str> {
         self.symbols.iter().map(|symbol| &**symbol)

@@ -30,6 +30,7 @@ mod graph;
 mod infer;
 mod loss;
 mod lowering;
+mod memory;
 mod model;
 pub mod networks;
 mod operators;

@@ -8,6 +8,7 @@ use crate::export;
 use crate::graph::{Graph, ValueId};
 use crate::loss::Loss;
 use crate::lowering::Lowering;
+use crate::memory;
 use crate::model::Model;
 use crate::tape::{Mode, Names, Tape};
 
@@ -52,6 +53,8 @@ pub struct TrainingGraph {
     pub noise: Vec<(String, Shape)>,
     /// Number of nodes after simplification.
     pub nodes: usize,
+    /// About the memory of a run in bytes, without its inputs; sizes with a name count as 1.
+    pub peak_bytes: u64,
 }
 
 /// A graph that computes the model's outputs, with every parameter and buffer as an input under its name.
@@ -65,6 +68,8 @@ pub struct EvaluationGraph {
     pub outputs: Vec<(String, Shape)>,
     /// Number of nodes after simplification.
     pub nodes: usize,
+    /// About the memory of a run in bytes, without its inputs; sizes with a name count as 1.
+    pub peak_bytes: u64,
 }
 
 impl Model {
@@ -105,7 +110,8 @@ impl Model {
         let graph = finish(tape.graph, outputs);
         let onnx = export::encode(&graph);
         let nodes = graph.nodes.len();
-        Ok(TrainingGraph { onnx, trained, statistics, inputs, noise, nodes })
+        let peak_bytes = memory::peak_bytes(&graph);
+        Ok(TrainingGraph { onnx, trained, statistics, inputs, noise, nodes, peak_bytes })
     }
 
     /// Derives the graph that evaluates the model; batch normalizations use their running statistics.
@@ -121,7 +127,8 @@ impl Model {
         let outputs = graph.outputs.iter().map(|(name, id)| (name.clone(), graph.shape(*id).to_vec())).collect();
         let inputs = graph.named_inputs();
         let nodes = graph.nodes.len();
-        Ok(EvaluationGraph { onnx: export::encode(&graph), inputs, outputs, nodes })
+        let peak_bytes = memory::peak_bytes(&graph);
+        Ok(EvaluationGraph { onnx: export::encode(&graph), inputs, outputs, nodes, peak_bytes })
     }
 
     fn output(&self, names: &Names) -> Result<ValueId, GraphError> {

@@ -5,7 +5,7 @@ pub mod contents;
 mod delimited;
 mod digits;
 mod idx;
-mod labels;
+pub(crate) mod labels;
 mod npz;
 pub mod split;
 
@@ -233,9 +233,7 @@ enum Format {
 fn files(path: &Path) -> Result<Vec<(Format, PathBuf)>, DataError> {
     let failed = |source| DataError::Read { path: path.to_owned(), source };
     if !std::fs::metadata(path).map_err(failed)?.is_dir() {
-        let format = format_of(path).ok_or_else(|| {
-            DataError::content(path, "has no known format: idx (`…idx3-ubyte`), CIFAR-10 `.bin`, `.csv` or `.npz`")
-        })?;
+        let format = format_of(path).ok_or_else(|| DataError::content(path, unknown_format(path)))?;
         return Ok(vec![(format, path.to_owned())]);
     }
     let mut files = Vec::new();
@@ -249,6 +247,17 @@ fn files(path: &Path) -> Result<Vec<(Format, PathBuf)>, DataError> {
     }
     files.sort_by(|a, b| a.1.cmp(&b.1));
     Ok(files)
+}
+
+/// What is wrong with a file of no known format, worded to follow its path.
+fn unknown_format(path: &Path) -> String {
+    let is_single_array = path.extension().is_some_and(|extension| extension == "npy");
+    let fix = if is_single_array {
+        "; a `.npy` file holds one array, so save both: `np.savez(\"data.npz\", x=inputs, y=labels)`"
+    } else {
+        ""
+    };
+    format!("has no known format: idx (`…idx3-ubyte`), CIFAR-10 `.bin`, `.csv` or `.npz`{fix}")
 }
 
 fn format_of(path: &Path) -> Option<Format> {

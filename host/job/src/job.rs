@@ -14,7 +14,7 @@ use crate::data::SampleKind;
 use crate::identity::{self, Ancestor, Identifier};
 use crate::manifest::{self, Manifest};
 use crate::model::{Graphs, Model};
-use crate::shares::{PeerData, Subset, check_batches, divide};
+use crate::shares::{PeerData, Subset, check_batches, divide, warn_of_empty_classes};
 
 /// Everything that peers of a job have in common.
 #[derive(Clone)]
@@ -49,6 +49,8 @@ pub struct Job {
     pub rule: Option<BuiltinRule>,
     /// Shape and number of classes of the samples.
     pub samples: SampleKind,
+    /// Warns of classes of which no peer has a sample, with the fix; `None` if there are none.
+    pub empty_classes: Option<String>,
     /// Each peer's share of the data, in the order of the peers' keys.
     pub shares: BTreeMap<PeerId, PeerData>,
     /// Samples held out for the accuracy at the end.
@@ -108,6 +110,7 @@ impl Job {
             gradient,
             aggregate,
             samples,
+            empty_classes: warn_of_empty_classes(data, &shares),
             shares,
             test,
         })

@@ -139,8 +139,10 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`]
     pub fn parse(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
-        let manifest: Manifest = toml::from_str(text)
-            .map_err(|error| ManifestError::Parse { path: path.to_owned(), message: explain(&error) })?;
+        let manifest: Manifest = toml::from_str(text).map_err(|error| {
+            let message = format!("{}{}", error.to_string().trim_end(), hint(&error));
+            ManifestError::Parse { path: path.to_owned(), message }
+        })?;
         manifest.check().map_err(|(key, problem)| ManifestError::Value { path: path.to_owned(), key, problem })?;
         Ok(manifest)
     }
@@ -195,20 +197,29 @@ pub fn schema() -> serde_json::Value {
     schema
 }
 
-/// The parser's message, and the nearest known key for an unknown one.
-fn explain(error: &toml::de::Error) -> String {
-    format!("{}{}", error.to_string().trim_end(), hint(error))
+/// What the parser says about a file of TOML, and the nearest known key or name for an unknown one.
+pub fn explain(error: &toml::de::Error) -> String {
+    let meant = unknown_name(error, "unknown field ").or_else(|| unknown_name(error, "unknown variant "));
+    let meant = meant.map_or_else(String::new, |(name, known)| did_you_mean(name, known));
+    format!("{}{meant}", error.to_string().trim_end())
 }
 
-/// `; did you mean …?` for an unknown key or name; the parser's message lists the known ones.
+/// `; did you mean …?` for an unknown key or name of a manifest; the parser's message lists the known ones.
 fn hint(error: &toml::de::Error) -> String {
-    let message = error.message();
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    match quoted.next() {
-        Some(key) if message.starts_with("unknown field") => suggest::did_you_mean_key(key, quoted),
-        Some(name) if message.starts_with("unknown variant") => did_you_mean(name, quoted),
-        _ => String::new(),
+    if let Some((key, known)) = unknown_name(error, "unknown field ") {
+        return suggest::did_you_mean_key(key, known);
     }
+    unknown_name(error, "unknown variant ").map_or_else(String::new, |(name, known)| did_you_mean(name, known))
+}
+
+/// The name in the parser's message after the words, and the known names that it lists.
+fn unknown_name<'a>(
+    error: &'a toml::de::Error,
+    words: &str,
+) -> Option<(&'a str, impl Iterator<Item = &'a str> + use<'a>)> {
+    let (_, listed) = error.message().split_once(words)?;
+    let mut quoted = listed.split(';').next()?.split('`').skip(1).step_by(2);
+    Some((quoted.next()?, quoted))
 }
 
 #[cfg(test)]
@@ -240,7 +251,11 @@ mod tests {
         refuses("scael = 2.0\n", "did you mean `scale`?");
         refuses("[train]\npears = 3\n", "did you mean `peers`?");
         refuses("[train.optimizer]\nname = \"adma\"\n", "did you mean `adam`?");
-        refuses("[train.optimizer]\nname = \"sgd\"\nmomentum = 0.9\n", "unknown field `momentum`");
+        refuses(
+            "[train.optimizer]\nname = \"Lion\"\n",
+            "`train.optimizer`: unknown variant `Lion`, expected one of `sgd`, ",
+        );
+        refuses("[train.optimizer]\nname = \"SGD\"\n", "did you mean `sgd`?");
         refuses("[function.g]\nsource = \"g.wasm\"\n[function.g.limits]\nmemory = 1\n", "did you mean `memory_mib`?");
         refuses("[function.g]\nsource = \"g.wasm\"\n[function.g.build]\ncmd = \"make\"\n", "did you mean `command`?");
         refuses("[modle]\nhidden = [3]\n", "did you mean `model`?");
@@ -265,6 +280,21 @@ mod tests {
         ] {
             refuses(addition, &format!("did you mean `{own}`?"));
         }
+    }
+
+    #[test]
+    fn a_key_of_another_optimizer_is_refused_with_those_that_this_one_has() {
+        refuses(
+            "[train]\noptimizer = { name = \"sgd\", momentum = 0.9 }\n",
+            "`train.optimizer` with the name `sgd`: unknown field `momentum`, expected one of `name`, `weight_decay`; \
+             optimizers that have it: `momentum`, `nesterov`",
+        );
+        refuses(
+            "[train]\noptimizer = { betas = [0.9, 0.99], name = \"adam\" }\n",
+            "`train.optimizer` with the name `adam`: unknown field `betas`, expected one of `name`, `beta1`, `beta2`, \
+             `epsilon`, `weight_decay`; did you mean `beta1`?",
+        );
+        refuses("[train]\noptimizer = { name = \"adam\", eps = 1e-8 }\n", "did you mean `epsilon`?");
     }
 
     #[test]
@@ -295,14 +325,24 @@ mod tests {
         refuses("[train]\nlearning_rate = 1e-60\n", "`train.learning_rate`");
         refuses(
             "[train.optimizer]\nname = \"adam\"\nbeta2 = 1.0\n",
-            "`beta2` of `adam` must be a number from 0 to below 1, got `1`",
+            "`train.optimizer`: `beta2` of `adam` must be a number from 0 to below 1, got `1`",
         );
         refuses(
             "[train.optimizer]\nname = \"sgd\"\nweight_decay = -1\n",
             "`weight_decay` of `sgd` must be a number from 0 up, got `-1`",
         );
-        refuses("[train.optimizer]\nmomentum = 0.5\n", "missing field `name`");
-        refuses("[train]\noptimizer = \"sgd\"\n", "a table with the `name` of an optimizer");
+        refuses(
+            "[train.optimizer]\nmomentum = 0.5\n",
+            "`train.optimizer`: missing field `name`, one of `sgd`, `momentum`, ",
+        );
+        refuses(
+            "[train]\noptimizer = \"Adam\"\n",
+            "expected a table for `train.optimizer`: write `optimizer = { name = \"adam\" }`",
+        );
+        refuses(
+            "[train]\noptimizer = \"lion\"\n",
+            "write `optimizer = { name = \"sgd|momentum|nesterov|adam|adamw\" }`",
+        );
         refuses("[model]\nloss = \"hinge\"\n", "there is no loss `hinge`: choose `cross-entropy`");
         refuses("[train]\naggregate = \"agregate-median\"\n", "did you mean `aggregate-median`?");
         refuses("[train]\nwait = { min = \"2s\", max = \"1s\" }\n", "`train.wait`");

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use skein_types::{PeerId, counted};
+use skein_types::{Digest, PeerId, counted};
 
 use crate::data::split::{Split, shares};
-use crate::data::{DataError, Dataset};
+use crate::data::{DataError, Dataset, labels};
 use crate::manifest;
+
+/// Data sets that a warning names.
+const NAMED_MAX: usize = 3;
 
 /// The samples of one peer.
 #[derive(Clone)]
@@ -88,22 +91,10 @@ fn load(path: &Path, data: &manifest::Data, key: &str) -> Result<Dataset> {
     Dataset::load(path, data).map_err(|error| match error {
         DataError::Read { path, source } => {
             let key = if data.labels.as_ref() == Some(&path) { "data.labels" } else { key };
-            anyhow::Error::new(source).context(unreadable(key, &path, data))
+            anyhow::Error::new(source).context(data.unreadable(key, &path))
         }
         other => other.into(),
     })
-}
-
-/// A file that cannot be read, with the key that names it and the folder that a relative path is relative to.
-fn unreadable(key: &str, path: &Path, data: &manifest::Data) -> String {
-    let absolute = |path: &Path| {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-    };
-    let relative = data.folder.as_ref().map(|folder| {
-        format!(" (a relative path is relative to the manifest's folder, `{}`)", absolute(folder).display())
-    });
-    format!("failed to read `{}`, which `{key}` names{}", absolute(path).display(), relative.unwrap_or_default())
 }
 
 /// Checks that every peer has a whole batch of samples: in a smaller share, every batch would repeat samples.
@@ -119,6 +110,22 @@ pub(crate) fn check_batches(peers: &BTreeMap<PeerId, PeerData>, train: &manifest
         );
     }
     Ok(())
+}
+
+/// A warning about classes of which no peer has a sample, with the fix; `None` if every class has one, or if the manifest
+/// says how many there are.
+pub(crate) fn warn_of_empty_classes(data: &manifest::Data, peers: &BTreeMap<PeerId, PeerData>) -> Option<String> {
+    if data.classes.is_some() {
+        return None;
+    }
+    let datasets: BTreeMap<Digest, &Dataset> =
+        peers.values().map(|share| (share.dataset.hash(), &share.dataset)).collect();
+    let counts = datasets.values().map(|dataset| dataset.samples_of_classes());
+    let sums = counts.reduce(|sums, counts| sums.iter().zip(counts).map(|(sum, count)| sum + count).collect())?;
+    let shared = data.source.as_ref().filter(|_| peers.len() > data.local.len());
+    let names: Vec<String> = data.local.iter().chain(shared).map(|path| format!("`{}`", path.display())).collect();
+    let more = if names.len() > NAMED_MAX { ", …" } else { "" };
+    Some(format!("{}{more}: {}", names[..names.len().min(NAMED_MAX)].join(", "), labels::warning(&sums)?))
 }
 
 /// Checks that all data sets of a job have samples of one shape and the same number of classes.

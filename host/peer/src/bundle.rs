@@ -1,7 +1,9 @@
 //! The data that a host and its workers exchange through the peer's database: the bundle of the job, batches as bytes
 //! under names, and the payloads of tasks.
 //!
-//! Components and models are named by their SHA-256, and are used only if it matches.
+//! The bundle is signed by the host's key. Components and models are named by their SHA-256 in it, and are used only if
+//! it matches: a worker takes code and limits from the host alone, even if others can write to the database. They can
+//! still offer it a job that the host has signed before, with the limits of then.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,10 +18,13 @@ use skein_engine::{ElementType, Tensor};
 use skein_job::component::sha256;
 use skein_job::data::SampleKind;
 use skein_job::{Component, Job, Manifest};
+use skein_protocol::identity::{Identity, is_signed_for};
+use skein_redis::Scope;
 use skein_redis::queue::Queue;
 use skein_runtime::gradient::{Batch, GradientFunction};
-use skein_types::Layout;
+use skein_types::{Digest, Layout};
 
+use crate::ceilings::Ceilings;
 use crate::prepare::{Tools, gradient_function};
 
 /// Name of the bundle in the database.
@@ -28,20 +33,35 @@ const NAME: &str = "bundle";
 /// Everything that a worker needs beside parameters and batches.
 #[derive(Debug, Clone)]
 pub struct JobBundle {
-    index: BundleIndex,
+    signed: SignedIndex,
     /// Component and model files by their digest.
     blobs: Vec<(String, Vec<u8>)>,
 }
 
 /// Version of the bundle. A program reads the version that it writes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// The kind of message that a host signs.
+const PURPOSE: &str = "skein 2026-11 bundle of a job for workers, version 3";
+
+/// The index as its host signed it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignedIndex {
+    version: u32,
+    /// A [`BundleIndex`] as JSON. It is kept as text because the signature covers its bytes.
+    index: String,
+    /// The host's signature of the run id and the index, as 128 hexadecimal digits.
+    signature: String,
+}
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BundleIndex {
-    version: u32,
     /// The job's manifest as TOML.
     manifest: String,
+    /// What the host's operator lets functions use.
+    #[serde(default)]
+    ceilings: Ceilings,
     /// Kind of the job's samples.
     samples: SampleKind,
     /// Name and digest of the gradient function.
@@ -51,11 +71,11 @@ struct BundleIndex {
 }
 
 impl JobBundle {
-    /// The bundle of a prepared job and its manifest.
+    /// The bundle of a prepared job, signed by the peer's key.
     ///
     /// # Errors
     /// A file of the model cannot be read any more.
-    pub fn new(manifest: &Manifest, job: &Job) -> Result<JobBundle> {
+    pub fn new(manifest: &Manifest, job: &Job, ceilings: Ceilings, identity: &Identity) -> Result<JobBundle> {
         let Component { name, bytes, digest, .. } = &job.gradient;
         let mut blobs = vec![(digest.clone(), bytes.clone())];
         let mut model = Vec::new();
@@ -69,8 +89,8 @@ impl JobBundle {
         }
         let manifest = job.manifest.clone();
         let gradient = (name.clone(), digest.clone());
-        let index = BundleIndex { version: VERSION, manifest, samples: job.samples.clone(), gradient, model };
-        Ok(JobBundle { index, blobs })
+        let index = BundleIndex { manifest, ceilings, samples: job.samples.clone(), gradient, model };
+        Ok(JobBundle { signed: SignedIndex::new(&index, job.run_id, identity)?, blobs })
     }
 
     /// Writes the bundle to the database, where workers find it.
@@ -81,19 +101,53 @@ impl JobBundle {
         for (digest, bytes) in &self.blobs {
             queue.put(None, digest, bytes).await?;
         }
-        Ok(queue.put(None, NAME, &serde_json::to_vec(&self.index)?).await?)
+        Ok(queue.put(None, NAME, &serde_json::to_vec(&self.signed)?).await?)
     }
 }
 
-/// Loads the gradient function of the job in the database, and the layout of the parameters that it takes.
+/// A job that a worker has verified to be its host's.
+#[derive(Debug)]
+pub struct VerifiedJob(BundleIndex);
+
+/// What a worker computes with.
+pub struct WorkerFunction {
+    /// The job's gradient function.
+    pub gradient: GradientFunction,
+    /// Names and shapes of the parameters that it takes.
+    pub layout: Arc<Layout>,
+    /// Most samples of a batch.
+    pub batch_size: u32,
+}
+
+/// Reads the job in the database.
 ///
 /// # Errors
-/// The bundle is missing, a file that it names is missing or has another digest, or the function does not run here.
-pub fn unpack<'a>(queue: &'a Queue, tools: Tools<'a>) -> BoxFuture<'a, Result<(GradientFunction, Arc<Layout>)>> {
+/// There is none, or it is not signed by the peer of `scope` for the run.
+pub async fn read(queue: &Queue, scope: Scope) -> Result<VerifiedJob> {
+    let signed =
+        queue.get(NAME).await?.context("no host has published a job in this database: start the host first")?;
+    SignedIndex::decode(&signed)?.verified(scope).map(VerifiedJob)
+}
+
+impl VerifiedJob {
+    /// What the host's operator lets functions use.
+    pub fn ceilings(&self) -> Ceilings {
+        self.0.ceilings
+    }
+}
+
+/// Loads the gradient function of a job. The limits of the function are those of its host; the ceilings of `tools` do not
+/// count.
+///
+/// # Errors
+/// A file that the job names is missing or has another digest, or the function does not run here.
+pub fn unpack<'a>(
+    VerifiedJob(index): VerifiedJob,
+    queue: &'a Queue,
+    tools: Tools<'a>,
+) -> BoxFuture<'a, Result<WorkerFunction>> {
     Box::pin(async move {
-        let index =
-            queue.get(NAME).await?.context("no host has published a job in this database: start the host first")?;
-        let index = BundleIndex::decode(&index)?;
+        let tools = Tools { ceilings: index.ceilings, ..tools };
         let mut manifest = Manifest::parse(&index.manifest, Path::new("skein.toml"))?;
         let folder = tempfile::tempdir()?;
         for (name, digest) in &index.model {
@@ -109,12 +163,19 @@ pub fn unpack<'a>(queue: &'a Queue, tools: Tools<'a>) -> BoxFuture<'a, Result<(G
         let (name, digest) = &index.gradient;
         let function = manifest.function(name).with_context(|| format!("the manifest has no function `{name}`"))?;
         let component = Component::new(name, function, fetch(queue, digest).await?);
-        gradient_function(&manifest, &component, &index.samples, tools).await
+        let (gradient, layout) = gradient_function(&manifest, &component, &index.samples, tools).await?;
+        Ok(WorkerFunction { gradient, layout, batch_size: manifest.train.batch_size })
     })
 }
 
-impl BundleIndex {
-    fn decode(bytes: &[u8]) -> Result<BundleIndex> {
+impl SignedIndex {
+    fn new(index: &BundleIndex, run: Digest, identity: &Identity) -> Result<SignedIndex> {
+        let index = serde_json::to_string(index)?;
+        let signature = hex::encode(identity.sign_for(PURPOSE, &message(run, &index)));
+        Ok(SignedIndex { version: VERSION, index, signature })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<SignedIndex> {
         let json: serde_json::Value = serde_json::from_slice(bytes).context("the job in the database is not JSON")?;
         // Version 1 did not name itself.
         let version = json.get("version").map_or(Some(1), serde_json::Value::as_u64);
@@ -126,6 +187,24 @@ impl BundleIndex {
         );
         serde_json::from_value(json).context("the job in the database is malformed")
     }
+
+    /// The index, if the peer has signed it for the run.
+    fn verified(&self, Scope { run, peer, .. }: Scope) -> Result<BundleIndex> {
+        let mut signature = [0; 64];
+        let is_signed = hex::decode_to_slice(&self.signature, &mut signature).is_ok()
+            && is_signed_for(peer, PURPOSE, &message(run, &self.index), &signature);
+        ensure!(
+            is_signed,
+            "the job in the database is not signed by peer {peer} for the run {run}: somebody else has changed it; \
+             restart the host, which writes it again, and change the passwords of the database"
+        );
+        serde_json::from_str(&self.index).context("the job in the database is malformed")
+    }
+}
+
+/// What a host signs: the run id, then the index.
+fn message(run: Digest, index: &str) -> Vec<u8> {
+    [&run.0, index.as_bytes()].concat()
 }
 
 /// Reads the bytes with this digest, and verifies that they have it.
@@ -210,11 +289,42 @@ mod tests {
     #[test]
     fn a_bundle_of_another_version_is_refused_with_both() {
         let first = include_bytes!("../../../tests/data/formats/1/bundle.json");
-        let error = BundleIndex::decode(first).expect_err("another version").to_string();
-        assert!(error.contains("has version 1, this worker reads version 2"), "{error}");
-        let now = include_bytes!("../../../tests/data/formats/2/bundle.json");
-        assert_eq!(BundleIndex::decode(now).expect("this version").samples.shape, [2]);
-        assert!(BundleIndex::decode(b"{\"version\":2}").is_err(), "without its fields");
+        let second = include_bytes!("../../../tests/data/formats/2/bundle.json");
+        for (version, bytes) in [(1, &first[..]), (2, second)] {
+            let error = SignedIndex::decode(bytes).expect_err("another version").to_string();
+            assert!(error.contains(&format!("has version {version}, this worker reads version 3")), "{error}");
+        }
+        SignedIndex::decode(include_bytes!("../../../tests/data/formats/3/bundle.json")).expect("this version");
+        assert!(SignedIndex::decode(b"{\"version\":3}").is_err(), "without its fields");
+    }
+
+    /// Everybody who can write to the database could otherwise run any code and lift any limit.
+    #[test]
+    fn a_bundle_counts_for_its_host_and_run_only() {
+        let [own, other] = [0, 1].map(|index| Identity::derived(1, index));
+        let samples = SampleKind { shape: vec![2], classes: 2 };
+        let index = BundleIndex {
+            manifest: String::new(),
+            ceilings: Ceilings::default(),
+            samples,
+            gradient: ("mine".into(), "00".into()),
+            model: Vec::new(),
+        };
+        let run = Digest([7; 32]);
+        let signed = SignedIndex::new(&index, run, &own).expect("a bundle");
+        let scope = Scope { run, peer: own.id(), values: 1 };
+        assert_eq!(signed.verified(scope).expect("its own").gradient, index.gradient);
+        let changed = SignedIndex { index: signed.index.replace("\"00\"", "\"01\""), ..signed.clone() };
+        let cut = SignedIndex { signature: signed.signature[2..].to_owned(), ..signed.clone() };
+        for (bundle, scope) in [
+            (&changed, scope),
+            (&cut, scope),
+            (&signed, Scope { peer: other.id(), ..scope }),
+            (&signed, Scope { run: Digest([8; 32]), ..scope }),
+        ] {
+            let error = bundle.verified(scope).expect_err("another bundle").to_string();
+            assert!(error.contains(&format!("is not signed by peer {} for the run", scope.peer)), "{error}");
+        }
     }
 
     #[test]

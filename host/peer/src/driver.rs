@@ -21,7 +21,7 @@ use skein_protocol::identity::Identity;
 use skein_protocol::presence::Presence;
 use skein_protocol::random::Stream;
 use skein_protocol::record::{Header, Kind, Record, RecordError};
-use skein_protocol::round::{Absence, Agreement, Context as RoundContext, Received, Round, Step, Waits};
+use skein_protocol::round::{Absence, Agreement, Context as RoundContext, Ended, Received, Round, Step, Waits};
 use skein_protocol::shards::EpochSampler;
 use skein_runtime::aggregate::Contribution;
 use skein_store::{Aggregate, Average, PeerStore, Ports, State, StateDigests, StoreError, Update};
@@ -72,6 +72,10 @@ pub struct Awaited {
     pub since: Instant,
     /// When it stops waiting at the latest.
     pub until: Instant,
+    /// Until when peers were expected, judging by earlier rounds.
+    pub expected: Instant,
+    /// Those of them that may have ended.
+    pub ended: Option<Ended>,
 }
 
 /// The parts that each peer has for itself.
@@ -417,7 +421,13 @@ impl Peer {
     /// Waits for the next arrival, until `until` at most, and processes it and the records already in the inbox.
     async fn wait(&mut self, round: &mut Round, until: Duration) -> Result<()> {
         let since = self.clock + round.opened();
-        self.awaited.send_replace(Some(Awaited { peers: round.awaited(), since, until: self.clock + until }));
+        self.awaited.send_replace(Some(Awaited {
+            peers: round.awaited(),
+            since,
+            until: self.clock + until,
+            expected: since + self.deadline.wait(),
+            ended: round.ended(),
+        }));
         match self.neighbours.next(self.clock + until).await? {
             Some(Arrival::Record(record)) => self.take_in(round, record),
             Some(Arrival::Contribution(peer, fetched)) => self.keep(round, peer, fetched).await?,

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
-use skein_engine::{Device, Engine, EngineError, Kind, Options};
+use skein_engine::{Device, Engine, EngineError, Kind, Options, library};
+use skein_runtime::graphs::Loader;
 
 /// How graphs are to be computed.
 #[derive(Debug, Clone)]
@@ -47,5 +48,20 @@ impl EngineConfig {
             }
         }
         Err(last.map_or_else(|| anyhow::anyhow!("no engine can be used"), Into::into))
+    }
+
+    /// How graphs that functions bring along are run: by the same engine, in child processes, which are this very program.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn loader(&self) -> Result<Loader> {
+        let kind = self.open()?.kind();
+        let library = match (&self.library, kind) {
+            (_, Kind::Rten) => None,
+            (Some(path), _) => Some(path.clone()),
+            // The child has no environment to find it by.
+            (None, _) => Some(library::find(kind)?),
+        };
+        Ok(Loader { program: "/proc/self/exe".into(), engine: kind, library, threads: self.options.threads })
     }
 }

@@ -10,9 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::compute::tensors;
 use crate::pool::{FunctionPool, Purpose};
-
-/// Samples of one call: enough to make the call's overhead negligible, few enough to bound its memory.
-const BATCH_SIZE: usize = 256;
+use crate::prepare::EVALUATION_BATCH;
 
 /// Sums over all `samples`, added up in their order whatever the order of arrival; `None` without samples.
 ///
@@ -27,7 +25,7 @@ pub fn evaluate<'a>(
 ) -> BoxFuture<'a, Result<Option<Evaluation>>> {
     Box::pin(async move {
         let mut tasks = JoinSet::new();
-        for (index, chunk) in samples.chunks(BATCH_SIZE).enumerate() {
+        for (index, chunk) in samples.chunks(EVALUATION_BATCH).enumerate() {
             let chunk = chunk.to_vec();
             let dataset = dataset.clone();
             let parameters = parameters.clone();

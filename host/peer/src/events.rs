@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use skein_protocol::round::Ended;
 use skein_types::{Digest, PeerId};
 
 use crate::report::RoundSummary;
@@ -43,6 +44,8 @@ pub enum Event<'a> {
     },
     /// Once a second: the peers that the peer of this process has been waiting for, if it has.
     Waiting(Option<Waiting>),
+    /// Peers are awaited for longer than before, and may have ended. Reported once for the same peers.
+    Ended(&'a Ended),
     /// The last round ended; the evaluation of the final state follows.
     RoundsEnded,
 }

@@ -61,8 +61,10 @@ pub struct HostedJob {
 pub fn prepare<'a>(config: &'a Config, tools: Tools<'a>) -> BoxFuture<'a, Result<HostedJob>> {
     Box::pin(async move {
         let (manifest, members) = job(config)?;
+        let tools = Tools { ceilings: config.ceilings, ..tools };
         let prepared = PreparedJob::new(&manifest, &members, tools).await?;
-        let bundle = JobBundle::new(&manifest, &prepared.job)?;
+        let identity = config.identity.load(prepared.job.train.seed)?;
+        let bundle = JobBundle::new(&manifest, &prepared.job, config.ceilings, &identity)?;
         Ok(HostedJob { prepared, bundle })
     })
 }
@@ -153,6 +155,7 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
         pool: pool.clone(),
         gradient: prepared.gradient.clone(),
         layout: job.layout.clone(),
+        batch_size: job.train.batch_size,
         store: store.clone(),
         consumer: Consumer::join(&config.store, scope(me), worker::place(Role::Host)?).await?,
     };

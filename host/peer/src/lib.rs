@@ -15,6 +15,7 @@
 //! | [`engines`] | the engine that computes graphs on this machine |
 //! | [`pool`] | threads for functions, and an account of their use |
 //! | [`compute`] | the batches of a round, computed in this process or through the queue |
+//! | [`ceilings`] | what an operator lets functions use |
 //! | [`bundle`] | what a host and its workers exchange through the database |
 //! | [`worker`] | gradient calls for a peer, in any process |
 //! | [`driver`] | one peer's side of a round |
@@ -26,6 +27,7 @@
 //! | [`status`] | what a run's folder tells about it |
 
 pub mod bundle;
+pub mod ceilings;
 pub mod checkpoint;
 pub mod compute;
 pub mod driver;

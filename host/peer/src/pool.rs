@@ -17,6 +17,9 @@ pub struct FunctionPool {
     concurrency: usize,
 }
 
+/// How long a thread for engines waits for its next run.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
 /// Resources that all calls used together.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Ledger {
@@ -60,6 +63,8 @@ impl FunctionPool {
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(concurrency)
             .thread_name("skein-function")
+            // Threads for engines, of which a burst of stopped calls may start more than are needed later.
+            .thread_keep_alive(KEEP_ALIVE)
             // Gradients go to a database from the thread that computed them.
             .enable_all()
             .build()?;

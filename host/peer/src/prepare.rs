@@ -13,9 +13,13 @@ use skein_runtime::aggregate::AggregateFunction;
 use skein_runtime::gradient::GradientFunction;
 use skein_runtime::graphs::{Graph, GraphInput, Graphs};
 use skein_runtime::{Function, Limits, Runtime};
-use skein_types::{Layout, Status};
+use skein_types::{Busy, Layout, Status};
 
+use crate::ceilings::Ceilings;
 use crate::engines::EngineConfig;
+
+/// Samples of one call of an evaluation: enough to make the call's overhead negligible, few enough to bound its memory.
+pub(crate) const EVALUATION_BATCH: usize = 256;
 
 /// Tools that make jobs ready to run.
 #[derive(Clone, Copy)]
@@ -24,6 +28,8 @@ pub struct Tools<'a> {
     pub runtime: &'a Runtime,
     /// Selects the engine that computes the model's graphs.
     pub engine: &'a EngineConfig,
+    /// Highest values of the functions' limits.
+    pub ceilings: Ceilings,
     /// Shows which function is being compiled.
     pub status: &'a Status,
 }
@@ -65,10 +71,12 @@ impl PreparedJob {
         tools: Tools<'_>,
     ) -> Result<PreparedJob> {
         let graphs = graphs(job.graphs.as_ref(), &job.layout, engine.as_ref(), tools.engine)?;
-        let model = CompiledModel { graphs, values: job.layout.len() };
+        let engine_mib = job.graphs.as_ref().map_or(0, engine_mib);
+        let model = CompiledModel { graphs, engine_mib, values: job.layout.len() };
         let gradient = load_gradient(manifest, &job.gradient, model, tools).await?;
-        let compiling = tools.status.begin(compiling(&job.aggregate.name));
-        let aggregate = tools.runtime.aggregate_function(function(&job.aggregate), &job.aggregate.bytes).await?;
+        let compiling = compiling(tools.status, &job.aggregate.name, job.aggregate.bytes.len());
+        let function = function(&job.aggregate, Limits::default(), tools)?;
+        let aggregate = tools.runtime.aggregate_function(function, &job.aggregate.bytes).await?;
         drop(compiling);
         Ok(PreparedJob { job: Arc::new(job), gradient, aggregate, engine: engine.map(|engine| engine.kind()) })
     }
@@ -98,7 +106,8 @@ pub(crate) async fn gradient_function(
     let mut engine = None;
     let model = Model::prepare(manifest, samples, || lowering(tools.engine, &mut engine))?;
     let graphs = graphs(model.graphs.as_ref(), &model.layout, engine.as_ref(), tools.engine)?;
-    let compiled = CompiledModel { graphs, values: model.layout.len() };
+    let engine_mib = model.graphs.as_ref().map_or(0, engine_mib);
+    let compiled = CompiledModel { graphs, engine_mib, values: model.layout.len() };
     let function = load_gradient(manifest, component, compiled, tools).await?;
     Ok((function, Arc::new(model.layout)))
 }
@@ -152,9 +161,22 @@ fn input(input: &model::GraphInput) -> Result<GraphInput> {
     Ok(GraphInput { name: input.name.clone(), shape: input.shape.clone(), fixed: fixed.transpose()? })
 }
 
+/// Memory in MiB that an engine takes for a run of one of the graphs.
+fn engine_mib(sources: &model::Graphs) -> u32 {
+    let evaluation = sources.evaluate.peak_bytes.saturating_mul(EVALUATION_BATCH as u64);
+    mib(evaluation.max(sources.train.peak_bytes))
+}
+
+/// Bytes as MiB, rounded up.
+fn mib(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX)
+}
+
 /// A model as its gradient function uses it.
 struct CompiledModel {
     graphs: Graphs,
+    /// Memory in MiB that an engine takes for a run of one of the graphs.
+    engine_mib: u32,
     /// Number of parameters and running statistics, each a 32-bit float.
     values: usize,
 }
@@ -166,40 +188,32 @@ async fn load_gradient(
     model: CompiledModel,
     tools: Tools<'_>,
 ) -> Result<GradientFunction> {
-    let mut function = function(component);
+    let mut default = Limits::default();
+    if !model.graphs.named.is_empty() {
+        // The gradients of one call, and as much again while they are computed.
+        default.memory_mib = default.memory_mib.saturating_add(mib(2 * 4 * model.values as u64));
+    }
+    let mut function = function(component, default, tools)?;
     if !model.graphs.named.is_empty() {
         function.graphs = model.graphs;
+        function.engine_mib = model.engine_mib;
         function.settings.entry("loss".into()).or_insert_with(|| manifest.model.loss.to_string());
-        if component.function.limits.memory_mib.is_none() {
-            // The gradients of one call, and as much again while they are computed.
-            let mib = u32::try_from((2 * 4 * model.values).div_ceil(1 << 20)).unwrap_or(u32::MAX);
-            function.limits.memory_mib = function.limits.memory_mib.saturating_add(mib);
-        }
     }
     if component.function.load_graphs {
-        function.graphs.loader = Some((tools.engine.open()?, tools.engine.options));
+        function.graphs.loader = Some(tools.engine.loader()?);
     }
-    let _compiling = tools.status.begin(compiling(&component.name));
+    let _compiling = compiling(tools.status, &component.name, component.bytes.len());
     Ok(tools.runtime.gradient_function(function, &component.bytes).await?)
 }
 
-/// Status text while a function is loaded, which takes long only if it was never compiled here before.
-fn compiling(name: &str) -> String {
-    format!("compiling `{name}`")
+/// Shows that a function of this size is loaded, which takes long only if it was never compiled here before.
+pub fn compiling(status: &Status, name: &str, bytes: usize) -> Busy {
+    status.begin(format!("compiling `{name}`, {:.1} MB", bytes as f64 / 1e6))
 }
 
-/// The function as the runtime takes it.
-fn function(component: &Component) -> Function {
-    let default = Limits::default();
-    let skein_job::manifest::function::Limits { memory_mib, cpu, wall, hostcall_mib, handles } =
-        component.function.limits;
-    let limits = Limits {
-        memory_mib: memory_mib.unwrap_or(default.memory_mib),
-        cpu: cpu.unwrap_or(default.cpu),
-        wall: wall.unwrap_or(default.wall),
-        hostcall_mib: hostcall_mib.unwrap_or(default.hostcall_mib),
-        handles: handles.unwrap_or(default.handles),
-    };
+/// The function as the runtime takes it. Limits that its manifest leaves out are those of `default`.
+fn function(component: &Component, default: Limits, tools: Tools<'_>) -> Result<Function> {
+    let limits = tools.ceilings.limits(&component.name, &component.function.limits, default)?;
     let settings = component.function.settings.clone();
-    Function { name: component.name.clone(), limits, settings, ..Function::default() }
+    Ok(Function { name: component.name.clone(), limits, settings, ..Function::default() })
 }

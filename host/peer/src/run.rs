@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
 use skein_protocol::announcement::Evaluation;
+use skein_protocol::round::Ended;
 use skein_runtime::gradient::Parameters;
 use skein_store::{Ports, StoreError};
 use skein_types::Digest;
@@ -131,6 +132,7 @@ impl Run {
             contribution: None,
             best_loss,
             awaited: Vec::new(),
+            ended: None,
             writing: None,
             // A peer with a log on disk is the only one of its process.
             checkpointed: configs.first().and_then(|peer| peer.log.checkpointed()),
@@ -242,6 +244,8 @@ struct Session {
     contribution: Option<OwnContribution>,
     /// The peers that each peer of this process waits for.
     awaited: Vec<watch::Receiver<Option<Awaited>>>,
+    /// Peers that were last reported to have ended, perhaps.
+    ended: Option<Ended>,
     writing: Writing,
     /// Sender for the round of the checkpoint on disk, if a peer waits for it.
     checkpointed: Option<Arc<watch::Sender<u64>>>,
@@ -345,16 +349,22 @@ impl Session {
 
     /// Reports the peers that the peer of this process has waited for at least [`TICK`]. Several peers of one process
     /// report nothing, since they wait for each other all the time.
-    fn report_waits(&self, events: &mut Sink<'_>) {
+    fn report_waits(&mut self, events: &mut Sink<'_>) {
         let [awaited] = &self.awaited[..] else { return };
-        let waiting =
-            awaited.borrow().clone().filter(|awaited| awaited.since.elapsed() >= TICK).map(|awaited| Waiting {
-                peers: awaited.peers.iter().copied().collect(),
-                of: self.prepared.job.shares.len(),
-                since: awaited.since.elapsed(),
-                until: awaited.until.saturating_duration_since(tokio::time::Instant::now()),
-            });
-        events(Event::Waiting(waiting));
+        let awaited = awaited.borrow().clone().filter(|awaited| awaited.since.elapsed() >= TICK);
+        let now = tokio::time::Instant::now();
+        let ended =
+            awaited.as_ref().filter(|awaited| awaited.expected <= now).and_then(|awaited| awaited.ended.clone());
+        if let Some(ended) = ended.filter(|ended| self.ended.as_ref() != Some(ended)) {
+            events(Event::Ended(&ended));
+            self.ended = Some(ended);
+        }
+        events(Event::Waiting(awaited.map(|awaited| Waiting {
+            peers: awaited.peers.iter().copied().collect(),
+            of: self.prepared.job.shares.len(),
+            since: awaited.since.elapsed(),
+            until: awaited.until.saturating_duration_since(now),
+        })));
     }
 
     /// Ends the run after the last round that all peers applied, once its checkpoint is written.

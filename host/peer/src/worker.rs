@@ -3,10 +3,11 @@
 mod concurrency;
 mod pause;
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use skein_redis::queue::{Completion, Consumer, Delivery, Pace, Place, Role};
@@ -51,6 +52,8 @@ pub struct QueueWorker {
     pub gradient: GradientFunction,
     /// Names and shapes of the parameters.
     pub layout: Arc<Layout>,
+    /// Most samples of a batch: memory grows with them.
+    pub batch_size: u32,
     /// Store with the parameters, and with the sum that gradients are added to.
     pub store: Ports,
     /// The worker's place at the queue.
@@ -71,6 +74,17 @@ pub struct WorkerSummary {
     /// Why the last task was released.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
+}
+
+impl AddAssign for WorkerSummary {
+    fn add_assign(&mut self, other: WorkerSummary) {
+        let WorkerSummary { counted, late, released, pauses, last_failure } = other;
+        self.counted += counted;
+        self.late += late;
+        self.released += released;
+        self.pauses += pauses;
+        self.last_failure = last_failure.or(self.last_failure.take());
+    }
 }
 
 /// State of a worker while it runs.
@@ -196,6 +210,12 @@ impl QueueWorker {
         let bytes = bytes.with_context(|| format!("the database does not have `{}`", payload.batch))?;
         let parameters = Parameters { layout: self.layout.clone(), values: values.buffer() };
         let batch = decode_batch(&bytes)?;
+        ensure!(
+            batch.samples <= self.batch_size,
+            "a batch of {} samples, `train.batch_size` is {}",
+            batch.samples,
+            self.batch_size
+        );
         let gradient = self.call(parameters, batch, usage).await?;
         let slot = slot_of(&gradient, task.index, payload.batches);
         self.store.sums.accumulate(task.round, slot, gradient.flat()?).await?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use skein_job::{Manifest, Members};
+use skein_peer::ceilings::Ceilings;
 use skein_peer::engines::EngineConfig;
 use skein_peer::events::Event;
 use skein_peer::in_process::{Options, train};
@@ -36,7 +37,8 @@ impl Process {
         );
         let manifest = Manifest::parse(&text, Path::new("skein.toml")).expect("a manifest");
         let engine = EngineConfig::automatic();
-        let tools = Tools { runtime: &self.runtime, engine: &engine, status: &Status::default() };
+        let status = Status::default();
+        let tools = Tools { runtime: &self.runtime, engine: &engine, ceilings: Ceilings::default(), status: &status };
         PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await.expect("a job")
     }
 

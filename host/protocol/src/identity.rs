@@ -45,4 +45,31 @@ impl Identity {
     pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
     }
+
+    /// Signs a message that is no record. `purpose` names its kind and format, and is part of what is signed: the
+    /// signature counts for no other purpose.
+    pub fn sign_for(&self, purpose: &str, message: &[u8]) -> [u8; 64] {
+        self.sign(&blake3::derive_key(purpose, message))
+    }
+}
+
+/// Whether `signature` is what [`Identity::sign_for`] returned for the peer's key, the purpose and the message.
+pub fn is_signed_for(peer: PeerId, purpose: &str, message: &[u8], signature: &[u8; 64]) -> bool {
+    verifies(peer, &blake3::derive_key(purpose, message), signature)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_counts_for_its_purpose_message_and_key_only() {
+        let [own, other] = [0, 1].map(|index| Identity::derived(7, index));
+        let signature = own.sign_for("one", b"message");
+        assert!(is_signed_for(own.id(), "one", b"message", &signature));
+        assert!(!is_signed_for(own.id(), "two", b"message", &signature));
+        assert!(!is_signed_for(own.id(), "one", b"massage", &signature));
+        assert!(!is_signed_for(other.id(), "one", b"message", &signature));
+        assert!(!verifies(own.id(), b"message", &signature), "nor as that of a record");
+    }
 }

@@ -20,7 +20,7 @@ use crate::announcement::{Announcement, Vote};
 use crate::presence::Presence;
 use crate::record::{Header, Kind, Record, RecordError};
 
-pub use outcome::{Absence, Agreement, Misbehaviour, RoundError, Step, Wanted};
+pub use outcome::{Absence, Agreement, Ended, Misbehaviour, RoundError, Step, Wanted};
 
 /// Shortest wait for a suspect: enough to hear from a restarted peer.
 const SUSPECT_WAIT_MIN: Duration = Duration::from_secs(1);
@@ -273,6 +273,14 @@ impl Round {
         }
     }
 
+    /// Those of the awaited peers that were last seen in the previous round; `None` if there are none.
+    pub fn ended(&self) -> Option<Ended> {
+        let round = self.context.round.checked_sub(1).filter(|round| *round > 0)?;
+        let peers: BTreeSet<PeerId> =
+            self.awaited().into_iter().filter(|peer| self.presence.newest(peer) == round).collect();
+        (!peers.is_empty()).then_some(Ended { peers, round })
+    }
+
     /// What this round learned about the other peers, for the next one. Peers that did not finish it are suspects.
     pub fn presence(&self) -> Presence {
         // A peer that claims to be further ahead than any peer can be counts as gone.
@@ -471,6 +479,7 @@ impl Round {
             roster: self.context.roster.len(),
             majority: self.context.majority(),
             waited: self.waits.wait_max,
+            ended: self.ended(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Checks bytes before they are compiled, and turns them into a component.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,10 @@ use wasmtime::component::{Component, InstancePre};
 
 use crate::cache::{ArtifactId, Authentic};
 use crate::capability::State;
-use crate::compile::{CompileError, CompileLimits};
+use crate::compile::{CompileError, CompileLimits, Room};
 use crate::engine::config;
 use crate::error::LoadError;
+use crate::interfaces::Interfaces;
 use crate::options::Options;
 use crate::runtime::{Sandbox, Shared};
 use crate::world::World;
@@ -36,6 +38,8 @@ pub(crate) struct Admitted {
     pub(crate) digest: String,
     pub(crate) origin: Origin,
     pub(crate) duration: Duration,
+    /// Part of the duration in which the component was hashed.
+    pub(crate) hashing: Duration,
     /// Part of the duration in which a cached artifact was authenticated.
     pub(crate) authentication: Duration,
 }
@@ -49,7 +53,9 @@ pub(crate) async fn admit(
 ) -> Result<Admitted, LoadError> {
     let start = Instant::now();
     check(function, bytes, shared.options.component_bytes_max)?;
+    let hashed = Instant::now();
     let digest = digest(bytes);
+    let hashing = hashed.elapsed();
     let Sandbox { engine, linker } = shared.sandbox(world);
     let id = ArtifactId::new(engine, &digest);
     let (component, origin, authentication) = match load_cached(shared, world, &id).await {
@@ -59,7 +65,7 @@ pub(crate) async fn admit(
     let wrong_world =
         |error| LoadError::WrongWorld { function: function.to_owned(), expected: world, reason: chain(&error) };
     let pre = linker.instantiate_pre(&component).map_err(wrong_world)?;
-    Ok(Admitted { pre, digest, origin, duration: start.elapsed(), authentication })
+    Ok(Admitted { pre, digest, origin, duration: start.elapsed(), hashing, authentication })
 }
 
 /// An error with all its causes: the linker names the import in the outer ones and the reason in the inner ones.
@@ -72,7 +78,8 @@ pub fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-fn check(function: &str, bytes: &[u8], bytes_max: usize) -> Result<(), LoadError> {
+/// Checks what can be told from the size and the header.
+pub(crate) fn check(function: &str, bytes: &[u8], bytes_max: usize) -> Result<(), LoadError> {
     let function = function.to_owned();
     if bytes.len() > bytes_max {
         return Err(LoadError::TooLarge { function, bytes: bytes.len(), bytes_max });
@@ -110,20 +117,16 @@ async fn compile(
     id: &ArtifactId,
 ) -> Result<Component, LoadError> {
     let Sandbox { engine, .. } = shared.sandbox(world);
-    let Options { compile_time_max: time, compile_memory_mib, .. } = shared.options;
-    let limits = CompileLimits { time, memory_bytes: u64::from(compile_memory_mib) << 20 };
-    let compiled = shared.options.compiler.compile(world, bytes, limits).await;
+    let limits = limits(shared);
+    let compiled = async {
+        let _room = Room::wait(limits, shared.slots.reserve(limits.memory_mib)).await?;
+        shared.options.compiler.compile(world, bytes, limits).await
+    };
+    let artifact = compiled.await.map_err(|error| failure(function, world, limits, error))?;
     let function = function.to_owned();
-    let artifact = compiled.map_err(|error| match error {
-        CompileError::Invalid(source) => LoadError::Invalid { function: function.clone(), source },
-        CompileError::WrongWorld(reason) => {
-            LoadError::WrongWorld { function: function.clone(), expected: world, reason }
-        }
-        CompileError::Time => LoadError::CompileTime { function: function.clone(), limit: time },
-        CompileError::Compiler(source) => LoadError::Compiler { function: function.clone(), source },
-    })?;
-    if let Some(cache) = &shared.cache {
-        match cache.put(id, &artifact) {
+    let artifact = Arc::new(artifact);
+    if shared.cache.is_some() {
+        match keep(shared, id, &artifact).await {
             // Mapped from its file it takes no memory of its own.
             Ok(()) => {
                 if let Some((component, _)) = load_cached(shared, world, id).await {
@@ -143,6 +146,42 @@ async fn compile(
             LoadError::Compiler { function, source: error.into() }
         }
     })
+}
+
+/// Puts an artifact into the cache, on a thread that may wait for the disk.
+async fn keep(shared: &Arc<Shared>, id: &ArtifactId, artifact: &Arc<Vec<u8>>) -> io::Result<()> {
+    let shared = shared.clone();
+    let id = id.clone();
+    let artifact = artifact.clone();
+    let put = move || shared.cache.as_ref().map_or(Ok(()), |cache| cache.put(&id, &artifact));
+    tokio::task::spawn_blocking(put).await.map_err(io::Error::other)?
+}
+
+/// Reads in the compiler's process what a component imports and exports.
+pub(crate) async fn describe(shared: &Shared, function: &str, bytes: &[u8]) -> Result<Interfaces, LoadError> {
+    let limits = limits(shared);
+    let described = async {
+        let _room = Room::wait(limits, shared.slots.reserve(limits.memory_mib)).await?;
+        shared.options.compiler.describe(bytes, limits).await
+    };
+    // No error is about the world, which is not known yet.
+    described.await.map_err(|error| failure(function, World::Gradient, limits, error))
+}
+
+fn limits(shared: &Shared) -> CompileLimits {
+    let Options { compile_time_max: time, compile_memory_mib, .. } = shared.options;
+    let memory_mib = shared.slots.memory_mib().map_or(compile_memory_mib, |total| total.min(compile_memory_mib));
+    CompileLimits { time, memory_mib }
+}
+
+fn failure(function: &str, expected: World, limits: CompileLimits, error: CompileError) -> LoadError {
+    let function = function.to_owned();
+    match error {
+        CompileError::Invalid(source) => LoadError::Invalid { function, source },
+        CompileError::WrongWorld(reason) => LoadError::WrongWorld { function, expected, reason },
+        CompileError::Time => LoadError::CompileTime { function, limit: limits.time },
+        CompileError::Compiler(source) => LoadError::Compiler { function, source },
+    }
 }
 
 fn deserialize(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Component> {

@@ -21,6 +21,7 @@ use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use self::printed::Printed;
+use crate::brought::Children;
 use crate::graphs::{CallInputs, Graphs};
 use crate::meter::Meter;
 use crate::slot::CallSlot;
@@ -99,6 +100,8 @@ pub(crate) struct State {
     printed: Printed,
     /// Stops the run of an engine when the call ends before it.
     stop: StopOnDrop,
+    /// The processes of graphs that the function brought.
+    children: Children,
 }
 
 impl State {
@@ -115,6 +118,7 @@ impl State {
             wasi: None,
             printed: Printed::default(),
             stop: StopOnDrop::default(),
+            children: Children::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Processor time of a call: that of the threads that poll it, and of the engines that compute for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -19,6 +19,8 @@ struct Counters {
     used: AtomicU64,
     /// The polling thread's clock when the current poll began.
     began: AtomicU64,
+    /// Whether the guest has yielded in this poll, although it could run on.
+    has_yielded: AtomicBool,
 }
 
 impl CpuClock {
@@ -34,6 +36,16 @@ impl CpuClock {
     pub(crate) fn charge(&self, duration: Duration, threads: usize) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.0.used.fetch_add(nanos.saturating_mul(threads as u64), Ordering::Relaxed);
+    }
+
+    /// Notes that the guest yields.
+    pub(crate) fn note_yield(&self) {
+        self.0.has_yielded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the guest has yielded since this was last called.
+    pub(crate) fn take_yield(&self) -> bool {
+        self.0.has_yielded.swap(false, Ordering::Relaxed)
     }
 
     /// The time used by all polls that are over.

@@ -17,6 +17,36 @@ pub(crate) const INSTANCES_PER_CALL: u32 = 200;
 pub(crate) const MEMORIES_PER_CALL: u32 = 32;
 pub(crate) const TABLES_PER_CALL: u32 = 64;
 
+/// What a call takes of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolShare {
+    /// Instances of core modules.
+    pub core_instances: u64,
+    /// Linear memories of all of them.
+    pub memories: u64,
+    /// Tables of all of them.
+    pub tables: u64,
+}
+
+impl PoolShare {
+    /// Most that a call may take. A component that needs more is refused when it is loaded.
+    pub const MAX: PoolShare = PoolShare {
+        core_instances: INSTANCES_PER_CALL as u64,
+        memories: MEMORIES_PER_CALL as u64,
+        tables: TABLES_PER_CALL as u64,
+    };
+
+    /// What all calls of an engine take together at the moment; `None` if it has no pool.
+    pub(crate) fn of_all_calls(engine: &Engine) -> Option<PoolShare> {
+        let metrics = engine.pooling_allocator_metrics()?;
+        Some(PoolShare {
+            core_instances: metrics.core_instances(),
+            memories: metrics.memories() as u64,
+            tables: metrics.tables() as u64,
+        })
+    }
+}
+
 /// Frames that a trap keeps. The innermost come first; those of a panic's own functions are some ten.
 const FRAMES_MAX: usize = 32;
 

@@ -12,7 +12,10 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages explain them; `function` is always the job's name of the function")]
 pub enum LoadError {
-    #[error("function `{function}` is not WebAssembly: it does not begin with `\\0asm`")]
+    #[error(
+        "function `{function}` is not WebAssembly: it does not begin with `\\0asm`; pass the `.wasm` file that its \
+         build wrote"
+    )]
     NotWasm { function: String },
     #[error(
         "function `{function}` is a core module, not a component: build it for `wasm32-wasip2`, or wrap it with \
@@ -21,15 +24,29 @@ pub enum LoadError {
     CoreModule { function: String },
     #[error("function `{function}` is already compiled: native code is not accepted, pass the component itself")]
     Precompiled { function: String },
-    #[error("function `{function}` has {bytes} bytes, at most {bytes_max} are accepted")]
+    #[error(
+        "function `{function}` has {bytes} bytes, at most {bytes_max} are accepted: build it for release, or remove its \
+         debug information with `wasm-tools strip`"
+    )]
     TooLarge { function: String, bytes: usize, bytes_max: usize },
-    #[error("function `{function}` is not a valid component: it may be truncated")]
+    #[error("function `{function}` is not a valid component: it may be truncated; build or copy it again")]
     Invalid { function: String, source: Source },
     #[error("function `{function}` does not implement the world `{expected}`: {reason}")]
     WrongWorld { function: String, expected: World, reason: String },
-    #[error("function `{function}` has more memories, tables or instances than a call may have: {reason}")]
+    #[error(
+        "function `{function}` has more memories, tables or instances than a call may have; use fewer, or link its \
+         modules into one: {reason}"
+    )]
     TooComplex { function: String, reason: String },
-    #[error("function `{function}` did not compile within {limit:?}")]
+    #[error(
+        "a call of function `{function}` may take {needed_mib} MiB with its engine, all functions together \
+         {memory_mib} MiB (`[ceilings.total] memory_mib`): lower the function's `memory_mib` or its batches, or raise the \
+         ceiling"
+    )]
+    TotalMemory { function: String, needed_mib: u32, memory_mib: u32 },
+    #[error(
+        "function `{function}` did not compile within {limit:?} of processor time: build it for release, or split its largest functions"
+    )]
     CompileTime { function: String, limit: Duration },
     #[error("failed to compile function `{function}`")]
     Compiler { function: String, source: Source },
@@ -48,6 +65,10 @@ pub enum Limit {
     Handles,
     /// Data that one call into the host carries; [`Limits::hostcall_mib`](crate::Limits::hostcall_mib).
     Hostcall,
+    /// Calls that wait for a slot; [`Limits::queue`](crate::Limits::queue).
+    Queue,
+    /// How long a call waits for a slot; [`Limits::queue_wait`](crate::Limits::queue_wait).
+    QueueWait,
 }
 
 impl fmt::Display for Limit {
@@ -58,6 +79,8 @@ impl fmt::Display for Limit {
             Limit::Wall => "wall",
             Limit::Handles => "handles",
             Limit::Hostcall => "hostcall_mib",
+            Limit::Queue => "queue",
+            Limit::QueueWait => "queue_wait",
         })
     }
 }
@@ -120,8 +143,8 @@ fn write_printed(f: &mut fmt::Formatter<'_>, printed: &str) -> fmt::Result {
 
 /// A call that returned no result.
 ///
-/// The guest causes all but [`CallError::Host`]. Calling again with the same input does not help, except after a limit
-/// that a busy machine may have caused.
+/// The guest causes all but [`CallError::Busy`] and [`CallError::Host`]. Calling again with the same input does not help,
+/// except after these two and after a limit that a busy machine may have caused.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages explain them; `function` is always the job's name of the function")]
 pub enum CallError {
@@ -135,6 +158,8 @@ pub enum CallError {
     TooFew { function: String, needed: u32, present: usize },
     #[error("function `{function}` returned a bad result: {reason}")]
     BadOutput { function: String, reason: String },
+    #[error("function `{function}` is busy, its limit is `{limit} = {bound}`: try again later")]
+    Busy { function: String, limit: Limit, bound: String },
     #[error("the host failed to run function `{function}`")]
     Host { function: String, source: Source },
 }

@@ -12,6 +12,8 @@ pub struct Function {
     pub name: String,
     /// Limits of each call.
     pub limits: Limits,
+    /// Memory in MiB that an engine takes for one call of the guest, as far as it is known.
+    pub engine_mib: u32,
     /// Settings that the guest reads through `skein:train/settings`.
     pub settings: BTreeMap<String, String>,
     /// Graphs that the guest may use through `wasi:nn`.

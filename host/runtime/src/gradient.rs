@@ -109,10 +109,18 @@ impl Runtime {
 }
 
 impl GradientFunction {
-    /// Waits for a slot to run in; slots are granted in the order of requests. Hold it as long as the call's result is
-    /// in use.
+    /// Waits for a slot to run in, as long as it takes; slots are granted in the order of requests. Hold it as long as
+    /// the call's result is in use.
     pub async fn slot(&self) -> CallSlot {
         self.loaded.slot().await
+    }
+
+    /// Waits for a slot as long as the function's limits allow.
+    ///
+    /// # Errors
+    /// [`CallError::Busy`]: too many calls wait already, or this one has waited too long.
+    pub async fn slot_within_limits(&self) -> Result<CallSlot, CallError> {
+        self.loaded.slot_within_limits().await
     }
 
     /// The loss and gradient of `batch`, at `parameters`.

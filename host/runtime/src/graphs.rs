@@ -1,12 +1,15 @@
 //! Graphs that functions may use through `wasi:nn`, and the inputs that the host adds to a function's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use skein_engine::{Engine, EngineError, Pool, ShapeError, Stop, Tensor};
+use skein_engine::{EngineError, Pool, ShapeError, Tensor};
 use skein_types::Layout;
 
+use crate::brought::Brought;
 use crate::parameters::Parameters;
+
+pub use crate::brought::{Loader, RUN_GRAPH, run_graph_as_child};
 
 /// Name of a batch's samples, which a model may call otherwise.
 const INPUT: &str = "input";
@@ -34,15 +37,23 @@ pub(crate) struct CallInputs {
     pub(crate) samples_max: u32,
 }
 
-/// A graph that functions load by its name.
+/// A graph that functions load by its name, or bring along.
 pub struct Graph {
-    pool: Pool,
+    runner: Runner,
     inputs: Vec<GraphInput>,
     outputs: Vec<String>,
     /// Shapes of outputs, which the engine may return in another shape.
     shapes: BTreeMap<String, Vec<u32>>,
     /// Index of the input that takes a batch's `input`: the only one that the host does not fill.
     samples: Option<usize>,
+}
+
+/// What runs a graph.
+pub(crate) enum Runner {
+    /// This process, without copies: a graph of the job.
+    Job(Arc<Pool>),
+    /// A process of its own: a graph that a function brought.
+    Brought(Box<Brought>),
 }
 
 impl Graph {
@@ -61,19 +72,32 @@ impl Graph {
             Some((output.clone(), layout.find(name)?.0.shape.clone()))
         };
         let shapes = outputs.iter().filter_map(shape).collect();
-        Graph { pool, inputs, outputs, shapes, samples }
+        Graph { runner: Runner::Job(Arc::new(pool)), inputs, outputs, shapes, samples }
     }
 
-    /// A graph that a function loaded: the function provides all inputs.
-    pub(crate) fn brought(pool: Pool) -> Graph {
-        let signature = pool.signature();
+    /// A graph that a function brought, which provides all its inputs.
+    pub(crate) fn brought(brought: Brought) -> Graph {
+        let signature = brought.signature();
         let inputs = signature.inputs.into_iter().map(|name| GraphInput { name, shape: vec![], fixed: None }).collect();
-        Graph { pool, inputs, outputs: signature.outputs, shapes: BTreeMap::new(), samples: None }
+        let runner = Runner::Brought(Box::new(brought));
+        Graph { runner, inputs, outputs: signature.outputs, shapes: BTreeMap::new(), samples: None }
     }
 
-    /// Threads that a run uses.
-    pub(crate) fn threads(&self) -> usize {
-        self.pool.threads()
+    pub(crate) fn runner(&self) -> &Runner {
+        &self.runner
+    }
+
+    /// Names of all outputs.
+    pub(crate) fn outputs(&self) -> Vec<&str> {
+        self.outputs.iter().map(String::as_str).collect()
+    }
+
+    /// Memory of the call that the graph takes beside its handle.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.runner {
+            Runner::Job(_) => 0,
+            Runner::Brought(brought) => brought.bytes(),
+        }
     }
 
     /// All inputs of the graph: the function's, and the host's for those that it leaves out.
@@ -85,13 +109,15 @@ impl Graph {
         let CallInputs { parameters, noise_seed, samples_max } = call;
         let mut given = self.named(given)?;
         self.check_samples(&given, *samples_max)?;
-        let samples = given.values().find_map(|tensor| tensor.dimensions().first().copied()).unwrap_or(1);
+        let samples = samples(&given, *samples_max);
         let mut bound = Vec::with_capacity(self.inputs.len());
         for input in &self.inputs {
             let name = input.name.as_str();
             let refuse = |reason: String| EngineError::Input { name: name.to_owned(), reason };
             let tensor = if let Some(tensor) = given.remove(name) {
                 shaped(tensor, &input.shape).map_err(refuse)?
+            } else if let Runner::Brought(_) = self.runner {
+                return Err(refuse("it is missing: the host provides inputs of the job's graphs only".into()));
             } else if let Some((parameter, range)) = parameters.layout.find(name) {
                 let values = parameters.values.clone();
                 Tensor::from_floats(parameter.shape.clone(), values, range)
@@ -124,13 +150,14 @@ impl Graph {
     /// The function's inputs, by the graph's names.
     fn named(&self, given: Vec<(String, Tensor)>) -> Result<BTreeMap<String, Tensor>, EngineError> {
         let mut named = BTreeMap::new();
+        // A graph that a function brought may have very many.
+        let known: HashSet<&str> = self.inputs.iter().map(|input| input.name.as_str()).collect();
         for (name, tensor) in given {
-            let is_own = self.inputs.iter().any(|input| input.name == name);
-            let name = match self.samples.filter(|_| !is_own && name == INPUT) {
+            let name = match self.samples.filter(|_| name == INPUT && !known.contains(INPUT)) {
                 Some(samples) => self.inputs[samples].name.clone(),
                 None => name,
             };
-            if !self.inputs.iter().any(|input| input.name == name) {
+            if !known.contains(name.as_str()) {
                 return Err(EngineError::Input { name, reason: "it has no such input".into() });
             }
             if named.insert(name.clone(), tensor).is_some() {
@@ -140,10 +167,8 @@ impl Graph {
         Ok(named)
     }
 
-    /// Runs the graph and returns all outputs. Blocks until it is done or stopped.
-    pub(crate) fn run(&self, inputs: &[(&str, Tensor)], stop: &Stop) -> Result<Vec<(String, Tensor)>, EngineError> {
-        let outputs: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
-        let tensors = self.pool.run(inputs, &outputs, stop)?;
+    /// The tensors of all outputs, with their names, in the shapes that functions expect.
+    pub(crate) fn named_outputs(&self, tensors: Vec<Tensor>) -> Result<Vec<(String, Tensor)>, EngineError> {
         let shaped = |(name, tensor): (&String, Tensor)| match self.shapes.get(name) {
             Some(shape) => {
                 let reason = |error: ShapeError| EngineError::Output { name: name.clone(), reason: error.to_string() };
@@ -153,6 +178,13 @@ impl Graph {
         };
         self.outputs.iter().zip(tensors).map(shaped).collect()
     }
+}
+
+/// Samples to draw noise for: as many as the inputs have. An input whose first dimension is no sample may have any size,
+/// so the call's batch bounds them.
+fn samples(given: &BTreeMap<String, Tensor>, samples_max: u32) -> u32 {
+    let samples = given.values().find_map(|tensor| tensor.dimensions().first().copied()).unwrap_or(1);
+    samples.min(samples_max)
 }
 
 /// A batch in the shape that the graph expects: a data set may hold an image as its pixels, a model as channels of
@@ -197,8 +229,8 @@ fn noise(input: &GraphInput, samples: u32, seed: u64) -> Result<Tensor, ShapeErr
 pub struct Graphs {
     /// Graphs that it may load by name.
     pub named: BTreeMap<String, Arc<Graph>>,
-    /// Compiles graphs that it brings along; `None` if it may bring none.
-    pub loader: Option<(Arc<dyn Engine>, skein_engine::Options)>,
+    /// Runs graphs that it brings along; `None` if it may bring none.
+    pub loader: Option<Loader>,
 }
 
 impl std::fmt::Debug for Graphs {
@@ -209,6 +241,8 @@ impl std::fmt::Debug for Graphs {
 
 #[cfg(test)]
 mod tests {
+    use skein_engine::ElementType;
+
     use super::*;
 
     #[test]
@@ -226,6 +260,17 @@ mod tests {
         let error =
             shaped(floats(&[5, 64]), &[Some(4), Some(1), Some(8), Some(8)]).expect_err("a batch of 4 is expected");
         assert_eq!(error, "it has shape [5, 64], expected [4, 1, 8, 8]");
+    }
+
+    /// Noise takes memory for each sample, and a tensor without elements may claim any number of them.
+    #[test]
+    fn noise_is_drawn_for_no_more_samples_than_the_batch_has() {
+        let empty = |samples| Tensor::from_bytes(vec![samples, 0], ElementType::U8, vec![]).expect("no data");
+        for (samples_given, drawn) in [(3, 3), (4, 4), (5, 4), (u32::MAX, 4)] {
+            let given = BTreeMap::from([("a scale".to_owned(), empty(samples_given))]);
+            assert_eq!(samples(&given, 4), drawn, "{samples_given}");
+        }
+        assert_eq!(samples(&BTreeMap::new(), 4), 1);
     }
 
     #[test]

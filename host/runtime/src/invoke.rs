@@ -12,13 +12,16 @@ use wasmtime_wasi::I32Exit;
 use crate::admission::{Admitted, Origin, admit, chain};
 use crate::capability::{Account, HostFault, Input, State};
 use crate::clock::CpuClock;
+use crate::engine::PoolShare;
 use crate::error::{CallError, Hit, Limit, LoadError, Trap};
 use crate::function::Function;
-use crate::graphs::Graphs;
+use crate::graphs::{CallInputs, Graphs};
 use crate::meter::Meter;
 use crate::options::Limits;
+use crate::parameters::Parameters;
+use crate::run_queue::InTurns;
 use crate::runtime::{Runtime, Shared};
-use crate::slot::CallSlot;
+use crate::slot::{CallSlot, FunctionSlots};
 use crate::world::World;
 
 /// Longest text of a guest that an error repeats.
@@ -27,7 +30,7 @@ const REASON_CHARS_MAX: usize = 300;
 /// Resources that a call used.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
-    /// From the start of the call, after it got its slot, to its end.
+    /// From the start of the call, after it got its slot, to its end; its waits for a processor are part of it.
     pub duration: Duration,
     /// Most bytes that the guest held: memories, tables, handles and the tensors behind them.
     pub memory_bytes_peak: usize,
@@ -70,6 +73,8 @@ pub struct FunctionInfo {
     pub origin: Origin,
     /// How long it took to load.
     pub load_duration: Duration,
+    /// Part of the loading in which the component was hashed.
+    pub hashing: Duration,
     /// Part of the loading in which a cached artifact was authenticated.
     pub authentication: Duration,
 }
@@ -81,6 +86,7 @@ pub(crate) struct Loaded {
     settings: Arc<BTreeMap<String, String>>,
     graphs: Graphs,
     called: AtomicBool,
+    slots: FunctionSlots,
     shared: Arc<Shared>,
 }
 
@@ -94,17 +100,23 @@ impl Loaded {
         bind: impl FnOnce(InstancePre<State>) -> wasmtime::Result<P>,
     ) -> Result<(Arc<Loaded>, P), LoadError> {
         let shared = runtime.shared().clone();
-        let Function { name, limits, settings, graphs } = function;
-        let Admitted { pre, digest, origin, duration, authentication } = admit(&shared, &name, world, bytes).await?;
+        let Function { name, limits, engine_mib, settings, graphs } = function;
+        let needed_mib = limits.memory_mib.saturating_add(engine_mib);
+        if let Some(memory_mib) = shared.slots.memory_mib().filter(|memory_mib| *memory_mib < needed_mib) {
+            return Err(LoadError::TotalMemory { function: name, needed_mib, memory_mib });
+        }
+        let Admitted { pre, digest, origin, duration, hashing, authentication } =
+            admit(&shared, &name, world, bytes).await?;
         let pre = bind(pre).map_err(|error| LoadError::WrongWorld {
             function: name.clone(),
             expected: world,
             reason: chain(&error),
         })?;
-        let about = FunctionInfo { name, digest, world, origin, load_duration: duration, authentication };
+        let about = FunctionInfo { name, digest, world, origin, load_duration: duration, hashing, authentication };
         let settings = Arc::new(settings);
         let called = AtomicBool::new(false);
-        Ok((Arc::new(Loaded { about, limits, settings, graphs, called, shared }), pre))
+        let slots = FunctionSlots::new(shared.slots.clone(), &limits, needed_mib);
+        Ok((Arc::new(Loaded { about, limits, settings, graphs, called, slots, shared }), pre))
     }
 
     /// Runs `guest` in a fresh store, then `check` on its output.
@@ -120,16 +132,15 @@ impl Loaded {
         let clock = CpuClock::default();
         let mut store = self.store(input, clock.clone());
         let output = {
-            let mut guest = std::pin::pin!(guest(&mut store));
-            let metered = std::future::poll_fn(|context| clock.count(|| guest.as_mut().poll(context)));
-            tokio::time::timeout(self.limits.wall, metered).await
+            let guest = std::pin::pin!(guest(&mut store));
+            self.in_time(InTurns::new(guest, &self.shared.run_queue, &clock)).await
         };
         let duration = start.elapsed();
         let state = store.data_mut();
         let result = match output {
-            Err(_) => Err(self.limit(state, Limit::Wall)),
-            Ok(Err(error)) => Err(self.blame(state, error)),
-            Ok(Ok(output)) => check(state, output),
+            None => Err(self.limit(state, Limit::Wall)),
+            Some(Err(error)) => Err(self.blame(state, error)),
+            Some(Ok(output)) => check(state, output),
         };
         let Account { engine, parameter_bytes } = state.account;
         let memory_bytes_peak = state.meter.bytes_peak();
@@ -138,9 +149,42 @@ impl Loaded {
         Call { result, usage }
     }
 
+    /// Runs a call for its wall time at most, without the time that it waits for its turns.
+    async fn in_time<F: Future>(&self, mut call: InTurns<'_, F>) -> Option<F::Output> {
+        let start = Instant::now();
+        loop {
+            let left = self.limits.wall.checked_sub(start.elapsed().saturating_sub(call.waited()))?;
+            if let Ok(output) = tokio::time::timeout(left, &mut call).await {
+                return Some(output);
+            }
+        }
+    }
+
+    /// A call that only instantiates the function. Returns what all calls of the runtime take of the world's pool
+    /// meanwhile: if there is no other call, its own share.
+    pub(crate) async fn call_nothing(&self, pre: &InstancePre<State>) -> Call<Option<PoolShare>> {
+        let graphs = CallInputs { parameters: Parameters::default(), noise_seed: 0, samples_max: 0 };
+        let repeatable = (self.about.world == World::Aggregate).then_some(0);
+        let input = Input { graphs, repeatable, slot: self.slot().await };
+        let guest = async |store: &mut Store<State>| {
+            pre.instantiate_async(&mut *store).await?;
+            Ok(PoolShare::of_all_calls(store.engine()))
+        };
+        self.invoke(input, guest, |_, share| Ok(share)).await
+    }
+
     /// Waits for a slot to run in.
     pub(crate) async fn slot(&self) -> CallSlot {
-        self.shared.slot().await
+        self.slots.slot().await
+    }
+
+    /// Waits for a slot as long as the limits allow.
+    pub(crate) async fn slot_within_limits(&self) -> Result<CallSlot, CallError> {
+        self.slots.slot_within(&self.limits).await.map_err(|limit| CallError::Busy {
+            function: self.about.name.clone(),
+            limit,
+            bound: self.limits.bound(limit),
+        })
     }
 
     fn engine(&self) -> &Engine {
@@ -159,7 +203,9 @@ impl Loaded {
         store.limiter(|state| &mut state.meter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
-            Ok(if store.data_mut().meter.has_cpu_left() {
+            let meter = &mut store.data_mut().meter;
+            Ok(if meter.has_cpu_left() {
+                meter.note_yield();
                 UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
             } else {
                 UpdateDeadline::Interrupt

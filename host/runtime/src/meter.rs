@@ -38,6 +38,11 @@ impl Meter {
         self.hit
     }
 
+    /// Bytes that can still be taken.
+    pub(crate) fn bytes_left(&self) -> usize {
+        self.limits.memory_bytes().saturating_sub(self.bytes)
+    }
+
     /// Takes `bytes` more, if the limit allows.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let total = self.bytes.saturating_add(bytes);
@@ -50,6 +55,11 @@ impl Meter {
         true
     }
 
+    /// Notes that `bytes` more were held for a while, within the limit.
+    pub(crate) fn note_peak(&mut self, bytes: usize) {
+        self.bytes_peak = self.bytes_peak.max((self.bytes + bytes).min(self.limits.memory_bytes()));
+    }
+
     /// Releases `bytes` that were taken.
     pub(crate) fn give(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -59,6 +69,26 @@ impl Meter {
     pub(crate) fn charge(&mut self, duration: Duration, threads: usize) -> bool {
         self.clock.charge(duration, threads);
         self.has_cpu_left()
+    }
+
+    /// Notes that the guest yields at a tick.
+    pub(crate) fn note_yield(&self) {
+        self.clock.note_yield();
+    }
+
+    /// Processor time that the call has left. Only the call itself may ask, while it is polled.
+    pub(crate) fn cpu_left(&self) -> Duration {
+        self.limits.cpu.saturating_sub(self.clock.used_within_poll())
+    }
+
+    /// Notes that the processor time is used up, as the kernel has found.
+    pub(crate) fn exhaust_cpu(&mut self) {
+        self.hit = Some(Limit::Cpu);
+    }
+
+    /// What counts the call's processor time.
+    pub(crate) fn clock(&self) -> CpuClock {
+        self.clock.clone()
     }
 
     /// Whether the call has processor time left. Only the call itself may ask, while it is polled.

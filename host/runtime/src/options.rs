@@ -17,11 +17,15 @@ pub struct Options {
     pub compiler: Compiler,
     /// Largest component that is accepted, in bytes. 64 MiB holds Python's whole interpreter several times.
     pub component_bytes_max: usize,
-    /// Longest time to compile one component, and to wait until the one before is compiled.
+    /// Longest processor time to compile one component. From start to end it may take ten times as long, since compiling
+    /// gives way to calls; a load waits as long again until the one before is compiled.
     pub compile_time_max: Duration,
     /// Memory in MiB that compiling one component may take in a child process. Python's interpreter takes a quarter of
     /// the default.
     pub compile_memory_mib: u32,
+    /// Memory in MiB that calls, the engines that compute for them and the compiler may take together; `None`: as much as
+    /// the calls that run at the same time may take each.
+    pub memory_mib: Option<u32>,
     /// Size of the cache: when its artifacts take more, those that were not used for longest are removed.
     pub cache_mib: u32,
 }
@@ -35,12 +39,13 @@ impl Default for Options {
             component_bytes_max: 64 << 20,
             compile_time_max: Duration::from_secs(60),
             compile_memory_mib: 2048,
+            memory_mib: None,
             cache_mib: 2048,
         }
     }
 }
 
-/// Resources that a single call of a function may use.
+/// Resources that a single call of a function may use, and how many calls may run and wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Memory in MiB: all linear memories, tables and handles of a call together, with the tensors and errors behind
@@ -49,12 +54,19 @@ pub struct Limits {
     /// Processor time of the guest, of its calls into the host, and of engines that compute for it. It is compared every
     /// 10 ms and after each run of an engine.
     pub cpu: Duration,
-    /// Time from the start of the call to its end, waiting for an engine included.
+    /// Time from the start of the call to its end, waiting for an engine included. The time in which the call waits for
+    /// a processor that others use does not count.
     pub wall: Duration,
     /// Data in MiB that one call into the host may carry.
     pub hostcall_mib: u32,
     /// Handles (tensors, contributions and the like) held at the same time.
     pub handles: u32,
+    /// Calls of the function that run at the same time. [`Options::concurrency`] bounds those of all functions.
+    pub concurrency: u32,
+    /// Calls of the function that may wait for a slot; see [`CallError::Busy`](crate::CallError::Busy).
+    pub queue: u32,
+    /// How long a call may wait for a slot.
+    pub queue_wait: Duration,
 }
 
 impl Default for Limits {
@@ -66,6 +78,9 @@ impl Default for Limits {
             wall: Duration::from_secs(30),
             hostcall_mib: 64,
             handles: 10_000,
+            concurrency: u32::MAX,
+            queue: 1000,
+            queue_wait: Duration::from_secs(30),
         }
     }
 }
@@ -79,6 +94,8 @@ impl Limits {
             Limit::Wall => format!("{:?}", self.wall),
             Limit::Handles => self.handles.to_string(),
             Limit::Hostcall => self.hostcall_mib.to_string(),
+            Limit::Queue => self.queue.to_string(),
+            Limit::QueueWait => format!("{:?}", self.queue_wait),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
@@ -11,7 +10,8 @@ use crate::cache::Cache;
 use crate::capability::{State, linker};
 use crate::engine::{Ticker, new_engine};
 use crate::options::Options;
-use crate::slot::CallSlot;
+use crate::run_queue::RunQueue;
+use crate::slot::Slots;
 use crate::world::World;
 
 /// Everything needed to load and call functions. Cloning shares it.
@@ -23,8 +23,9 @@ pub(crate) struct Shared {
     aggregate: Sandbox,
     pub(crate) cache: Option<Cache>,
     pub(crate) options: Options,
-    /// One permit per running call: calls wait here instead of finding the pool exhausted.
-    permits: Arc<Semaphore>,
+    /// One slot per running call: calls wait here instead of finding a pool exhausted, whichever engine's it is.
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) run_queue: RunQueue,
     _ticker: Ticker,
 }
 
@@ -65,8 +66,10 @@ impl Runtime {
             cache.map_err(|source| StartError::Cache { dir: options.cache_dir.clone().unwrap_or_default(), source })?;
         let ticker = Ticker::start([&gradient.engine, &aggregate.engine].into_iter());
         let ticker = ticker.map_err(|error| StartError::Engine(error.into()))?;
-        let permits = Arc::new(Semaphore::new(options.concurrency));
-        Ok(Runtime(Arc::new(Shared { gradient, aggregate, cache, options, permits, _ticker: ticker })))
+        let slots = Arc::new(Slots::new(&options));
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let run_queue = RunQueue::new(processors.min(options.concurrency));
+        Ok(Runtime(Arc::new(Shared { gradient, aggregate, cache, options, slots, run_queue, _ticker: ticker })))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -80,11 +83,6 @@ impl Shared {
             World::Gradient => &self.gradient,
             World::Aggregate => &self.aggregate,
         }
-    }
-
-    /// Waits for a slot; slots are granted in the order of requests.
-    pub(crate) async fn slot(&self) -> CallSlot {
-        CallSlot::of(self.permits.clone()).await
     }
 }
 

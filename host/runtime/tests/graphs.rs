@@ -1,16 +1,18 @@
 //! Guests that use the job's graphs through `wasi:nn`, correctly and incorrectly.
 
+#[path = "common/network.rs"]
+mod shared;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skein_engine::{Device, Kind, Pool};
-use skein_graph::{Dim, Model, Shape, networks};
+use skein_engine::Kind;
+use skein_graph::networks;
 use skein_runtime::gradient::{Batch, Gradient, Parameters};
-use skein_runtime::graphs::{Graph, GraphInput, Graphs};
+use skein_runtime::graphs::{Graphs, Loader};
 use skein_runtime::{Call, CallError, Function, Limit, Limits, Options, Runtime, Tensor};
-use skein_types::{Layout, Parameter};
 
 const SAMPLES: u32 = 4;
 /// If a limit does not work, a test fails instead of hanging.
@@ -23,34 +25,8 @@ fn component(name: &str) -> Vec<u8> {
 
 /// The small convolutional network for images of 8×8, its graphs on the engine that is built in.
 fn network() -> (Parameters, Graphs) {
-    let file = networks::convolutional([1, 8, 8], 10);
-    let model = Model::parse(file.into(), &|_| Err(String::new())).expect("a model");
-    let describe = |tensor: &skein_graph::Tensor| Parameter {
-        name: tensor.name.clone(),
-        shape: tensor.initial.dims().iter().map(|size| *size as u32).collect(),
-    };
-    let trained = model.parameters().iter().map(describe);
-    let kept = model.buffers().iter().map(describe);
-    let layout = Arc::new(Layout::with_statistics(trained.collect(), kept.collect()));
-    let tensors = model.parameters().iter().chain(model.buffers());
-    let values: Vec<f32> = tensors.flat_map(|tensor| tensor.initial.to_floats().expect("floats")).collect();
     let engine = skein_engine::open(Kind::Rten, None).expect("it is built in");
-    let options = skein_engine::Options { threads: 1, device: Device::Cpu };
-    let graph = model.training_graph(&skein_graph::Options::default()).expect("a graph");
-    let outputs = ["loss".to_owned()].into_iter();
-    let outputs = outputs.chain(graph.trained.iter().map(|name| format!("grad.{name}")));
-    let outputs = outputs.chain(graph.statistics.iter().map(|name| format!("new.{name}"))).collect();
-    let size = |dim: &Dim| dim.fixed().map(|size| size as u32);
-    let input = |(name, shape): &(String, Shape)| GraphInput {
-        name: name.clone(),
-        shape: shape.iter().map(size).collect(),
-        fixed: None,
-    };
-    let inputs = graph.inputs.iter().map(input).collect();
-    let pool = Pool::new(engine, graph.onnx, options).expect("the engine takes the graph");
-    let train = Arc::new(Graph::new(pool, inputs, outputs, &layout));
-    let graphs = Graphs { named: BTreeMap::from([("model/train".to_owned(), train)]), loader: None };
-    (Parameters { layout, values: Arc::new(values) }, graphs)
+    shared::network(engine, networks::convolutional([1, 8, 8], 10))
 }
 
 fn batch() -> Batch {
@@ -61,11 +37,13 @@ fn batch() -> Batch {
     Batch { samples: SAMPLES, tensors: vec![("input".into(), input), ("labels".into(), labels)], noise_seed: 1 }
 }
 
-const LIMITS: Limits = Limits { memory_mib: 16, cpu: BOUND, wall: BOUND, hostcall_mib: 8, handles: 1000 };
+fn limits() -> Limits {
+    Limits { memory_mib: 16, cpu: BOUND, wall: BOUND, hostcall_mib: 8, handles: 1000, ..Limits::default() }
+}
 
 fn function(behaviour: &str, limits: Limits, graphs: Graphs) -> Function {
     let settings = BTreeMap::from([("behaviour".to_owned(), behaviour.to_owned())]);
-    Function { name: "guest".into(), limits, settings, graphs }
+    Function { name: "guest".into(), limits, settings, graphs, ..Function::default() }
 }
 
 async fn compute(name: &str, function: Function, parameters: Parameters) -> Call<Gradient> {
@@ -75,7 +53,7 @@ async fn compute(name: &str, function: Function, parameters: Parameters) -> Call
 }
 
 async fn call(name: &str, behaviour: &str, graphs: Graphs, parameters: Parameters) -> Call<Gradient> {
-    compute(name, function(behaviour, LIMITS, graphs), parameters).await
+    compute(name, function(behaviour, limits(), graphs), parameters).await
 }
 
 /// The error of a call of the probe within these limits.
@@ -122,26 +100,24 @@ async fn a_guest_can_read_the_errors_it_makes() {
     call.result.expect("the same graph still works after all that");
 }
 
+/// Graphs that load are tested with the program whose child processes run them.
 #[tokio::test]
-async fn a_guest_may_load_a_graph_only_if_allowed() {
+async fn a_process_starts_only_for_what_may_be_a_graph() {
     let (parameters, mut graphs) = network();
-    let engine = skein_engine::open(Kind::Rten, None).expect("it is built in");
-    graphs.loader = Some((engine, skein_engine::Options { threads: 1, device: Device::Cpu }));
-    for (behaviour, expected) in [
-        ("graph-load", "ErrorCode::InvalidEncoding: `rten` cannot compile the graph"),
-        ("graph-load-openvino", "ErrorCode::InvalidEncoding: graphs must be ONNX"),
-    ] {
-        let Call { result, .. } = call("gradient-probe.wasm", behaviour, graphs.clone(), parameters.clone()).await;
-        let error = result.expect_err(behaviour).to_string();
-        assert!(error.contains(expected), "{behaviour}: {error}");
-    }
+    let program = "/does/not/exist".into();
+    graphs.loader = Some(Loader { program, engine: Kind::Rten, library: None, threads: 1 });
+    let load = |behaviour| call("gradient-probe.wasm", behaviour, graphs.clone(), parameters.clone());
+    let error = load("graph-load-openvino").await.result.expect_err("the wrong format").to_string();
+    assert!(error.contains("ErrorCode::InvalidEncoding: graphs must be ONNX"), "{error}");
+    let error = load("graph-load").await.result.expect_err("there is no such program");
+    assert!(matches!(error, CallError::Host { .. }), "{error}");
 }
 
 /// Results of rten once did not count: a function could keep as many as it had handles. Those of one run take 40 KiB in
 /// 13 handles, so that memory runs out here long before the handles, which alone would fill a fifth of it.
 #[tokio::test]
 async fn results_that_are_kept_count_as_memory() {
-    let limits = Limits { memory_mib: 12, handles: 8000, ..LIMITS };
+    let limits = Limits { memory_mib: 12, handles: 8000, ..limits() };
     let error = refusal("graph-hoard", limits).await;
     assert!(matches!(&error, CallError::Limit { hit, .. } if hit.limit == Limit::Memory), "{error}");
 }
@@ -150,7 +126,7 @@ async fn results_that_are_kept_count_as_memory() {
 #[tokio::test]
 async fn handles_of_graphs_and_errors_count_as_memory() {
     for behaviour in ["graph-hoard-errors", "graph-hoard-graphs", "graph-hoard-contexts"] {
-        let limits = Limits { memory_mib: 4, handles: 50_000, ..LIMITS };
+        let limits = Limits { memory_mib: 4, handles: 50_000, ..limits() };
         let error = refusal(behaviour, limits).await;
         assert!(matches!(&error, CallError::Limit { hit, .. } if hit.limit == Limit::Memory), "{behaviour}: {error}");
     }
@@ -159,16 +135,16 @@ async fn handles_of_graphs_and_errors_count_as_memory() {
 /// An error once repeated the name of an unknown input in full, megabytes of it, without counting as memory.
 #[tokio::test]
 async fn an_error_repeats_at_most_a_kibibyte_of_a_function_s_text() {
-    let error = refusal("graph-shout", LIMITS).await.to_string();
+    let error = refusal("graph-shout", limits()).await.to_string();
     // Each letter has two bytes and begins at an odd offset, so the last byte is not filled.
     assert!(error.contains("1023 bytes: input `ää"), "{error}");
 }
 
 #[tokio::test]
 async fn names_count_as_memory_while_a_graph_runs() {
-    let error = refusal("graph-long-name", Limits { memory_mib: 12, ..LIMITS }).await;
+    let error = refusal("graph-long-name", Limits { memory_mib: 12, ..limits() }).await;
     assert!(matches!(&error, CallError::Limit { hit, .. } if hit.limit == Limit::Memory), "{error}");
-    let error = refusal("graph-long-name", LIMITS).await.to_string();
+    let error = refusal("graph-long-name", limits()).await.to_string();
     assert!(error.contains("input `aaaa"), "{error}");
 }
 

@@ -7,6 +7,7 @@ mod demo;
 mod engine;
 mod eval;
 mod export;
+mod function;
 mod host;
 mod job;
 mod model;
@@ -28,12 +29,13 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use skein_engine::{Kind, install};
 use skein_redis::provision::child::{TIED, become_tied};
+use skein_runtime::graphs::{RUN_GRAPH, run_graph_as_child};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use self::compute::{Computing, in_host, on_this_thread};
+use self::compute::{Computing, in_host, on_this_thread, on_threads};
 use crate::output::{Format, Output, complain};
 
 /// Subcommand with which a host starts this program to compile a component.
@@ -117,6 +119,11 @@ enum Command {
         #[command(subcommand)]
         command: model::Model,
     },
+    /// Check functions before a job uses them
+    Function {
+        #[command(subcommand)]
+        command: function::Function,
+    },
     /// Install and list the engines that compute graphs
     Engine {
         #[command(subcommand)]
@@ -137,6 +144,9 @@ enum Command {
     /// Compile a component from standard input to standard output
     #[command(name = COMPILE, hide = true)]
     Compile,
+    /// Run a graph that a function brought, as told through standard input
+    #[command(name = RUN_GRAPH, hide = true)]
+    RunGraph,
     /// Become another program that ends with this process's parent
     #[command(name = TIED, hide = true)]
     Tied {
@@ -159,6 +169,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let Arguments { command, global } = arguments;
     if let Command::Compile = command {
         return exit_code(skein_runtime::compile_as_child());
+    }
+    if let Command::RunGraph = command {
+        return exit_code(run_graph_as_child());
     }
     if let Command::Tied { parent, program, arguments } = command {
         complain(&format!("error: {:#}", become_tied(parent, &program, &arguments)));
@@ -209,12 +222,8 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
             in_host(&options, async |host| command.run(host, output).await)
         }
         Command::Up(Computing { command, options }) => command.run(&options, global.quiet, output),
-        Command::Host(Computing { command, options }) => {
-            in_host(&options, async |host| command.run(host, output).await)
-        }
-        Command::Worker(Computing { command, options }) => {
-            in_host(&options, async |host| command.run(host, output).await)
-        }
+        Command::Host(Computing { command, options }) => command.run(options, output),
+        Command::Worker(Computing { command, options }) => on_threads(command.run(options, output)),
         Command::Queue { command } => on_this_thread(command.run(output)),
         Command::Identity(identity) => identity.run(output),
         Command::Redis { command } => on_this_thread(command.run(output)),
@@ -225,6 +234,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
         Command::Status(status) => status.run(output),
         Command::Data { command } => command.run(output),
         Command::Model { command } => command.run(output),
+        Command::Function { command } => on_this_thread(command.run(output)),
         Command::Engine { command } => command.run(output),
         Command::Bench { command } => command.run(output),
         Command::Schema => {
@@ -237,7 +247,7 @@ fn dispatch(command: Command, global: &Global, output: &mut Output) -> Result<()
             Ok(output.print(&script)?)
         }
         // `run` has returned already.
-        Command::Compile | Command::Tied { .. } => Ok(()),
+        Command::Compile | Command::RunGraph | Command::Tied { .. } => Ok(()),
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Output {
     progress: Progress,
     /// The last round that was shown.
     round: Option<Round>,
+    /// What JSON has beside an error: an object or nothing.
+    beside_error: Value,
 }
 
 enum Progress {
@@ -87,7 +89,7 @@ impl Output {
         } else {
             Progress::Lines(Lines::new(Box::new(std::io::stderr())))
         };
-        Output { format, progress, round: None }
+        Output { format, progress, round: None, beside_error: Value::Null }
     }
 
     /// Prints a note, such as what is about to happen before the first round.
@@ -118,11 +120,13 @@ impl Output {
     }
 
     fn busy(&mut self, status: &Status, now: Instant) {
-        match (&mut self.progress, status.text(now)) {
-            (Progress::Terminal(terminal), Some(text)) => terminal.spin(&text),
-            (Progress::Terminal(terminal), None) => terminal.clear(),
-            (Progress::Lines(lines), text) => lines.busy(text, now),
-            (Progress::Silent, _) => {}
+        match &mut self.progress {
+            Progress::Terminal(terminal) => match status.timed_text(now) {
+                Some(text) => terminal.spin(&text),
+                None => terminal.clear(),
+            },
+            Progress::Lines(lines) => lines.busy(status.text(now), now),
+            Progress::Silent => {}
         }
     }
 
@@ -157,6 +161,7 @@ impl Output {
                 round.saturating_add(round.max(1))
             )),
             Event::Waiting(waiting) => self.waiting(waiting.as_ref()),
+            Event::Ended(ended) => self.info(&ended.to_string()),
             Event::RoundsEnded => self.finish(),
         }
     }
@@ -227,14 +232,30 @@ impl Output {
         }
     }
 
+    /// Writes what is known although the command fails: for people at once, as JSON in the object of the error.
+    ///
+    /// # Errors
+    /// As [`Output::print`].
+    pub fn before_error(&mut self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> std::io::Result<()> {
+        match self.format {
+            Format::Human => self.print(text().as_bytes()),
+            Format::Json => {
+                self.beside_error = json();
+                Ok(())
+            }
+        }
+    }
+
     /// Writes the error with all its causes.
     pub fn error(&mut self, error: &anyhow::Error) {
         self.finish();
         match self.format {
             Format::Human => complain(&format!("error: {error:#}")),
             Format::Json => {
+                let mut object = self.beside_error.take();
+                object["error"] = json!(format!("{error:#}"));
                 // If the reader is gone, the exit status still reports the failure.
-                let _ = self.print(format!("{}\n", json!({ "error": format!("{error:#}") })).as_bytes());
+                let _ = self.print(format!("{object}\n").as_bytes());
             }
         }
     }
@@ -396,13 +417,13 @@ mod tests {
         // The highest refresh rate, so that no update is dropped.
         let target = move || ProgressDrawTarget::term_like_with_hz(Box::new(Screen(columns, screen.clone())), u8::MAX);
         let progress = Progress::Terminal(Terminal::new(Box::new(target)));
-        (Output { format: Format::Human, progress, round: None }, written)
+        (Output { format: Format::Human, progress, round: None, beside_error: Value::Null }, written)
     }
 
     fn into_a_pipe() -> (Output, Written) {
         let written = Written::default();
         let progress = Progress::Lines(Lines::new(Box::new(written.clone())));
-        (Output { format: Format::Human, progress, round: None }, written)
+        (Output { format: Format::Human, progress, round: None, beside_error: Value::Null }, written)
     }
 
     const ROUND: Round =
@@ -505,7 +526,7 @@ mod tests {
         assert_eq!(shown.take(), [""; 0], "it has only begun");
         terminal.busy(&status, seconds(1));
         terminal.busy(&status, seconds(2));
-        assert_eq!(shown.take(), ["/ compiling `mine`", "- compiling `mine`"]);
+        assert_eq!(shown.take(), ["/ compiling `mine` (1 s)", "- compiling `mine` (2 s)"]);
 
         let (mut pipe, lines) = into_a_pipe();
         for second in 0..9 {
@@ -538,7 +559,7 @@ mod tests {
     #[test]
     fn unread_progress_is_not_a_failure() {
         let progress = Progress::Lines(Lines::new(Box::new(Closed)));
-        let mut output = Output { format: Format::Human, progress, round: None };
+        let mut output = Output { format: Format::Human, progress, round: None, beside_error: Value::Null };
         output.info("a note");
         output.show_round(ROUND);
         output.waiting(Some(&waiting()));

@@ -37,6 +37,13 @@ impl Status {
         is_long.then(|| if detail.is_empty() { what.clone() } else { format!("{what}: {detail}") })
     }
 
+    /// The same with the seconds that the activity has lasted, for where it is updated in place.
+    pub fn timed_text(&self, now: Instant) -> Option<String> {
+        let text = self.text(now)?;
+        let began = self.lock().as_ref()?.began;
+        Some(format!("{text} ({} s)", now.saturating_duration_since(began).as_secs()))
+    }
+
     /// Nothing here panics while it holds the lock.
     fn lock(&self) -> MutexGuard<'_, Option<Activity>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -72,7 +79,10 @@ mod tests {
         assert_eq!(status.text(later).as_deref(), Some("compiling `mine`"));
         busy.detail("43 %");
         assert_eq!(status.text(later).as_deref(), Some("compiling `mine`: 43 %"));
+        assert_eq!(status.timed_text(later).as_deref(), Some("compiling `mine`: 43 % (0 s)"));
+        assert_eq!(status.timed_text(later + WORTH_SHOWING * 6).as_deref(), Some("compiling `mine`: 43 % (3 s)"));
         drop(busy);
         assert_eq!(status.text(later), None);
+        assert_eq!(status.timed_text(later), None);
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Dataset, Inputs};
+use super::{Dataset, Inputs, labels};
 
 /// What the files of a data set hold.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -65,14 +65,26 @@ pub struct Contents {
     pub scale: f32,
 }
 
+impl Contents {
+    /// The classes without a sample, as numbers and ranges of them; `None` if every class has one.
+    pub fn empty_classes(&self) -> Option<String> {
+        labels::empty(&self.classes)
+    }
+}
+
 impl Dataset {
+    /// Number of samples of each class, from class 0 on.
+    pub(crate) fn samples_of_classes(&self) -> Vec<u64> {
+        let mut counts = vec![0; self.classes() as usize];
+        for label in &self.0.raw.labels {
+            counts[usize::try_from(*label).expect("labels are classes")] += 1;
+        }
+        counts
+    }
+
     /// Counts what the data set holds.
     pub fn contents(&self) -> Contents {
         let samples = &*self.0;
-        let mut classes = vec![0; samples.classes as usize];
-        for label in &samples.raw.labels {
-            classes[usize::try_from(*label).expect("labels are classes")] += 1;
-        }
         let (min, max, mean) = match &samples.raw.inputs {
             Inputs::Bytes(bytes) => figures(bytes.iter().map(|byte| f32::from(*byte))),
             Inputs::Floats(floats) => figures(floats.iter().copied()),
@@ -81,7 +93,7 @@ impl Dataset {
             source: samples.raw.source.clone(),
             samples: self.len(),
             shape: self.shape().to_vec(),
-            classes,
+            classes: self.samples_of_classes(),
             min,
             max,
             mean,

@@ -1,9 +1,14 @@
 //! Which classes the labels of a data set name, and what is wrong with labels that name none.
 
+use std::ops::RangeInclusive;
+
 use skein_types::counted;
 
 /// Classes up to which any set may have more of them than samples, if the manifest does not say how many there are.
 const CLASSES_USUAL: i64 = 1000;
+
+/// Ranges of classes without a sample that a message names.
+const NAMED_MAX: usize = 5;
 
 /// The number of classes: as set in the manifest, otherwise one more than the largest label.
 ///
@@ -44,9 +49,76 @@ pub(super) fn classes(labels: &[i64], set: Option<u32>) -> Result<u32, String> {
     }
 }
 
+/// Classes without a sample, if `counts` are the samples of each class: numbers and ranges of them; `None` if every class
+/// has a sample.
+pub(super) fn empty(counts: &[u64]) -> Option<String> {
+    let mut ranges: Vec<RangeInclusive<usize>> = Vec::new();
+    for (class, _) in counts.iter().enumerate().filter(|(_, count)| **count == 0) {
+        match ranges.last_mut() {
+            Some(range) if *range.end() + 1 == class => *range = *range.start()..=class,
+            _ => ranges.push(class..=class),
+        }
+    }
+    let more = if ranges.len() > NAMED_MAX { ", …" } else { "" };
+    let name = |range: &RangeInclusive<usize>| {
+        let [first, last] = [range.start(), range.end()];
+        if first == last { first.to_string() } else { format!("{first} to {last}") }
+    };
+    let named: Vec<String> = ranges.iter().take(NAMED_MAX).map(name).collect();
+    (!named.is_empty()).then(|| named.join(", ") + more)
+}
+
+/// A warning about classes without a sample, with the fix; `None` if every class has one. The largest label made the number
+/// of classes.
+pub(crate) fn warning(counts: &[u64]) -> Option<String> {
+    let empty = empty(counts)?;
+    let smallest = counts.iter().position(|count| *count > 0)?;
+    let classes = counts.len();
+    let is_shifted = counts[smallest..].iter().all(|count| *count > 0);
+    let fix = if is_shifted {
+        format!("subtract {smallest} from each label")
+    } else {
+        "correct the labels, or number the classes from 0 without gaps".to_owned()
+    };
+    Some(format!(
+        "the labels go from {smallest} to {}, so there are {classes} classes, but no sample of class {empty}: {fix}, or set \
+         `data.classes = {classes}` if the model is to have so many",
+        classes - 1
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_without_a_sample_are_named_with_the_fix() {
+        let rest = "or set `data.classes = 4` if the model is to have so many";
+        for (counts, expected) in [
+            (&[2, 1, 3][..], None),
+            (
+                &[0, 5, 5, 5],
+                Some(format!(
+                    "the labels go from 1 to 3, so there are 4 classes, but no sample of class 0: subtract 1 from each label, {rest}"
+                )),
+            ),
+            (
+                &[0, 5, 0, 5],
+                Some(format!(
+                    "the labels go from 1 to 3, so there are 4 classes, but no sample of class 0, 2: correct the labels, or number the \
+                     classes from 0 without gaps, {rest}"
+                )),
+            ),
+        ] {
+            assert_eq!(warning(counts), expected, "{counts:?}");
+        }
+        let mut stray = vec![0; 100];
+        [0, 1, 2, 99].iter().for_each(|class| stray[*class] = 5);
+        assert_eq!(empty(&stray).as_deref(), Some("3 to 98"));
+        let every_other: Vec<u64> = (0..20).map(|class| class % 2).collect();
+        assert_eq!(empty(&every_other).as_deref(), Some("0, 2, 4, 6, 8, …"));
+        assert_eq!(empty(&[1, 1]), None);
+    }
 
     #[test]
     fn labels_name_classes_or_are_refused_with_the_fix() {

@@ -28,10 +28,12 @@ pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
     };
     let inputs = find("inputs", INPUTS)?;
     let labels = find("labels", LABELS)?;
-    let label_name = labels;
     let source = source(&mut archive, &names, [inputs, labels]);
+    // Before the types: labels of another shape need another fix than labels of another type.
+    check_shapes(&source, [inputs, labels]).map_err(|problem| DataError::content(path, problem))?;
+    let label_name = labels;
     let (shape, inputs) = array(&mut archive, path, inputs)?;
-    let (label_shape, labels) = array(&mut archive, path, labels)?;
+    let (_, labels) = array(&mut archive, path, labels)?;
     let labels: Option<Vec<i64>> = match labels {
         Array::Bytes(values) => Some(values.into_iter().map(i64::from).collect()),
         Array::Integers(values) => Some(values),
@@ -44,26 +46,35 @@ pub(super) fn read(path: &Path) -> Result<(Raw, f32), DataError> {
         );
         DataError::content(path, problem)
     })?;
-    let Some((count, sample_shape)) = shape.split_first() else {
-        return Err(DataError::content(path, "has inputs without a dimension"));
-    };
-    if *count as usize != labels.len() {
-        let is_one_hot = label_shape.len() == 2 && label_shape[0] == *count;
-        let fix = if is_one_hot { format!(": save `{label_name}.argmax(1)`") } else { String::new() };
-        let problem = format!(
-            "has inputs of shape {shape:?} for labels of shape {label_shape:?}, expected {}, one for each sample{fix}",
-            counted(*count, "label")
-        );
-        return Err(DataError::content(path, problem));
-    }
     // A column of numbers is a sample of one feature.
-    let sample_shape = if sample_shape.is_empty() { vec![1] } else { sample_shape.to_vec() };
+    let sample_shape = if shape.len() < 2 { vec![1] } else { shape[1..].to_vec() };
     let (inputs, scale) = match inputs {
         Array::Bytes(values) => (Inputs::Bytes(values), 255.0),
         Array::Floats(values) => (Inputs::Floats(values), 1.0),
         Array::Integers(values) => (Inputs::Floats(values.into_iter().map(|value| value as f32).collect()), 1.0),
     };
     Ok((Raw { inputs, shape: sample_shape, labels, source }, scale))
+}
+
+/// Checks that there is one label for each sample; a problem is worded to follow the path.
+fn check_shapes(source: &Source, names: [&str; 2]) -> Result<(), String> {
+    let entry = |name| source.entries.iter().find(|entry| entry.name == name && !entry.ty.is_empty());
+    let [Some(inputs), Some(labels)] = names.map(entry) else {
+        // A header that cannot be read is reported with the values.
+        return Ok(());
+    };
+    let Entry { name, shape: labels, .. } = labels;
+    let inputs = &inputs.shape;
+    let Some(count) = inputs.first() else { return Err("has inputs without a dimension".to_owned()) };
+    if labels.iter().product::<u64>() == *count {
+        return Ok(());
+    }
+    let is_one_hot = labels.len() == 2 && labels[0] == *count;
+    let fix = if is_one_hot { format!(": if they are one-hot, save `{name}.argmax(1)`") } else { String::new() };
+    Err(format!(
+        "has inputs of shape {inputs:?} for labels of shape {labels:?}, expected {}, one for each sample{fix}",
+        counted(*count, "label")
+    ))
 }
 
 /// All arrays of the file, of which `used` are the inputs and the labels.
@@ -112,8 +123,13 @@ fn array<R: Read + Seek>(archive: &mut ZipArchive<R>, path: &Path, name: &str) -
         "i4" => Array::Integers(values::<i32, _>(file).map_err(corrupt)?.into_iter().map(i64::from).collect()),
         "f4" => Array::Floats(values(file).map_err(corrupt)?),
         "f8" => Array::Floats(values::<f64, _>(file).map_err(corrupt)?.into_iter().map(|value| value as f32).collect()),
-        _ => {
-            let problem = format!("has `{name}` of type {dtype}, expected u1, i4, i8, f4 or f8, little endian");
+        ty => {
+            let fix = if ty.starts_with(['U', 'S']) {
+                format!("number the names, and save `np.unique({name}, return_inverse=True)[1]`")
+            } else {
+                format!("save `{name}.astype(np.float32)` for inputs, and `{name}.astype(np.int64)` for labels")
+            };
+            let problem = format!("has `{name}` of type {dtype}, expected u1, i4, i8, f4 or f8, little endian: {fix}");
             return Err(DataError::content(path, problem));
         }
     };

@@ -46,6 +46,7 @@ pub struct Data {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
     /// Number of classes; one more than the largest label if not set.
+    #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<u32>,
     /// Folder that relative paths were resolved against, for errors; `None` before that.
@@ -87,6 +88,18 @@ impl Data {
     /// The same for the test data: their labels are beside them.
     pub fn of_test(&self) -> Data {
         Data { labels: None, ..self.clone() }
+    }
+
+    /// A file that cannot be read, with the key that names it and the folder that a relative path is relative to.
+    pub(crate) fn unreadable(&self, key: &str, path: &Path) -> String {
+        let absolute = |path: &Path| {
+            let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+            std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+        };
+        let relative = self.folder.as_ref().map(|folder| {
+            format!(" (a relative path is relative to the manifest's folder, `{}`)", absolute(folder).display())
+        });
+        format!("failed to read `{}`, which `{key}` names{}", absolute(path).display(), relative.unwrap_or_default())
     }
 
     pub(super) fn check(&self, peers: u32) -> Result<(), Problem> {

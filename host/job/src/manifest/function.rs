@@ -1,6 +1,7 @@
 //! `[function.<name>]`: a component, its limits and its settings; and the functions that come with the program.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub struct Function {
     /// Limits of a single call.
     #[serde(default)]
     pub limits: Limits,
-    /// Whether the function may load its own ONNX graphs into the engine, beside the job's.
+    /// Whether the function may load its own ONNX graphs beside the job's. Each runs in a process of its own.
     #[serde(default)]
     pub load_graphs: bool,
     /// Settings that the function reads through `skein:train/settings`.
@@ -48,7 +49,7 @@ pub struct Function {
     pub build: Option<Build>,
 }
 
-/// Limits of a single call; those that are not set have the runtime's defaults.
+/// Limits of a single call, and of calls at the same time; those that are not set have the runtime's defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -69,6 +70,16 @@ pub struct Limits {
     /// Handles held at the same time; 10000 if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handles: Option<u32>,
+    /// Calls of the function that run at the same time; as many as the host runs if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<NonZeroU32>,
+    /// Requests for the function that may wait, beside the calls of training; 1000 if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<u32>,
+    /// How long a request may wait, such as `5s`, unless it is a call of training; `30s` if not set.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub queue_wait: Option<Duration>,
 }
 
 /// How a component is built from its sources.
@@ -89,14 +100,24 @@ impl Function {
     /// The function of that name that comes with the program.
     pub fn builtin(name: &str) -> Option<Function> {
         BUILTINS.iter().find(|(builtin, _)| *builtin == name)?;
-        Some(Function {
-            source: format!("{BUILTIN}{name}").into(),
+        Some(Function::at(format!("{BUILTIN}{name}").into()))
+    }
+
+    /// The function of this source, with nothing else set.
+    pub fn at(source: PathBuf) -> Function {
+        Function {
+            source,
             digest: None,
             limits: Limits::default(),
             load_graphs: false,
             settings: BTreeMap::new(),
             build: None,
-        })
+        }
+    }
+
+    /// The component's file; `None` if it comes with the program.
+    pub fn file(&self) -> Option<&Path> {
+        if self.builtin_name().is_some() { None } else { Some(&self.source) }
     }
 
     /// Reads the component's bytes.
@@ -111,7 +132,7 @@ impl Function {
                     std::io::ErrorKind::NotFound,
                     format!(
                         "no such function comes with this program{}",
-                        super::did_you_mean(name, BUILTINS.into_iter().map(|(builtin, _)| builtin))
+                        super::did_you_mean_or_choose(name, BUILTINS.into_iter().map(|(builtin, _)| builtin))
                     ),
                 )),
             },

@@ -77,7 +77,7 @@ mod tests {
     /// Shells remove one layer of quotes, so that `name="3"` arrives as a number.
     #[test]
     fn a_value_of_another_type_is_reported_with_the_way_to_write_it() {
-        let count = "a whole number from 0 to 4294967295";
+        let count = "a whole number from 1 to 500";
         let seed = "a whole number from 0 to 9223372036854775807";
         for (set, wanted, got, remedy) in [
             ("application.version=3", "text", "the number 3", "'application.version=\"3\"'"),
@@ -90,6 +90,7 @@ mod tests {
             ("train.peers=04", count, "the text `04`", "train.peers=4"),
             ("train.peers=-1", count, "the number -1", "train.peers=3"),
             ("train.peers=4294967296", count, "the number 4294967296", "train.peers=3"),
+            ("train.batch_size=big", "a whole number from 1 to 1048576", "the text `big`", "train.batch_size=3"),
             ("train.seed=1.5", seed, "the number 1.5", "train.seed=3"),
             ("train.seed=18446744073709551615", seed, "the text `18446744073709551615`", "train.seed=3"),
             ("train.learning_rate=fast", "a number", "the text `fast`", "train.learning_rate=0.5"),

@@ -6,9 +6,10 @@ use super::quoted;
 use super::wanted::Wanted;
 
 /// What other tools call the keys and functions of a manifest; of several for one name, the likeliest is first.
-const SYNONYMS: [(&str, &str); 28] = [
+const SYNONYMS: [(&str, &str); 29] = [
     ("average", "aggregate-mean"),
     ("batch", "batch_size"),
+    ("betas", "beta1"),
     ("byzantine", "faults"),
     ("clients", "peers"),
     ("cmd", "command"),
@@ -154,11 +155,12 @@ fn spellings(name: &str) -> impl Iterator<Item = &str> {
 
 /// The name among those known that the name means.
 fn exact<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    meanings(name).find_map(|meaning| known.iter().find(|known| **known == meaning)).copied()
+    meanings(&name.to_ascii_lowercase()).find_map(|meaning| known.iter().find(|known| **known == meaning)).copied()
 }
 
 /// The name among those known that is most like the name.
 fn similar<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name = &name.to_ascii_lowercase();
     let most_alike = |known: &str| spellings(name).map(|name| similarity(name, known)).fold(0.0, f64::max);
     let similar = known.iter().map(|known| (most_alike(known), *known));
     let similar = similar.filter(|(similarity, _)| *similarity >= SIMILARITY_MIN);

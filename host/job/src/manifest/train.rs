@@ -20,14 +20,18 @@ const BATCHES_MAX: u32 = 1 << 16;
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
     /// Peers that train together.
+    #[schemars(range(min = 1, max = PEERS_MAX))]
     pub peers: u32,
     /// Number of Byzantine peers to tolerate; the aggregation function must support it.
     pub faults: u32,
-    /// Most rounds; `early_stopping` may end training earlier.
+    /// Most rounds; `early_stopping` may end training earlier. The same on all hosts of a job.
+    #[schemars(range(min = 1))]
     pub rounds: u64,
     /// Samples per batch, from 1 to 1048576.
+    #[schemars(range(min = 1, max = BATCH_SIZE_MAX))]
     pub batch_size: u32,
     /// Batches that each peer computes in a round, in parallel.
+    #[schemars(range(min = 1, max = BATCHES_MAX))]
     pub batches_per_round: u32,
     /// Seed of everything random.
     pub seed: u64,
@@ -50,6 +54,7 @@ pub struct Train {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_value: Option<f32>,
     /// Rounds between two evaluations on the validation samples.
+    #[schemars(range(min = 1))]
     pub evaluate_every: u32,
     /// Stop when the validation loss no longer falls.
     #[serde(skip_serializing_if = "Option::is_none")]

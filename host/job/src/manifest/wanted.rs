@@ -19,6 +19,7 @@ pub(super) enum Wanted {
     /// One of these texts.
     Name(Vec<String>),
     Whole {
+        min: u64,
         max: u64,
     },
     Number,
@@ -49,7 +50,9 @@ impl Wanted {
                 if names.is_empty() { Wanted::Text } else { Wanted::Name(names) }
             }
             "integer" => {
-                Wanted::Whole { max: if schema["format"] == "uint32" { u32::MAX.into() } else { INTEGER_MAX } }
+                let largest = if schema["format"] == "uint32" { u32::MAX.into() } else { INTEGER_MAX };
+                let min = schema["minimum"].as_u64().unwrap_or_default();
+                Wanted::Whole { min, max: schema["maximum"].as_u64().unwrap_or(largest) }
             }
             "number" => Wanted::Number,
             "boolean" => Wanted::Boolean,
@@ -66,8 +69,8 @@ impl Wanted {
     /// Whether a value has this type; values inside of it may have others than they should.
     pub(super) fn takes(&self, value: &Value) -> bool {
         match (self, value) {
-            (Wanted::Whole { max }, Value::Integer(number)) => {
-                u64::try_from(*number).is_ok_and(|number| number <= *max)
+            (Wanted::Whole { min, max }, Value::Integer(number)) => {
+                u64::try_from(*number).is_ok_and(|number| (*min..=*max).contains(&number))
             }
             (Wanted::Duration, Value::String(text)) => humantime::parse_duration(text).is_ok(),
             (Wanted::Text | Wanted::Name(_), Value::String(_))
@@ -94,8 +97,8 @@ impl Wanted {
                 let name = text.to_ascii_lowercase().replace('_', "-");
                 names.iter().find(|known| **known == name).map(|known| Value::from(known.as_str()))?
             }
-            Wanted::Whole { max } => {
-                let number = text.parse::<u64>().ok().filter(|number| number <= max)?;
+            Wanted::Whole { min, max } => {
+                let number = text.parse::<u64>().ok().filter(|number| (min..=max).contains(&number))?;
                 Value::Integer(i64::try_from(number).ok()?)
             }
             Wanted::Number => Value::Float(text.parse::<f64>().ok().filter(|number| number.is_finite())?),
@@ -142,7 +145,7 @@ impl Wanted {
         match self {
             Wanted::Text => "text".to_owned(),
             Wanted::Name(names) => format!("one of {}", listed(names)),
-            Wanted::Whole { max } => format!("a whole number from 0 to {max}"),
+            Wanted::Whole { min, max } => format!("a whole number from {min} to {max}"),
             Wanted::Number => "a number".to_owned(),
             Wanted::Boolean => "`true` or `false`".to_owned(),
             Wanted::Duration => "a duration".to_owned(),
@@ -194,15 +197,17 @@ mod tests {
             ("application.version", Wanted::Text),
             ("data.source", Wanted::Text),
             ("function.own.settings.any", Wanted::Text),
-            ("train.peers", Wanted::Whole { max: u64::from(u32::MAX) }),
-            ("train.seed", Wanted::Whole { max: 9_223_372_036_854_775_807 }),
+            ("train.peers", Wanted::Whole { min: 1, max: 500 }),
+            ("train.batch_size", Wanted::Whole { min: 1, max: 1 << 20 }),
+            ("data.test_samples", Wanted::Whole { min: 0, max: u64::from(u32::MAX) }),
+            ("train.seed", Wanted::Whole { min: 0, max: 9_223_372_036_854_775_807 }),
             ("train.clip_norm", Wanted::Number),
             ("train.optimizer.beta1", Wanted::Number),
             ("train.optimizer.name", names(&["sgd", "momentum", "nesterov", "adam", "adamw"])),
             ("model.network", names(&["convnet", "mlp"])),
             ("model.loss", names(&["cross-entropy", "mean-squared-error", "binary-cross-entropy"])),
             ("model.dropout", Wanted::Boolean),
-            ("model.hidden", Wanted::List(Box::new(Wanted::Whole { max: u64::from(u32::MAX) }))),
+            ("model.hidden", Wanted::List(Box::new(Wanted::Whole { min: 0, max: u64::from(u32::MAX) }))),
             ("model.freeze", Wanted::List(Box::new(Wanted::Text))),
             ("model.parameters", Wanted::List(Box::new(keys(&["init", "name", "shape"])))),
             ("train.early_stopping", keys(&["min_delta", "patience"])),
@@ -218,12 +223,13 @@ mod tests {
 
     #[test]
     fn a_value_is_written_as_it_is_meant() {
-        let bytes = Wanted::Whole { max: 255 };
+        let bytes = Wanted::Whole { min: 1, max: 255 };
         let list = |items: &Wanted| Wanted::List(Box::new(items.clone()));
         for (wanted, text, expected) in [
             (&bytes, "04", Some("4")),
             (&bytes, "255", Some("255")),
             (&bytes, "256", None),
+            (&bytes, "0", None),
             (&bytes, "-1", None),
             (&Wanted::Number, ".5", Some("0.5")),
             (&Wanted::Number, "1e-3", Some("1e-3")),

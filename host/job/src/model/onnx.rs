@@ -39,6 +39,8 @@ pub struct Graph {
     pub inputs: Vec<GraphInput>,
     /// Names of its outputs.
     pub outputs: Vec<String>,
+    /// About the memory of a run in bytes, without its inputs; of the graph for evaluation, a sample's part.
+    pub peak_bytes: u64,
 }
 
 /// An input of a graph.
@@ -140,7 +142,10 @@ pub fn convolutional(shape: &[u32], classes: u32) -> Result<(skein_graph::Model,
 pub(super) fn prepare(manifest: &Manifest, samples: &SampleKind, lowering: Lowering) -> Result<Model> {
     let settings = &manifest.model;
     let (source, start) = match &settings.onnx {
-        Some(path) => (read_all(path)?, settings.init.unwrap_or(ModelInit::File)),
+        Some(path) => {
+            std::fs::metadata(path).with_context(|| manifest.data.unreadable("model.onnx", path))?;
+            (read_all(path)?, settings.init.unwrap_or(ModelInit::File))
+        }
         None => {
             let (model, bytes) = convolutional(&samples.shape, samples.classes)?;
             let source = Source { model, bytes, files: Vec::new(), external: None };
@@ -256,13 +261,19 @@ fn derive(model: &skein_graph::Model, options: &skein_graph::Options, sizes: Bat
     let outputs = outputs.chain(training.trained.iter().map(|name| format!("grad.{name}")));
     let outputs = outputs.chain(training.statistics.iter().map(|name| format!("new.{name}"))).collect();
     let fixed = fixed(model, &options.frozen);
-    let train =
-        Graph { name: format!("{NAME}/train"), inputs: inputs(&training.inputs, &fixed), onnx: training.onnx, outputs };
+    let train = Graph {
+        name: format!("{NAME}/train"),
+        inputs: inputs(&training.inputs, &fixed),
+        onnx: training.onnx,
+        outputs,
+        peak_bytes: training.peak_bytes,
+    };
     let evaluate = Graph {
         name: NAME.to_owned(),
         inputs: inputs(&evaluation.inputs, &fixed),
         onnx: evaluation.onnx,
         outputs: evaluation.outputs.iter().map(|(name, _)| name.clone()).collect(),
+        peak_bytes: evaluation.peak_bytes,
     };
     Ok(Graphs { train, evaluate })
 }

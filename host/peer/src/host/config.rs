@@ -5,13 +5,15 @@ use std::num::NonZeroU32;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
+use skein_job::manifest;
 use skein_protocol::identity::Identity;
 use skein_redis::Options;
 use skein_types::Digest;
 use skein_types::PeerId;
 
+use crate::ceilings::{Ceilings, is_default};
 use crate::checkpoint::KEEP_DEFAULT;
 
 /// Usual name of a configuration in the folder of its host.
@@ -33,6 +35,9 @@ pub struct Config {
     /// Which checkpoints are kept in `dir`.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
+    /// What functions may use here, whatever the manifest asks for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ceilings: Ceilings,
     /// The peer's own database.
     pub store: Options,
     /// All peers of the job, this one included, in an order that is the same for all.
@@ -83,8 +88,9 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config> {
         let text = std::fs::read_to_string(path);
         let text = text.with_context(|| format!("failed to read the configuration `{}`", path.display()))?;
+        let parsed = toml::from_str(&text).map_err(|error| anyhow!(manifest::explain(&error)));
         let mut config: Config =
-            toml::from_str(&text).with_context(|| format!("`{}` is not a valid configuration", path.display()))?;
+            parsed.with_context(|| format!("`{}` is not a valid configuration", path.display()))?;
         config.resolve(path.parent().unwrap_or(Path::new("")));
         let mut ids: Vec<_> = config.roster.iter().map(|member| member.id).collect();
         ids.sort();

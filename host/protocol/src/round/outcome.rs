@@ -1,6 +1,7 @@
 //! Results of a round: the next step, the agreement, and the reason why it cannot be finished.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use skein_types::{Digest, PeerId, counted};
@@ -102,6 +103,35 @@ pub enum Step {
     },
 }
 
+/// Peers of which nothing was read after the previous round. Why is not known: a peer that has applied its last round
+/// leaves like one that is stopped between two rounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The peers, at least one.
+    pub peers: BTreeSet<PeerId>,
+    /// The latest round of their records.
+    pub round: u64,
+}
+
+/// Peers that a message names.
+const NAMED_MAX: usize = 3;
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ended { peers, round } = self;
+        let named: Vec<String> = peers.iter().take(NAMED_MAX).map(|peer| format!("{peer:?}")).collect();
+        let more = if peers.len() > NAMED_MAX { ", …" } else { "" };
+        let [peer, was, its] =
+            if peers.len() == 1 { ["peer", "it was", "its"] } else { ["peers", "they were", "their"] };
+        write!(
+            f,
+            "{peer} {}{more} published nothing after round {round}: {was} stopped, or {its} `train.rounds` is {round}, which \
+             has to be the same on all hosts",
+            named.join(", ")
+        )
+    }
+}
+
 /// Why a round cannot be finished. Nothing of it was applied, except for [`RoundError::Diverged`] after a check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RoundError {
@@ -119,8 +149,9 @@ pub enum RoundError {
     },
     /// Too few peers take part.
     #[error(
-        "{heard} of {roster} peers took part within {} s, {majority} are needed: restart the others, then this one",
-        .waited.as_secs()
+        "{heard} of {roster} peers took part within {} s, {majority} are needed: restart the others, then this one{}",
+        .waited.as_secs(),
+        .ended.as_ref().map(|ended| format!("; {ended}")).unwrap_or_default()
     )]
     Minority {
         /// Peers whose contributions or votes are here, this peer included.
@@ -131,6 +162,8 @@ pub enum RoundError {
         majority: usize,
         /// How long this peer waited for them.
         waited: Duration,
+        /// Those of the others that may have ended with the previous round.
+        ended: Option<Ended>,
     },
     /// No contribution is held by a majority.
     #[error("no contribution is held by a majority of the peers")]

@@ -206,6 +206,28 @@ fn a_vote_after_the_decision_does_not_count() {
     assert!(!peers.agreement(0, WAIT * 3).peers.contains_key(&first));
 }
 
+/// They leave in the same way, whether they are done or were stopped.
+#[test]
+fn peers_that_left_after_the_previous_round_are_named() {
+    let mut peers = Peers::start(4, 1);
+    peers.finish_without_the_others(3, WAIT);
+    let mut peers = peers.next_round(WAIT);
+    peers.announce(0);
+    let ended = Ended { peers: BTreeSet::from([peers.id(1), peers.id(2)]), round: 4 };
+    assert_eq!(peers.0[0].round.ended(), Some(ended.clone()), "but not the one that was never there");
+    let refused = peers.step(0, WAIT + WAIT_MAX).expect_err("no majority");
+    assert_eq!(
+        refused,
+        RoundError::Minority { heard: 1, roster: 4, majority: 3, waited: WAIT_MAX, ended: Some(ended.clone()) }
+    );
+    let names = ended.peers.iter().map(|peer| format!("{peer:?}")).collect::<Vec<_>>().join(", ");
+    let expected = format!(
+        "1 of 4 peers took part within 100 s, 3 are needed: restart the others, then this one; peers {names} published nothing \
+         after round 4: they were stopped, or their `train.rounds` is 4, which has to be the same on all hosts"
+    );
+    assert_eq!(refused.to_string(), expected);
+}
+
 /// Two halves of a split network continued separately, each with a majority of the votes that it had.
 #[test]
 fn a_part_without_a_majority_of_the_roster_applies_nothing() {
@@ -214,7 +236,7 @@ fn a_part_without_a_majority_of_the_roster_applies_nothing() {
     peers.exchange();
     (0..2).for_each(|peer| (0..2).for_each(|other| peers.hold(peer, other, Duration::ZERO)));
     assert_eq!(peers.step(0, WAIT), Ok(Step::Wait { until: WAIT_MAX }), "no vote is cast");
-    let refused = RoundError::Minority { heard: 2, roster: 4, majority: 3, waited: WAIT_MAX };
+    let refused = RoundError::Minority { heard: 2, roster: 4, majority: 3, waited: WAIT_MAX, ended: None };
     assert_eq!(peers.step(0, WAIT_MAX), Err(refused));
 
     // The same if the others are lost after they announced.

@@ -10,7 +10,9 @@ use skein_protocol::announcement::{Announcement, Vote};
 use skein_protocol::identity::Identity;
 use skein_protocol::presence::Presence;
 use skein_protocol::record::{Header, Kind, Record};
-use skein_protocol::round::{Absence, Agreement, Context, Misbehaviour, Received, Round, RoundError, Step, Waits};
+use skein_protocol::round::{
+    Absence, Agreement, Context, Ended, Misbehaviour, Received, Round, RoundError, Step, Waits,
+};
 use skein_types::Digest;
 use skein_types::PeerId;
 

@@ -1,22 +1,25 @@
-//! `wasi:nn/graph`, `inference` and `errors`: graphs by name, computed by the engine off the async threads.
+//! `wasi:nn/graph`, `inference` and `errors`: graphs by name, computed by the engine off the async threads, and graphs
+//! that the function brought, computed in processes of their own.
 //!
 //! Tensors stay with the host: inputs that a function leaves out are bound from the store, and outputs are returned as
 //! handles. A function's mistakes are errors that it can read. A call that hits its wall time ends at once; its engine is
-//! stopped, on a thread that is not awaited but keeps the call's slot until the run has ended.
+//! stopped, on a thread that is not awaited but keeps the call's slot until the run has ended, or killed with its process,
+//! which keeps the slot as long.
 
 use std::fmt::{self, Display, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
-use skein_engine::{EngineError, Pool, Stop};
+use skein_engine::{EngineError, Pool, Stop, Tensor};
 use wasmtime::component::Resource;
 
 use super::bindings::errors::{self, ErrorCode};
 use super::bindings::graph::{self, ExecutionTarget, GraphEncoding};
 use super::bindings::inference;
 use super::{HostFault, HostTensor, State};
-use crate::graphs::Graph;
+use crate::brought::{Allowance, Brought, Caller, Failure, GRAPHS_PER_CALL};
+use crate::graphs::{Graph, Runner};
 
 /// Longest text of an error, in bytes. An engine's text may repeat a function's input, of any length.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -37,6 +40,8 @@ pub struct HostError {
 }
 
 type Result<T> = wasmtime::Result<std::result::Result<Resource<T>, Resource<HostError>>>;
+/// The result of an engine's work; the outer error ends the call.
+type Worked<T> = wasmtime::Result<std::result::Result<T, EngineError>>;
 
 impl State {
     fn refuse(&mut self, code: ErrorCode, text: impl Display) -> wasmtime::Result<Resource<HostError>> {
@@ -95,6 +100,80 @@ impl State {
     }
 }
 
+impl State {
+    /// Runs a graph of the job in this process.
+    async fn run(&mut self, graph: Arc<Graph>, pool: Arc<Pool>, given: Vec<(String, Tensor)>) -> Worked<Vec<Tensor>> {
+        let call = self.input.graphs.clone();
+        let threads = pool.threads();
+        let stop = Stop::clone(&self.stop);
+        let run = move || {
+            let begun = Instant::now();
+            let found = graph.bind(given, &call).and_then(|inputs| pool.run(&inputs, &graph.outputs(), &stop));
+            (found, begun.elapsed())
+        };
+        let (found, duration) = self.blocking(run).await?;
+        self.account.engine += duration;
+        if !self.meter.charge(duration, threads) {
+            wasmtime::bail!("the engine used up the processor time");
+        }
+        Ok(found)
+    }
+
+    /// Runs a graph that the function brought, in its own process.
+    async fn run_brought(
+        &mut self,
+        graph: &Graph,
+        brought: &Brought,
+        given: Vec<(String, Tensor)>,
+    ) -> Worked<Vec<Tensor>> {
+        let inputs = match graph.bind(given, &self.input.graphs) {
+            Ok(inputs) => inputs,
+            Err(error) => return Ok(Err(error)),
+        };
+        let before = brought.bytes();
+        let begun = Instant::now();
+        let found = brought.run(&inputs, self.allowance()).await;
+        self.account.engine += begun.elapsed();
+        self.meter.give(before);
+        self.meter.note_peak(brought.bytes_peak());
+        self.take(brought.bytes())?;
+        self.worked(found)
+    }
+
+    /// What a process of this call may use.
+    fn allowance(&self) -> Allowance {
+        Allowance { memory_bytes: self.meter.bytes_left(), cpu: self.meter.cpu_left() }
+    }
+
+    /// The result of a process, unless it ends the call.
+    fn worked<T>(&mut self, result: std::result::Result<T, Failure>) -> Worked<T> {
+        if !self.meter.has_cpu_left() {
+            wasmtime::bail!("the engine used up the processor time");
+        }
+        match result {
+            Ok(value) => Ok(Ok(value)),
+            Err(Failure::Engine(error)) => Ok(Err(error)),
+            Err(Failure::Cpu) => {
+                self.meter.exhaust_cpu();
+                wasmtime::bail!("the engine used up the processor time")
+            }
+            Err(Failure::Memory(bytes)) => {
+                self.take(bytes)?;
+                wasmtime::bail!("an output of {bytes} bytes exceeds the memory limit")
+            }
+            Err(Failure::Host(fault)) => Err(HostFault(fault).into()),
+        }
+    }
+
+    /// Drops a handle's share of a graph. With the last one, a graph that the function brought ends, and its memory is
+    /// free again.
+    fn let_go(&mut self, graph: Arc<Graph>) {
+        if let Some(graph) = Arc::into_inner(graph) {
+            self.meter.give(graph.bytes());
+        }
+    }
+}
+
 impl graph::Host for State {
     async fn load(
         &mut self,
@@ -102,7 +181,7 @@ impl graph::Host for State {
         encoding: GraphEncoding,
         target: ExecutionTarget,
     ) -> Result<HostGraph> {
-        let Some((engine, options)) = self.graphs.loader.clone() else {
+        let Some(loader) = self.graphs.loader.clone() else {
             let text = "this function may not load its own graphs: set `load_graphs = true` in its manifest";
             return Ok(Err(self.refuse(ErrorCode::Security, text)?));
         };
@@ -115,15 +194,25 @@ impl graph::Host for State {
         let Ok([bytes]) = <[Vec<u8>; 1]>::try_from(builder) else {
             return Ok(Err(self.refuse(ErrorCode::InvalidArgument, "a graph must be one file, its only builder")?));
         };
+        let Some(place) = self.children.place().await else {
+            let text =
+                format!("a call may hold at most {GRAPHS_PER_CALL} graphs that it loaded: drop one and its contexts");
+            return Ok(Err(self.refuse(ErrorCode::UnsupportedOperation, text)?));
+        };
         let size = bytes.len();
         self.take(size)?;
-        match self.blocking(move || Pool::new(engine, bytes, options)).await? {
-            // The file stays counted until the call ends: contexts that share it may outlive the graph's handle.
-            Ok(pool) => Ok(Ok(self.hold(HostGraph(Arc::new(Graph::brought(pool))), 0)?)),
-            Err(error) => {
-                self.meter.give(size);
-                Ok(Err(self.engine_error(&error)?))
+        let caller = Caller { slot: self.input.slot.clone(), clock: self.meter.clock(), allowed: self.allowance() };
+        let begun = Instant::now();
+        let loaded = Brought::load(&loader, bytes, place, caller).await;
+        self.account.engine += begun.elapsed();
+        self.meter.give(size);
+        match self.worked(loaded)? {
+            Ok(brought) => {
+                let bytes = brought.bytes();
+                self.meter.note_peak(brought.bytes_peak());
+                Ok(Ok(self.hold(HostGraph(Arc::new(Graph::brought(brought))), bytes)?))
             }
+            Err(error) => Ok(Err(self.engine_error(&error)?)),
         }
     }
 
@@ -150,7 +239,8 @@ impl graph::HostGraph for State {
     }
 
     fn drop(&mut self, graph: Resource<HostGraph>) -> wasmtime::Result<()> {
-        self.release(graph)?;
+        let HostGraph(graph) = self.release(graph)?;
+        self.let_go(graph);
         Ok(())
     }
 }
@@ -173,21 +263,12 @@ impl inference::HostGraphExecutionContext for State {
             taken += own + name.len();
             given.push((name, tensor));
         }
-        let call = self.input.graphs.clone();
-        let threads = graph.threads();
-        let stop = Stop::clone(&self.stop);
-        let run = move || {
-            let begun = Instant::now();
-            let found = graph.bind(given, &call).and_then(|inputs| graph.run(&inputs, &stop));
-            (found, begun.elapsed())
+        let outputs = match graph.runner() {
+            Runner::Job(pool) => self.run(graph.clone(), pool.clone(), given).await?,
+            Runner::Brought(brought) => self.run_brought(&graph, brought, given).await?,
         };
-        let (found, duration) = self.blocking(run).await?;
-        self.account.engine += duration;
         self.meter.give(taken);
-        if !self.meter.charge(duration, threads) {
-            wasmtime::bail!("the engine used up the processor time");
-        }
-        let outputs = match found {
+        let outputs = match outputs.and_then(|outputs| graph.named_outputs(outputs)) {
             Ok(outputs) => outputs,
             Err(error) => return Ok(Err(self.engine_error(&error)?)),
         };
@@ -199,7 +280,8 @@ impl inference::HostGraphExecutionContext for State {
     }
 
     fn drop(&mut self, context: Resource<HostContext>) -> wasmtime::Result<()> {
-        self.release(context)?;
+        let HostContext(graph) = self.release(context)?;
+        self.let_go(graph);
         Ok(())
     }
 }

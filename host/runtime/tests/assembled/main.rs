@@ -14,11 +14,13 @@ use skein_runtime::{CallError, Function, Limit, Limits, LoadError, Options, Runt
 /// If a limit does not work, a test fails instead of hanging.
 const BOUND: Duration = Duration::from_secs(60);
 
-const LIMITS: Limits = Limits { memory_mib: 16, cpu: BOUND, wall: BOUND, hostcall_mib: 8, handles: 100 };
+fn limits() -> Limits {
+    Limits { memory_mib: 16, cpu: BOUND, wall: BOUND, hostcall_mib: 8, handles: 100, ..Limits::default() }
+}
 
 async fn load(component: &[u8]) -> Result<AggregateFunction, LoadError> {
     let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).expect("the engine starts");
-    let function = Function { name: "rule".into(), limits: LIMITS, ..Function::default() };
+    let function = Function { name: "rule".into(), limits: limits(), ..Function::default() };
     runtime.aggregate_function(function, component).await
 }
 

@@ -24,7 +24,7 @@ fn processor_time() -> Duration {
 #[tokio::test]
 async fn a_call_is_charged_with_the_processor_time_of_its_work() {
     let runtime = Runtime::start(Options { concurrency: 1, ..Options::default() }).expect("the engine starts");
-    let limits = Limits { memory_mib: 64, cpu: LIMIT, wall: BOUND, hostcall_mib: 32, handles: 10 };
+    let limits = Limits { memory_mib: 64, cpu: LIMIT, wall: BOUND, hostcall_mib: 32, handles: 10, ..Limits::default() };
     let values = Arc::new(vec![1.0; 2 << 20]);
     for (work, body) in [
         ("a loop", "(loop $more (br $more))"),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use skein_engine::Kind;
+use skein_peer::ceilings::Ceilings;
 use skein_peer::engines::EngineConfig;
 use skein_peer::pool::FunctionPool;
 use skein_peer::prepare::Tools;
@@ -39,9 +40,42 @@ pub(super) struct ComputeOptions {
     /// Device that computes graphs: `cpu` or `cuda`
     #[arg(long, value_name = "NAME", value_enum, default_value = "cpu")]
     device: Device,
+    #[command(flatten)]
+    cache: CacheChoice,
+    /// Memory in MiB that functions, engines and the compiler may take together, from a host's configuration.
+    #[arg(skip)]
+    pub(super) memory_mib: Option<u32>,
+}
+
+/// Where compiled functions are kept.
+#[derive(clap::Args)]
+pub(super) struct CacheChoice {
     /// Folder for compiled functions [default: `skein` in the user's cache folder]
     #[arg(long, value_name = "DIR", env = "SKEIN_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
+}
+
+impl CacheChoice {
+    /// Starts the runtime with this cache.
+    pub(super) fn start(&self, options: Options) -> Result<Runtime> {
+        let cache_dir = self.cache_dir.clone().or_else(user_cache_dir);
+        match Runtime::start(Options { cache_dir, ..options.clone() }) {
+            // Without a writable home, functions are compiled at every start; a requested folder must work.
+            Err(error @ StartError::Cache { .. }) if self.cache_dir.is_none() => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(error = format!("{error:#}"), "compiled functions are not kept");
+                Ok(Runtime::start(options)?)
+            }
+            started => Ok(started?),
+        }
+    }
+}
+
+/// Options of a runtime for so many calls at a time, which compiles in a child process and keeps nothing.
+pub(super) fn runtime_options(concurrency: usize) -> Options {
+    // The file that runs, even if another version has taken its place by now.
+    let program = PathBuf::from("/proc/self/exe");
+    Options { concurrency, compiler: Compiler::Child { program, argument: COMPILE }, ..Options::default() }
 }
 
 /// The engine that computes graphs.
@@ -87,7 +121,7 @@ impl ComputeOptions {
         pass("--engine-library", self.engine.engine_library.as_ref().map(Into::into));
         pass("--engine-threads", number(self.engine_threads));
         pass("--device", self.device.to_possible_value().map(|value| value.get_name().into()));
-        pass("--cache-dir", self.cache_dir.as_ref().map(Into::into));
+        pass("--cache-dir", self.cache.cache_dir.as_ref().map(Into::into));
         arguments
     }
 
@@ -112,35 +146,23 @@ pub(super) struct Host {
 }
 
 impl Host {
+    /// Starts the runtime and the threads of functions.
+    pub(super) fn start(options: &ComputeOptions) -> Result<Host> {
+        let concurrency = options.concurrency();
+        let memory_mib = options.memory_mib;
+        let runtime = options.cache.start(Options { memory_mib, ..runtime_options(concurrency) })?;
+        let pool = Arc::new(FunctionPool::start(concurrency).context("failed to start the threads of functions")?);
+        Ok(Host { runtime, pool, engine: options.engine(), status: Status::default() })
+    }
+
     pub(super) fn tools(&self) -> Tools<'_> {
-        Tools { runtime: &self.runtime, engine: &self.engine, status: &self.status }
+        Tools { runtime: &self.runtime, engine: &self.engine, ceilings: Ceilings::default(), status: &self.status }
     }
 }
 
 /// Starts the runtime and the threads of functions, and runs `command` beside them.
 pub(super) fn in_host(options: &ComputeOptions, command: impl AsyncFnOnce(Host) -> Result<()>) -> Result<()> {
-    let default = Options::default();
-    let concurrency = options.concurrency();
-    // The file that runs, even if another version has taken its place by now.
-    let program = PathBuf::from("/proc/self/exe");
-    let runtime_options = Options {
-        concurrency,
-        cache_dir: options.cache_dir.clone().or_else(user_cache_dir),
-        compiler: Compiler::Child { program, argument: COMPILE },
-        ..default
-    };
-    let runtime = match Runtime::start(runtime_options.clone()) {
-        // Without a writable home, functions are compiled at every start; a requested folder must work.
-        Err(error @ StartError::Cache { .. }) if options.cache_dir.is_none() => {
-            let error = anyhow::Error::from(error);
-            tracing::warn!(error = format!("{error:#}"), "compiled functions are not kept");
-            Runtime::start(Options { cache_dir: None, ..runtime_options })?
-        }
-        started => started?,
-    };
-    let pool = Arc::new(FunctionPool::start(concurrency).context("failed to start the threads of functions")?);
-    let host = Host { runtime, pool, engine: options.engine(), status: Status::default() };
-    on_threads(command(host))
+    on_threads(command(Host::start(options)?))
 }
 
 /// Runs a command on the threads of a runtime.

@@ -94,7 +94,8 @@ impl Inspected {
         text += &rest(source.entries.len());
         text += &format!("samples  {samples} of shape {shape:?}\n");
         text += &format!("values   {min} to {max}, mean {mean:.4}; training divides them by {scale}\n");
-        text += &format!("classes  {}\n", classes.len());
+        let empty = contents.empty_classes().map(|empty| format!(", without a sample: {empty}"));
+        text += &format!("classes  {}{}\n", classes.len(), empty.unwrap_or_default());
         let class = |(class, count): (usize, &u64)| format!("  {class:<6} {}\n", counted(*count, "sample"));
         classes.iter().enumerate().take(SHOWN_MAX).for_each(|counted| text += &class(counted));
         text + &rest(classes.len())

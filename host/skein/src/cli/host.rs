@@ -9,7 +9,7 @@ use skein_peer::host::config::{Config, Key};
 use skein_peer::host::{prepare, run};
 
 use super::Interrupts;
-use super::compute::Host;
+use super::compute::{ComputeOptions, Host, in_host};
 use super::train::kept;
 use crate::output::Output;
 use crate::output::summary::{to_json, to_table};
@@ -23,16 +23,23 @@ pub(super) struct HostArguments {
 }
 
 impl HostArguments {
-    pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
+    pub(super) fn run(self, mut options: ComputeOptions, output: &mut Output) -> Result<()> {
         let config = Config::load(&self.config)?;
-        let hosted = output.during(&host.status, prepare(&config, host.tools())).await?;
-        let job = hosted.prepared.clone();
-        let mut interrupts = Interrupts::listen()?;
-        let mut sink = |event: Event<'_>| output.event(event);
-        let summary = run(&config, hosted, host.pool, &mut sink, Box::pin(interrupts.next())).await?;
-        let summary = to_json(&summary, &job, kept(Some(&config.dir)).as_deref());
-        Ok(output.result(|| to_table(&summary), || summary.clone())?)
+        options.memory_mib = config.ceilings.total.memory_mib;
+        in_host(&options, async |host| train(&config, host, output).await)
     }
+}
+
+async fn train(config: &Config, host: Host, output: &mut Output) -> Result<()> {
+    let hosted = output.during(&host.status, prepare(config, host.tools())).await?;
+    let job = hosted.prepared.clone();
+    // Not if it is quiet: of the hosts that `skein up` starts, all but one are.
+    job.job.empty_classes.iter().for_each(|warning| output.info(&format!("warning: {warning}")));
+    let mut interrupts = Interrupts::listen()?;
+    let mut sink = |event: Event<'_>| output.event(event);
+    let summary = run(config, hosted, host.pool, &mut sink, Box::pin(interrupts.next())).await?;
+    let summary = to_json(&summary, &job, kept(Some(&config.dir)).as_deref());
+    Ok(output.result(|| to_table(&summary), || summary.clone())?)
 }
 
 /// Arguments of `skein identity`.

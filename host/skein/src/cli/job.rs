@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use skein_job::Manifest;
 use skein_job::manifest::model::Network;
 use skein_job::manifest::{Override, quoted};
@@ -84,6 +84,8 @@ impl ModelArgument {
 /// Replaces the model of the manifest `from` by an ONNX file, which stands after `option` on the command line. Paths in a
 /// manifest are relative to its folder, those of the command line are not.
 pub(super) fn file_as_model(file: &Path, from: &Path, option: &str) -> Result<Override> {
+    // Later errors name the key of the manifest, which this file replaces.
+    std::fs::metadata(file).with_context(|| format!("failed to read the model `{}`", file.display()))?;
     let is_beside = from.parent() == Some(Path::new(""));
     let path = if is_beside { file.to_owned() } else { std::path::absolute(file)? };
     let path = path.to_string_lossy().into_owned();

@@ -16,8 +16,8 @@ use super::Interrupts;
 use super::compute::Host;
 use super::job::JobArguments;
 use super::model::warn_of_removed_parts;
-use crate::output::Output;
 use crate::output::summary::{to_json, to_table};
+use crate::output::{Output, complain};
 
 /// Arguments of `skein train`.
 #[derive(clap::Args)]
@@ -73,6 +73,7 @@ impl Train {
             counted(host.pool.concurrency(), "function")
         ));
         warn_of_removed_parts(&manifest)?;
+        job.empty_classes.iter().for_each(|warning| complain(&format!("warning: {warning}")));
         if self.out.is_none() {
             output.info(&nothing_is_kept(self.hint));
         }

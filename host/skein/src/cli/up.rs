@@ -11,6 +11,7 @@ use serde_json::Value;
 use skein_graph::Lowering;
 use skein_job::manifest::quoted;
 use skein_job::{Job, Manifest, Members};
+use skein_peer::ceilings::Ceilings;
 use skein_peer::checkpoint::{self, CheckpointFile, KEEP_DEFAULT, MANIFEST_FILE};
 use skein_peer::host::config::{CheckpointConfig, Config, HOST_FILE, Key, Member};
 use skein_protocol::identity::Identity;
@@ -171,6 +172,7 @@ impl Up {
             identity: Key::Index(index),
             run: self.run,
             checkpoint: CheckpointConfig { keep: self.keep },
+            ceilings: Ceilings::default(),
             store: owner(&database(index))?,
             roster: (0..manifest.train.peers).map(member).collect::<Result<_>>()?,
         };

@@ -1,18 +1,20 @@
 //! `skein worker` and `skein queue`: more compute for a peer, and the tasks that failed everywhere.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
-use skein_peer::bundle;
+use skein_peer::bundle::{self, WorkerFunction};
 use skein_peer::worker::{QueueWorker, WorkerSummary, place};
 use skein_redis::queue::{Consumer, DeadLetter, Queue, Role, find};
 use skein_redis::{Address, Options, Scope, Tls};
 use skein_store::StoreError;
+use skein_types::{Digest, PeerId};
 use tokio::sync::watch;
 
 use super::Interrupts;
-use super::compute::Host;
+use super::compute::{ComputeOptions, Host};
 use crate::output::Output;
 
 /// Connection to a database. Secrets come from files or the environment.
@@ -52,46 +54,110 @@ async fn scope(options: &Options) -> Result<Scope> {
     scope.with_context(|| format!("no host has used the database `{}` yet: start the host first", options.url))
 }
 
+/// How often a worker looks whether its host has begun another run.
+const WATCH: Duration = Duration::from_secs(2);
+
 /// Arguments of `skein worker`.
 #[derive(clap::Args)]
 pub(super) struct WorkerArguments {
     #[command(flatten)]
     database: Database,
+    /// Public key of the database's host, as `skein identity` prints it: only what it signed runs here
+    #[arg(long, value_name = "KEY", value_parser = peer_key)]
+    peer: PeerId,
+}
+
+fn peer_key(text: &str) -> Result<PeerId, String> {
+    let key: Result<Digest, _> = text.parse();
+    key.map(|key| PeerId(key.0)).map_err(|_| {
+        "a public key has 64 hexadecimal digits: `skein identity --key-file FILE` prints that of a host".to_owned()
+    })
 }
 
 impl WorkerArguments {
-    pub(super) async fn run(self, host: Host, output: &mut Output) -> Result<()> {
-        let options = self.database.options();
-        let scope = scope(&options).await?;
-        let consumer = Consumer::join(&options, scope, place(Role::Worker)?).await?;
-        let (gradient, layout) = output.during(&host.status, bundle::unpack(consumer.queue(), host.tools())).await?;
-        let store = skein_redis::open(&options, scope).await.map_err(|error| match error {
-            StoreError::Vulnerable { .. } => anyhow!("{error} (here: `--allow-vulnerable`)"),
-            error => error.into(),
-        })?;
-        output.info(&format!(
-            "working on the queue of `{}`, up to {} calls at a time",
-            options.url,
-            host.pool.concurrency()
-        ));
-        let worker = QueueWorker { pool: host.pool, gradient, layout: layout.clone(), store, consumer };
-        anyhow::ensure!(
-            layout.len() == scope.values,
-            "the model has {} values here and {} on the host: use the same version of this program",
-            layout.len(),
-            scope.values
-        );
-        let (stop, stopped) = watch::channel(false);
+    pub(super) async fn run(self, mut compute: ComputeOptions, output: &mut Output) -> Result<()> {
+        let WorkerArguments { database, peer } = self;
+        let options = database.options();
         let mut interrupts = Interrupts::listen()?;
-        let run = worker.run(stopped);
-        tokio::pin!(run);
-        let done = loop {
-            tokio::select! {
-                done = &mut run => break done?,
-                () = interrupts.next() => drop(stop.send_replace(true)),
-            }
-        };
-        Ok(output.result(|| summary(&done), || json!(done))?)
+        let mut total = WorkerSummary::default();
+        let mut next = Some(scope(&options).await?);
+        while let Some(scope) = next.take() {
+            anyhow::ensure!(
+                scope.peer == peer,
+                "the database `{}` is that of peer {}, not of {peer} (`--peer`): ask its owner which key is right",
+                options.url,
+                scope.peer
+            );
+            let worker = tokio::select! {
+                worker = prepare(&options, scope, &mut compute, output) => worker?,
+                () = interrupts.next() => break,
+            };
+            output.info(&format!(
+                "working on the queue of `{}`, up to {} calls at a time",
+                options.url,
+                worker.pool.concurrency()
+            ));
+            let (stop, stopped) = watch::channel(false);
+            let run = worker.run(stopped);
+            let other = other_run(&options, scope);
+            tokio::pin!(run, other);
+            let mut is_leaving = false;
+            total += loop {
+                tokio::select! {
+                    done = &mut run => break done?,
+                    other = &mut other, if !is_leaving && next.is_none() => {
+                        output.info(&format!("the host has begun another run: {}", other.run));
+                        next = Some(other);
+                        stop.send_replace(true);
+                    }
+                    () = interrupts.next() => {
+                        is_leaving = true;
+                        stop.send_replace(true);
+                    }
+                }
+            };
+            next = next.filter(|_| !is_leaving);
+        }
+        Ok(output.result(|| summary(&total), || json!(total))?)
+    }
+}
+
+/// A worker for the run of a host, with the function that the host has signed.
+async fn prepare(
+    options: &Options,
+    scope: Scope,
+    compute: &mut ComputeOptions,
+    output: &mut Output,
+) -> Result<QueueWorker> {
+    let consumer = Consumer::join(options, scope, place(Role::Worker)?).await?;
+    let job = bundle::read(consumer.queue(), scope).await?;
+    compute.memory_mib = job.ceilings().total.memory_mib;
+    let host = Host::start(compute)?;
+    let unpack = bundle::unpack(job, consumer.queue(), host.tools());
+    let WorkerFunction { gradient, layout, batch_size } = output.during(&host.status, unpack).await?;
+    let store = skein_redis::open(options, scope).await.map_err(|error| match error {
+        StoreError::Vulnerable { .. } => anyhow!("{error} (here: `--allow-vulnerable`)"),
+        error => error.into(),
+    })?;
+    anyhow::ensure!(
+        layout.len() == scope.values,
+        "the model has {} values here and {} on the host: use the same version of this program",
+        layout.len(),
+        scope.values
+    );
+    Ok(QueueWorker { pool: host.pool, gradient, layout, batch_size, store, consumer })
+}
+
+/// Waits until the host of a database has begun another run than that of `scope`.
+async fn other_run(options: &Options, scope: Scope) -> Scope {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        // Without the database there is no work: the worker itself reports it.
+        if let Ok(Some(other)) = find(options).await
+            && other.run != scope.run
+        {
+            return other;
+        }
     }
 }
 

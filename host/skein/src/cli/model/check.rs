@@ -70,10 +70,12 @@ impl Check {
             None => Manifest::parse_with(DEFAULTS, from, &overrides)?,
         };
         let config = self.engine.config();
+        let mut empty_classes = None;
         let prepare = |lowering: &mut dyn FnMut() -> Result<Lowering>| {
             if self.from.is_some() {
                 let members = Members::derived(&manifest.train, 0);
                 let job = Job::prepare(&manifest, &members, lowering)?;
+                empty_classes = job.empty_classes;
                 return Ok((job.layout, job.graphs, job.model, job.samples));
             }
             let samples = exported_samples(manifest.model.onnx.as_deref().unwrap_or(from))?;
@@ -83,6 +85,7 @@ impl Check {
         let (prepared, engine) = check(&config, prepare, |prepared| (prepared.1.as_ref(), &prepared.0))?;
         let (layout, graphs, description, samples) = prepared;
         let mut warnings = manifest.model.onnx.as_deref().map_or_else(|| Ok(Vec::new()), removed_parts)?;
+        warnings.extend(empty_classes);
         if samples.classes == 1 {
             warnings.push("one class: the cross-entropy of a single class is always 0, so nothing is learned".into());
         }
