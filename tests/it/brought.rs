@@ -2,6 +2,7 @@
 //! the graph does.
 
 mod bringing;
+#[path = "../../host/runtime/tests/common/brought.rs"]
 mod files;
 
 use std::collections::BTreeMap;

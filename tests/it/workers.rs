@@ -9,7 +9,7 @@ use serde_json::Value;
 use skein_protocol::identity::Identity;
 
 use crate::client::Client;
-use crate::harness::{Finished, state_hash};
+use crate::harness::{Finished, dist, state_hash};
 use crate::peers::{Cluster, PEERS, SEED, finish};
 
 /// Memory limits of the gradient function: every call exceeds the first, none the second.
@@ -147,12 +147,14 @@ fn a_worker_that_fails_at_everything_changes_no_bit_and_ends_no_host() {
     assert!(done["last_failure"].as_str().unwrap().contains("memory_mib"), "{done}");
 }
 
-/// Lets all hosts train run number 1 beside the one before.
-fn second_run(cluster: &Cluster) {
+/// Lets all hosts train the run of that number next, beside those before.
+fn next_run(cluster: &Cluster, number: usize) {
     for peer in 0..PEERS {
         let config = cluster.path(peer, "host.toml");
         let text = std::fs::read_to_string(&config).unwrap();
-        std::fs::write(config, text.replacen("dir = \".\"", "dir = \"second\"\nrun = 1", 1)).unwrap();
+        let others = text.lines().filter(|line| !["dir = ", "run = "].iter().any(|key| line.starts_with(key)));
+        let text = others.fold(format!("dir = \"run-{number}\"\nrun = {number}\n"), |text, line| text + line + "\n");
+        std::fs::write(config, text).unwrap();
     }
 }
 
@@ -163,12 +165,75 @@ fn a_worker_goes_on_with_the_next_run_of_its_host() {
     let first = hosts();
     let mut worker = Worker::start(&cluster);
     worker.says("working on the queue");
-    second_run(&cluster);
+    next_run(&cluster, 1);
     let second = hosts();
     assert_ne!(first[0]["run"], second[0]["run"]);
     worker.says(&format!("the host has begun another run: {}", second[0]["run"].as_str().unwrap()));
     worker.says("working on the queue");
     leave(worker.ignore());
+}
+
+/// A job whose gradient function does harm, with limits of which it hits one.
+fn hostile(behaviour: &str) -> String {
+    let cpu = if behaviour == "loop" { "200ms" } else { "60s" };
+    format!(
+        "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = 40\nbatches_per_round = 4\ngradient = \"mine\"\n\
+         [function.mine]\nsource = \"{}\"\nsettings = {{ behaviour = \"{behaviour}\" }}\n\
+         [function.mine.limits]\nmemory_mib = 64\ncpu = \"{cpu}\"\nhandles = 1000\n",
+        dist("gradient-probe").display()
+    )
+}
+
+/// Most that a worker's memory may grow by hostile functions.
+const GROWTH_KIB_MAX: u64 = 50 << 10;
+
+fn resident_kib(child: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// One worker, and hosts that train one hostile function after the other, each of which it fails at three times.
+#[test]
+fn a_worker_survives_hostile_functions_and_serves_the_next() {
+    let cluster = Cluster::start(&hostile("trap"), false);
+    host_that_gives_up(&cluster);
+    let mut worker = Worker::start(&cluster);
+    let mut resident = Vec::new();
+    for (run, (behaviour, words)) in [
+        ("trap", "asked to trap"),
+        ("loop", "function `mine` hit its limit `cpu = 200ms`"),
+        ("allocate", "function `mine` hit its limit `memory_mib = 64`"),
+        ("handles", "function `mine` hit its limit `handles = 1000`"),
+        ("huge-rank", "a tensor has at most 16 dimensions"),
+        ("recurse", "call stack exhausted"),
+        ("nan-loss", "the loss is NaN"),
+        ("nan", "is not finite"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if run > 0 {
+            cluster.place.job(&hostile(behaviour));
+            next_run(&cluster, run);
+            host_that_gives_up(&cluster);
+            worker.says("the host has begun another run");
+        }
+        (0..3).for_each(|_| worker.says(words));
+        resident.push(resident_kib(&worker.child));
+    }
+    println!("resident memory of the worker in KiB: {resident:?}");
+    assert!(resident.iter().all(|kib| *kib <= resident[0] + GROWTH_KIB_MAX), "{resident:?}");
+
+    cluster.place.job(&job(ENOUGH_MIB));
+    next_run(&cluster, resident.len());
+    let hosts: Vec<Child> = (0..PEERS).map(|peer| cluster.host(peer)).collect();
+    worker.says("the host has begun another run");
+    worker.says("working on the queue");
+    let worker = worker.ignore();
+    finish(hosts);
+    let done = leave(worker);
+    assert!(done["counted"].as_u64() >= Some(1), "{done}");
 }
 
 /// Without the host's signature, everybody who reaches the database could make its workers run any code.

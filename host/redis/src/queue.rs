@@ -107,29 +107,44 @@ pub struct DeadLetter {
 /// The key that holds the scope of the queue, for workers that know only the address of the database.
 pub(crate) const SCOPE_KEY: &str = "skein:scope";
 
-/// Returns the scope of the queue in a database; `None` if no host has ever advertised one.
-///
-/// # Errors
-/// The database cannot be used.
-pub async fn find(options: &Options) -> Result<Option<Scope>, StoreError> {
-    let shared = reached(options, UNSCOPED, START_WAIT).await?;
-    let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
-    let Some(text) = text else { return Ok(None) };
-    match text.split(' ').collect::<Vec<_>>()[..] {
-        [format, run, peer, values] if format == FORMAT.to_string() => {
-            let scope = parse_scope(run, peer, values);
-            scope.map(Some).ok_or_else(|| shared.corrupt(SCOPE_KEY.to_owned()))
-        }
-        _ => match other_format(&text) {
-            Some(theirs) => {
-                let reason = format!(
-                    "its host uses format {theirs} of the keys, this worker format {FORMAT}: start the worker with the \
-                     host's program"
-                );
-                Err(StoreError::Unfit { address: shared.client().address().to_string(), reason })
+/// Reads which queue a database has, for workers that know only its address.
+pub struct ScopeReader {
+    shared: RedisBase,
+}
+
+impl ScopeReader {
+    /// Connects to a database.
+    ///
+    /// # Errors
+    /// The database cannot be used.
+    pub async fn open(options: &Options) -> Result<ScopeReader, StoreError> {
+        Ok(ScopeReader { shared: reached(options, UNSCOPED, START_WAIT).await? })
+    }
+
+    /// Returns the scope of the queue; `None` if no host has ever advertised one.
+    ///
+    /// # Errors
+    /// The database cannot be used, or its host is another version of this program.
+    pub async fn read(&self) -> Result<Option<Scope>, StoreError> {
+        let shared = &self.shared;
+        let text: Option<String> = shared.control(redis::cmd("GET").arg(SCOPE_KEY), SCOPE_KEY).await?;
+        let Some(text) = text else { return Ok(None) };
+        match text.split(' ').collect::<Vec<_>>()[..] {
+            [format, run, peer, values] if format == FORMAT.to_string() => {
+                let scope = parse_scope(run, peer, values);
+                scope.map(Some).ok_or_else(|| shared.corrupt(SCOPE_KEY.to_owned()))
             }
-            None => Err(shared.corrupt(SCOPE_KEY.to_owned())),
-        },
+            _ => match other_format(&text) {
+                Some(theirs) => {
+                    let reason = format!(
+                        "its host uses format {theirs} of the keys, this worker format {FORMAT}: start the worker with the \
+                         host's program"
+                    );
+                    Err(StoreError::Unfit { address: shared.client().address().to_string(), reason })
+                }
+                None => Err(shared.corrupt(SCOPE_KEY.to_owned())),
+            },
+        }
     }
 }
 
@@ -147,7 +162,7 @@ fn parse_scope(run: &str, peer: &str, values: &str) -> Option<Scope> {
 }
 
 impl Queue {
-    /// Makes this the queue that workers [`find`].
+    /// Makes this the queue that a [`ScopeReader`] finds.
     ///
     /// # Errors
     /// The database cannot be used.

@@ -8,14 +8,14 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre};
 
-use crate::cache::{ArtifactId, Authentic};
+use crate::cache::{ArtifactId, Authentic, Compiling};
 use crate::capability::State;
 use crate::compile::{CompileError, CompileLimits, Room};
 use crate::engine::config;
 use crate::error::LoadError;
 use crate::interfaces::Interfaces;
 use crate::options::Options;
-use crate::runtime::{Sandbox, Shared};
+use crate::runtime::{Shared, WorldEngine};
 use crate::world::World;
 
 /// The binary format's magic number; the two bytes after it are the version, and the next two the layer.
@@ -56,11 +56,11 @@ pub(crate) async fn admit(
     let hashed = Instant::now();
     let digest = digest(bytes);
     let hashing = hashed.elapsed();
-    let Sandbox { engine, linker } = shared.sandbox(world);
-    let id = ArtifactId::new(engine, &digest);
-    let (component, origin, authentication) = match load_cached(shared, world, &id).await {
+    let WorldEngine { engine, linker } = shared.of_world(world);
+    let candidate = Candidate { shared, function, world, bytes, id: ArtifactId::new(engine, &digest) };
+    let (component, origin, authentication) = match candidate.load_cached().await {
         Some((component, authentication)) => (component, Origin::Cached, authentication),
-        None => (compile(shared, function, world, bytes, &id).await?, Origin::Compiled, Duration::ZERO),
+        None => candidate.compile_once().await?,
     };
     let wrong_world =
         |error| LoadError::WrongWorld { function: function.to_owned(), expected: world, reason: chain(&error) };
@@ -95,73 +95,94 @@ pub(crate) fn check(function: &str, bytes: &[u8], bytes_max: usize) -> Result<()
     }
 }
 
-/// The component from an artifact of the cache, and how long it took to authenticate it; `None` if there is none that
-/// the engine accepts.
-async fn load_cached(shared: &Arc<Shared>, world: World, id: &ArtifactId) -> Option<(Component, Duration)> {
-    shared.cache.as_ref()?;
-    let shared = shared.clone();
-    let id = id.clone();
-    let load = move || {
-        let artifact = shared.cache.as_ref()?.get(&id)?;
-        let component = deserialize_file(&shared.sandbox(world).engine, &artifact).ok()?;
-        Some((component, artifact.duration))
-    };
-    tokio::task::spawn_blocking(load).await.ok().flatten()
-}
-
-async fn compile(
-    shared: &Arc<Shared>,
-    function: &str,
+/// A component that was checked, on its way to an engine.
+struct Candidate<'a> {
+    shared: &'a Arc<Shared>,
+    /// Name of the function, for errors.
+    function: &'a str,
     world: World,
-    bytes: &[u8],
-    id: &ArtifactId,
-) -> Result<Component, LoadError> {
-    let Sandbox { engine, .. } = shared.sandbox(world);
-    let limits = limits(shared);
-    let compiled = async {
-        let _room = Room::wait(limits, shared.slots.reserve(limits.memory_mib)).await?;
-        shared.options.compiler.compile(world, bytes, limits).await
-    };
-    let artifact = compiled.await.map_err(|error| failure(function, world, limits, error))?;
-    let function = function.to_owned();
-    let artifact = Arc::new(artifact);
-    if shared.cache.is_some() {
-        match keep(shared, id, &artifact).await {
-            // Mapped from its file it takes no memory of its own.
-            Ok(()) => {
-                if let Some((component, _)) = load_cached(shared, world, id).await {
-                    return Ok(component);
-                }
-            }
-            // The next start compiles again; nothing else is lost.
-            Err(error) => tracing::warn!(%error, function, "failed to cache the compiled function"),
-        }
-    }
-    deserialize(engine, &artifact).map_err(|error| {
-        // An engine without a pool accepts components of every shape.
-        let is_sound = Engine::new(&config(world)).is_ok_and(|engine| deserialize(&engine, &artifact).is_ok());
-        if is_sound {
-            LoadError::TooComplex { function, reason: chain(&error) }
-        } else {
-            LoadError::Compiler { function, source: error.into() }
-        }
-    })
+    bytes: &'a [u8],
+    id: ArtifactId,
 }
 
-/// Puts an artifact into the cache, on a thread that may wait for the disk.
-async fn keep(shared: &Arc<Shared>, id: &ArtifactId, artifact: &Arc<Vec<u8>>) -> io::Result<()> {
-    let shared = shared.clone();
-    let id = id.clone();
-    let artifact = artifact.clone();
-    let put = move || shared.cache.as_ref().map_or(Ok(()), |cache| cache.put(&id, &artifact));
-    tokio::task::spawn_blocking(put).await.map_err(io::Error::other)?
+impl Candidate<'_> {
+    /// The component from an artifact of the cache, and how long it took to authenticate it; `None` if there is none
+    /// that the engine accepts.
+    async fn load_cached(&self) -> Option<(Component, Duration)> {
+        self.shared.cache.as_ref()?;
+        let shared = self.shared.clone();
+        let world = self.world;
+        let id = self.id.clone();
+        let load = move || {
+            let artifact = shared.cache.as_ref()?.get(&id)?;
+            let component = deserialize_file(&shared.of_world(world).engine, &artifact).ok()?;
+            Some((component, artifact.duration))
+        };
+        tokio::task::spawn_blocking(load).await.ok().flatten()
+    }
+
+    /// Compiles the component, unless another process does so at the moment, whose artifact is then taken.
+    async fn compile_once(&self) -> Result<(Component, Origin, Duration), LoadError> {
+        let limits = limits(self.shared);
+        let begun = Instant::now();
+        let (_compiling, others) = match &self.shared.cache {
+            Some(cache) => Compiling::begin(cache, &self.id, limits.wall()).await,
+            None => (None, false),
+        };
+        if others && let Some((component, authentication)) = self.load_cached().await {
+            return Ok((component, Origin::Cached, authentication));
+        }
+        Ok((self.compile(limits, begun).await?, Origin::Compiled, Duration::ZERO))
+    }
+
+    /// Compiles the component, which waits for its turn since `begun`.
+    async fn compile(&self, limits: CompileLimits, begun: Instant) -> Result<Component, LoadError> {
+        let Candidate { shared, world, .. } = *self;
+        let compiled = async {
+            let _room = Room::wait(limits, begun, shared.slots.reserve(limits.memory_mib)).await?;
+            shared.options.compiler.compile(world, self.bytes, limits).await
+        };
+        let artifact = compiled.await.map_err(|error| failure(self.function, world, limits, error))?;
+        let function = self.function.to_owned();
+        let artifact = Arc::new(artifact);
+        if shared.cache.is_some() {
+            match self.keep(&artifact).await {
+                // Mapped from its file it takes no memory of its own.
+                Ok(()) => {
+                    if let Some((component, _)) = self.load_cached().await {
+                        return Ok(component);
+                    }
+                }
+                // The next start compiles again; nothing else is lost.
+                Err(error) => tracing::warn!(%error, function, "failed to cache the compiled function"),
+            }
+        }
+        deserialize(&shared.of_world(world).engine, &artifact).map_err(|error| {
+            // An engine without a pool accepts components of every shape.
+            let is_sound = Engine::new(&config(world)).is_ok_and(|engine| deserialize(&engine, &artifact).is_ok());
+            if is_sound {
+                LoadError::TooComplex { function, reason: chain(&error) }
+            } else {
+                LoadError::Compiler { function, source: error.into() }
+            }
+        })
+    }
+
+    /// Puts an artifact into the cache, on a thread that may wait for the disk.
+    async fn keep(&self, artifact: &Arc<Vec<u8>>) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let id = self.id.clone();
+        let artifact = artifact.clone();
+        let put = move || shared.cache.as_ref().map_or(Ok(()), |cache| cache.put(&id, &artifact));
+        tokio::task::spawn_blocking(put).await.map_err(io::Error::other)?
+    }
 }
 
 /// Reads in the compiler's process what a component imports and exports.
 pub(crate) async fn describe(shared: &Shared, function: &str, bytes: &[u8]) -> Result<Interfaces, LoadError> {
     let limits = limits(shared);
     let described = async {
-        let _room = Room::wait(limits, shared.slots.reserve(limits.memory_mib)).await?;
+        let _room = Room::wait(limits, Instant::now(), shared.slots.reserve(limits.memory_mib)).await?;
         shared.options.compiler.describe(bytes, limits).await
     };
     // No error is about the world, which is not known yet.

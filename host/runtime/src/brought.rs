@@ -51,7 +51,7 @@ pub(crate) struct Allowance {
 }
 
 /// Why a brought graph was not compiled or run.
-pub(crate) enum Failure {
+pub(crate) enum BroughtError {
     /// The engine's error, or how its process ended: for the function to read.
     Engine(EngineError),
     /// The kernel ended the process at the end of its processor time.
@@ -62,9 +62,9 @@ pub(crate) enum Failure {
     Host(String),
 }
 
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Failure {
-        Failure::Engine(error)
+impl From<EngineError> for BroughtError {
+    fn from(error: EngineError) -> BroughtError {
+        BroughtError::Engine(error)
     }
 }
 
@@ -132,7 +132,7 @@ impl Brought {
         graph: Vec<u8>,
         place: Place,
         caller: Caller,
-    ) -> Result<Brought, Failure> {
+    ) -> Result<Brought, BroughtError> {
         let allowed = caller.allowed;
         let mut process = Process::start(loader, place.alive, caller).await?;
         process.limit(allowed).await?;
@@ -165,7 +165,7 @@ impl Brought {
     }
 
     /// Runs the graph and returns all its outputs. If the future is dropped, the process ends.
-    pub(crate) async fn run(&self, inputs: &[(&str, Tensor)], allowed: Allowance) -> Result<Vec<Tensor>, Failure> {
+    pub(crate) async fn run(&self, inputs: &[(&str, Tensor)], allowed: Allowance) -> Result<Vec<Tensor>, BroughtError> {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut process) = process else {
             let reason = "its process has ended: load the graph again".to_owned();

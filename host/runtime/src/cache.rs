@@ -5,7 +5,7 @@
 //! A file that was truncated, altered or renamed is removed, and its component is compiled anew. Artifacts that were not
 //! used for longest are removed when all together take more than the cache may.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -18,6 +18,8 @@ use wasmtime::Engine;
 
 const KEY_BYTES: usize = 32;
 const EXTENSION: &str = "cwasm";
+/// How often a process looks whether another one still compiles a component.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Compiled functions in a folder.
 #[derive(Debug)]
@@ -140,6 +142,40 @@ impl Cache {
         hasher.update(&id.compatibility.to_le_bytes()).update(id.digest.as_bytes());
         hasher.update_mmap_rayon(path_of(file))?;
         Ok(hasher.finalize())
+    }
+}
+
+/// Tells other processes that share the cache that this one compiles a component, until it is dropped.
+pub(crate) struct Compiling {
+    path: PathBuf,
+    /// Locked: the kernel releases it even if this process is killed.
+    _file: File,
+}
+
+impl Compiling {
+    /// Waits until no other process compiles the component. Returns whether one did, which may have stored its artifact.
+    /// After `patience`, and where files cannot be locked, this process compiles as well, without telling others.
+    pub(crate) async fn begin(cache: &Cache, id: &ArtifactId, patience: Duration) -> (Option<Compiling>, bool) {
+        let path = cache.dir.join(format!("{}compiling", id.prefix()));
+        let begun = Instant::now();
+        let mut others = false;
+        loop {
+            // Removed by the one that compiled, so that each may be another file.
+            let Ok(file) = File::create(&path) else { return (None, others) };
+            match file.try_lock() {
+                Ok(()) => return (Some(Compiling { path, _file: file }), others),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < patience => others = true,
+                Err(_) => return (None, others),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Drop for Compiling {
+    fn drop(&mut self) {
+        // Before it is unlocked. A process that has opened it by then finds the artifact first.
+        let _ = fs::remove_file(&self.path);
     }
 }
 

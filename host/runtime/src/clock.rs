@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -60,6 +60,33 @@ impl CpuClock {
 
     fn of_this_poll(&self) -> u64 {
         thread_nanos().saturating_sub(self.0.began.load(Ordering::Relaxed))
+    }
+}
+
+/// A run of an engine that the call waits for. If the call ends first, it is charged with the time until then.
+pub(crate) struct EngineRun {
+    clock: CpuClock,
+    threads: usize,
+    began: Option<Instant>,
+}
+
+impl EngineRun {
+    pub(crate) fn begin(clock: CpuClock, threads: usize) -> EngineRun {
+        EngineRun { clock, threads, began: Some(Instant::now()) }
+    }
+
+    /// Charges the call with the time of a run that is over.
+    pub(crate) fn end(mut self, duration: Duration) {
+        self.began = None;
+        self.clock.charge(duration, self.threads);
+    }
+}
+
+impl Drop for EngineRun {
+    fn drop(&mut self) {
+        if let Some(began) = self.began {
+            self.clock.charge(began.elapsed(), self.threads);
+        }
     }
 }
 

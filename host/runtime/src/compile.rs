@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, nice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -59,6 +59,13 @@ pub(crate) struct CompileLimits {
     /// Processor time, of all threads together.
     pub(crate) time: Duration,
     pub(crate) memory_mib: u32,
+}
+
+impl CompileLimits {
+    /// Longest time from start to end.
+    pub(crate) fn wall(&self) -> Duration {
+        self.time * PATIENCE
+    }
 }
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -142,18 +149,19 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Waits for its turn and then for `memory`, at most for the longest time of one child: a load that waits longer has
-    /// several ahead of it.
+    /// Waits for its turn and then for `memory`, since `begun` at most for the longest time of one child: a load that waits
+    /// longer has several ahead of it.
     pub(crate) async fn wait(
         limits: CompileLimits,
+        begun: Instant,
         memory: impl Future<Output = Option<OwnedSemaphorePermit>>,
     ) -> Result<Room, CompileError> {
-        let longest = limits.time * PATIENCE;
+        let longest = limits.wall();
         let room = async {
             let permit = PERMIT.acquire().await.expect("nothing closes the semaphore");
             Room { _permit: permit, _memory: memory.await }
         };
-        tokio::time::timeout(longest, room).await.map_err(|_| {
+        tokio::time::timeout(longest.saturating_sub(begun.elapsed()), room).await.map_err(|_| {
             let reason = format!("other functions were still compiling or running after {longest:?}: try again");
             CompileError::Compiler(reason.into())
         })
@@ -166,7 +174,7 @@ async fn work_in_child(
     bytes: &[u8],
     limits: CompileLimits,
 ) -> Result<Vec<u8>, CompileError> {
-    let longest = limits.time * PATIENCE;
+    let longest = limits.wall();
     let mut child = command.spawn()?;
     let header = header(work, limits);
     let id = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));

@@ -188,7 +188,7 @@ impl Loaded {
     }
 
     fn engine(&self) -> &Engine {
-        &self.shared.sandbox(self.about.world).engine
+        &self.shared.of_world(self.about.world).engine
     }
 
     fn store(&self, input: Input, clock: CpuClock) -> Store<State> {

@@ -65,12 +65,6 @@ impl Meter {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Adds an engine's time: `threads` processors for `duration`. Returns `false` if the processor time is used up.
-    pub(crate) fn charge(&mut self, duration: Duration, threads: usize) -> bool {
-        self.clock.charge(duration, threads);
-        self.has_cpu_left()
-    }
-
     /// Notes that the guest yields at a tick.
     pub(crate) fn note_yield(&self) {
         self.clock.note_yield();

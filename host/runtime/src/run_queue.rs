@@ -2,8 +2,9 @@
 //!
 //! As many calls as there are processors have a turn. A turn ends when the call waits for something, or yields at the
 //! next tick. A call is served first until it has used [`FIRST_SHARE`]. Then it goes to the background, which gets the
-//! turns that nobody is served first in, and at least every [`BACKGROUND_EVERY`]th. So a short call waits for about a
-//! tick, however many long ones run, and long ones never starve.
+//! turns that nobody is served first in, and at least every [`BACKGROUND_EVERY`]th. A call that is served first and
+//! finds no turn advances the tick, at most once in [`TICK_MIN`]. So a short call waits for about that long, however
+//! many long ones run, and long ones never starve.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use wasmtime::{Engine, EngineWeak};
 
 use crate::clock::CpuClock;
 
@@ -19,12 +21,20 @@ use crate::clock::CpuClock;
 const FIRST_SHARE: Duration = Duration::from_millis(20);
 /// Of so many turns in a row, one is the background's if it waits for any.
 const BACKGROUND_EVERY: u32 = 5;
+/// Time between two ticks at least. A yield takes some 10 µs, so that they cost about one percent when calls arrive all
+/// the time.
+const TICK_MIN: Duration = Duration::from_millis(1);
 
 /// Gives calls their turns. Cloning shares it.
-#[derive(Debug, Clone)]
-pub(crate) struct RunQueue(Arc<Mutex<Waiting>>);
+#[derive(Clone)]
+pub(crate) struct RunQueue(Arc<Queue>);
 
-#[derive(Debug)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// What guests run on: their calls yield when its epoch advances.
+    engines: Vec<EngineWeak>,
+}
+
 struct Waiting {
     /// Turns that no call has; none while a call waits.
     free: usize,
@@ -32,10 +42,11 @@ struct Waiting {
     background: VecDeque<oneshot::Sender<Turn>>,
     /// Turns since the last one of the background.
     since_background: u32,
+    /// When a call last advanced the tick.
+    advanced: Option<Instant>,
 }
 
 /// The right to run until it is dropped, which passes it on.
-#[derive(Debug)]
 struct Turn(Option<RunQueue>);
 
 impl Drop for Turn {
@@ -47,15 +58,22 @@ impl Drop for Turn {
 }
 
 impl RunQueue {
-    /// A queue for so many turns at a time.
-    pub(crate) fn new(processors: usize) -> RunQueue {
-        let (first, background) = (VecDeque::new(), VecDeque::new());
-        RunQueue(Arc::new(Mutex::new(Waiting { free: processors, first, background, since_background: 0 })))
+    /// A queue for so many turns at a time, of calls of these engines.
+    pub(crate) fn new<'a>(processors: usize, engines: impl IntoIterator<Item = &'a Engine>) -> RunQueue {
+        let waiting = Waiting {
+            free: processors,
+            first: VecDeque::new(),
+            background: VecDeque::new(),
+            since_background: 0,
+            advanced: None,
+        };
+        let engines = engines.into_iter().map(Engine::weak).collect();
+        RunQueue(Arc::new(Queue { waiting: Mutex::new(waiting), engines }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing that can panic runs under the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A turn, or where it will arrive.
@@ -68,6 +86,11 @@ impl RunQueue {
         let (sender, receiver) = oneshot::channel();
         let queue = if is_first { &mut waiting.first } else { &mut waiting.background };
         queue.push_back(sender);
+        let advances = is_first && waiting.advances();
+        drop(waiting);
+        if advances {
+            self.0.engines.iter().filter_map(EngineWeak::upgrade).for_each(|engine| engine.increment_epoch());
+        }
         Err(receiver)
     }
 
@@ -98,6 +121,15 @@ impl Waiting {
         }
         self.since_background = self.since_background.saturating_add(1);
         self.first.pop_front()
+    }
+
+    /// Whether a call may advance the tick now, which the caller then does.
+    fn advances(&mut self) -> bool {
+        let may = self.advanced.is_none_or(|advanced| advanced.elapsed() >= TICK_MIN);
+        if may {
+            self.advanced = Some(Instant::now());
+        }
+        may
     }
 }
 
@@ -189,7 +221,7 @@ mod tests {
 
     #[test]
     fn calls_in_the_background_get_every_fifth_turn_and_all_that_are_left() {
-        let queue = RunQueue::new(0);
+        let queue = RunQueue::new(0, []);
         let mut calls: Vec<_> = "bbbfffffffff"
             .chars()
             .map(|class| (class, queue.request(class == 'f').expect_err("no turn is free")))
@@ -200,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_turn_of_a_call_that_ended_goes_to_the_next() {
-        let queue = RunQueue::new(1);
+        let queue = RunQueue::new(1, []);
         let turn = queue.request(true).expect("the only turn");
         drop(queue.request(true).expect_err("a call that ends while it waits"));
         let mut ended_later = queue.request(true).expect_err("it waits");

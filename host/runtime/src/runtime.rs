@@ -19,8 +19,8 @@ use crate::world::World;
 pub struct Runtime(Arc<Shared>);
 
 pub(crate) struct Shared {
-    gradient: Sandbox,
-    aggregate: Sandbox,
+    gradient: WorldEngine,
+    aggregate: WorldEngine,
     pub(crate) cache: Option<Cache>,
     pub(crate) options: Options,
     /// One slot per running call: calls wait here instead of finding a pool exhausted, whichever engine's it is.
@@ -29,18 +29,18 @@ pub(crate) struct Shared {
     _ticker: Ticker,
 }
 
-/// What the functions of one world run in.
-pub(crate) struct Sandbox {
+/// What the functions of one world run on.
+pub(crate) struct WorldEngine {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
 }
 
-impl Sandbox {
-    fn new(world: World, concurrency: usize) -> Result<Sandbox, StartError> {
+impl WorldEngine {
+    fn new(world: World, concurrency: usize) -> Result<WorldEngine, StartError> {
         let set_up = || {
             let engine = new_engine(world, concurrency)?;
             let linker = linker(&engine, world)?;
-            Ok(Sandbox { engine, linker })
+            Ok(WorldEngine { engine, linker })
         };
         set_up().map_err(|error: wasmtime::Error| StartError::Engine(error.into()))
     }
@@ -58,17 +58,18 @@ impl Runtime {
     /// # Errors
     /// The engine cannot be set up on this machine, or the cache's folder cannot be used.
     pub fn start(options: Options) -> Result<Runtime, StartError> {
-        let gradient = Sandbox::new(World::Gradient, options.concurrency)?;
-        let aggregate = Sandbox::new(World::Aggregate, options.concurrency)?;
+        let gradient = WorldEngine::new(World::Gradient, options.concurrency)?;
+        let aggregate = WorldEngine::new(World::Aggregate, options.concurrency)?;
         let cache =
             options.cache_dir.as_deref().map(|dir| Cache::open(dir, u64::from(options.cache_mib) << 20)).transpose();
         let cache =
             cache.map_err(|source| StartError::Cache { dir: options.cache_dir.clone().unwrap_or_default(), source })?;
-        let ticker = Ticker::start([&gradient.engine, &aggregate.engine].into_iter());
+        let engines = [&gradient.engine, &aggregate.engine];
+        let ticker = Ticker::start(engines.into_iter());
         let ticker = ticker.map_err(|error| StartError::Engine(error.into()))?;
         let slots = Arc::new(Slots::new(&options));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let run_queue = RunQueue::new(processors.min(options.concurrency));
+        let run_queue = RunQueue::new(processors.min(options.concurrency), engines);
         Ok(Runtime(Arc::new(Shared { gradient, aggregate, cache, options, slots, run_queue, _ticker: ticker })))
     }
 
@@ -78,7 +79,7 @@ impl Runtime {
 }
 
 impl Shared {
-    pub(crate) fn sandbox(&self, world: World) -> &Sandbox {
+    pub(crate) fn of_world(&self, world: World) -> &WorldEngine {
         match world {
             World::Gradient => &self.gradient,
             World::Aggregate => &self.aggregate,

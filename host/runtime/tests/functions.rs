@@ -257,6 +257,23 @@ async fn a_cache_makes_room_for_what_was_used_last() {
     assert_eq!(load("aggregate-mean").await, Origin::Compiled);
 }
 
+/// Hosts that start at the same time once compiled the same component all together, which took the machine as many times
+/// as long.
+#[tokio::test]
+async fn hosts_that_share_a_cache_compile_a_component_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let load = async || {
+        let options = Options { cache_dir: Some(dir.path().to_owned()), concurrency: 1, ..Options::default() };
+        let runtime = Runtime::start(options).expect("the engine starts");
+        let mlp = runtime.gradient_function(function("mlp"), &component("gradient-mlp.wasm")).await.expect("it loads");
+        mlp.info().origin
+    };
+    let (first, second) = tokio::join!(load(), load());
+    assert_eq!([first, second].iter().filter(|origin| **origin == Origin::Compiled).count(), 1, "{first:?} {second:?}");
+    let left = std::fs::read_dir(dir.path()).expect("the cache").count();
+    assert_eq!(left, 2, "the artifact and the key");
+}
+
 /// The key of a cache is worth as much as the program: another user who may read or write it could have this host load
 /// native code.
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::wire::{self, Answer, Input, Request, Setup, Shape};
-use super::{Allowance, Caller, Failure, Loader};
+use super::{Allowance, BroughtError, Caller, Loader};
 use crate::child::proc::{Memory, has_ended, processor_time};
 use crate::child::{MESSAGE_BYTES_MAX, command, warn_of_lack};
 use crate::clock::CpuClock;
@@ -53,9 +53,9 @@ impl Process {
         loader: &Loader,
         alive: OwnedSemaphorePermit,
         caller: Caller,
-    ) -> Result<Process, Failure> {
+    ) -> Result<Process, BroughtError> {
         let Loader { program, engine, library, threads } = loader;
-        let failed = |error: &dyn Display| Failure::Host(format!("the process of a graph did not start: {error}"));
+        let failed = |error: &dyn Display| BroughtError::Host(format!("the process of a graph did not start: {error}"));
         let mut command = command(program, super::RUN_GRAPH, *threads);
         // Otherwise ONNX Runtime keeps a database of events about its use in the user's cache folder.
         command.env("ORT_DISABLE_TELEMETRY", "1");
@@ -93,10 +93,10 @@ impl Process {
     }
 
     /// Limits what the process may take in all: its memory, and processor time beyond what it used.
-    pub(super) async fn limit(&mut self, allowed: Allowance) -> Result<(), Failure> {
+    pub(super) async fn limit(&mut self, allowed: Allowance) -> Result<(), BroughtError> {
         let Memory { data_bytes, touched_bytes, .. } = self.first;
         self.memory_bytes_max = allowed.memory_bytes;
-        let growth = allowed.memory_bytes.checked_sub(touched_bytes).ok_or(Failure::Memory(touched_bytes))?;
+        let growth = allowed.memory_bytes.checked_sub(touched_bytes).ok_or(BroughtError::Memory(touched_bytes))?;
         let cpu = self.charged.saturating_add(allowed.cpu);
         let bounds = [
             (Resource::Data, (data_bytes + growth) as u64),
@@ -117,7 +117,7 @@ impl Process {
     }
 
     /// Has the process compile a graph.
-    pub(super) async fn load(&mut self, graph: Vec<u8>) -> Result<Signature, Failure> {
+    pub(super) async fn load(&mut self, graph: Vec<u8>) -> Result<Signature, BroughtError> {
         let kind = self.engine;
         let answer = self.ask(&Request::Load(graph.len()), &[&graph]).await;
         self.charge();
@@ -127,13 +127,13 @@ impl Process {
             Ok(_) => Err(self.broken(io::Error::other("it did not load the graph")).await),
             Err(error) => {
                 let reason = self.loss(&error).await;
-                Err(if self.is_out_of_cpu { Failure::Cpu } else { EngineError::Compile { kind, reason }.into() })
+                Err(if self.is_out_of_cpu { BroughtError::Cpu } else { EngineError::Compile { kind, reason }.into() })
             }
         }
     }
 
     /// Has the process run its graph, which has so many outputs.
-    pub(super) async fn run(&mut self, inputs: &[(&str, Tensor)], outputs: usize) -> Result<Vec<Tensor>, Failure> {
+    pub(super) async fn run(&mut self, inputs: &[(&str, Tensor)], outputs: usize) -> Result<Vec<Tensor>, BroughtError> {
         let described = inputs.iter().map(|(name, tensor)| Input { name: (*name).into(), shape: Shape::of(tensor) });
         let request = Request::Run(described.collect());
         let payload: Vec<&[u8]> = inputs.iter().map(|(_, tensor)| tensor.bytes()).collect();
@@ -149,7 +149,7 @@ impl Process {
     }
 
     /// Reads tensors of these shapes, if the call has the memory for them beside that of the process.
-    async fn tensors(&mut self, shapes: Vec<Shape>) -> Result<Vec<Tensor>, Failure> {
+    async fn tensors(&mut self, shapes: Vec<Shape>) -> Result<Vec<Tensor>, BroughtError> {
         let mut free = self.memory_bytes_max.saturating_sub(self.bytes());
         let mut tensors = Vec::with_capacity(shapes.len());
         for shape in shapes {
@@ -185,16 +185,16 @@ impl Process {
     }
 
     /// Ends the process because of an output that is larger than the call's memory.
-    async fn too_large(&mut self, bytes: usize) -> Failure {
+    async fn too_large(&mut self, bytes: usize) -> BroughtError {
         self.end(&io::ErrorKind::OutOfMemory.into()).await;
         // Beside the process, that much is more than the call has.
-        Failure::Memory(self.memory_bytes_max.saturating_add(bytes))
+        BroughtError::Memory(self.memory_bytes_max.saturating_add(bytes))
     }
 
     /// Ends a process that cannot be talked to any longer.
-    async fn broken(&mut self, error: io::Error) -> Failure {
+    async fn broken(&mut self, error: io::Error) -> BroughtError {
         let reason = self.loss(&error).await;
-        if self.is_out_of_cpu { Failure::Cpu } else { EngineError::Run { kind: self.engine, reason }.into() }
+        if self.is_out_of_cpu { BroughtError::Cpu } else { EngineError::Run { kind: self.engine, reason }.into() }
     }
 
     /// Ends the process, for a function to read how.

@@ -18,7 +18,8 @@ use super::bindings::errors::{self, ErrorCode};
 use super::bindings::graph::{self, ExecutionTarget, GraphEncoding};
 use super::bindings::inference;
 use super::{HostFault, HostTensor, State};
-use crate::brought::{Allowance, Brought, Caller, Failure, GRAPHS_PER_CALL};
+use crate::brought::{Allowance, Brought, BroughtError, Caller, GRAPHS_PER_CALL};
+use crate::clock::EngineRun;
 use crate::graphs::{Graph, Runner};
 
 /// Longest text of an error, in bytes. An engine's text may repeat a function's input, of any length.
@@ -104,7 +105,7 @@ impl State {
     /// Runs a graph of the job in this process.
     async fn run(&mut self, graph: Arc<Graph>, pool: Arc<Pool>, given: Vec<(String, Tensor)>) -> Worked<Vec<Tensor>> {
         let call = self.input.graphs.clone();
-        let threads = pool.threads();
+        let charged = EngineRun::begin(self.meter.clock(), pool.threads());
         let stop = Stop::clone(&self.stop);
         let run = move || {
             let begun = Instant::now();
@@ -113,7 +114,8 @@ impl State {
         };
         let (found, duration) = self.blocking(run).await?;
         self.account.engine += duration;
-        if !self.meter.charge(duration, threads) {
+        charged.end(duration);
+        if !self.meter.has_cpu_left() {
             wasmtime::bail!("the engine used up the processor time");
         }
         Ok(found)
@@ -146,22 +148,22 @@ impl State {
     }
 
     /// The result of a process, unless it ends the call.
-    fn worked<T>(&mut self, result: std::result::Result<T, Failure>) -> Worked<T> {
+    fn worked<T>(&mut self, result: std::result::Result<T, BroughtError>) -> Worked<T> {
         if !self.meter.has_cpu_left() {
             wasmtime::bail!("the engine used up the processor time");
         }
         match result {
             Ok(value) => Ok(Ok(value)),
-            Err(Failure::Engine(error)) => Ok(Err(error)),
-            Err(Failure::Cpu) => {
+            Err(BroughtError::Engine(error)) => Ok(Err(error)),
+            Err(BroughtError::Cpu) => {
                 self.meter.exhaust_cpu();
                 wasmtime::bail!("the engine used up the processor time")
             }
-            Err(Failure::Memory(bytes)) => {
+            Err(BroughtError::Memory(bytes)) => {
                 self.take(bytes)?;
                 wasmtime::bail!("an output of {bytes} bytes exceeds the memory limit")
             }
-            Err(Failure::Host(fault)) => Err(HostFault(fault).into()),
+            Err(BroughtError::Host(fault)) => Err(HostFault(fault).into()),
         }
     }
 

@@ -18,7 +18,7 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, apply_filter_all_threads,
 };
 
-type Failure = Box<dyn Error + Send + Sync>;
+type SandboxError = Box<dyn Error + Send + Sync>;
 
 /// Which parts of the sandbox the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Sandbox {
 }
 
 /// Returns whether the kernel forbids files; what an older kernel cannot forbid beside them is left to seccomp.
-fn give_up_files(readable: &[PathBuf]) -> Result<bool, Failure> {
+fn give_up_files(readable: &[PathBuf]) -> Result<bool, SandboxError> {
     let newest = ABI::V9;
     let ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(newest))?
@@ -164,7 +164,7 @@ const THREAD: u64 = libc::CLONE_THREAD as u64;
 const MAP_KIND: u64 = (libc::MAP_TYPE | libc::MAP_GROWSDOWN) as u64;
 const MAP_PRIVATE: u64 = libc::MAP_PRIVATE as u64;
 
-fn give_up_calls(but: &[i64]) -> Result<(), Failure> {
+fn give_up_calls(but: &[i64]) -> Result<(), SandboxError> {
     let allowed = ALLOWED.iter().chain(but);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed.map(|call| (*call, Vec::new())).collect();
     for (call, conditions) in restricted()? {

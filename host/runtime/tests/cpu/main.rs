@@ -2,13 +2,20 @@
 
 #[path = "../assembled/components.rs"]
 mod components;
+#[path = "../common/engines.rs"]
+mod engines;
+#[path = "../common/network.rs"]
+mod network;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use skein_engine::Kind;
 use skein_runtime::aggregate::Contribution;
-use skein_runtime::{CallError, Function, Limit, Limits, Options, Runtime};
+use skein_runtime::gradient::{Batch, Gradient, GradientFunction, Parameters};
+use skein_runtime::{Call, CallError, Function, Limit, Limits, Options, Runtime, Tensor};
 
 use self::components::{IMPORTS, aggregation};
 
@@ -24,6 +31,13 @@ fn processor_time() -> Duration {
 #[tokio::test]
 async fn a_call_is_charged_with_the_processor_time_of_its_work() {
     let runtime = Runtime::start(Options { concurrency: 1, ..Options::default() }).expect("the engine starts");
+    guests_are_charged(&runtime).await;
+    for kind in engines::engines() {
+        engines_are_charged(&runtime, kind).await;
+    }
+}
+
+async fn guests_are_charged(runtime: &Runtime) {
     let limits = Limits { memory_mib: 64, cpu: LIMIT, wall: BOUND, hostcall_mib: 32, handles: 10, ..Limits::default() };
     let values = Arc::new(vec![1.0; 2 << 20]);
     for (work, body) in [
@@ -54,4 +68,55 @@ async fn a_call_is_charged_with_the_processor_time_of_its_work() {
         let ratio = call.usage.cpu.as_secs_f64() / used.as_secs_f64();
         assert!((0.9..1.1).contains(&ratio), "{work}: charged {:?} of {used:?}", call.usage.cpu);
     }
+}
+
+/// Samples of a batch, of which an engine computes for much longer than the rest of the call takes.
+const SAMPLES: u32 = 128;
+/// Calls of an engine. Its time is that of the wall, so the kernel makes some look longer: the median counts.
+const CALLS: usize = 5;
+/// Wall limit of calls that end before their engine.
+const BRIEF: Duration = Duration::from_millis(100);
+
+async fn engines_are_charged(runtime: &Runtime, kind: Kind) {
+    let engine = skein_engine::open(kind, None).expect("it was found");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models/resnet.plain.onnx");
+    let (parameters, graphs) = network::network(engine, std::fs::read(model).expect("a model of the repository"));
+    let component = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-functions/dist/gradient-onnx.wasm");
+    let component = std::fs::read(component).expect("a component of the repository");
+    let function = |wall| Function {
+        limits: Limits { memory_mib: 512, cpu: BOUND, wall, ..Limits::default() },
+        graphs: graphs.clone(),
+        ..Function::default()
+    };
+    let computing = runtime.gradient_function(function(BOUND), &component).await.expect("it loads");
+    // The first run prepares the engine's session.
+    compute(&computing, &parameters).await.result.expect("a gradient");
+    let mut ratios = Vec::with_capacity(CALLS);
+    for _ in 0..CALLS {
+        let begun = processor_time();
+        let call = compute(&computing, &parameters).await;
+        let used = processor_time() - begun;
+        call.result.expect("a gradient");
+        ratios.push(call.usage.cpu.as_secs_f64() / used.as_secs_f64());
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("{kind}: {ratios:?}");
+    assert!((0.9..1.1).contains(&ratios[CALLS / 2]), "{kind}: charged and used differ by {ratios:?}");
+
+    let stopped = runtime.gradient_function(function(BRIEF), &component).await.expect("it loads");
+    let call = compute(&stopped, &parameters).await;
+    let error = call.result.expect_err("the run lasts longer");
+    assert!(matches!(&error, CallError::Limit { hit, .. } if hit.limit == Limit::Wall), "{kind}: {error}");
+    assert!(call.usage.cpu >= BRIEF / 2, "{kind}: the run that was stopped is charged: {:?}", call.usage);
+}
+
+async fn compute(function: &GradientFunction, parameters: &Parameters) -> Call<Gradient> {
+    let values: Vec<f32> = (0..SAMPLES * 3 * 32 * 32).map(|i| (i % 255) as f32 / 255.0).collect();
+    let len = values.len();
+    let input = Tensor::from_floats(vec![SAMPLES, 3 * 32 * 32], Arc::new(values), 0..len).expect("as many as fit");
+    let labels = Tensor::from_integers((0..i64::from(SAMPLES)).map(|label| label % 3).collect());
+    let batch =
+        Batch { samples: SAMPLES, tensors: vec![("input".into(), input), ("labels".into(), labels)], noise_seed: 1 };
+    let slot = function.slot().await;
+    function.compute(&slot, parameters.clone(), batch).await
 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
+use skein_engine::{Kind, library};
 use skein_graph::networks;
 use skein_runtime::aggregate::Contribution;
 use skein_runtime::gradient::{Batch, Parameters};
-use skein_runtime::graphs::Graphs;
+use skein_runtime::graphs::{Graphs, Loader};
 use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime, Tensor};
 use skein_types::{Layout, Parameter};
 
@@ -83,7 +84,7 @@ impl Driven {
                 let component = component.clone();
                 let request = request.clone();
                 let (parameters, graphs) = network.clone().unwrap_or_else(|| (layer(), Graphs::default()));
-                let function = function(&request, graphs);
+                let function = function(&request, Graphs { loader: loader(&request), ..graphs });
                 tokio::spawn(async move {
                     if request.aggregates {
                         aggregate(&runtime, function, &component, request.number).await
@@ -119,6 +120,13 @@ fn function(request: &Request, graphs: Graphs) -> Function {
     let limits = Limits { memory_mib, cpu, wall, hostcall_mib, handles, ..Limits::default() };
     let settings = [("behaviour".to_owned(), request.behaviour.clone())].into();
     Function { name: request.name.clone(), limits, settings, graphs, ..Function::default() }
+}
+
+/// Graphs that the function brings are run by this program.
+fn loader(request: &Request) -> Option<Loader> {
+    let engine: Kind = request.loader.as_ref()?.parse().expect("an engine");
+    let library = (engine != Kind::Rten).then(|| library::find(engine).expect("the suite has found it"));
+    Some(Loader { program: "/proc/self/exe".into(), engine, library, threads: 1 })
 }
 
 fn compile(network: &Network) -> (Parameters, Graphs) {

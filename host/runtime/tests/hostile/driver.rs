@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use skein_engine::Kind;
 
 use super::cgroup::Cgroup;
+use super::found::engines;
 use super::protocol::{Bounds, DRIVEN, Network, Outcome, Reply, Request, Setup};
 
 /// Memory of the process that calls functions, its compiling children included.
@@ -83,6 +84,7 @@ pub(crate) fn gradient(component: &Path, bounds: Bounds) -> Request {
         number: 4,
         bounds,
         network: None,
+        loader: None,
         at_once: 1,
     }
 }
@@ -92,19 +94,10 @@ pub(crate) fn aggregation(component: &Path, bounds: Bounds) -> Request {
     Request { aggregates: true, ..gradient(component, bounds) }
 }
 
-/// The engines of this machine. `SKEIN_ENGINES_REQUIRED` makes a missing one a failure.
-pub(crate) fn engines() -> Vec<Network> {
-    let is_there = |kind: &Kind| match skein_engine::library::find(*kind) {
-        _ if *kind == Kind::Rten => true,
-        Ok(_) => true,
-        Err(error) if std::env::var_os("SKEIN_ENGINES_REQUIRED").is_none() => {
-            println!("  skipped: {error}");
-            false
-        }
-        Err(error) => panic!("{error}"),
-    };
+/// The small convolutional network on each engine of this machine.
+pub(crate) fn networks() -> Vec<Network> {
     let network = |kind: Kind| Network { engine: kind.name().into(), model: String::new() };
-    Kind::ALL.into_iter().filter(is_there).map(network).collect()
+    engines().into_iter().map(network).collect()
 }
 
 /// What a call must lead to.

@@ -1,13 +1,13 @@
 //! Graphs of the job on every engine of this machine: kept results, large batches, runs that last too long.
 
-use super::driver::{BOUNDS, Expected, LONG_MS, Place, Process, dist, engines, gradient, probe};
+use super::driver::{BOUNDS, Expected, LONG_MS, Place, Process, dist, gradient, networks, probe};
 use super::guests::{self, IMPORTS, ITEMS, reserving};
 use super::protocol::{Bounds, Network, Request};
 
 /// Results of graphs are memory from the moment they exist, whichever engine holds them.
 pub(crate) fn hoarding() {
     let place = Place::new();
-    for network in engines() {
+    for network in networks() {
         let mut process = Process::start(&place, LONG_MS);
         let case = format!("kept results of {}", network.engine);
         let bounds = Bounds { memory_mib: 24, handles: 1_000_000, ..BOUNDS };
@@ -31,7 +31,7 @@ pub(crate) fn large_batch() {
       (call $compute (call $job-context) (i32.const 4096) (i32.const 2) (i32.const 512))
       (if (i32.load8_u (i32.const 512)) (then (call $refuse (i32.load (i32.const 516)))))";
     let path = place.component("large-batch", &guests::gradient(IMPORTS, &items, body));
-    for network in engines() {
+    for network in networks() {
         let mut process = Process::start(&place, LONG_MS);
         let case = format!("a batch of 100,000 on {}", network.engine);
         let bounds = Bounds { memory_mib: 128, ..BOUNDS };
@@ -48,13 +48,15 @@ const AT_ONCE: usize = 2;
 const MANY: u32 = 64;
 /// The wall limit of calls that last too long, in milliseconds.
 const BRIEF_MS: u64 = 30;
+/// How often runs are stopped.
+const TRIES: usize = 5;
 /// Threads that may be left over: those of the executor that wait for work, some seconds each.
 const THREADS_MORE: u64 = AT_ONCE as u64 + 2;
 
 /// A run once went on after its call: its slot was free for the next call, which compiled another session of the graph.
 pub(crate) fn stopping() {
     let place = Place::new();
-    for network in engines() {
+    for network in networks() {
         let mut process = Process::start(&place, LONG_MS);
         let network = Network { model: "resnet.plain.onnx".into(), ..network };
         let engine = network.engine.clone();
@@ -74,13 +76,18 @@ pub(crate) fn stopping() {
         let case = format!("runs on {engine} that last too long");
         process.check(&case, &request(MANY, BRIEF_MS), Expected::Limit("wall"));
 
-        let before = process.call(&request(2, LONG_MS)).cpu_ms;
-        process.call(&request(MANY, BRIEF_MS));
-        // It gets a slot when a run has ended, and needs no session, which takes time to compile.
-        let after = process.call(&Request { at_once: AT_ONCE, ..probe("zeros", BOUNDS) });
-        let stopped = after.cpu_ms - before;
-        println!("  {engine}: {stopped} ms of the processor, {full} ms to the end");
-        assert!(stopped < full / 2, "{engine}: {stopped} ms of the processor, {full} ms to the end");
+        // A run that is not stopped takes its full time whenever it is tried; a busy machine only adds to the others.
+        let stopped = (0..TRIES).map(|_| {
+            let before = process.call(&request(2, LONG_MS)).cpu_ms;
+            process.call(&request(MANY, BRIEF_MS));
+            // It gets a slot when a run has ended, and needs no session, which takes time to compile.
+            let after = process.call(&Request { at_once: AT_ONCE, ..probe("zeros", BOUNDS) });
+            after.cpu_ms - before
+        });
+        let stopped: Vec<u64> = stopped.collect();
+        println!("  {engine}: {stopped:?} ms of the processor, {full} ms to the end");
+        let least = stopped.iter().min().expect("some tries");
+        assert!(*least < full / 2, "{engine}: {stopped:?} ms of the processor, {full} ms to the end");
         let last = process.call(&request(2, LONG_MS));
         assert!(last.outcomes.iter().all(|outcome| Expected::Result.is_met(outcome)), "{engine}: {last:?}");
         let bound = first.threads + THREADS_MORE;

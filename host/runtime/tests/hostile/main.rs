@@ -3,8 +3,16 @@
 //! Each case runs three times. After each the process lives, the error names the function and the limit, and a good call
 //! returns its result; at the end the process has not grown.
 
+#[expect(dead_code, reason = "the tests of the program bring more graphs")]
+#[path = "../common/brought.rs"]
+mod brought;
+#[expect(dead_code, reason = "the tests of skein-graph write more kinds of files")]
+#[path = "../../../graph/tests/derive/build.rs"]
+mod build;
 #[path = "../assembled/components.rs"]
 mod components;
+#[path = "../common/engines.rs"]
+mod found;
 #[path = "../common/network.rs"]
 mod shared;
 
@@ -17,6 +25,7 @@ mod driver;
 mod endings;
 mod engines;
 mod guests;
+mod loads;
 mod memory;
 mod pointers;
 mod protocol;
@@ -26,7 +35,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// The tests by name.
-const TESTS: [(&str, fn()); 15] = [
+const TESTS: [(&str, fn()); 16] = [
     ("memory_that_a_guest_causes_is_the_guests", memory::counts),
     ("names_of_64_mib_are_bounded", memory::names_are_bounded),
     ("memories_and_tables_that_grow_without_end", memory::growing),
@@ -35,6 +44,7 @@ const TESTS: [(&str, fn()); 15] = [
     ("results_that_are_kept_count_on_every_engine", engines::hoarding),
     ("a_batch_of_100_000_is_refused_by_every_engine", engines::large_batch),
     ("an_engine_stops_with_its_call", engines::stopping),
+    ("graphs_that_a_function_brings", loads::all),
     ("programs_that_end_or_never_end", endings::all),
     ("a_pointer_past_the_end_in_every_import", pointers::every_import),
     ("large_components", compiling::large),
@@ -52,6 +62,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         [protocol::COMPILING] => ExitCode::from(skein_runtime::compile_as_child() as u8),
+        [skein_runtime::graphs::RUN_GRAPH] => ExitCode::from(skein_runtime::graphs::run_graph_as_child() as u8),
         [protocol::TELLING] => {
             compiling::tell();
             ExitCode::FAILURE

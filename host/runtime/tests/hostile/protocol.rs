@@ -49,6 +49,8 @@ pub(crate) struct Request {
     pub(crate) bounds: Bounds,
     /// The model whose graph it may use.
     pub(crate) network: Option<Network>,
+    /// The engine of graphs that it may bring along.
+    pub(crate) loader: Option<String>,
     /// Loads and calls at the same time.
     pub(crate) at_once: usize,
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use skein_peer::bundle::{self, WorkerFunction};
 use skein_peer::worker::{QueueWorker, WorkerSummary, place};
-use skein_redis::queue::{Consumer, DeadLetter, Queue, Role, find};
+use skein_redis::queue::{Consumer, DeadLetter, Queue, Role, ScopeReader};
 use skein_redis::{Address, Options, Scope, Tls};
 use skein_store::StoreError;
 use skein_types::{Digest, PeerId};
@@ -49,8 +49,8 @@ impl Database {
 }
 
 /// The job and peer whose work is in a database.
-async fn scope(options: &Options) -> Result<Scope> {
-    let scope = find(options).await?;
+async fn scope(database: &ScopeReader, options: &Options) -> Result<Scope> {
+    let scope = database.read().await?;
     scope.with_context(|| format!("no host has used the database `{}` yet: start the host first", options.url))
 }
 
@@ -80,7 +80,8 @@ impl WorkerArguments {
         let options = database.options();
         let mut interrupts = Interrupts::listen()?;
         let mut total = WorkerSummary::default();
-        let mut next = Some(scope(&options).await?);
+        let scopes = ScopeReader::open(&options).await?;
+        let mut next = Some(scope(&scopes, &options).await?);
         while let Some(scope) = next.take() {
             anyhow::ensure!(
                 scope.peer == peer,
@@ -99,7 +100,7 @@ impl WorkerArguments {
             ));
             let (stop, stopped) = watch::channel(false);
             let run = worker.run(stopped);
-            let other = other_run(&options, scope);
+            let other = other_run(&scopes, scope);
             tokio::pin!(run, other);
             let mut is_leaving = false;
             total += loop {
@@ -149,11 +150,11 @@ async fn prepare(
 }
 
 /// Waits until the host of a database has begun another run than that of `scope`.
-async fn other_run(options: &Options, scope: Scope) -> Scope {
+async fn other_run(scopes: &ScopeReader, scope: Scope) -> Scope {
     loop {
         tokio::time::sleep(WATCH).await;
         // Without the database there is no work: the worker itself reports it.
-        if let Ok(Some(other)) = find(options).await
+        if let Ok(Some(other)) = scopes.read().await
             && other.run != scope.run
         {
             return other;
@@ -193,7 +194,8 @@ impl QueueCommand {
             QueueCommand::Redrive { database } => (database, true),
         };
         let options = database.options();
-        let queue = Queue::open(&options, scope(&options).await?).await?;
+        let scope = scope(&ScopeReader::open(&options).await?, &options).await?;
+        let queue = Queue::open(&options, scope).await?;
         let letters = queue.dead_letters().await?;
         if is_redrive {
             for letter in &letters {

@@ -3,26 +3,26 @@
 use crate::build::{Build, message};
 
 /// `y = x · x`, for one number.
-pub(super) fn squared() -> Vec<u8> {
+pub(crate) fn squared() -> Vec<u8> {
     Build::new(13).input("x", &[1]).node("Mul", "x x", "y", &[]).output("y")
 }
 
 /// Zeros of this shape, times `x`.
-pub(super) fn filled(shape: &[i64]) -> Vec<u8> {
+pub(crate) fn filled(shape: &[i64]) -> Vec<u8> {
     let sizes = shape.len() as i64;
     let build = Build::new(13).input("x", &[1]).integers("shape", &[sizes], shape);
     build.node("ConstantOfShape", "shape", "zeros", &[]).node("Mul", "zeros x", "y", &[]).output("y")
 }
 
 /// Zeros of this shape; `x` is not used.
-pub(super) fn constant(shape: &[i64]) -> Vec<u8> {
+pub(crate) fn constant(shape: &[i64]) -> Vec<u8> {
     let build = Build::new(13).input("x", &[1]).integers("shape", &[shape.len() as i64], shape);
     build.node("ConstantOfShape", "shape", "y", &[]).output("y")
 }
 
 /// A loop without end, which doubles a number again and again. [`Build`] writes no graphs within graphs, so its node is
 /// added as bytes.
-pub(super) fn endless() -> Vec<u8> {
+pub(crate) fn endless() -> Vec<u8> {
     const FLOAT: u8 = 1;
     const INT64: u8 = 7;
     const BOOL: u8 = 9;
@@ -65,7 +65,7 @@ fn with_node(file: &[u8], node: &[u8]) -> Vec<u8> {
         let field = rest;
         let key = number(&mut rest);
         let value = number(&mut rest);
-        let content = if key & 7 == NUMBER { &[] } else { rest.split_off(..value as usize).unwrap() };
+        let content = if key & 7 == NUMBER { &[] } else { rest.split_off(..value as usize).expect("a whole file") };
         match key >> 3 {
             GRAPH => result.extend(message(GRAPH, &[content, node].concat())),
             _ => result.extend_from_slice(&field[..field.len() - rest.len()]),
@@ -78,7 +78,7 @@ fn with_node(file: &[u8], node: &[u8]) -> Vec<u8> {
 fn number(bytes: &mut &[u8]) -> u64 {
     let mut number = 0;
     for shift in (0..).step_by(7) {
-        let byte = *bytes.split_off_first().unwrap();
+        let byte = *bytes.split_off_first().expect("a whole number");
         number |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
             break;
