@@ -125,12 +125,13 @@ impl Candidate<'_> {
     async fn compile_once(&self) -> Result<(Component, Origin, Duration), LoadError> {
         let limits = limits(self.shared);
         let begun = Instant::now();
-        let (_compiling, others) = match &self.shared.cache {
-            Some(cache) => Compiling::begin(cache, &self.id, limits.wall()).await,
-            None => (None, false),
-        };
-        if others && let Some((component, authentication)) = self.load_cached().await {
-            return Ok((component, Origin::Cached, authentication));
+        let mut _compiling = None;
+        if let Some(cache) = &self.shared.cache {
+            _compiling = Compiling::begin(cache, &self.id, limits.wall()).await;
+            // Another process may have stored it since it was missing.
+            if let Some((component, authentication)) = self.load_cached().await {
+                return Ok((component, Origin::Cached, authentication));
+            }
         }
         Ok((self.compile(limits, begun).await?, Origin::Compiled, Duration::ZERO))
     }

@@ -153,21 +153,20 @@ pub(crate) struct Compiling {
 }
 
 impl Compiling {
-    /// Waits until no other process compiles the component. Returns whether one did, which may have stored its artifact.
-    /// After `patience`, and where files cannot be locked, this process compiles as well, without telling others.
-    pub(crate) async fn begin(cache: &Cache, id: &ArtifactId, patience: Duration) -> (Option<Compiling>, bool) {
-        let path = cache.dir.join(format!("{}compiling", id.prefix()));
+    /// Waits until no other process compiles the component. `None` after `patience`, and where files cannot be locked:
+    /// then this process compiles as well.
+    pub(crate) async fn begin(cache: &Cache, id: &ArtifactId, patience: Duration) -> Option<Compiling> {
+        // No name of an artifact, which would be removed as one that this host did not write.
+        let path = cache.dir.join(format!("compiling-{:016x}-{}", id.compatibility, id.digest));
         let begun = Instant::now();
-        let mut others = false;
         loop {
-            // Removed by the one that compiled, so that each may be another file.
-            let Ok(file) = File::create(&path) else { return (None, others) };
+            // The one that compiled has removed it, so each may be another file.
+            let file = File::create(&path).ok()?;
             match file.try_lock() {
-                Ok(()) => return (Some(Compiling { path, _file: file }), others),
-                Err(TryLockError::WouldBlock) if begun.elapsed() < patience => others = true,
-                Err(_) => return (None, others),
+                Ok(()) => return Some(Compiling { path, _file: file }),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < patience => tokio::time::sleep(LOOK_EVERY).await,
+                Err(_) => return None,
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }

@@ -208,7 +208,15 @@ impl<F: Future> Future for InTurns<'_, F> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+
     use super::*;
+
+    impl fmt::Debug for Turn {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_tuple("Turn").finish_non_exhaustive()
+        }
+    }
 
     /// The classes of the calls that get the next turns; `None` once no call waits.
     fn served(queue: &RunQueue, calls: &mut Vec<(char, oneshot::Receiver<Turn>)>) -> Option<char> {

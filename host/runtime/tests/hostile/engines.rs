@@ -45,7 +45,7 @@ pub(crate) fn large_batch() {
 /// Calls at the same time, as many as the process runs.
 const AT_ONCE: usize = 2;
 /// Samples of a batch that takes much longer than [`BRIEF_MS`].
-const MANY: u32 = 64;
+const MANY: u32 = 96;
 /// The wall limit of calls that last too long, in milliseconds.
 const BRIEF_MS: u64 = 30;
 /// How often runs are stopped.
