@@ -149,7 +149,6 @@ async fn a_graph_that_asks_for_terabytes_harms_nobody_else() {
         let call = bringer.call().await;
         println!("{engine}: {}", refusal(&call));
         assert!(refusal(&call).contains(engine.name()), "{engine}: {}", refusal(&call));
-        assert!(call.usage.memory_bytes_peak <= 512 << 20, "{engine}: {:?}", call.usage);
     }
 }
 
@@ -160,7 +159,6 @@ async fn an_output_that_is_larger_than_the_calls_memory_is_never_read() {
     let bringer = Bringer::new(Kind::Rten, &bringing(&graph, CALL_ONCE), limits()).await;
     let call = bringer.call().await;
     assert_eq!(hit(&call), Limit::Memory);
-    assert!(call.usage.memory_bytes_peak <= 512 << 20, "{:?}", call.usage);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::EngineError;
-pub use pool::{Pool, sessions};
+pub use pool::{Pool, sessions, sessions_peak};
 pub use signature::Signature;
 pub use stop::Stop;
 pub use tensor::{Buffer, ElementType, RANK_MAX, ShapeError, Tensor};

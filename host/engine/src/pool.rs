@@ -8,9 +8,17 @@ use crate::{Engine, EngineError, Options, Session, Signature, Stop, Tensor};
 /// Sessions that exist in this process.
 static SESSIONS: AtomicUsize = AtomicUsize::new(0);
 
+/// Most sessions that existed at the same time.
+static SESSIONS_PEAK: AtomicUsize = AtomicUsize::new(0);
+
 /// Returns how many sessions the pools of this process have, idle ones included.
 pub fn sessions() -> usize {
     SESSIONS.load(Ordering::Relaxed)
+}
+
+/// Returns the most sessions that this process ever had at the same time.
+pub fn sessions_peak() -> usize {
+    SESSIONS_PEAK.load(Ordering::Relaxed)
 }
 
 /// A session, counted as long as it exists.
@@ -18,7 +26,8 @@ struct Counted(Box<dyn Session>);
 
 impl Counted {
     fn new(session: Box<dyn Session>) -> Counted {
-        SESSIONS.fetch_add(1, Ordering::Relaxed);
+        let sessions = SESSIONS.fetch_add(1, Ordering::Relaxed) + 1;
+        SESSIONS_PEAK.fetch_max(sessions, Ordering::Relaxed);
         Counted(session)
     }
 }

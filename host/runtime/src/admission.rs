@@ -162,6 +162,9 @@ impl Candidate<'_> {
             // An engine without a pool accepts components of every shape.
             let is_sound = Engine::new(&config(world)).is_ok_and(|engine| deserialize(&engine, &artifact).is_ok());
             if is_sound {
+                if let Some(cache) = &shared.cache {
+                    cache.remove(&self.id);
+                }
                 LoadError::TooComplex { function, reason: chain(&error) }
             } else {
                 LoadError::Compiler { function, source: error.into() }

@@ -133,9 +133,10 @@ impl Brought {
         place: Place,
         caller: Caller,
     ) -> Result<Brought, BroughtError> {
-        let allowed = caller.allowed;
+        let Allowance { memory_bytes, cpu } = caller.allowed;
         let mut process = Process::start(loader, place.alive, caller).await?;
-        process.limit(allowed).await?;
+        let cpu = cpu.saturating_sub(process.charged());
+        process.limit(Allowance { memory_bytes, cpu }).await?;
         let signature = process.load(graph).await?;
         Ok(Brought {
             engine: loader.engine,

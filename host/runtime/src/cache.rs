@@ -9,7 +9,7 @@ use std::fs::{self, File, Permissions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,7 +18,10 @@ use wasmtime::Engine;
 
 const KEY_BYTES: usize = 32;
 const EXTENSION: &str = "cwasm";
-/// How often a process looks whether another one still compiles a component.
+const UNFINISHED: &str = "unfinished";
+/// Age of an unfinished file that nobody writes any more.
+const UNFINISHED_MAX: Duration = Duration::from_secs(3600);
+/// How often a load looks whether another one still compiles the component.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Compiled functions in a folder.
@@ -105,14 +108,24 @@ impl Cache {
     /// Stores an artifact. The file appears whole or not at all.
     pub(crate) fn put(&self, id: &ArtifactId, artifact: &[u8]) -> io::Result<()> {
         // Only its owner may read a temporary file.
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        let mut file = tempfile::Builder::new().suffix(&format!(".{UNFINISHED}")).tempfile_in(&self.dir)?;
         file.write_all(artifact)?;
         let path = self.dir.join(file_name(id, self.mac(id, file.as_file())?));
         file.persist(&path)?;
         self.make_room(&path)
     }
 
-    /// Removes the artifacts that were not used for longest until the rest fits; never `newest`.
+    /// Removes an artifact, which is of no use after all.
+    pub(crate) fn remove(&self, id: &ArtifactId) {
+        if let Some(Authentic { file, .. }) = self.get(id)
+            && let Ok(path) = fs::read_link(path_of(&file))
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Removes the artifacts that were not used for longest until the rest fits, never `newest`, and what processes that
+    /// were killed have left unfinished.
     fn make_room(&self, newest: &Path) -> io::Result<()> {
         let mut artifacts = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -121,6 +134,10 @@ impl Cache {
             let Ok(metadata) = fs::metadata(&path) else { continue };
             if path.extension().is_some_and(|extension| extension == EXTENSION) {
                 artifacts.push((metadata.modified()?, metadata.len(), path));
+            } else if path.extension().is_some_and(|extension| extension == UNFINISHED)
+                && metadata.modified()?.elapsed().is_ok_and(|age| age > UNFINISHED_MAX)
+            {
+                let _ = fs::remove_file(path);
             }
         }
         artifacts.sort();
@@ -145,7 +162,7 @@ impl Cache {
     }
 }
 
-/// Tells other processes that share the cache that this one compiles a component, until it is dropped.
+/// Tells other loads that share the cache, of this process and others, that one compiles a component, until it is dropped.
 pub(crate) struct Compiling {
     path: PathBuf,
     /// Locked: the kernel releases it even if this process is killed.
@@ -153,15 +170,17 @@ pub(crate) struct Compiling {
 }
 
 impl Compiling {
-    /// Waits until no other process compiles the component. `None` after `patience`, and where files cannot be locked:
-    /// then this process compiles as well.
+    /// Waits until nobody else compiles the component; look into the cache afterwards. `None` after `patience`, and where
+    /// files cannot be locked: then compile as well.
     pub(crate) async fn begin(cache: &Cache, id: &ArtifactId, patience: Duration) -> Option<Compiling> {
         // No name of an artifact, which would be removed as one that this host did not write.
         let path = cache.dir.join(format!("compiling-{:016x}-{}", id.compatibility, id.digest));
         let begun = Instant::now();
         loop {
             // The one that compiled has removed it, so each may be another file.
-            let file = File::create(&path).ok()?;
+            let file =
+                File::options().write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW).open(&path);
+            let file = file.ok()?;
             match file.try_lock() {
                 Ok(()) => return Some(Compiling { path, _file: file }),
                 Err(TryLockError::WouldBlock) if begun.elapsed() < patience => tokio::time::sleep(LOOK_EVERY).await,
@@ -173,7 +192,7 @@ impl Compiling {
 
 impl Drop for Compiling {
     fn drop(&mut self) {
-        // Before it is unlocked. A process that has opened it by then finds the artifact first.
+        // Before it is unlocked. One that waits for this very file finds the artifact as it looks into the cache.
         let _ = fs::remove_file(&self.path);
     }
 }

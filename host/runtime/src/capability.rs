@@ -21,6 +21,7 @@ use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use self::printed::Printed;
+use self::repeatable::Clock;
 use crate::brought::Children;
 use crate::graphs::{CallInputs, Graphs};
 use crate::meter::Meter;
@@ -79,7 +80,7 @@ pub(crate) struct Account {
 /// Bytes of a handle that a guest creates, without the data behind it: its slot in the table, which doubles when it is
 /// full, the box of its value, and its entry in the component's own table. A million tensors without elements take 277
 /// bytes each of this process.
-const HANDLE_BYTES: usize = 320;
+pub(crate) const HANDLE_BYTES: usize = 320;
 
 /// Text of a guest, shortened for an error.
 fn shortened(text: &str) -> String {
@@ -97,6 +98,8 @@ pub(crate) struct State {
     input: Input,
     /// Created when a guest first uses WASI; the built-in functions never do.
     wasi: Option<WasiCtx>,
+    /// What a repeatable call's monotonic clock shows next, in nanoseconds.
+    nanos: u64,
     printed: Printed,
     /// Stops the run of an engine when the call ends before it.
     stop: StopOnDrop,
@@ -116,6 +119,7 @@ impl State {
             graphs,
             input,
             wasi: None,
+            nanos: 0,
             printed: Printed::default(),
             stop: StopOnDrop::default(),
             children: Children::default(),
@@ -125,6 +129,10 @@ impl State {
     /// The end of what the guest has printed.
     pub(crate) fn printed(&self) -> String {
         self.printed.text()
+    }
+
+    fn clock(&mut self) -> Clock<'_> {
+        Clock { nanos: &mut self.nanos, table: &mut self.table }
     }
 
     /// Counts `bytes` more as the guest's memory, or ends the call with an error.
@@ -184,5 +192,8 @@ pub(crate) fn linker(engine: &Engine, world: World) -> wasmtime::Result<Linker<S
         }
     }
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    if world == World::Aggregate {
+        repeatable::add_clock(&mut linker)?;
+    }
     Ok(linker)
 }

@@ -194,7 +194,7 @@ impl Loaded {
     fn store(&self, input: Input, clock: CpuClock) -> Store<State> {
         let meter = Meter::new(self.limits, clock);
         let mut store = Store::new(self.engine(), State::new(meter, self.settings.clone(), self.graphs.clone(), input));
-        let handles = self.limits.handles as usize;
+        let (handles, _) = self.limits.handles_max();
         store.data_mut().table.set_max_capacity(handles);
         // Each handle of the host has an entry of the component too. The host's table is full first, which is an error
         // of a type of its own; entries beyond it are those of a component's own resources.
@@ -217,7 +217,7 @@ impl Loaded {
     /// Attributes a failed call to a limit, the guest or the host: to the host only what it has marked as its own.
     fn blame(&self, state: &State, error: wasmtime::Error) -> CallError {
         let function = self.about.name.clone();
-        if let Some(limit) = state.meter.hit().or_else(|| limit_of(&error)) {
+        if let Some(limit) = state.meter.hit().or_else(|| self.limit_of(&error)) {
             return self.limit(state, limit);
         }
         // Without a slot for each call, the pool could be full.
@@ -232,6 +232,15 @@ impl Loaded {
         CallError::Trap { function, trap: Box::new(trap) }
     }
 
+    /// Limits that wasmtime or its tables count.
+    fn limit_of(&self, error: &wasmtime::Error) -> Option<Limit> {
+        if let Some(ResourceTableError::Full) = error.downcast_ref() {
+            return Some(self.limits.handles_max().1);
+        }
+        // wasmtime keeps this type to itself; its name is the only part of it that is no prose.
+        (format!("{:?}", error.root_cause()) == "HostcallFuelExhausted").then_some(Limit::Hostcall)
+    }
+
     fn limit(&self, state: &State, limit: Limit) -> CallError {
         let hit = Hit { limit, bound: self.limits.bound(limit), printed: state.printed() };
         CallError::Limit { function: self.about.name.clone(), hit: Box::new(hit) }
@@ -244,15 +253,6 @@ impl Loaded {
     pub(crate) fn bad_output(&self, reason: impl Into<String>) -> CallError {
         CallError::BadOutput { function: self.about.name.clone(), reason: bounded(&reason.into()) }
     }
-}
-
-/// Limits that wasmtime or its tables count.
-fn limit_of(error: &wasmtime::Error) -> Option<Limit> {
-    if let Some(ResourceTableError::Full) = error.downcast_ref() {
-        return Some(Limit::Handles);
-    }
-    // wasmtime keeps this type to itself; its name is the only part of it that is no prose.
-    (format!("{:?}", error.root_cause()) == "HostcallFuelExhausted").then_some(Limit::Hostcall)
 }
 
 /// Names of the functions that ran when the guest trapped, innermost first; empty if the component has no names.

@@ -75,9 +75,9 @@ impl Meter {
         self.limits.cpu.saturating_sub(self.clock.used_within_poll())
     }
 
-    /// Notes that the processor time is used up, as the kernel has found.
-    pub(crate) fn exhaust_cpu(&mut self) {
-        self.hit = Some(Limit::Cpu);
+    /// Notes that a limit was hit, as somebody else has found.
+    pub(crate) fn note_hit(&mut self, limit: Limit) {
+        self.hit = Some(limit);
     }
 
     /// What counts the call's processor time.
@@ -97,14 +97,17 @@ impl Meter {
 
 impl wasmtime::ResourceLimiter for Meter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
-        // Beyond the maximum that the memory declares, growing fails without a cost: that is the guest's own choice.
+        // Beyond the maximum that the memory declares or the pool has, growing fails without a cost, and the guest is told.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
         Ok(self.take(desired - current))
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         if self.take((desired - current).saturating_mul(TABLE_ELEMENT_BYTES)) {
             return Ok(true);
         }

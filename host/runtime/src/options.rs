@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::capability::HANDLE_BYTES;
 use crate::compile::Compiler;
 use crate::error::Limit;
 
@@ -51,8 +52,8 @@ pub struct Limits {
     /// Memory in MiB: all linear memories, tables and handles of a call together, with the tensors and errors behind
     /// the handles.
     pub memory_mib: u32,
-    /// Processor time of the guest, of its calls into the host, and of engines that compute for it. It is compared every
-    /// 10 ms and after each run of an engine.
+    /// Processor time of the guest, of its calls into the host, and of engines that compute for it. It is compared at
+    /// every tick, at least every 10 ms, and after each run of an engine.
     pub cpu: Duration,
     /// Time from the start of the call to its end, waiting for an engine included. The time in which the call waits for
     /// a processor that others use does not count.
@@ -101,6 +102,13 @@ impl Limits {
 
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory_mib as usize * (1 << 20)
+    }
+
+    /// Handles that a call may hold, and which limit that is: each takes memory, some of which nobody counts.
+    pub(crate) fn handles_max(&self) -> (usize, Limit) {
+        let in_memory = self.memory_bytes() / HANDLE_BYTES;
+        let handles = self.handles as usize;
+        if handles <= in_memory { (handles, Limit::Handles) } else { (in_memory, Limit::Memory) }
     }
 
     pub(crate) fn hostcall_bytes(&self) -> usize {

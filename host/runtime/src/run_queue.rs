@@ -3,8 +3,8 @@
 //! As many calls as there are processors have a turn. A turn ends when the call waits for something, or yields at the
 //! next tick. A call is served first until it has used [`FIRST_SHARE`]. Then it goes to the background, which gets the
 //! turns that nobody is served first in, and at least every [`BACKGROUND_EVERY`]th. A call that is served first and
-//! finds no turn advances the tick, at most once in [`TICK_MIN`]. So a short call waits for about that long, however
-//! many long ones run, and long ones never starve.
+//! finds no turn ends the tick at once, unless another has done so within [`TICK_MIN`]. So a short call hardly waits,
+//! however many long ones run, and long ones never starve.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -236,6 +236,26 @@ mod tests {
             .collect();
         let order: String = std::iter::from_fn(|| served(&queue, &mut calls)).collect();
         assert_eq!(order, "ffffbffffbfb");
+    }
+
+    /// Nothing else advances the epoch here, so without the queue the guest never ends.
+    #[test]
+    fn a_call_that_is_served_first_ends_the_tick() {
+        let engine = Engine::new(wasmtime::Config::new().epoch_interruption(true)).expect("an engine");
+        let bytes = wat::parse_str(r#"(module (func (export "spin") (loop (br 0))))"#).expect("a module");
+        let module = wasmtime::Module::new(&engine, bytes).expect("a module");
+        let mut store = wasmtime::Store::new(&engine, ());
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_trap();
+        let instance = wasmtime::Instance::new(&mut store, &module, &[]).expect("it has no imports");
+        let spin = instance.get_typed_func::<(), ()>(&mut store, "spin").expect("its only function");
+        let queue = RunQueue::new(0, [&engine]);
+        drop(queue.request(false).expect_err("no turn is free"));
+        assert!(queue.lock().advanced.is_none(), "a call in the background waits for the tick");
+        let _waiting = queue.request(true).expect_err("no turn is free");
+        let error = spin.call(&mut store, ()).expect_err("its tick is over");
+        assert_eq!(error.downcast_ref(), Some(&wasmtime::Trap::Interrupt));
+        assert!(!queue.lock().advances(), "not twice in a row");
     }
 
     #[test]

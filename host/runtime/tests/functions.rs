@@ -11,7 +11,7 @@ use skein_kernels::rule::Rule;
 use skein_kernels::rules::RULES;
 use skein_runtime::aggregate::{AggregateFunction, Contribution};
 use skein_runtime::gradient::{Batch, GradientFunction, Parameters};
-use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime, StartError, Tensor};
+use skein_runtime::{CallError, Function, Limits, LoadError, Options, Origin, Runtime, StartError, Tensor};
 use skein_types::{Layout, Parameter};
 
 /// If a limit does not work, a test fails instead of hanging.
@@ -299,32 +299,6 @@ async fn the_key_of_a_cache_is_for_its_owner_only_and_never_replaced() {
         assert!(source.contains(problem) && source.contains("remove the folder"), "{source}");
         assert_eq!(std::fs::read(&path).expect("the key"), bytes, "it is left as it is");
     }
-}
-
-/// A child that computes or waits without end is killed, and one that dies is reported.
-#[tokio::test]
-async fn compiling_is_bounded() {
-    let child = |program: &str, argument| Compiler::Child { program: program.into(), argument };
-    let load = async |compiler, compile_time_max| {
-        let options = Options { compiler, compile_time_max, ..Options::default() };
-        let runtime = Runtime::start(options).expect("the engine starts");
-        let bytes = component("gradient-mlp.wasm");
-        let loading = tokio::time::timeout(BOUND, runtime.gradient_function(function("slow"), &bytes));
-        loading.await.expect("the compiler is stopped").err().expect("no artifact")
-    };
-    let short = Duration::from_millis(200);
-    let error = load(child("md5sum", "/dev/zero"), short).await;
-    assert!(error.to_string().contains("did not compile within 200ms of processor time"), "{error}");
-    let LoadError::Compiler { source, .. } = load(child("sleep", "1000"), short).await else { panic!("it only waits") };
-    assert_eq!(source.to_string(), "it did not end within 2s: try again");
-    assert!(matches!(load(child("false", ""), BOUND).await, LoadError::Compiler { .. }));
-    assert!(matches!(load(child("/nonexistent", ""), BOUND).await, LoadError::Compiler { .. }));
-    // One child at a time: the second load has to wait, which is bounded as well.
-    let (first, second) =
-        tokio::join!(load(child("sleep", "1000"), short), load(child("false", ""), Duration::from_millis(50)),);
-    assert!(matches!(first, LoadError::Compiler { .. }), "{first}");
-    let LoadError::Compiler { source, .. } = second else { panic!("{second}") };
-    assert_eq!(source.to_string(), "other functions were still compiling or running after 500ms: try again");
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ pub struct Limits {
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub cpu: Option<Duration>,
-    /// Time from start to end, such as `5s`; `30s` if not set.
+    /// Time from start to end without waits for a processor, such as `5s`; `30s` if not set.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub wall: Option<Duration>,

@@ -268,6 +268,11 @@ impl Process {
         self.charged = self.charged.max(used);
     }
 
+    /// Processor time that the call was charged with.
+    pub(super) fn charged(&self) -> Duration {
+        self.charged
+    }
+
     fn memory(&self) -> io::Result<Memory> {
         Memory::of(self.id().ok_or(io::ErrorKind::NotFound)?)
     }

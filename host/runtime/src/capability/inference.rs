@@ -20,6 +20,7 @@ use super::bindings::inference;
 use super::{HostFault, HostTensor, State};
 use crate::brought::{Allowance, Brought, BroughtError, Caller, GRAPHS_PER_CALL};
 use crate::clock::EngineRun;
+use crate::error::Limit;
 use crate::graphs::{Graph, Runner};
 
 /// Longest text of an error, in bytes. An engine's text may repeat a function's input, of any length.
@@ -156,12 +157,12 @@ impl State {
             Ok(value) => Ok(Ok(value)),
             Err(BroughtError::Engine(error)) => Ok(Err(error)),
             Err(BroughtError::Cpu) => {
-                self.meter.exhaust_cpu();
+                self.meter.note_hit(Limit::Cpu);
                 wasmtime::bail!("the engine used up the processor time")
             }
             Err(BroughtError::Memory(bytes)) => {
-                self.take(bytes)?;
-                wasmtime::bail!("an output of {bytes} bytes exceeds the memory limit")
+                self.meter.note_hit(Limit::Memory);
+                wasmtime::bail!("{bytes} bytes for a graph exceed the memory limit")
             }
             Err(BroughtError::Host(fault)) => Err(HostFault(fault).into()),
         }

@@ -102,22 +102,28 @@ async fn a_trap_tells_what_was_printed_and_where() {
 }
 
 #[tokio::test]
-async fn tables_that_grow_without_end_count_as_memory() {
-    let items = "(table $table 1 funcref)";
-    let body = "(loop $more (drop (table.grow $table (ref.null func) (i32.const 1000))) (br $more))";
-    let error = aggregate(&aggregation("", items, body), 0).await.expect_err("no end");
+async fn tables_count_as_memory() {
+    // A table of the pool has at most 100,000 elements, 0.8 MB.
+    let (items, body) = (0..32).fold((String::new(), String::new()), |(mut items, mut body), index| {
+        write!(items, "(table $t{index} 1 funcref)").expect("a string");
+        write!(body, "(drop (table.grow $t{index} (ref.null func) (i32.const 99999)))").expect("a string");
+        (items, body)
+    });
+    let error = aggregate(&aggregation("", &items, &body), 0).await.expect_err("25 MB");
     let CallError::Limit { hit, .. } = &error else { panic!("{error}") };
     assert_eq!((hit.limit, hit.bound.as_str()), (Limit::Memory, "16"));
     assert_eq!(error.to_string(), "function `rule` hit its limit `memory_mib = 16`");
 }
 
-/// A memory that declares a maximum may ask for more, and go on when it gets nothing.
+/// A memory or a table that has a maximum may ask for more, and go on when it gets nothing.
 #[tokio::test]
-async fn growing_past_a_declared_maximum_costs_nothing() {
-    let items = "(memory $small 1 2)";
+async fn growing_past_a_maximum_costs_nothing() {
+    let items = "(memory $small 1 2) (table $few 1 2 funcref) (table $many 1 funcref)";
     let body = "(local $tries i32)
       (loop $more
         (if (i32.ne (memory.grow $small (i32.const 60000)) (i32.const -1)) (then unreachable))
+        (if (i32.ne (table.grow $few (ref.null func) (i32.const 10000)) (i32.const -1)) (then unreachable))
+        (if (i32.ne (table.grow $many (ref.null func) (i32.const 200000)) (i32.const -1)) (then unreachable))
         (local.set $tries (i32.add (local.get $tries) (i32.const 1)))
         (br_if $more (i32.lt_u (local.get $tries) (i32.const 1000))))
       (i32.store (i32.const 0) (i32.const 0x3f800000))";
@@ -147,6 +153,35 @@ async fn unknown_imports_are_named() {
     let error = load(&aggregation(imports, "", "(call $call)")).await.err().expect("an unknown import");
     assert!(matches!(error, LoadError::WrongWorld { .. }), "{error}");
     assert!(error.to_string().contains("it imports [\"wasi:http/types@0.2.0\"]"), "{error}");
+}
+
+/// How often a timer was asked before it was over once differed between peers, and so did which of two was over first.
+#[tokio::test]
+async fn waiting_takes_an_aggregation_no_time() {
+    let imports = r#"
+      (import "wasi:clocks/monotonic-clock@0.2.0" "now" (func $now (result i64)))
+      (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $after (param i64) (result i32)))
+      (import "wasi:io/poll@0.2.0" "[method]pollable.ready" (func $ready (param i32) (result i32)))
+      (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
+      (import "wasi:io/poll@0.2.0" "poll" (func $poll (param i32 i32 i32)))"#;
+    let body = format!(
+        "(local $hour i32) (local $asked i32)
+        (local.set $hour (call $after (i64.const 3600000000000)))
+        (loop $more
+          (local.set $asked (i32.add (local.get $asked) (i32.const 1)))
+          (br_if $more (i32.eqz (call $ready (local.get $hour)))))
+        (call $block (call $after (i64.const -1)))
+        (i32.store (i32.const 64) (local.get $hour))
+        (i32.store (i32.const 68) (call $after (i64.const 1)))
+        (call $poll (i32.const 64) (i32.const 2) (i32.const 72))
+        (f32.store (i32.const 0) (f32.convert_i32_u (local.get $asked)))
+        (f32.store (i32.const 4) (f32.convert_i32_u (i32.load (i32.const 76))))
+        (f32.store (i32.const 8) (f32.convert_i64_u (call $now)))
+        {WRITE}"
+    );
+    let component = aggregation(&format!("{IMPORTS}{imports}"), "", &body);
+    let values = aggregate(&component, 0).await.expect("it waits for nothing").values;
+    assert_eq!(values, [1.0, 2.0, u64::MAX as f32, 0.0], "asked once, both are over, the clock shows the last time");
 }
 
 /// Same inputs, same bits: random numbers, both clocks, and the bits of a NaN.

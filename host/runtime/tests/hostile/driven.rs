@@ -79,9 +79,9 @@ impl Driven {
         let at_once = request.at_once;
         let request = Arc::new(request);
         let calls: Vec<_> = (0..at_once)
-            .map(|_| {
+            .map(|index| {
                 let runtime = self.runtime.clone();
-                let component = component.clone();
+                let component = if request.distinct { own(&component, index) } else { component.clone() };
                 let request = request.clone();
                 let (parameters, graphs) = network.clone().unwrap_or_else(|| (layer(), Graphs::default()));
                 let function = function(&request, Graphs { loader: loader(&request), ..graphs });
@@ -102,8 +102,15 @@ impl Driven {
         }
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu_ms = cpu.tv_sec as u64 * 1000 + cpu.tv_nsec as u64 / 1_000_000;
-        Reply { outcomes, resident_bytes: status("VmRSS:") << 10, cpu_ms, threads: status("Threads:") }
+        let resident_bytes = status("VmRSS:") << 10;
+        let sessions_peak = skein_engine::sessions_peak();
+        Reply { outcomes, resident_bytes, cpu_ms, threads: status("Threads:"), sessions_peak }
     }
+}
+
+/// The component with a custom section whose name is this byte.
+fn own(component: &[u8], index: usize) -> Arc<[u8]> {
+    [component, &[0, 2, 1, index as u8]].concat().into()
 }
 
 /// A number of this process's status.

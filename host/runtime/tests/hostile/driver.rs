@@ -19,8 +19,8 @@ const MEMORY_BYTES: u64 = 1 << 30;
 const COMPILE_MEMORY_MIB: u32 = 512;
 /// How much more resident memory the process may have after a case's last time than after its first.
 const GROWTH_BYTES_MAX: u64 = 50 << 20;
-/// Good calls within which the memory of a case must be free again.
-const CALLS_TO_SETTLE: usize = 100;
+/// Within which the memory of a case must be free again, while good calls are made.
+const SETTLED: Duration = Duration::from_secs(20);
 /// Times that each case runs, one after the other in one process.
 const ROUNDS: usize = 3;
 /// The limit of compiling where a component must not be compiled, in milliseconds.
@@ -86,6 +86,7 @@ pub(crate) fn gradient(component: &Path, bounds: Bounds) -> Request {
         network: None,
         loader: None,
         at_once: 1,
+        distinct: false,
     }
 }
 
@@ -205,9 +206,10 @@ impl Process {
         self.send(&serde_json::to_string(request).expect("a request"));
     }
 
-    /// The reply to the last request, if it is there.
+    /// The reply to the last request, if it is there within a millisecond.
     pub(crate) fn poll(&mut self) -> Option<Reply> {
-        self.replies.try_recv().ok().map(|line| serde_json::from_str(&line).expect("a reply"))
+        let line = self.replies.recv_timeout(Duration::from_millis(1)).ok()?;
+        Some(serde_json::from_str(&line).expect("a reply"))
     }
 
     /// Waits for the reply to the last request.
@@ -245,10 +247,8 @@ impl Process {
         }
         // A run of an engine that was stopped may still be ending, and releases its memory then.
         let mut last = resident[ROUNDS - 1];
-        for _ in 0..CALLS_TO_SETTLE {
-            if last <= resident[0] + GROWTH_BYTES_MAX {
-                break;
-            }
+        let begun = Instant::now();
+        while last > resident[0] + GROWTH_BYTES_MAX && begun.elapsed() < SETTLED {
             last = self.check_good(case);
         }
         let growth = last.saturating_sub(resident[0]);

@@ -90,6 +90,7 @@ pub(crate) fn stopping() {
         assert!(*least < full / 2, "{engine}: {stopped:?} ms of the processor, {full} ms to the end");
         let last = process.call(&request(2, LONG_MS));
         assert!(last.outcomes.iter().all(|outcome| Expected::Result.is_met(outcome)), "{engine}: {last:?}");
+        assert!(last.sessions_peak <= AT_ONCE, "{engine}: a call began while a run went on: {last:?}");
         let bound = first.threads + THREADS_MORE;
         assert!(last.threads <= bound, "{engine}: {} threads at first, {} at last", first.threads, last.threads);
         println!("  {process}");

@@ -45,6 +45,12 @@ pub(crate) fn all() {
         let case = format!("2⁴⁰ numbers on {engine}");
         process.check(&case, &request(&filled(&[1 << 20, 1 << 20]), &run, BROUGHT), refused);
     }
+    // Beside the graph there is no memory for the process, but there was as soon as the graph was gone.
+    let large = format!("(i32.store (i32.const 4100) (i32.const {})) {LOAD} unreachable", 8 << 20);
+    let path = place.component("large", &bringing(&[], &large));
+    let bounds = Bounds { memory_mib: 17, ..BROUGHT };
+    let request = Request { loader: Some(Kind::Rten.name().into()), ..gradient(&path, bounds) };
+    process.check("a graph beside which no process fits", &request, Expected::Limit("memory_mib"));
     // Four are as many as a call may hold.
     let hoard = format!(
         "(local $left i32) (local $loaded i32)
@@ -71,5 +77,5 @@ fn bringing(graph: &[u8], body: &str) -> Vec<u8> {
         });
         format!(r#"(data (i32.const {at}) "{text}")"#)
     });
-    guests::gradient(IMPORTS, &format!("{ITEMS} {}", data.concat()), body)
+    guests::gradient(IMPORTS, &format!("{ITEMS} {} {}", data.concat(), guests::reserving(128)), body)
 }

@@ -53,6 +53,8 @@ pub(crate) struct Request {
     pub(crate) loader: Option<String>,
     /// Loads and calls at the same time.
     pub(crate) at_once: usize,
+    /// Whether each of them loads a component of its own, by a custom section at its end.
+    pub(crate) distinct: bool,
 }
 
 /// A model on an engine.
@@ -84,4 +86,6 @@ pub(crate) struct Reply {
     /// Processor time of the process since its start, without that of its children.
     pub(crate) cpu_ms: u64,
     pub(crate) threads: u64,
+    /// Most sessions of engines that the process ever had at the same time.
+    pub(crate) sessions_peak: usize,
 }
