@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -48,8 +50,12 @@ fn host_that_gives_up(cluster: &Cluster) -> String {
 /// A worker of the first peer, and the lines of its standard error.
 struct Worker {
     child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+    lines: Receiver<String>,
+    reader: JoinHandle<()>,
 }
+
+/// Within which a worker must say what a test waits for.
+const BOUND: Duration = Duration::from_secs(60);
 
 /// Command-line arguments of a worker for the first peer's database, which takes it for that of peer `of`.
 fn arguments(cluster: &Cluster, of: u32) -> Vec<String> {
@@ -64,14 +70,28 @@ impl Worker {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(["-o", "json"]).collect();
         let mut child =
             cluster.place.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        Worker { child, lines }
+        let stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (send, lines) = channel();
+        let reader = std::thread::spawn(move || {
+            for line in stderr.map_while(Result::ok) {
+                // Nobody may listen any more, but the worker must never block on a full pipe.
+                let _ = send.send(line);
+            }
+        });
+        Worker { child, lines, reader }
     }
 
     /// Reads its lines until one contains `words`.
     fn says(&mut self, words: &str) {
-        let said = self.lines.by_ref().map(Result::unwrap).find(|line| line.contains(words));
-        assert!(said.is_some(), "the worker ended without `{words}`");
+        let end = Instant::now() + BOUND;
+        let mut said = Vec::new();
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(words) => return,
+                Ok(line) => said.push(line),
+                Err(error) => panic!("`{words}` was not said ({error}): {said:#?}"),
+            }
+        }
     }
 
     /// Waits until it has failed `times` times.
@@ -79,20 +99,14 @@ impl Worker {
         (0..times).for_each(|_| self.says("released a task"));
     }
 
-    /// Reads and drops all further lines, so that it never blocks on a full pipe.
-    fn ignore(self) -> (Child, JoinHandle<()>) {
-        let Worker { child, lines } = self;
-        (child, std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop)))
+    /// Asks it to leave; returns its summary.
+    fn leave(self) -> Value {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        self.reader.join().unwrap();
+        assert!(output.status.success(), "it leaves when it is asked to");
+        serde_json::from_slice(&output.stdout).unwrap()
     }
-}
-
-/// Asks a worker to leave; returns its summary.
-fn leave((child, reader): (Child, JoinHandle<()>)) -> Value {
-    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    let output = child.wait_with_output().unwrap();
-    reader.join().unwrap();
-    assert!(output.status.success(), "it leaves when it is asked to");
-    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// A batch that fails everywhere ends the host, which reports its own failure and the fix.
@@ -117,10 +131,9 @@ fn a_batch_that_fails_everywhere_ends_the_host_with_its_own_reason() {
     // A worker, which tries before the host does, fails too.
     let mut worker = Worker::start(&cluster);
     worker.fails(3);
-    let worker = worker.ignore();
     assert!(queue(&cluster, "dead").is_empty(), "a worker never gives a task up");
     check(&host_that_gives_up(&cluster));
-    assert_eq!(leave(worker)["counted"], 0);
+    assert_eq!(worker.leave()["counted"], 0);
 }
 
 /// A limit was too low, so the host ended; it was raised, and all hosts were started again. One worker still has the
@@ -132,7 +145,6 @@ fn a_worker_that_fails_at_everything_changes_no_bit_and_ends_no_host() {
     let mut worker = Worker::start(&cluster);
     worker.fails(3);
     worker.says("this worker pauses");
-    let worker = worker.ignore();
     assert_eq!(queue(&cluster, "redrive").len(), 1, "the one that the host itself failed at");
     cluster.place.job(&job(ENOUGH_MIB));
     let expected = state_hash(&cluster.place.json(&["train"]));
@@ -141,7 +153,7 @@ fn a_worker_that_fails_at_everything_changes_no_bit_and_ends_no_host() {
         assert_eq!((state_hash(&summary), &summary["rounds"]), (expected.clone(), &Value::from(40)));
     }
     assert!(queue(&cluster, "dead").is_empty());
-    let done = leave(worker);
+    let done = worker.leave();
     assert_eq!(done["counted"], 0, "{done}");
     assert!(done["released"].as_u64() >= Some(1) && done["pauses"].as_u64() >= Some(1), "{done}");
     assert!(done["last_failure"].as_str().unwrap().contains("memory_mib"), "{done}");
@@ -170,7 +182,7 @@ fn a_worker_goes_on_with_the_next_run_of_its_host() {
     assert_ne!(first[0]["run"], second[0]["run"]);
     worker.says(&format!("the host has begun another run: {}", second[0]["run"].as_str().unwrap()));
     worker.says("working on the queue");
-    leave(worker.ignore());
+    worker.leave();
 }
 
 /// A job whose gradient function does harm, with limits of which it hits one.
@@ -201,7 +213,7 @@ fn a_worker_survives_hostile_functions_and_serves_the_next() {
     let mut worker = Worker::start(&cluster);
     let mut resident = Vec::new();
     for (run, (behaviour, words)) in [
-        ("trap", "asked to trap"),
+        ("trap", "function `mine` trapped: wasm trap: wasm `unreachable`"),
         ("loop", "function `mine` hit its limit `cpu = 200ms`"),
         ("allocate", "function `mine` hit its limit `memory_mib = 64`"),
         ("handles", "function `mine` hit its limit `handles = 1000`"),
@@ -231,10 +243,9 @@ fn a_worker_survives_hostile_functions_and_serves_the_next() {
     let mut hosts = vec![cluster.host(0)];
     worker.says("the host has begun another run");
     worker.says("working on the queue");
-    let worker = worker.ignore();
     hosts.extend((1..PEERS).map(|peer| cluster.host(peer)));
     finish(hosts);
-    let done = leave(worker);
+    let done = worker.leave();
     assert!(done["counted"].as_u64() >= Some(1), "{done}");
 }
 
@@ -266,7 +277,7 @@ fn a_worker_runs_only_what_the_host_that_it_was_told_has_signed() {
     finish(vec![cluster.host(0)]);
     let mut worker = Worker::start(&cluster);
     worker.says("working on the queue");
-    leave(worker.ignore());
+    worker.leave();
 }
 
 #[test]

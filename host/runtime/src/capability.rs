@@ -25,6 +25,7 @@ use self::repeatable::Clock;
 use crate::brought::Children;
 use crate::graphs::{CallInputs, Graphs};
 use crate::meter::Meter;
+use crate::options::HANDLE_BYTES;
 use crate::slot::CallSlot;
 use crate::world::World;
 
@@ -76,11 +77,6 @@ pub(crate) struct Account {
     /// Bytes of parameters that the guest read.
     pub(crate) parameter_bytes: u64,
 }
-
-/// Bytes of a handle that a guest creates, without the data behind it: its slot in the table, which doubles when it is
-/// full, the box of its value, and its entry in the component's own table. A million tensors without elements take 277
-/// bytes each of this process.
-pub(crate) const HANDLE_BYTES: usize = 320;
 
 /// Text of a guest, shortened for an error.
 fn shortened(text: &str) -> String {
