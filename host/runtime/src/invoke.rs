@@ -36,7 +36,7 @@ pub struct Usage {
     pub memory_bytes_peak: usize,
     /// Processor time: that of the threads that ran the guest and its calls into the host, and of engines.
     pub cpu: Duration,
-    /// Part of the duration that engines spent computing.
+    /// Part of the duration that engines spent computing, in runs that came to their end.
     pub engine: Duration,
     /// Bytes of parameters that crossed into the guest.
     pub parameter_bytes: u64,

@@ -114,6 +114,11 @@ fn waiting(place: &Place, process: &mut Process) {
         let path = place.component("waits", &guests::gradient(&format!("{IMPORTS}{WASI}"), &items, &body));
         process.check(&format!("waiting for {case}"), &gradient(&path, WALL), expected);
     }
+    let hoard = format!("(loop $more (drop {hour}) (br $more))");
+    let path = place.component("hoards", &guests::gradient(&format!("{IMPORTS}{WASI}"), ITEMS, &hoard));
+    // What WASI holds is not counted by its bytes, so the memory bounds how many handles there can be.
+    let bounds = Bounds { handles: u32::MAX, ..BOUNDS };
+    process.check("timers that are kept", &gradient(&path, bounds), Expected::Limit("memory_mib"));
 }
 
 /// Limits beyond all measure are limits like any others.
