@@ -8,6 +8,8 @@
 //! | [`identity`] | who a peer is |
 //! | [`record`] | what a peer signs, and whether a record is what it claims |
 //! | [`announcement`] | the payloads of a round's records |
+//! | [`fault_model`] | how many members may fail, and how large a quorum is |
+//! | [`agreement`] | which one value all members decide, whatever some of them do |
 //! | [`round`] | whom to wait for, what to vote, what to aggregate, whether peers are in step |
 //! | [`presence`] | which peers are suspects, and which are ahead |
 //! | [`deadline`] | how long to wait, learned from arrivals |
@@ -18,9 +20,11 @@
 //!
 //! Apart from `std` and `skein-types` it needs BLAKE3 and Ed25519, which are pure functions too.
 
+pub mod agreement;
 pub mod announcement;
 pub mod convergence;
 pub mod deadline;
+pub mod fault_model;
 pub mod identity;
 pub mod presence;
 pub mod random;

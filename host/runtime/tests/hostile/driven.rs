@@ -17,7 +17,7 @@ use skein_runtime::graphs::{Graphs, Loader};
 use skein_runtime::{CallError, Compiler, Function, Limits, LoadError, Options, Origin, Runtime, Tensor};
 use skein_types::{Layout, Parameter};
 
-use super::protocol::{Bounds, COMPILING, Network, Outcome, Reply, Request, Setup, TELLING};
+use super::protocol::{Bounds, COMPILING, Network, Outcome, Reply, Request, Setup, TELLING, WIDE};
 use super::shared;
 
 /// Calls at a time, and threads that run them.
@@ -42,6 +42,8 @@ pub(crate) fn drive() {
 
 /// Limits the memory of this process, and of its children where there are control groups.
 fn confine(setup: &Setup) {
+    // So that it is the child which gives up core files. Not every user may raise it.
+    let _ = setrlimit(Resource::Core, Rlimit { current: None, maximum: None });
     match &setup.cgroup {
         Some(folder) => std::fs::write(folder.join("cgroup.procs"), std::process::id().to_string()).expect("the group"),
         None => {
@@ -139,11 +141,13 @@ fn loader(request: &Request) -> Option<Loader> {
 fn compile(network: &Network) -> (Parameters, Graphs) {
     let kind = network.engine.parse().expect("an engine");
     let engine = skein_engine::open(kind, None).unwrap_or_else(|error| panic!("{error}"));
-    let file = if network.model.is_empty() {
-        networks::convolutional([1, 8, 8], 10)
-    } else {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models");
-        std::fs::read(folder.join(&network.model)).expect("a model")
+    let file = match network.model.as_str() {
+        "" => networks::convolutional([1, 8, 8], 10),
+        WIDE => networks::convolutional([1, 8, 8], 1000),
+        name => {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models");
+            std::fs::read(folder.join(name)).expect("a model")
+        }
     };
     shared::network(engine, file)
 }
@@ -159,7 +163,7 @@ fn layer() -> Parameters {
 fn batch(samples: u32, network: Option<&Network>) -> Batch {
     let width = match network {
         None => 2,
-        Some(network) if network.model.is_empty() => 64,
+        Some(network) if ["", WIDE].contains(&network.model.as_str()) => 64,
         Some(_) => 3 * 32 * 32,
     };
     let values: Vec<f32> = (0..samples * width).map(|i| (i % 255) as f32 / 255.0).collect();

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const DRIVEN: &str = "driven";
 /// Argument that makes this program compile one component.
 pub(crate) const COMPILING: &str = "compiling";
+/// The small convolutional network with very many classes, so that its gradient has megabytes in few tensors.
+pub(crate) const WIDE: &str = "wide";
 /// Argument that makes this program tell its environment instead of compiling.
 pub(crate) const TELLING: &str = "telling";
 
@@ -61,7 +63,7 @@ pub(crate) struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Network {
     pub(crate) engine: String,
-    /// A file of `tests/data/models`; empty for the small convolutional network.
+    /// A file of `tests/data/models`, [`WIDE`], or nothing for the small convolutional network.
     pub(crate) model: String,
 }
 

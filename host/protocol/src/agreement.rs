@@ -1,0 +1,445 @@
+//! Agreement of all members on one value: the core of Tendermint (Buchman, Kwon and Milosevic, "The latest gossip on BFT
+//! consensus", arXiv 1807.04938, algorithm 1), as a state machine without a clock, a network or a signature.
+//!
+//! Members vote in views, each with a proposer. A value that a quorum prevotes may be precommitted, which locks the member on
+//! it; a value that a quorum precommits is decided. Two quorums share an honest member, and an honest member leaves its lock
+//! only for a value that a quorum has prevoted in a later view, so no two values are ever decided. The network may do what it
+//! likes; once messages arrive in time, a view with an honest proposer decides.
+//!
+//! Values are digests here. What they stand for is fetched and checked by the caller, who tells when a value may be voted
+//! for ([`Input::Held`]). The caller also verifies signatures, keeps each own vote before anybody sees it, and passes it back
+//! as any other: a vote counts once it cannot be lost. After a crash [`Agreement::resume`] obeys those that were kept.
+//!
+//! A round does not use it yet: it counts the votes that arrive ([`round`](crate::round)).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use skein_types::{Digest, PeerId};
+
+use crate::fault_model::FaultModel;
+
+/// Number of an attempt to decide, from 0.
+pub type View = u32;
+
+/// Votes further ahead than so many views are not kept: a liar could name any view. They are needed only after this member
+/// has followed the others there, who then serve them again.
+const VIEWS_AHEAD: View = 16;
+
+/// The two votes of a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ballot {
+    /// The proposed value is acceptable.
+    Prevote,
+    /// A quorum has prevoted the value.
+    Precommit,
+}
+
+/// A vote, whose signature was verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vote {
+    /// Which of the two votes.
+    pub ballot: Ballot,
+    /// The view.
+    pub view: View,
+    /// The value; `None` is a vote against every value in this view.
+    pub value: Option<Digest>,
+    /// The member that signed it.
+    pub from: PeerId,
+}
+
+/// Votes of a quorum for one value. The caller has verified all signatures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Which of the two votes.
+    pub ballot: Ballot,
+    /// The view.
+    pub view: View,
+    /// The value.
+    pub value: Digest,
+    /// Those who voted for it.
+    pub voters: BTreeSet<PeerId>,
+}
+
+/// A proposal, whose signature was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposal {
+    /// The view.
+    pub view: View,
+    /// The value.
+    pub value: Digest,
+    /// The prevotes of an earlier view, if the value was acceptable then.
+    pub earlier: Option<Certificate>,
+    /// The member that signed it.
+    pub from: PeerId,
+}
+
+/// Progress within a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// It waits for the proposal.
+    Propose,
+    /// It has prevoted.
+    Prevote,
+    /// It has precommitted.
+    Precommit,
+}
+
+/// What happens to a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A proposal arrived.
+    Proposal(Proposal),
+    /// A vote arrived, or one of the member's own was kept.
+    Vote(Vote),
+    /// All that a value stands for is here, and it is acceptable.
+    Held(Digest),
+    /// The timer of this step of this view has run out.
+    Timeout(View, Step),
+    /// Somebody has decided, and serves the precommits.
+    Decision(Certificate),
+}
+
+/// What a member has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Sign and publish a proposal for the view: this value with its certificate, or a new one.
+    Propose(View, Option<Certificate>),
+    /// Keep the prevotes by which the member locks itself, before the precommit that follows. Without them a member that
+    /// comes back could convince nobody of its lock: a liar may show the others another prevote.
+    Lock(Certificate),
+    /// Sign, keep and publish a vote, then pass it back.
+    Vote(Ballot, View, Option<Digest>),
+    /// Fetch what a value stands for, then say that it is held.
+    Fetch(Digest),
+    /// Start the timer of this step of this view. It has to last longer in later views.
+    Wait(View, Step),
+    /// The member signed two different records for one slot of this view: a proposal, or this vote.
+    Equivocation(PeerId, View, Option<Ballot>),
+    /// The value is decided.
+    Decide(Certificate),
+}
+
+/// What a member had signed before it crashed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Signed {
+    /// Its votes.
+    pub votes: BTreeMap<(Ballot, View), Option<Digest>>,
+    /// The views that it proposed in.
+    pub proposals: BTreeSet<View>,
+    /// The prevotes by which it locked itself last.
+    pub lock: Option<Certificate>,
+}
+
+/// One member's part in deciding one value.
+#[derive(Debug, Clone)]
+pub struct Agreement {
+    model: FaultModel,
+    me: PeerId,
+    /// All members; the proposer of a view is the one at its number, again from the first after the last.
+    proposers: Vec<PeerId>,
+    view: View,
+    step: Step,
+    /// The latest prevotes of a quorum for a value.
+    acceptable: Option<Certificate>,
+    proposals: BTreeMap<View, Proposal>,
+    votes: BTreeMap<(Ballot, View), BTreeMap<PeerId, Option<Digest>>>,
+    /// The latest view that each member has signed anything in.
+    latest: BTreeMap<PeerId, View>,
+    held: BTreeSet<Digest>,
+    wanted: BTreeSet<Digest>,
+    signed: Signed,
+    decided: Option<Certificate>,
+}
+
+impl Agreement {
+    /// A member that has signed nothing yet.
+    pub fn new(model: FaultModel, me: PeerId, proposers: Vec<PeerId>) -> Agreement {
+        Agreement::resume(model, me, proposers, Signed::default())
+    }
+
+    /// A member that goes on after a crash: it signs no slot again that it has signed.
+    pub fn resume(model: FaultModel, me: PeerId, proposers: Vec<PeerId>, signed: Signed) -> Agreement {
+        assert_eq!(proposers.len(), model.members() as usize, "every member proposes in its turn");
+        assert!(proposers.contains(&me), "this peer is a member");
+        let voted = signed.votes.keys().map(|(_, view)| *view);
+        let view = voted.chain(signed.proposals.iter().copied()).max().unwrap_or(0);
+        let step = if signed.votes.contains_key(&(Ballot::Precommit, view)) {
+            Step::Precommit
+        } else if signed.votes.contains_key(&(Ballot::Prevote, view)) {
+            Step::Prevote
+        } else {
+            Step::Propose
+        };
+        Agreement {
+            model,
+            me,
+            proposers,
+            view,
+            step,
+            acceptable: signed.lock.clone(),
+            proposals: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            latest: BTreeMap::new(),
+            held: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            signed,
+            decided: None,
+        }
+    }
+
+    /// Begins, or goes on after a crash.
+    pub fn begin(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.open_view(&mut actions);
+        self.proceed(&mut actions);
+        actions
+    }
+
+    /// Takes an input. After the decision there is nothing more to do.
+    pub fn handle(&mut self, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.decided.is_some() {
+            return actions;
+        }
+        match input {
+            Input::Proposal(proposal) => self.take_proposal(proposal, &mut actions),
+            Input::Vote(vote) => self.take_vote(vote, &mut actions),
+            Input::Held(value) => {
+                self.held.insert(value);
+            }
+            Input::Timeout(view, step) => {
+                if (view, step) == (self.view, self.step) {
+                    self.time_out(&mut actions);
+                }
+            }
+            Input::Decision(certificate) => {
+                if certificate.ballot == Ballot::Precommit && self.is_quorum(&certificate) {
+                    self.decide(certificate, &mut actions);
+                }
+            }
+        }
+        self.proceed(&mut actions);
+        actions
+    }
+
+    /// The decision, once there is one.
+    pub fn decided(&self) -> Option<&Certificate> {
+        self.decided.as_ref()
+    }
+
+    /// The current view.
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// The current step of the view.
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    /// The member that proposes in a view.
+    pub fn proposer(&self, view: View) -> PeerId {
+        self.proposers[view as usize % self.proposers.len()]
+    }
+
+    fn take_proposal(&mut self, proposal: Proposal, actions: &mut Vec<Action>) {
+        let Proposal { view, from, .. } = proposal;
+        if from != self.proposer(view) {
+            return;
+        }
+        self.note_view(from, view);
+        if view > self.view.saturating_add(VIEWS_AHEAD) {
+            return;
+        }
+        let first = self.proposals.entry(view).or_insert_with(|| proposal.clone());
+        if *first != proposal {
+            actions.push(Action::Equivocation(from, view, None));
+        }
+    }
+
+    fn take_vote(&mut self, vote: Vote, actions: &mut Vec<Action>) {
+        let Vote { ballot, view, value, from } = vote;
+        if !self.proposers.contains(&from) {
+            return;
+        }
+        self.note_view(from, view);
+        if view > self.view.saturating_add(VIEWS_AHEAD) {
+            return;
+        }
+        let first = *self.votes.entry((ballot, view)).or_default().entry(from).or_insert(value);
+        if first != value {
+            actions.push(Action::Equivocation(from, view, Some(ballot)));
+        }
+    }
+
+    fn note_view(&mut self, from: PeerId, view: View) {
+        let latest = self.latest.entry(from).or_insert(view);
+        *latest = view.max(*latest);
+    }
+
+    fn time_out(&mut self, actions: &mut Vec<Action>) {
+        match self.step {
+            Step::Propose => self.prevote(None, actions),
+            Step::Prevote if self.has_quorum_of_any(Ballot::Prevote) => self.precommit(None, actions),
+            Step::Precommit if self.has_quorum_of_any(Ballot::Precommit) => {
+                // Views are signed one by one: nobody gets near the last.
+                self.view = self.view.checked_add(1).expect("fewer views than numbers");
+                self.open_view(actions);
+            }
+            Step::Prevote | Step::Precommit => actions.push(Action::Wait(self.view, self.step)),
+        }
+    }
+
+    /// Does what the votes allow, until they allow nothing more.
+    fn proceed(&mut self, actions: &mut Vec<Action>) {
+        loop {
+            let before = (self.view, self.step, self.decided.is_some());
+            self.follow_rules(actions);
+            if before == (self.view, self.step, self.decided.is_some()) {
+                return;
+            }
+        }
+    }
+
+    fn follow_rules(&mut self, actions: &mut Vec<Action>) {
+        if self.decided.is_some() {
+            return;
+        }
+        let decision = self.certificates(Ballot::Precommit).next();
+        if let Some(certificate) = decision {
+            return self.decide(certificate, actions);
+        }
+        let later = self.certificates(Ballot::Prevote).max_by_key(|certificate| certificate.view);
+        if let Some(certificate) = later
+            && self.acceptable.as_ref().is_none_or(|known| known.view < certificate.view)
+        {
+            self.acceptable = Some(certificate);
+        }
+        if let Some(view) = self.view_of_others() {
+            self.view = view;
+            return self.open_view(actions);
+        }
+        match self.step {
+            Step::Propose => {
+                if let Some(value) = self.judge(actions) {
+                    self.prevote(value, actions);
+                }
+            }
+            Step::Prevote => {
+                let current = self.acceptable.as_ref().filter(|certificate| certificate.view == self.view);
+                if let Some(certificate) = current.cloned() {
+                    let value = certificate.value;
+                    self.signed.lock = Some(certificate.clone());
+                    actions.push(Action::Lock(certificate));
+                    self.precommit(Some(value), actions);
+                } else if self.count(Ballot::Prevote, self.view, None) >= self.model.quorum() {
+                    self.precommit(None, actions);
+                }
+            }
+            Step::Precommit => {}
+        }
+    }
+
+    /// The vote on the proposal of this view, once it can be told.
+    fn judge(&mut self, actions: &mut Vec<Action>) -> Option<Option<Digest>> {
+        let Proposal { value, earlier, .. } = self.proposals.get(&self.view)?;
+        let value = *value;
+        let lock = self.signed.lock.as_ref();
+        let is_locked_on = lock.is_none_or(|lock| lock.value == value);
+        let is_acceptable = match earlier {
+            Some(earlier) => {
+                let is_sound = earlier.ballot == Ballot::Prevote && earlier.value == value && earlier.view < self.view;
+                let unlocks = lock.is_none_or(|lock| lock.view <= earlier.view);
+                is_sound && self.is_quorum(earlier) && (is_locked_on || unlocks)
+            }
+            None if !is_locked_on => false,
+            None if self.held.contains(&value) => true,
+            None => {
+                if self.wanted.insert(value) {
+                    actions.push(Action::Fetch(value));
+                }
+                return None;
+            }
+        };
+        Some(is_acceptable.then_some(value))
+    }
+
+    fn open_view(&mut self, actions: &mut Vec<Action>) {
+        let is_signed = |ballot| self.signed.votes.contains_key(&(ballot, self.view));
+        self.step = if is_signed(Ballot::Precommit) {
+            Step::Precommit
+        } else if is_signed(Ballot::Prevote) {
+            Step::Prevote
+        } else {
+            Step::Propose
+        };
+        actions.push(Action::Wait(self.view, self.step));
+        if self.step == Step::Propose && self.proposer(self.view) == self.me && self.signed.proposals.insert(self.view)
+        {
+            actions.push(Action::Propose(self.view, self.acceptable.clone()));
+        }
+    }
+
+    fn prevote(&mut self, value: Option<Digest>, actions: &mut Vec<Action>) {
+        self.vote(Ballot::Prevote, value, actions);
+        self.step = Step::Prevote;
+        actions.push(Action::Wait(self.view, self.step));
+    }
+
+    fn precommit(&mut self, value: Option<Digest>, actions: &mut Vec<Action>) {
+        self.vote(Ballot::Precommit, value, actions);
+        self.step = Step::Precommit;
+        actions.push(Action::Wait(self.view, self.step));
+    }
+
+    fn vote(&mut self, ballot: Ballot, value: Option<Digest>, actions: &mut Vec<Action>) {
+        let before = self.signed.votes.insert((ballot, self.view), value);
+        assert!(before.is_none(), "the {ballot:?} of view {} would be signed twice", self.view);
+        actions.push(Action::Vote(ballot, self.view, value));
+    }
+
+    fn decide(&mut self, certificate: Certificate, actions: &mut Vec<Action>) {
+        debug_assert!(self.is_quorum(&certificate), "{certificate:?}");
+        if self.wanted.insert(certificate.value) && !self.held.contains(&certificate.value) {
+            actions.push(Action::Fetch(certificate.value));
+        }
+        self.decided = Some(certificate.clone());
+        actions.push(Action::Decide(certificate));
+    }
+
+    /// The latest view that a member is in that cannot be lying alone, if it is later than this one's.
+    fn view_of_others(&self) -> Option<View> {
+        let mut views: Vec<View> = self.latest.values().copied().filter(|view| *view > self.view).collect();
+        views.sort_unstable_by(|a, b| b.cmp(a));
+        views.get(self.model.byzantine() as usize).copied()
+    }
+
+    /// All values with the votes of a quorum.
+    fn certificates(&self, wanted: Ballot) -> impl Iterator<Item = Certificate> {
+        let views = self.votes.iter().filter(move |((ballot, _), _)| *ballot == wanted);
+        views.filter_map(move |((ballot, view), votes)| {
+            let mut voters: BTreeMap<Digest, BTreeSet<PeerId>> = BTreeMap::new();
+            for (from, value) in votes {
+                if let Some(value) = value {
+                    voters.entry(*value).or_default().insert(*from);
+                }
+            }
+            let certificate = |(value, voters)| Certificate { ballot: *ballot, view: *view, value, voters };
+            voters.into_iter().map(certificate).find(|certificate| self.is_quorum(certificate))
+        })
+    }
+
+    fn is_quorum(&self, certificate: &Certificate) -> bool {
+        let members = certificate.voters.iter().filter(|voter| self.proposers.contains(voter)).count();
+        members == certificate.voters.len() && members >= self.model.quorum() as usize
+    }
+
+    fn count(&self, ballot: Ballot, view: View, wanted: Option<Digest>) -> u32 {
+        let votes = self.votes.get(&(ballot, view));
+        votes.map_or(0, |votes| votes.values().filter(|value| **value == wanted).count() as u32)
+    }
+
+    fn has_quorum_of_any(&self, ballot: Ballot) -> bool {
+        self.votes.get(&(ballot, self.view)).map_or(0, BTreeMap::len) >= self.model.quorum() as usize
+    }
+}
