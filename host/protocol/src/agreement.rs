@@ -8,7 +8,7 @@
 //!
 //! Values are digests here. What they stand for is fetched and checked by the caller, who tells when a value may be voted
 //! for ([`Input::Held`]). The caller also verifies signatures, keeps each own vote before anybody sees it, and passes it back
-//! as any other: a vote counts once it cannot be lost. After a crash [`Agreement::resume`] obeys those that were kept.
+//! as any other: a vote counts once it cannot be lost. After a crash [`Decider::resume`] obeys those that were kept.
 //!
 //! A round does not use it yet: it counts the votes that arrive ([`round`](crate::round)).
 
@@ -27,7 +27,7 @@ const VIEWS_AHEAD: View = 16;
 
 /// The two votes of a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Ballot {
+pub enum BallotKind {
     /// The proposed value is acceptable.
     Prevote,
     /// A quorum has prevoted the value.
@@ -36,9 +36,9 @@ pub enum Ballot {
 
 /// A vote, whose signature was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Vote {
+pub struct Ballot {
     /// Which of the two votes.
-    pub ballot: Ballot,
+    pub kind: BallotKind,
     /// The view.
     pub view: View,
     /// The value; `None` is a vote against every value in this view.
@@ -51,7 +51,7 @@ pub struct Vote {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     /// Which of the two votes.
-    pub ballot: Ballot,
+    pub kind: BallotKind,
     /// The view.
     pub view: View,
     /// The value.
@@ -75,7 +75,7 @@ pub struct Proposal {
 
 /// Progress within a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
+pub enum ViewStep {
     /// It waits for the proposal.
     Propose,
     /// It has prevoted.
@@ -90,11 +90,11 @@ pub enum Input {
     /// A proposal arrived.
     Proposal(Proposal),
     /// A vote arrived, or one of the member's own was kept.
-    Vote(Vote),
+    Vote(Ballot),
     /// All that a value stands for is here, and it is acceptable.
     Held(Digest),
     /// The timer of this step of this view has run out.
-    Timeout(View, Step),
+    Timeout(View, ViewStep),
     /// Somebody has decided, and serves the precommits.
     Decision(Certificate),
 }
@@ -108,13 +108,13 @@ pub enum Action {
     /// comes back could convince nobody of its lock: a liar may show the others another prevote.
     Lock(Certificate),
     /// Sign, keep and publish a vote, then pass it back.
-    Vote(Ballot, View, Option<Digest>),
+    Vote(BallotKind, View, Option<Digest>),
     /// Fetch what a value stands for, then say that it is held.
     Fetch(Digest),
     /// Start the timer of this step of this view. It has to last longer in later views.
-    Wait(View, Step),
+    Wait(View, ViewStep),
     /// The member signed two different records for one slot of this view: a proposal, or this vote.
-    Equivocation(PeerId, View, Option<Ballot>),
+    Equivocation(PeerId, View, Option<BallotKind>),
     /// The value is decided.
     Decide(Certificate),
 }
@@ -123,7 +123,7 @@ pub enum Action {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Signed {
     /// Its votes.
-    pub votes: BTreeMap<(Ballot, View), Option<Digest>>,
+    pub votes: BTreeMap<(BallotKind, View), Option<Digest>>,
     /// The views that it proposed in.
     pub proposals: BTreeSet<View>,
     /// The prevotes by which it locked itself last.
@@ -132,17 +132,17 @@ pub struct Signed {
 
 /// One member's part in deciding one value.
 #[derive(Debug, Clone)]
-pub struct Agreement {
+pub struct Decider {
     model: FaultModel,
     me: PeerId,
     /// All members; the proposer of a view is the one at its number, again from the first after the last.
     proposers: Vec<PeerId>,
     view: View,
-    step: Step,
+    step: ViewStep,
     /// The latest prevotes of a quorum for a value.
     acceptable: Option<Certificate>,
     proposals: BTreeMap<View, Proposal>,
-    votes: BTreeMap<(Ballot, View), BTreeMap<PeerId, Option<Digest>>>,
+    votes: BTreeMap<(BallotKind, View), BTreeMap<PeerId, Option<Digest>>>,
     /// The latest view that each member has signed anything in.
     latest: BTreeMap<PeerId, View>,
     held: BTreeSet<Digest>,
@@ -151,26 +151,26 @@ pub struct Agreement {
     decided: Option<Certificate>,
 }
 
-impl Agreement {
+impl Decider {
     /// A member that has signed nothing yet.
-    pub fn new(model: FaultModel, me: PeerId, proposers: Vec<PeerId>) -> Agreement {
-        Agreement::resume(model, me, proposers, Signed::default())
+    pub fn new(model: FaultModel, me: PeerId, proposers: Vec<PeerId>) -> Decider {
+        Decider::resume(model, me, proposers, Signed::default())
     }
 
     /// A member that goes on after a crash: it signs no slot again that it has signed.
-    pub fn resume(model: FaultModel, me: PeerId, proposers: Vec<PeerId>, signed: Signed) -> Agreement {
+    pub fn resume(model: FaultModel, me: PeerId, proposers: Vec<PeerId>, signed: Signed) -> Decider {
         assert_eq!(proposers.len(), model.members() as usize, "every member proposes in its turn");
         assert!(proposers.contains(&me), "this peer is a member");
         let voted = signed.votes.keys().map(|(_, view)| *view);
         let view = voted.chain(signed.proposals.iter().copied()).max().unwrap_or(0);
-        let step = if signed.votes.contains_key(&(Ballot::Precommit, view)) {
-            Step::Precommit
-        } else if signed.votes.contains_key(&(Ballot::Prevote, view)) {
-            Step::Prevote
+        let step = if signed.votes.contains_key(&(BallotKind::Precommit, view)) {
+            ViewStep::Precommit
+        } else if signed.votes.contains_key(&(BallotKind::Prevote, view)) {
+            ViewStep::Prevote
         } else {
-            Step::Propose
+            ViewStep::Propose
         };
-        Agreement {
+        Decider {
             model,
             me,
             proposers,
@@ -213,7 +213,7 @@ impl Agreement {
                 }
             }
             Input::Decision(certificate) => {
-                if certificate.ballot == Ballot::Precommit && self.is_quorum(&certificate) {
+                if certificate.kind == BallotKind::Precommit && self.is_quorum(&certificate) {
                     self.decide(certificate, &mut actions);
                 }
             }
@@ -233,7 +233,7 @@ impl Agreement {
     }
 
     /// The current step of the view.
-    pub fn step(&self) -> Step {
+    pub fn step(&self) -> ViewStep {
         self.step
     }
 
@@ -257,8 +257,8 @@ impl Agreement {
         }
     }
 
-    fn take_vote(&mut self, vote: Vote, actions: &mut Vec<Action>) {
-        let Vote { ballot, view, value, from } = vote;
+    fn take_vote(&mut self, vote: Ballot, actions: &mut Vec<Action>) {
+        let Ballot { kind, view, value, from } = vote;
         if !self.proposers.contains(&from) {
             return;
         }
@@ -266,9 +266,9 @@ impl Agreement {
         if view > self.view.saturating_add(VIEWS_AHEAD) {
             return;
         }
-        let first = *self.votes.entry((ballot, view)).or_default().entry(from).or_insert(value);
+        let first = *self.votes.entry((kind, view)).or_default().entry(from).or_insert(value);
         if first != value {
-            actions.push(Action::Equivocation(from, view, Some(ballot)));
+            actions.push(Action::Equivocation(from, view, Some(kind)));
         }
     }
 
@@ -279,14 +279,14 @@ impl Agreement {
 
     fn time_out(&mut self, actions: &mut Vec<Action>) {
         match self.step {
-            Step::Propose => self.prevote(None, actions),
-            Step::Prevote if self.has_quorum_of_any(Ballot::Prevote) => self.precommit(None, actions),
-            Step::Precommit if self.has_quorum_of_any(Ballot::Precommit) => {
+            ViewStep::Propose => self.prevote(None, actions),
+            ViewStep::Prevote if self.has_quorum_of_any(BallotKind::Prevote) => self.precommit(None, actions),
+            ViewStep::Precommit if self.has_quorum_of_any(BallotKind::Precommit) => {
                 // Views are signed one by one: nobody gets near the last.
                 self.view = self.view.checked_add(1).expect("fewer views than numbers");
                 self.open_view(actions);
             }
-            Step::Prevote | Step::Precommit => actions.push(Action::Wait(self.view, self.step)),
+            ViewStep::Prevote | ViewStep::Precommit => actions.push(Action::Wait(self.view, self.step)),
         }
     }
 
@@ -305,11 +305,11 @@ impl Agreement {
         if self.decided.is_some() {
             return;
         }
-        let decision = self.certificates(Ballot::Precommit).next();
+        let decision = self.certificates(BallotKind::Precommit).next();
         if let Some(certificate) = decision {
             return self.decide(certificate, actions);
         }
-        let later = self.certificates(Ballot::Prevote).max_by_key(|certificate| certificate.view);
+        let later = self.certificates(BallotKind::Prevote).max_by_key(|certificate| certificate.view);
         if let Some(certificate) = later
             && self.acceptable.as_ref().is_none_or(|known| known.view < certificate.view)
         {
@@ -320,23 +320,23 @@ impl Agreement {
             return self.open_view(actions);
         }
         match self.step {
-            Step::Propose => {
+            ViewStep::Propose => {
                 if let Some(value) = self.judge(actions) {
                     self.prevote(value, actions);
                 }
             }
-            Step::Prevote => {
+            ViewStep::Prevote => {
                 let current = self.acceptable.as_ref().filter(|certificate| certificate.view == self.view);
                 if let Some(certificate) = current.cloned() {
                     let value = certificate.value;
                     self.signed.lock = Some(certificate.clone());
                     actions.push(Action::Lock(certificate));
                     self.precommit(Some(value), actions);
-                } else if self.count(Ballot::Prevote, self.view, None) >= self.model.quorum() {
+                } else if self.count(BallotKind::Prevote, self.view, None) >= self.model.quorum() {
                     self.precommit(None, actions);
                 }
             }
-            Step::Precommit => {}
+            ViewStep::Precommit => {}
         }
     }
 
@@ -348,7 +348,8 @@ impl Agreement {
         let is_locked_on = lock.is_none_or(|lock| lock.value == value);
         let is_acceptable = match earlier {
             Some(earlier) => {
-                let is_sound = earlier.ballot == Ballot::Prevote && earlier.value == value && earlier.view < self.view;
+                let is_sound =
+                    earlier.kind == BallotKind::Prevote && earlier.value == value && earlier.view < self.view;
                 let unlocks = lock.is_none_or(|lock| lock.view <= earlier.view);
                 is_sound && self.is_quorum(earlier) && (is_locked_on || unlocks)
             }
@@ -365,37 +366,39 @@ impl Agreement {
     }
 
     fn open_view(&mut self, actions: &mut Vec<Action>) {
-        let is_signed = |ballot| self.signed.votes.contains_key(&(ballot, self.view));
-        self.step = if is_signed(Ballot::Precommit) {
-            Step::Precommit
-        } else if is_signed(Ballot::Prevote) {
-            Step::Prevote
+        let is_signed = |kind| self.signed.votes.contains_key(&(kind, self.view));
+        self.step = if is_signed(BallotKind::Precommit) {
+            ViewStep::Precommit
+        } else if is_signed(BallotKind::Prevote) {
+            ViewStep::Prevote
         } else {
-            Step::Propose
+            ViewStep::Propose
         };
         actions.push(Action::Wait(self.view, self.step));
-        if self.step == Step::Propose && self.proposer(self.view) == self.me && self.signed.proposals.insert(self.view)
+        if self.step == ViewStep::Propose
+            && self.proposer(self.view) == self.me
+            && self.signed.proposals.insert(self.view)
         {
             actions.push(Action::Propose(self.view, self.acceptable.clone()));
         }
     }
 
     fn prevote(&mut self, value: Option<Digest>, actions: &mut Vec<Action>) {
-        self.vote(Ballot::Prevote, value, actions);
-        self.step = Step::Prevote;
+        self.vote(BallotKind::Prevote, value, actions);
+        self.step = ViewStep::Prevote;
         actions.push(Action::Wait(self.view, self.step));
     }
 
     fn precommit(&mut self, value: Option<Digest>, actions: &mut Vec<Action>) {
-        self.vote(Ballot::Precommit, value, actions);
-        self.step = Step::Precommit;
+        self.vote(BallotKind::Precommit, value, actions);
+        self.step = ViewStep::Precommit;
         actions.push(Action::Wait(self.view, self.step));
     }
 
-    fn vote(&mut self, ballot: Ballot, value: Option<Digest>, actions: &mut Vec<Action>) {
-        let before = self.signed.votes.insert((ballot, self.view), value);
-        assert!(before.is_none(), "the {ballot:?} of view {} would be signed twice", self.view);
-        actions.push(Action::Vote(ballot, self.view, value));
+    fn vote(&mut self, kind: BallotKind, value: Option<Digest>, actions: &mut Vec<Action>) {
+        let before = self.signed.votes.insert((kind, self.view), value);
+        assert!(before.is_none(), "the {kind:?} of view {} would be signed twice", self.view);
+        actions.push(Action::Vote(kind, self.view, value));
     }
 
     fn decide(&mut self, certificate: Certificate, actions: &mut Vec<Action>) {
@@ -415,16 +418,16 @@ impl Agreement {
     }
 
     /// All values with the votes of a quorum.
-    fn certificates(&self, wanted: Ballot) -> impl Iterator<Item = Certificate> {
-        let views = self.votes.iter().filter(move |((ballot, _), _)| *ballot == wanted);
-        views.filter_map(move |((ballot, view), votes)| {
+    fn certificates(&self, wanted: BallotKind) -> impl Iterator<Item = Certificate> {
+        let views = self.votes.iter().filter(move |((kind, _), _)| *kind == wanted);
+        views.filter_map(move |((kind, view), votes)| {
             let mut voters: BTreeMap<Digest, BTreeSet<PeerId>> = BTreeMap::new();
             for (from, value) in votes {
                 if let Some(value) = value {
                     voters.entry(*value).or_default().insert(*from);
                 }
             }
-            let certificate = |(value, voters)| Certificate { ballot: *ballot, view: *view, value, voters };
+            let certificate = |(value, voters)| Certificate { kind: *kind, view: *view, value, voters };
             voters.into_iter().map(certificate).find(|certificate| self.is_quorum(certificate))
         })
     }
@@ -434,12 +437,12 @@ impl Agreement {
         members == certificate.voters.len() && members >= self.model.quorum() as usize
     }
 
-    fn count(&self, ballot: Ballot, view: View, wanted: Option<Digest>) -> u32 {
-        let votes = self.votes.get(&(ballot, view));
+    fn count(&self, kind: BallotKind, view: View, wanted: Option<Digest>) -> u32 {
+        let votes = self.votes.get(&(kind, view));
         votes.map_or(0, |votes| votes.values().filter(|value| **value == wanted).count() as u32)
     }
 
-    fn has_quorum_of_any(&self, ballot: Ballot) -> bool {
-        self.votes.get(&(ballot, self.view)).map_or(0, BTreeMap::len) >= self.model.quorum() as usize
+    fn has_quorum_of_any(&self, kind: BallotKind) -> bool {
+        self.votes.get(&(kind, self.view)).map_or(0, BTreeMap::len) >= self.model.quorum() as usize
     }
 }

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skein_protocol::agreement::{Action, Agreement, Ballot, Certificate, Input, Proposal, Signed, Step, View, Vote};
+use skein_protocol::agreement::{
+    Action, Ballot, BallotKind, Certificate, Decider, Input, Proposal, Signed, View, ViewStep,
+};
 use skein_protocol::fault_model::FaultModel;
 use skein_protocol::random::Stream;
 use skein_types::{Digest, PeerId};
@@ -15,12 +17,12 @@ const PASSES: usize = 100;
 
 /// An honest member.
 struct Node {
-    agreement: Agreement,
+    agreement: Decider,
     /// What it has signed, which no crash loses.
     kept: Signed,
     /// The first proposal that it was shown in each view.
     shown: BTreeMap<View, Digest>,
-    timer: Option<(View, Step)>,
+    timer: Option<(View, ViewStep)>,
     /// How many of all messages it has got in order, once all arrive.
     read: usize,
 }
@@ -42,7 +44,7 @@ struct World {
     /// All that honest members have sent, and all that liars have shown to one of them.
     sent: Vec<Input>,
     /// Honest votes, each slot once.
-    votes: BTreeMap<(usize, Ballot, View), Option<Digest>>,
+    votes: BTreeMap<(usize, BallotKind, View), Option<Digest>>,
     /// Values that can be fetched from somebody.
     fetchable: BTreeSet<Digest>,
     /// Values that an honest member holds.
@@ -72,7 +74,7 @@ impl World {
         let mut proposers = members.clone();
         random.shuffle(&mut proposers);
         let nodes = order[liars + silent..].iter().map(|index| {
-            let agreement = Agreement::new(model, members[*index], proposers.clone());
+            let agreement = Decider::new(model, members[*index], proposers.clone());
             let (kept, shown) = (Signed::default(), BTreeMap::new());
             (*index, Node { agreement, kept, shown, timer: None, read: 0 })
         });
@@ -227,13 +229,13 @@ impl World {
         ending.crashes += 1;
         let node = self.nodes.get_mut(&index).expect("a node");
         let proposers = (0..self.model.members()).map(|view| node.agreement.proposer(view)).collect();
-        node.agreement = Agreement::resume(self.model, self.members[index], proposers, node.kept.clone());
+        node.agreement = Decider::resume(self.model, self.members[index], proposers, node.kept.clone());
         node.read = 0;
         let actions = node.agreement.begin();
         self.carry_out(index, actions, ending);
         let member = self.members[index];
-        for ((ballot, view), value) in self.nodes[&index].kept.votes.clone() {
-            self.deliver(index, Input::Vote(Vote { ballot, view, value, from: member }), ending);
+        for ((kind, view), value) in self.nodes[&index].kept.votes.clone() {
+            self.deliver(index, Input::Vote(Ballot { kind, view, value, from: member }), ending);
         }
     }
 
@@ -254,11 +256,11 @@ impl World {
                 Action::Lock(certificate) => {
                     self.nodes.get_mut(&index).expect("a node").kept.lock = Some(certificate);
                 }
-                Action::Vote(ballot, view, value) => {
-                    let before = self.votes.insert((index, ballot, view), value);
+                Action::Vote(kind, view, value) => {
+                    let before = self.votes.insert((index, kind, view), value);
                     assert!(before.is_none(), "{index} signs a slot twice");
-                    self.nodes.get_mut(&index).expect("a node").kept.votes.insert((ballot, view), value);
-                    self.send(index, Input::Vote(Vote { ballot, view, value, from }));
+                    self.nodes.get_mut(&index).expect("a node").kept.votes.insert((kind, view), value);
+                    self.send(index, Input::Vote(Ballot { kind, view, value, from }));
                 }
                 Action::Fetch(value) => {
                     if self.fetchable.contains(&value) {
@@ -272,7 +274,7 @@ impl World {
                     ending.equivocations += 1;
                 }
                 Action::Decide(certificate) => {
-                    assert_eq!(certificate.ballot, Ballot::Precommit);
+                    assert_eq!(certificate.kind, BallotKind::Precommit);
                     assert!(self.held.contains(&certificate.value), "nobody holds what was decided");
                     self.decided.insert(index, certificate.value);
                     // The others get it as late as can be.
@@ -315,9 +317,9 @@ impl World {
         if self.is_helpful && shown.is_none() {
             return None;
         }
-        let ballot = [Ballot::Prevote, Ballot::Precommit][self.below(2)];
+        let kind = [BallotKind::Prevote, BallotKind::Precommit][self.below(2)];
         let value = (self.is_helpful || self.below(8) > 0).then_some(value);
-        Some(Input::Vote(Vote { ballot, view, value, from }))
+        Some(Input::Vote(Ballot { kind, view, value, from }))
     }
 
     /// The strongest certificate that liars can show: they sign anything, and honest votes cannot be forged.
@@ -325,10 +327,10 @@ impl World {
         let honest = self
             .votes
             .iter()
-            .filter(|((_, ballot, voted), vote)| (*ballot, *voted, **vote) == (Ballot::Prevote, view, Some(value)));
+            .filter(|((_, kind, voted), vote)| (*kind, *voted, **vote) == (BallotKind::Prevote, view, Some(value)));
         let voters = honest.map(|((index, ..), _)| *index).chain(self.liars.iter().copied());
         let voters = voters.map(|index| self.members[index]).collect();
-        Certificate { ballot: Ballot::Prevote, view, value, voters }
+        Certificate { kind: BallotKind::Prevote, view, value, voters }
     }
 }
 
@@ -386,7 +388,7 @@ fn a_smaller_quorum_is_found_out() {
 
 /// One of four members, of which one may lie. The first of them proposes in view 0, this one last.
 struct Member {
-    agreement: Agreement,
+    agreement: Decider,
     kept: Signed,
 }
 
@@ -397,8 +399,8 @@ fn member(index: u8) -> PeerId {
     PeerId([index; 32])
 }
 
-fn vote(ballot: Ballot, view: View, value: Option<Digest>, from: u8) -> Input {
-    Input::Vote(Vote { ballot, view, value, from: member(from) })
+fn vote(kind: BallotKind, view: View, value: Option<Digest>, from: u8) -> Input {
+    Input::Vote(Ballot { kind, view, value, from: member(from) })
 }
 
 fn proposal(view: View, value: Digest, earlier: Option<Certificate>) -> Input {
@@ -407,13 +409,13 @@ fn proposal(view: View, value: Digest, earlier: Option<Certificate>) -> Input {
 
 /// Prevotes of the members 0 to 2.
 fn prevotes(view: View, value: Digest) -> Certificate {
-    Certificate { ballot: Ballot::Prevote, view, value, voters: [0, 1, 2].map(member).into() }
+    Certificate { kind: BallotKind::Prevote, view, value, voters: [0, 1, 2].map(member).into() }
 }
 
 impl Member {
     fn new() -> Member {
         let model = FaultModel::new(4, 1, 0).expect("enough members");
-        let mut agreement = Agreement::new(model, member(3), (0..4).map(member).collect());
+        let mut agreement = Decider::new(model, member(3), (0..4).map(member).collect());
         agreement.begin();
         let mut new = Member { agreement, kept: Signed::default() };
         VALUES.iter().for_each(|value| assert_eq!(new.gets(Input::Held(*value)), []));
@@ -421,20 +423,20 @@ impl Member {
     }
 
     /// Its votes after an input, each of which is kept and counted.
-    fn gets(&mut self, input: Input) -> Vec<(Ballot, View, Option<Digest>)> {
+    fn gets(&mut self, input: Input) -> Vec<(BallotKind, View, Option<Digest>)> {
         let mut votes = Vec::new();
         for action in self.agreement.handle(input) {
             match action {
-                Action::Vote(ballot, view, value) => {
-                    self.kept.votes.insert((ballot, view), value);
-                    votes.push((ballot, view, value));
+                Action::Vote(kind, view, value) => {
+                    self.kept.votes.insert((kind, view), value);
+                    votes.push((kind, view, value));
                 }
                 Action::Lock(certificate) => self.kept.lock = Some(certificate),
                 _ => {}
             }
         }
-        for (ballot, view, value) in votes.clone() {
-            votes.extend(self.gets(vote(ballot, view, value, 3)));
+        for (kind, view, value) in votes.clone() {
+            votes.extend(self.gets(vote(kind, view, value, 3)));
         }
         votes
     }
@@ -442,16 +444,16 @@ impl Member {
     /// Its prevote on a proposal.
     fn judges(&mut self, proposal: Input) -> Option<Digest> {
         let votes = self.gets(proposal);
-        assert_eq!(votes[0].0, Ballot::Prevote, "{votes:?}");
+        assert_eq!(votes[0].0, BallotKind::Prevote, "{votes:?}");
         votes[0].2
     }
 
     /// Goes to a view after the two others that are honest.
     fn goes_to(&mut self, view: View) {
         for from in [0, 1] {
-            self.gets(vote(Ballot::Prevote, view, None, from));
+            self.gets(vote(BallotKind::Prevote, view, None, from));
         }
-        assert_eq!((self.agreement.view(), self.agreement.step()), (view, Step::Propose));
+        assert_eq!((self.agreement.view(), self.agreement.step()), (view, ViewStep::Propose));
     }
 
     /// A member that has locked itself on the first value in view 0.
@@ -459,9 +461,9 @@ impl Member {
         let mut locked = Member::new();
         locked.gets(proposal(0, VALUES[0], None));
         for from in [1, 2] {
-            locked.gets(vote(Ballot::Prevote, 0, Some(VALUES[0]), from));
+            locked.gets(vote(BallotKind::Prevote, 0, Some(VALUES[0]), from));
         }
-        assert_eq!(locked.agreement.step(), Step::Precommit);
+        assert_eq!(locked.agreement.step(), ViewStep::Precommit);
         locked
     }
 }
@@ -491,10 +493,10 @@ fn a_locked_member_votes_for_nothing_else_unless_a_later_quorum_did() {
 #[test]
 fn prevotes_before_the_lock_do_not_release_it() {
     let mut locked = Member::new();
-    locked.gets(vote(Ballot::Prevote, 3, Some(VALUES[0]), 0));
-    locked.gets(vote(Ballot::Prevote, 3, Some(VALUES[0]), 1));
-    locked.gets(Input::Timeout(3, Step::Propose));
-    locked.gets(vote(Ballot::Prevote, 3, Some(VALUES[0]), 2));
+    locked.gets(vote(BallotKind::Prevote, 3, Some(VALUES[0]), 0));
+    locked.gets(vote(BallotKind::Prevote, 3, Some(VALUES[0]), 1));
+    locked.gets(Input::Timeout(3, ViewStep::Propose));
+    locked.gets(vote(BallotKind::Prevote, 3, Some(VALUES[0]), 2));
     assert_eq!(locked.kept.lock.as_ref().map(|lock| lock.view), Some(3));
     locked.goes_to(4);
     assert_eq!(locked.judges(proposal(4, VALUES[1], Some(prevotes(2, VALUES[1])))), None);
@@ -503,9 +505,9 @@ fn prevotes_before_the_lock_do_not_release_it() {
 #[test]
 fn one_member_ahead_may_lie_and_two_do_not() {
     let mut behind = Member::new();
-    behind.gets(vote(Ballot::Prevote, View::MAX, None, 0));
+    behind.gets(vote(BallotKind::Prevote, View::MAX, None, 0));
     assert_eq!(behind.agreement.view(), 0);
-    behind.gets(vote(Ballot::Prevote, 40, None, 1));
+    behind.gets(vote(BallotKind::Prevote, 40, None, 1));
     assert_eq!(behind.agreement.view(), 40, "the lesser of their views");
 }
 
@@ -513,14 +515,14 @@ fn one_member_ahead_may_lie_and_two_do_not() {
 fn a_member_that_comes_back_knows_its_lock_and_can_prove_it() {
     let Member { kept, .. } = Member::locked();
     let model = FaultModel::new(4, 1, 0).expect("enough members");
-    let mut back = Agreement::resume(model, member(3), (0..4).map(member).collect(), kept.clone());
-    assert_eq!(back.begin(), [Action::Wait(0, Step::Precommit)], "it signs nothing again");
+    let mut back = Decider::resume(model, member(3), (0..4).map(member).collect(), kept.clone());
+    assert_eq!(back.begin(), [Action::Wait(0, ViewStep::Precommit)], "it signs nothing again");
     let mut back = Member { agreement: back, kept };
     back.goes_to(1);
     assert_eq!(back.judges(proposal(1, VALUES[1], None)), None);
     // It proposes in view 3.
-    back.agreement.handle(vote(Ballot::Prevote, 3, None, 0));
-    let actions = back.agreement.handle(vote(Ballot::Prevote, 3, None, 1));
+    back.agreement.handle(vote(BallotKind::Prevote, 3, None, 0));
+    let actions = back.agreement.handle(vote(BallotKind::Prevote, 3, None, 1));
     assert!(actions.contains(&Action::Propose(3, back.kept.lock.clone())), "{actions:?}");
     assert_eq!(back.kept.lock.map(|lock| lock.voters), Some([1, 2, 3].map(member).into()));
 }
