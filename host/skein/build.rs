@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 const NAMED: [&str; 2] = ["wasmtime", "rten"];
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // Asked when it runs, not when it is compiled: the folder of builds may have come from another checkout.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let root = Path::new(&package).join("../..");
     // The log grows with every commit and checkout. For sources without a repository, `SKEIN_COMMIT` names the commit.
     if let Some(log) = git(&root, &["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]) {
         println!("cargo::rerun-if-changed={log}");
