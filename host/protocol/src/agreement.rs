@@ -4,11 +4,16 @@
 //! Members vote in views, each with a proposer. A value that a quorum prevotes may be precommitted, which locks the member on
 //! it; a value that a quorum precommits is decided. Two quorums share an honest member, and an honest member leaves its lock
 //! only for a value that a quorum has prevoted in a later view, so no two values are ever decided. The network may do what it
-//! likes; once messages arrive in time, a view with an honest proposer decides.
+//! likes; once messages arrive in time, views with honest proposers lead to a decision.
 //!
-//! Values are digests here. What they stand for is fetched and checked by the caller, who tells when a value may be voted
-//! for ([`Input::Held`]). The caller also verifies signatures, keeps each own vote before anybody sees it, and passes it back
-//! as any other: a vote counts once it cannot be lost. After a crash [`Decider::resume`] obeys those that were kept.
+//! Values are digests here. What the caller does:
+//!
+//! * It verifies signatures. That of a proposal covers its certificate with all voters.
+//! * It keeps each own proposal, vote and lock before anybody sees it, publishes it, and passes it back as any other: it
+//!   counts once it cannot be lost. After a crash [`Decider::resume`] obeys what was kept, and the caller passes it back again.
+//! * It publishes every record of others that it passed in, liars' included, so that what one member counts reaches all.
+//! * It fetches what a value stands for, checks it, and tells when the value may be voted for ([`Input::Held`]).
+//! * It keeps the decision and serves it to members that are late.
 //!
 //! A round does not use it yet: it counts the votes that arrive ([`round`](crate::round)).
 
@@ -21,8 +26,8 @@ use crate::fault_model::FaultModel;
 /// Number of an attempt to decide, from 0.
 pub type View = u32;
 
-/// Votes further ahead than so many views are not kept: a liar could name any view. They are needed only after this member
-/// has followed the others there, who then serve them again.
+/// Of records further ahead than so many views, only those of each member's latest view are kept: a liar could name any
+/// views, and this member needs what the others sign in the view to which it follows them.
 const VIEWS_AHEAD: View = 16;
 
 /// The two votes of a view.
@@ -91,6 +96,9 @@ pub enum Input {
     Proposal(Proposal),
     /// A vote arrived, or one of the member's own was kept.
     Vote(Ballot),
+    /// Prevotes of a quorum, by which a member has locked itself. They show everybody which value to propose, although a
+    /// liar may have shown others another prevote of its own.
+    Certificate(Certificate),
     /// All that a value stands for is here, and it is acceptable.
     Held(Digest),
     /// The timer of this step of this view has run out.
@@ -102,10 +110,11 @@ pub enum Input {
 /// What a member has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Sign and publish a proposal for the view: this value with its certificate, or a new one.
+    /// Sign, keep and publish a proposal for the view: this value with its certificate, or a new one, which is then held.
+    /// Pass it back.
     Propose(View, Option<Certificate>),
-    /// Keep the prevotes by which the member locks itself, before the precommit that follows. Without them a member that
-    /// comes back could convince nobody of its lock: a liar may show the others another prevote.
+    /// Keep the prevotes by which the member locks itself, before the precommit that follows, and publish them with it.
+    /// Without them it could convince nobody of its lock: a liar may show the others another prevote.
     Lock(Certificate),
     /// Sign, keep and publish a vote, then pass it back.
     Vote(BallotKind, View, Option<Digest>),
@@ -113,7 +122,7 @@ pub enum Action {
     Fetch(Digest),
     /// Start the timer of this step of this view. It has to last longer in later views.
     Wait(View, ViewStep),
-    /// The member signed two different records for one slot of this view: a proposal, or this vote.
+    /// The member signed two different records for one slot of this view: a proposal, or this vote. Told once for a slot.
     Equivocation(PeerId, View, Option<BallotKind>),
     /// The value is decided.
     Decide(Certificate),
@@ -145,6 +154,10 @@ pub struct Decider {
     votes: BTreeMap<(BallotKind, View), BTreeMap<PeerId, Option<Digest>>>,
     /// The latest view that each member has signed anything in.
     latest: BTreeMap<PeerId, View>,
+    /// What each member has signed in its latest view, if that is too far ahead to count now: a proposal and both votes.
+    far: BTreeMap<PeerId, Vec<Input>>,
+    /// Slots that a member has signed twice.
+    equivocations: BTreeSet<(PeerId, View, Option<BallotKind>)>,
     held: BTreeSet<Digest>,
     wanted: BTreeSet<Digest>,
     signed: Signed,
@@ -161,25 +174,21 @@ impl Decider {
     pub fn resume(model: FaultModel, me: PeerId, proposers: Vec<PeerId>, signed: Signed) -> Decider {
         assert_eq!(proposers.len(), model.members() as usize, "every member proposes in its turn");
         assert!(proposers.contains(&me), "this peer is a member");
+        assert_eq!(proposers.iter().collect::<BTreeSet<_>>().len(), proposers.len(), "a member has one turn");
         let voted = signed.votes.keys().map(|(_, view)| *view);
         let view = voted.chain(signed.proposals.iter().copied()).max().unwrap_or(0);
-        let step = if signed.votes.contains_key(&(BallotKind::Precommit, view)) {
-            ViewStep::Precommit
-        } else if signed.votes.contains_key(&(BallotKind::Prevote, view)) {
-            ViewStep::Prevote
-        } else {
-            ViewStep::Propose
-        };
         Decider {
             model,
             me,
             proposers,
             view,
-            step,
+            step: ViewStep::Propose,
             acceptable: signed.lock.clone(),
             proposals: BTreeMap::new(),
             votes: BTreeMap::new(),
             latest: BTreeMap::new(),
+            far: BTreeMap::new(),
+            equivocations: BTreeSet::new(),
             held: BTreeSet::new(),
             wanted: BTreeSet::new(),
             signed,
@@ -204,6 +213,7 @@ impl Decider {
         match input {
             Input::Proposal(proposal) => self.take_proposal(proposal, &mut actions),
             Input::Vote(vote) => self.take_vote(vote, &mut actions),
+            Input::Certificate(certificate) => self.take_certificate(&certificate),
             Input::Held(value) => {
                 self.held.insert(value);
             }
@@ -244,49 +254,74 @@ impl Decider {
 
     fn take_proposal(&mut self, proposal: Proposal, actions: &mut Vec<Action>) {
         let Proposal { view, from, .. } = proposal;
-        if from != self.proposer(view) {
+        let voters = proposal.earlier.as_ref().map_or(0, |certificate| certificate.voters.len());
+        if from != self.proposer(view) || voters > self.proposers.len() {
             return;
         }
-        self.note_view(from, view);
-        if view > self.view.saturating_add(VIEWS_AHEAD) {
+        if !self.is_near(from, view, || Input::Proposal(proposal.clone())) {
             return;
         }
         let first = self.proposals.entry(view).or_insert_with(|| proposal.clone());
         if *first != proposal {
-            actions.push(Action::Equivocation(from, view, None));
+            self.note_equivocation(from, view, None, actions);
         }
     }
 
     fn take_vote(&mut self, vote: Ballot, actions: &mut Vec<Action>) {
         let Ballot { kind, view, value, from } = vote;
-        if !self.proposers.contains(&from) {
-            return;
-        }
-        self.note_view(from, view);
-        if view > self.view.saturating_add(VIEWS_AHEAD) {
+        if !self.proposers.contains(&from) || !self.is_near(from, view, || Input::Vote(vote)) {
             return;
         }
         let first = *self.votes.entry((kind, view)).or_default().entry(from).or_insert(value);
         if first != value {
-            actions.push(Action::Equivocation(from, view, Some(kind)));
+            self.note_equivocation(from, view, Some(kind), actions);
         }
     }
 
-    fn note_view(&mut self, from: PeerId, view: View) {
+    fn take_certificate(&mut self, certificate: &Certificate) {
+        let is_later = self.acceptable.as_ref().is_none_or(|known| known.view < certificate.view);
+        if is_later && certificate.kind == BallotKind::Prevote && self.is_quorum(certificate) {
+            self.acceptable = Some(certificate.clone());
+        }
+    }
+
+    fn note_equivocation(&mut self, from: PeerId, view: View, kind: Option<BallotKind>, actions: &mut Vec<Action>) {
+        if self.equivocations.insert((from, view, kind)) {
+            actions.push(Action::Equivocation(from, view, kind));
+        }
+    }
+
+    /// Notes the view of a member's record, and returns whether the record counts now. If it is too far ahead, it is kept
+    /// while the member signs nothing in a later view.
+    fn is_near(&mut self, from: PeerId, view: View, record: impl FnOnce() -> Input) -> bool {
         let latest = self.latest.entry(from).or_insert(view);
-        *latest = view.max(*latest);
+        if view > *latest {
+            *latest = view;
+            self.far.remove(&from);
+        }
+        let is_latest = view == *latest;
+        if view <= self.view.saturating_add(VIEWS_AHEAD) {
+            return true;
+        }
+        let record = record();
+        let far = self.far.entry(from).or_default();
+        // A proposal and two votes; a liar's further ones are dropped.
+        if is_latest && far.len() < 3 && !far.contains(&record) {
+            far.push(record);
+        }
+        false
     }
 
     fn time_out(&mut self, actions: &mut Vec<Action>) {
-        match self.step {
-            ViewStep::Propose => self.prevote(None, actions),
-            ViewStep::Prevote if self.has_quorum_of_any(BallotKind::Prevote) => self.precommit(None, actions),
-            ViewStep::Precommit if self.has_quorum_of_any(BallotKind::Precommit) => {
-                // Views are signed one by one: nobody gets near the last.
-                self.view = self.view.checked_add(1).expect("fewer views than numbers");
+        let next = self.view.checked_add(1).filter(|_| self.has_quorum_of_any(BallotKind::Precommit));
+        match (next, self.step) {
+            (Some(next), _) => {
+                self.view = next;
                 self.open_view(actions);
             }
-            ViewStep::Prevote | ViewStep::Precommit => actions.push(Action::Wait(self.view, self.step)),
+            (None, ViewStep::Propose) => self.prevote(None, actions),
+            (None, ViewStep::Prevote) if self.has_quorum_of_any(BallotKind::Prevote) => self.precommit(None, actions),
+            (None, ViewStep::Prevote | ViewStep::Precommit) => actions.push(Action::Wait(self.view, self.step)),
         }
     }
 
@@ -310,14 +345,20 @@ impl Decider {
             return self.decide(certificate, actions);
         }
         let later = self.certificates(BallotKind::Prevote).max_by_key(|certificate| certificate.view);
-        if let Some(certificate) = later
-            && self.acceptable.as_ref().is_none_or(|known| known.view < certificate.view)
-        {
-            self.acceptable = Some(certificate);
+        if let Some(certificate) = later {
+            self.take_certificate(&certificate);
         }
         if let Some(view) = self.view_of_others() {
             self.view = view;
-            return self.open_view(actions);
+            self.open_view(actions);
+            for record in std::mem::take(&mut self.far).into_values().flatten() {
+                match record {
+                    Input::Proposal(proposal) => self.take_proposal(proposal, actions),
+                    Input::Vote(vote) => self.take_vote(vote, actions),
+                    _ => {}
+                }
+            }
+            return;
         }
         match self.step {
             ViewStep::Propose => {
@@ -379,7 +420,9 @@ impl Decider {
             && self.proposer(self.view) == self.me
             && self.signed.proposals.insert(self.view)
         {
-            actions.push(Action::Propose(self.view, self.acceptable.clone()));
+            // One of this view or a later one would be refused.
+            let earlier = self.acceptable.clone().filter(|certificate| certificate.view < self.view);
+            actions.push(Action::Propose(self.view, earlier));
         }
     }
 

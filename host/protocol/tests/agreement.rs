@@ -186,11 +186,18 @@ impl World {
         self.queue.clear();
         let mut is_still = true;
         for index in &all {
+            // Liars still show each reader something else before it hears the others.
+            for _ in 0..self.liars.len() {
+                if let Some(input) = self.lie(*index) {
+                    self.sent.push(input.clone());
+                    self.deliver(*index, input, ending);
+                }
+            }
             for value in self.fetchable.clone() {
                 self.deliver(*index, Input::Held(value), ending);
             }
             while let Some(input) = self.sent.get(self.nodes[index].read).cloned() {
-                is_still = false;
+                is_still &= self.is_lie(&input);
                 self.nodes.get_mut(index).expect("a node").read += 1;
                 self.deliver(*index, input, ending);
             }
@@ -198,6 +205,15 @@ impl World {
         if is_still {
             all.iter().for_each(|index| self.time_out(*index, ending));
         }
+    }
+
+    fn is_lie(&self, input: &Input) -> bool {
+        let from = match input {
+            Input::Proposal(proposal) => proposal.from,
+            Input::Vote(vote) => vote.from,
+            _ => return false,
+        };
+        self.liars.iter().any(|liar| self.members[*liar] == from)
     }
 
     fn time_out(&mut self, index: usize, ending: &mut Ending) {
@@ -254,7 +270,8 @@ impl World {
                     self.send(index, Input::Proposal(Proposal { view, value, earlier, from }));
                 }
                 Action::Lock(certificate) => {
-                    self.nodes.get_mut(&index).expect("a node").kept.lock = Some(certificate);
+                    self.nodes.get_mut(&index).expect("a node").kept.lock = Some(certificate.clone());
+                    self.send(index, Input::Certificate(certificate));
                 }
                 Action::Vote(kind, view, value) => {
                     let before = self.votes.insert((index, kind, view), value);
@@ -525,4 +542,46 @@ fn a_member_that_comes_back_knows_its_lock_and_can_prove_it() {
     let actions = back.agreement.handle(vote(BallotKind::Prevote, 3, None, 1));
     assert!(actions.contains(&Action::Propose(3, back.kept.lock.clone())), "{actions:?}");
     assert_eq!(back.kept.lock.map(|lock| lock.voters), Some([1, 2, 3].map(member).into()));
+}
+
+/// A liar once could move some members far ahead of one that then never heard what they had signed there.
+#[test]
+fn what_members_far_ahead_have_signed_counts_once_this_one_follows() {
+    let mut behind = Member::new();
+    behind.gets(vote(BallotKind::Prevote, 40, Some(VALUES[0]), 0));
+    behind.gets(vote(BallotKind::Precommit, 40, Some(VALUES[0]), 0));
+    assert_eq!(behind.agreement.view(), 0);
+    let votes = behind.gets(vote(BallotKind::Prevote, 40, Some(VALUES[0]), 1));
+    assert_eq!((behind.agreement.view(), votes), (40, vec![]));
+    behind.gets(vote(BallotKind::Precommit, 40, Some(VALUES[0]), 1));
+    behind.gets(vote(BallotKind::Precommit, 40, Some(VALUES[0]), 2));
+    assert_eq!(behind.agreement.decided().map(|decision| decision.value), Some(VALUES[0]));
+}
+
+/// A record for the last view there is once was a panic.
+#[test]
+fn nothing_follows_the_last_view() {
+    let mut last = Member::new();
+    for from in [0, 1] {
+        last.gets(vote(BallotKind::Precommit, View::MAX, None, from));
+    }
+    assert_eq!(last.agreement.view(), View::MAX);
+    for step in [ViewStep::Propose, ViewStep::Prevote, ViewStep::Precommit] {
+        last.gets(Input::Timeout(View::MAX, step));
+    }
+    assert_eq!(last.agreement.view(), View::MAX);
+}
+
+/// Two members that a liar has locked on different values in turn, of which neither hears of the other's quorum: once they
+/// outbid each other for ever.
+#[test]
+fn a_lock_of_another_member_shows_which_value_to_propose() {
+    let mut proposer = Member::new();
+    proposer.goes_to(2);
+    proposer.gets(Input::Certificate(prevotes(1, VALUES[1])));
+    let few = Certificate { voters: [member(0)].into(), ..prevotes(2, VALUES[0]) };
+    proposer.gets(Input::Certificate(few));
+    proposer.agreement.handle(vote(BallotKind::Prevote, 3, None, 0));
+    let actions = proposer.agreement.handle(vote(BallotKind::Prevote, 3, None, 1));
+    assert!(actions.contains(&Action::Propose(3, Some(prevotes(1, VALUES[1])))), "{actions:?}");
 }

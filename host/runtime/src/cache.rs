@@ -115,12 +115,12 @@ impl Cache {
         self.make_room(&path)
     }
 
-    /// Removes an artifact, which is of no use after all.
+    /// Removes the artifacts of a component, which are of no use after all.
     pub(crate) fn remove(&self, id: &ArtifactId) {
-        if let Some(Authentic { file, .. }) = self.get(id)
-            && let Ok(path) = fs::read_link(path_of(&file))
-        {
-            let _ = fs::remove_file(path);
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().filter_map(Result::ok);
+        let is_own = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&id.prefix());
+        for entry in entries.filter(is_own) {
+            let _ = fs::remove_file(entry.path());
         }
     }
 
@@ -174,20 +174,34 @@ impl Compiling {
     /// files cannot be locked: then compile as well.
     pub(crate) async fn begin(cache: &Cache, id: &ArtifactId, patience: Duration) -> Option<Compiling> {
         // No name of an artifact, which would be removed as one that this host did not write.
-        let path = cache.dir.join(format!("compiling-{:016x}-{}", id.compatibility, id.digest));
+        let path = cache.dir.join(format!("{:016x}-{}.{UNFINISHED}", id.compatibility, id.digest));
         let begun = Instant::now();
+        let mut waits = false;
         loop {
-            // The one that compiled has removed it, so each may be another file.
-            let file =
-                File::options().write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW).open(&path);
-            let file = file.ok()?;
+            let mut options = File::options();
+            options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+            let file = options.open(&path).ok()?;
             match file.try_lock() {
-                Ok(()) => return Some(Compiling { path, _file: file }),
-                Err(TryLockError::WouldBlock) if begun.elapsed() < patience => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(()) if is_at(&file, &path) => return Some(Compiling { path, _file: file }),
+                // The one that compiled has removed it meanwhile.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if begun.elapsed() < patience => {
+                    if !waits {
+                        tracing::info!(component = id.digest, "another load compiles this component: waiting for it");
+                    }
+                    waits = true;
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
                 Err(_) => return None,
             }
         }
     }
+}
+
+/// Whether the path still leads to the open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let Ok(own) = file.metadata() else { return false };
+    fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))
 }
 
 impl Drop for Compiling {

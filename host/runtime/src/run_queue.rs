@@ -3,8 +3,9 @@
 //! As many calls as there are processors have a turn. A turn ends when the call waits for something, or yields at the
 //! next tick. A call is served first until it has used [`FIRST_SHARE`]. Then it goes to the background, which gets the
 //! turns that nobody is served first in, and at least every [`BACKGROUND_EVERY`]th. A call that is served first and
-//! finds no turn ends the tick at once, unless another has done so within [`TICK_MIN`]. So a short call hardly waits,
-//! however many long ones run, and long ones never starve.
+//! finds no turn ends the tick at once, unless another has done so within [`TICK_MIN`]: then it waits for the next, as those
+//! in the background do. So a short call waits for about a tick at most, however many long ones run, and long ones never
+//! starve.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
