@@ -25,6 +25,8 @@ use crate::onnx::engines;
 
 /// If a limit does not work, a test fails instead of hanging.
 const BOUND: Duration = Duration::from_secs(120);
+/// Within which a process is gone that nobody needs any more: far less than the processor time that it may use.
+const KILLED: Duration = Duration::from_secs(30);
 
 fn limits() -> Limits {
     Limits { memory_mib: 512, cpu: BOUND, wall: BOUND, hostcall_mib: 8, handles: 2000, ..Limits::default() }
@@ -56,7 +58,7 @@ impl Bringer {
         let batch = Batch { samples: 1, tensors: vec![], noise_seed: 0 };
         let parameters = Parameters { layout: Arc::new(Layout::default()), values: Arc::default() };
         let call = self.function.evaluate(&self.function.slot().await, parameters, batch).await;
-        drop(self.function.slot().await);
+        drop(tokio::time::timeout(KILLED, self.function.slot()).await.expect("its process is killed"));
         assert_eq!(self.processes(), Vec::<PathBuf>::new(), "no process is left");
         call
     }
