@@ -12,6 +12,9 @@ mod client;
 mod components;
 #[path = "../../xtask/src/picture/draw.rs"]
 mod draw;
+#[expect(dead_code, reason = "the suite of skein-runtime assembles more kinds of functions")]
+#[path = "../../host/runtime/tests/hostile/guests.rs"]
+mod guests;
 mod harness;
 #[path = "../../xtask/src/readme/page.rs"]
 mod page;

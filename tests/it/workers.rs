@@ -1,6 +1,7 @@
 //! Workers that fail at their tasks: they cost time, never a batch, a bit or a host.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -11,7 +12,8 @@ use serde_json::Value;
 use skein_protocol::identity::Identity;
 
 use crate::client::Client;
-use crate::harness::{Finished, dist, state_hash};
+use crate::guests;
+use crate::harness::{Finished, Place, dist, state_hash};
 use crate::peers::{Cluster, PEERS, SEED, finish};
 
 /// Memory limits of the gradient function: every call exceeds the first, none the second.
@@ -186,17 +188,32 @@ fn a_worker_goes_on_with_the_next_run_of_its_host() {
 }
 
 /// A job whose gradient function does harm, with limits of which it hits one.
-fn hostile(behaviour: &str) -> String {
+fn hostile(source: &Path, behaviour: &str, limits: &str) -> String {
     let cpu = if behaviour == "loop" { "200ms" } else { "60s" };
     format!(
         "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = 40\nbatches_per_round = 4\ngradient = \"mine\"\n\
          [function.mine]\nsource = \"{}\"\nsettings = {{ behaviour = \"{behaviour}\" }}\n\
-         [function.mine.limits]\nmemory_mib = 64\ncpu = \"{cpu}\"\nhandles = 1000\n",
-        dist("gradient-probe").display()
+         [function.mine.limits]\ncpu = \"{cpu}\"\n{limits}\n",
+        source.display()
     )
 }
 
-/// Most that a worker's memory may grow by hostile functions.
+/// A function that asks for a setting whose name has 64 MiB, and one that ends its program.
+fn assembled(place: &Place) -> [PathBuf; 2] {
+    let name = "(memory.fill (i32.const 131072) (i32.const 97) (i32.const 67108864))
+      (call $setting (i32.const 131072) (i32.const 67108864) (i32.const 512))";
+    let exit = r#"(import "wasi:cli/exit@0.2.0" "exit" (func $exit (param i32)))"#;
+    let components = [
+        ("names.wasm", guests::gradient(guests::IMPORTS, &guests::reserving(1040), name)),
+        ("exits.wasm", guests::gradient(exit, "", "(call $exit (i32.const 0))")),
+    ];
+    components.map(|(file, component)| {
+        std::fs::write(place.path(file), component).unwrap();
+        place.path(file)
+    })
+}
+
+/// Most that a worker's memory may grow from the first time of a hostile function to the third.
 const GROWTH_KIB_MAX: u64 = 50 << 10;
 
 fn resident_kib(child: &Child) -> u64 {
@@ -208,34 +225,44 @@ fn resident_kib(child: &Child) -> u64 {
 /// One worker, and hosts that train one hostile function after the other, each of which it fails at three times.
 #[test]
 fn a_worker_survives_hostile_functions_and_serves_the_next() {
-    let cluster = Cluster::start(&hostile("trap"), false);
+    let probe = dist("gradient-probe");
+    let small = "memory_mib = 64\nhandles = 1000";
+    let many = "memory_mib = 64\nhandles = 1000000";
+    let cluster = Cluster::start(&hostile(&probe, "trap", small), false);
+    let [names, exits] = assembled(&cluster.place);
     host_that_gives_up(&cluster);
     let mut worker = Worker::start(&cluster);
     let mut resident = Vec::new();
-    for (run, (behaviour, words)) in [
-        ("trap", "function `mine` trapped: wasm trap: wasm `unreachable`"),
-        ("loop", "function `mine` hit its limit `cpu = 200ms`"),
-        ("allocate", "function `mine` hit its limit `memory_mib = 64`"),
-        ("handles", "function `mine` hit its limit `handles = 1000`"),
-        ("huge-rank", "a tensor has at most 16 dimensions"),
-        ("recurse", "call stack exhausted"),
-        ("nan-loss", "the loss is NaN"),
-        ("nan", "is not finite"),
+    for (run, (source, behaviour, limits, words)) in [
+        (&probe, "trap", small, "function `mine` trapped: wasm trap: wasm `unreachable`"),
+        (&probe, "loop", small, "function `mine` hit its limit `cpu = 200ms`"),
+        (&probe, "allocate", small, "function `mine` hit its limit `memory_mib = 64`"),
+        (&probe, "handles", small, "function `mine` hit its limit `handles = 1000`"),
+        (&probe, "dimensions", many, "function `mine` hit its limit `memory_mib = 64`"),
+        (&probe, "views", many, "function `mine` hit its limit `memory_mib = 64`"),
+        (&probe, "huge-rank", small, "a tensor has at most 16 dimensions"),
+        (&probe, "recurse", small, "call stack exhausted"),
+        (&probe, "nan-loss", small, "the loss is NaN"),
+        (&probe, "nan", small, "is not finite"),
+        (&names, "", "memory_mib = 256\nhostcall_mib = 63", "function `mine` hit its limit `hostcall_mib = 63`"),
+        (&exits, "", small, "it ended its program with status 0 and returned nothing"),
     ]
     .into_iter()
     .enumerate()
     {
         if run > 0 {
-            cluster.place.job(&hostile(behaviour));
+            cluster.place.job(&hostile(source, behaviour, limits));
             next_run(&cluster, run);
             host_that_gives_up(&cluster);
             worker.says("the host has begun another run");
         }
-        (0..3).for_each(|_| worker.says(words));
-        resident.push(resident_kib(&worker.child));
+        worker.says(words);
+        let first = resident_kib(&worker.child);
+        (1..3).for_each(|_| worker.says(words));
+        resident.push((first, resident_kib(&worker.child)));
     }
-    println!("resident memory of the worker in KiB: {resident:?}");
-    assert!(resident.iter().all(|kib| *kib <= resident[0] + GROWTH_KIB_MAX), "{resident:?}");
+    println!("resident memory of the worker in KiB after the first and the third time: {resident:?}");
+    assert!(resident.iter().all(|(first, third)| *third <= first + GROWTH_KIB_MAX), "{resident:?}");
 
     cluster.place.job(&job(ENOUGH_MIB));
     next_run(&cluster, resident.len());
