@@ -183,17 +183,15 @@ impl Compiling {
             let file = options.open(&path).ok()?;
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => return Some(Compiling { path, _file: file }),
-                // The one that compiled has removed it meanwhile.
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) if begun.elapsed() < patience => {
-                    if !waits {
-                        tracing::info!(component = id.digest, "another load compiles this component: waiting for it");
-                    }
-                    waits = true;
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
-                Err(_) => return None,
+                // Locked by another load, or removed by one that has just compiled it.
+                Ok(()) | Err(TryLockError::WouldBlock) if begun.elapsed() < patience => {}
+                Ok(()) | Err(_) => return None,
             }
+            if !waits {
+                tracing::info!(component = id.digest, "another load compiles this component: waiting for it");
+            }
+            waits = true;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
@@ -206,7 +204,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 impl Drop for Compiling {
     fn drop(&mut self) {
-        // Before it is unlocked. One that waits for this very file finds the artifact as it looks into the cache.
+        // Before it is unlocked: a load that locks this very file sees that it is gone, and tries again.
         let _ = fs::remove_file(&self.path);
     }
 }
