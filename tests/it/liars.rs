@@ -15,9 +15,9 @@ use skein_peer::driver::{Peer, PeerConfig, RoundEnd, RoundReport};
 use skein_peer::engines::EngineConfig;
 use skein_peer::pool::FunctionPool;
 use skein_peer::prepare::{PreparedJob, Tools};
-use skein_protocol::announcement::{Announcement, Evaluation, Vote};
 use skein_protocol::identity::Identity;
-use skein_protocol::record::{Header, Kind, Record};
+use skein_protocol::round::announcement::{Announcement, Evaluation, Vote};
+use skein_protocol::round::record::{Header, Kind, Record};
 use skein_protocol::round::{Absence, Misbehaviour};
 use skein_runtime::{Options, Runtime};
 use skein_store::{

@@ -203,7 +203,7 @@ fn functions_stay_small() {
 }
 
 /// The crates of the host from the bottom up, and the crates of the host that each may use.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("skein-kernels", &[]),
     ("skein-wheel", &[]),
     ("skein-engine", &["skein-graph", "skein-wheel"]),
@@ -212,6 +212,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("skein-redis-command", &["skein-kernels"]),
     ("skein-redis-module", &["skein-kernels", "skein-redis-command", "skein-types"]),
     ("skein-protocol", &["skein-types"]),
+    ("skein-simulator", &["skein-protocol", "skein-types"]),
     ("skein-store", &["skein-kernels", "skein-types"]),
     ("skein-runtime", &["skein-engine", "skein-kernels", "skein-types"]),
     ("skein-job", &["skein-graph", "skein-kernels", "skein-protocol", "skein-types"]),
@@ -262,7 +263,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "skein-types",
         ],
     ),
-    ("xtask", &["skein-engine", "skein-graph", "skein-job", "skein-redis", "skein-types"]),
+    ("xtask", &["skein-engine", "skein-graph", "skein-job", "skein-redis", "skein-simulator", "skein-types"]),
 ];
 
 /// External crates, and the only crates that may depend on them (invariant 9).
@@ -323,6 +324,31 @@ fn layers_run_one_way_and_each_external_crate_is_confined() {
     for used in &dependencies["skein-protocol"] {
         if !PROTOCOL_MAY_USE.contains(&used.as_str()) {
             problems.push(format!("`skein-protocol` must only decide, but uses `{used}`"));
+        }
+    }
+    fails(problems);
+}
+
+/// What breaks the protocol on purpose is only built where it is asked for by name.
+#[test]
+fn no_package_enables_the_mutants() {
+    let mut problems = Vec::new();
+    for path in files(&["toml"]).into_iter().filter(|path| path.ends_with("Cargo.toml")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let manifest: toml::Table = text.parse().unwrap();
+        let enables = |features: &toml::Value| features.to_string().contains("mutants");
+        let of = |table: &toml::Table| -> Vec<String> {
+            let tables = ["dependencies", "dev-dependencies", "build-dependencies"].map(|name| table.get(name));
+            let dependencies = tables.into_iter().flatten().filter_map(toml::Value::as_table).flatten();
+            let enabling = dependencies.filter(|(_, dependency)| dependency.get("features").is_some_and(enables));
+            enabling.map(|(name, _)| name.clone()).collect()
+        };
+        let workspace = manifest.get("workspace").and_then(toml::Value::as_table);
+        let enabling = [Some(&manifest), workspace].into_iter().flatten().flat_map(of);
+        problems.extend(enabling.map(|name| format!("{} enables the mutants of `{name}`", path.display())));
+        let default = manifest.get("features").and_then(|features| features.get("default"));
+        if default.is_some_and(enables) {
+            problems.push(format!("{} has the mutants among its default features", path.display()));
         }
     }
     fails(problems);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use skein_protocol::identity::Identity;
-use skein_protocol::record::{Record, RecordError};
+use skein_protocol::round::record::{Record, RecordError};
 use skein_redis::Scope;
 use skein_types::{Digest, PeerId};
 

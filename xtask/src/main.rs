@@ -12,6 +12,7 @@ mod queue_bench;
 mod readme;
 mod references;
 mod sandbox_bench;
+mod simulate;
 mod target;
 
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ enum Chore {
     QueueProcess(queue_bench::process::Process),
     /// Measure the sandbox: its cost, and what busy and hostile functions cost the others.
     SandboxBench(sandbox_bench::SandboxBench),
+    /// Run many nodes of the protocol in virtual time, with liars, crashes and a network that fails.
+    Simulate(simulate::Simulate),
     /// Print sizes and habits of the code.
     Measure(measure::Measure),
     /// Build the program and pack it for machines without a toolchain.
@@ -70,6 +73,7 @@ fn main() -> anyhow::Result<()> {
         Chore::QueueBench(options) => queue_bench::run(&workspace_root(), &options),
         Chore::QueueProcess(process) => queue_bench::process::run(&process),
         Chore::SandboxBench(options) => sandbox_bench::run(&workspace_root(), &options),
+        Chore::Simulate(options) => simulate::run(&workspace_root(), &options),
         Chore::Measure(options) => measure::run(&workspace_root(), &options),
         Chore::Dist(options) => dist::run(&workspace_root(), &options),
         Chore::Readme(options) => readme::run(&workspace_root(), &options),

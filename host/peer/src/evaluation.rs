@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use futures_util::future::BoxFuture;
 use skein_job::data::Dataset;
 use skein_job::{Job, PeerData};
-use skein_protocol::announcement::Evaluation;
+use skein_protocol::round::announcement::Evaluation;
 use skein_runtime::gradient::{GradientFunction, Parameters};
 use tokio::task::JoinSet;
 

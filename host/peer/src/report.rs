@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use skein_protocol::announcement::Evaluation;
+use skein_protocol::round::announcement::Evaluation;
 use skein_types::Digest;
 use skein_types::PeerId;
 

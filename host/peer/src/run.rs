@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
-use skein_protocol::announcement::Evaluation;
 use skein_protocol::round::Ended;
+use skein_protocol::round::announcement::Evaluation;
 use skein_runtime::gradient::Parameters;
 use skein_store::{Ports, StoreError};
 use skein_types::Digest;

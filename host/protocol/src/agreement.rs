@@ -14,63 +14,42 @@
 //! * It publishes every record of others that it passed in, liars' included, so that what one member counts reaches all.
 //! * It fetches what a value stands for, checks it, and tells when the value may be voted for ([`Input::Held`]).
 //! * It keeps the decision and serves it to members that are late.
-//!
-//! A round does not use it yet: it counts the votes that arrive ([`round`](crate::round)).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use skein_types::{Digest, PeerId};
 
+pub use crate::certificate::{BallotKind, Certificate};
 use crate::fault_model::FaultModel;
-
-/// Number of an attempt to decide, from 0.
-pub type View = u32;
+use crate::keys::Signature;
+use crate::mutant::{self, Mutant};
+pub use crate::slot::View;
 
 /// Of records further ahead than so many views, only those of each member's latest view are kept: a liar could name any
 /// views, and this member needs what the others sign in the view to which it follows them.
 const VIEWS_AHEAD: View = 16;
-
-/// The two votes of a view.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum BallotKind {
-    /// The proposed value is acceptable.
-    Prevote,
-    /// A quorum has prevoted the value.
-    Precommit,
-}
 
 /// A vote, whose signature was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ballot {
     /// Which of the two votes.
     pub kind: BallotKind,
-    /// The view.
+    /// The view in which it was cast.
     pub view: View,
     /// The value; `None` is a vote against every value in this view.
     pub value: Option<Digest>,
     /// The member that signed it.
     pub from: PeerId,
-}
-
-/// Votes of a quorum for one value. The caller has verified all signatures.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    /// Which of the two votes.
-    pub kind: BallotKind,
-    /// The view.
-    pub view: View,
-    /// The value.
-    pub value: Digest,
-    /// Those who voted for it.
-    pub voters: BTreeSet<PeerId>,
+    /// Its signature, of which certificates are made.
+    pub signature: Signature,
 }
 
 /// A proposal, whose signature was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposal {
-    /// The view.
+    /// The view in which it was made.
     pub view: View,
-    /// The value.
+    /// The digest of what is proposed.
     pub value: Digest,
     /// The prevotes of an earlier view, if the value was acceptable then.
     pub earlier: Option<Certificate>,
@@ -83,16 +62,16 @@ pub struct Proposal {
 pub enum ViewStep {
     /// It waits for the proposal.
     Propose,
-    /// It has prevoted.
+    /// It has prevoted, and waits for the prevotes of a quorum.
     Prevote,
-    /// It has precommitted.
+    /// It has precommitted, and waits for the precommits of a quorum.
     Precommit,
 }
 
 /// What happens to a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A proposal arrived.
+    /// A proposal arrived, or one of the member's own was kept.
     Proposal(Proposal),
     /// A vote arrived, or one of the member's own was kept.
     Vote(Ballot),
@@ -131,12 +110,19 @@ pub enum Action {
 /// What a member had signed before it crashed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Signed {
-    /// Its votes.
+    /// Its votes, by kind and view.
     pub votes: BTreeMap<(BallotKind, View), Option<Digest>>,
     /// The views that it proposed in.
     pub proposals: BTreeSet<View>,
     /// The prevotes by which it locked itself last.
     pub lock: Option<Certificate>,
+}
+
+/// The votes of one kind in one view, each member's first.
+#[derive(Debug, Clone, Default)]
+struct Tally {
+    votes: BTreeMap<PeerId, (Option<Digest>, Signature)>,
+    counts: BTreeMap<Option<Digest>, u32>,
 }
 
 /// One member's part in deciding one value.
@@ -146,14 +132,19 @@ pub struct Decider {
     me: PeerId,
     /// All members; the proposer of a view is the one at its number, again from the first after the last.
     proposers: Vec<PeerId>,
+    members: BTreeSet<PeerId>,
     view: View,
     step: ViewStep,
     /// The latest prevotes of a quorum for a value.
     acceptable: Option<Certificate>,
     proposals: BTreeMap<View, Proposal>,
-    votes: BTreeMap<(BallotKind, View), BTreeMap<PeerId, Option<Digest>>>,
+    votes: BTreeMap<(BallotKind, View), Tally>,
     /// The latest view that each member has signed anything in.
     latest: BTreeMap<PeerId, View>,
+    /// The latest of them.
+    latest_max: View,
+    /// Precommits of a quorum.
+    decisive: Option<Certificate>,
     /// What each member has signed in its latest view, if that is too far ahead to count now: a proposal and both votes.
     far: BTreeMap<PeerId, Vec<Input>>,
     /// Slots that a member has signed twice.
@@ -173,20 +164,25 @@ impl Decider {
     /// A member that goes on after a crash: it signs no slot again that it has signed.
     pub fn resume(model: FaultModel, me: PeerId, proposers: Vec<PeerId>, signed: Signed) -> Decider {
         assert_eq!(proposers.len(), model.members() as usize, "every member proposes in its turn");
-        assert!(proposers.contains(&me), "this peer is a member");
-        assert_eq!(proposers.iter().collect::<BTreeSet<_>>().len(), proposers.len(), "a member has one turn");
+        let members: BTreeSet<PeerId> = proposers.iter().copied().collect();
+        assert!(members.contains(&me), "this peer is a member");
+        assert_eq!(members.len(), proposers.len(), "a member has one turn");
         let voted = signed.votes.keys().map(|(_, view)| *view);
         let view = voted.chain(signed.proposals.iter().copied()).max().unwrap_or(0);
+        let step = step_after(&signed, view);
         Decider {
             model,
             me,
             proposers,
+            members,
             view,
-            step: ViewStep::Propose,
+            step,
             acceptable: signed.lock.clone(),
             proposals: BTreeMap::new(),
             votes: BTreeMap::new(),
             latest: BTreeMap::new(),
+            latest_max: 0,
+            decisive: None,
             far: BTreeMap::new(),
             equivocations: BTreeSet::new(),
             held: BTreeSet::new(),
@@ -237,7 +233,7 @@ impl Decider {
         self.decided.as_ref()
     }
 
-    /// The current view.
+    /// The view that it is in, from 0.
     pub fn view(&self) -> View {
         self.view
     }
@@ -247,6 +243,16 @@ impl Decider {
         self.step
     }
 
+    /// The prevotes on which the member's lock rests.
+    pub(crate) fn lock(&self) -> Option<&Certificate> {
+        self.signed.lock.as_ref()
+    }
+
+    /// The number of other members that have taken part.
+    pub(crate) fn voters(&self) -> usize {
+        self.latest.keys().filter(|peer| **peer != self.me).count()
+    }
+
     /// The member that proposes in a view.
     pub fn proposer(&self, view: View) -> PeerId {
         self.proposers[view as usize % self.proposers.len()]
@@ -254,7 +260,7 @@ impl Decider {
 
     fn take_proposal(&mut self, proposal: Proposal, actions: &mut Vec<Action>) {
         let Proposal { view, from, .. } = proposal;
-        let voters = proposal.earlier.as_ref().map_or(0, |certificate| certificate.voters.len());
+        let voters = proposal.earlier.as_ref().map_or(0, |certificate| certificate.votes.len());
         if from != self.proposer(view) || voters > self.proposers.len() {
             return;
         }
@@ -268,13 +274,27 @@ impl Decider {
     }
 
     fn take_vote(&mut self, vote: Ballot, actions: &mut Vec<Action>) {
-        let Ballot { kind, view, value, from } = vote;
-        if !self.proposers.contains(&from) || !self.is_near(from, view, || Input::Vote(vote)) {
+        let Ballot { kind, view, value, from, signature } = vote;
+        if !self.members.contains(&from) || !self.is_near(from, view, || Input::Vote(vote)) {
             return;
         }
-        let first = *self.votes.entry((kind, view)).or_default().entry(from).or_insert(value);
+        let tally = self.votes.entry((kind, view)).or_default();
+        let (first, _) = *tally.votes.entry(from).or_insert_with(|| {
+            *tally.counts.entry(value).or_default() += 1;
+            (value, signature)
+        });
         if first != value {
             self.note_equivocation(from, view, Some(kind), actions);
+        } else if let Some(value) = value
+            && tally.counts[&Some(value)] >= self.model.quorum()
+        {
+            let for_value = tally.votes.iter().filter(|(_, (vote, _))| *vote == Some(value));
+            let votes = for_value.map(|(from, (_, signature))| (*from, *signature)).collect();
+            let certificate = Certificate { kind, view, value, votes };
+            match kind {
+                BallotKind::Prevote => self.take_certificate(&certificate),
+                BallotKind::Precommit => self.decisive = Some(certificate),
+            }
         }
     }
 
@@ -294,6 +314,7 @@ impl Decider {
     /// Notes the view of a member's record, and returns whether the record counts now. If it is too far ahead, it is kept
     /// while the member signs nothing in a later view.
     fn is_near(&mut self, from: PeerId, view: View, record: impl FnOnce() -> Input) -> bool {
+        self.latest_max = self.latest_max.max(view);
         let latest = self.latest.entry(from).or_insert(view);
         if view > *latest {
             *latest = view;
@@ -340,13 +361,8 @@ impl Decider {
         if self.decided.is_some() {
             return;
         }
-        let decision = self.certificates(BallotKind::Precommit).next();
-        if let Some(certificate) = decision {
+        if let Some(certificate) = self.decisive.take() {
             return self.decide(certificate, actions);
-        }
-        let later = self.certificates(BallotKind::Prevote).max_by_key(|certificate| certificate.view);
-        if let Some(certificate) = later {
-            self.take_certificate(&certificate);
         }
         if let Some(view) = self.view_of_others() {
             self.view = view;
@@ -385,7 +401,7 @@ impl Decider {
     fn judge(&mut self, actions: &mut Vec<Action>) -> Option<Option<Digest>> {
         let Proposal { value, earlier, .. } = self.proposals.get(&self.view)?;
         let value = *value;
-        let lock = self.signed.lock.as_ref();
+        let lock = self.signed.lock.as_ref().filter(|_| !mutant::is(Mutant::NoLock));
         let is_locked_on = lock.is_none_or(|lock| lock.value == value);
         let is_acceptable = match earlier {
             Some(earlier) => {
@@ -407,14 +423,7 @@ impl Decider {
     }
 
     fn open_view(&mut self, actions: &mut Vec<Action>) {
-        let is_signed = |kind| self.signed.votes.contains_key(&(kind, self.view));
-        self.step = if is_signed(BallotKind::Precommit) {
-            ViewStep::Precommit
-        } else if is_signed(BallotKind::Prevote) {
-            ViewStep::Prevote
-        } else {
-            ViewStep::Propose
-        };
+        self.step = step_after(&self.signed, self.view);
         actions.push(Action::Wait(self.view, self.step));
         if self.step == ViewStep::Propose
             && self.proposer(self.view) == self.me
@@ -455,37 +464,40 @@ impl Decider {
 
     /// The latest view that a member is in that cannot be lying alone, if it is later than this one's.
     fn view_of_others(&self) -> Option<View> {
+        if self.latest_max <= self.view {
+            return None;
+        }
         let mut views: Vec<View> = self.latest.values().copied().filter(|view| *view > self.view).collect();
         views.sort_unstable_by(|a, b| b.cmp(a));
         views.get(self.model.byzantine() as usize).copied()
     }
 
-    /// All values with the votes of a quorum.
-    fn certificates(&self, wanted: BallotKind) -> impl Iterator<Item = Certificate> {
-        let views = self.votes.iter().filter(move |((kind, _), _)| *kind == wanted);
-        views.filter_map(move |((kind, view), votes)| {
-            let mut voters: BTreeMap<Digest, BTreeSet<PeerId>> = BTreeMap::new();
-            for (from, value) in votes {
-                if let Some(value) = value {
-                    voters.entry(*value).or_default().insert(*from);
-                }
-            }
-            let certificate = |(value, voters)| Certificate { kind: *kind, view: *view, value, voters };
-            voters.into_iter().map(certificate).find(|certificate| self.is_quorum(certificate))
-        })
-    }
-
-    fn is_quorum(&self, certificate: &Certificate) -> bool {
-        let members = certificate.voters.iter().filter(|voter| self.proposers.contains(voter)).count();
-        members == certificate.voters.len() && members >= self.model.quorum() as usize
+    /// Whether enough members voted for it, and nobody else.
+    pub(crate) fn is_quorum(&self, certificate: &Certificate) -> bool {
+        if mutant::is(Mutant::UncheckedCertificate) {
+            return true;
+        }
+        let votes = certificate.votes.len();
+        votes >= self.model.quorum() as usize && certificate.votes.keys().all(|voter| self.members.contains(voter))
     }
 
     fn count(&self, kind: BallotKind, view: View, wanted: Option<Digest>) -> u32 {
-        let votes = self.votes.get(&(kind, view));
-        votes.map_or(0, |votes| votes.values().filter(|value| **value == wanted).count() as u32)
+        self.votes.get(&(kind, view)).and_then(|tally| tally.counts.get(&wanted)).copied().unwrap_or(0)
     }
 
     fn has_quorum_of_any(&self, kind: BallotKind) -> bool {
-        self.votes.get(&(kind, self.view)).map_or(0, BTreeMap::len) >= self.model.quorum() as usize
+        self.votes.get(&(kind, self.view)).map_or(0, |tally| tally.votes.len()) >= self.model.quorum() as usize
+    }
+}
+
+/// The step of a view in which a member is that has signed these votes.
+fn step_after(signed: &Signed, view: View) -> ViewStep {
+    let is_signed = |kind| signed.votes.contains_key(&(kind, view));
+    if is_signed(BallotKind::Precommit) {
+        ViewStep::Precommit
+    } else if is_signed(BallotKind::Prevote) {
+        ViewStep::Prevote
+    } else {
+        ViewStep::Propose
     }
 }

@@ -5,6 +5,8 @@
 //! off. Agreement needs `n ≥ 3b + 2c + 1`. Its quorum is `q = ⌊(n+b)/2⌋ + 1` members: two quorums share at least `b + 1`
 //! of them, so one that is honest, and `n − b − c ≥ q` members remain when all that may fail do.
 
+use crate::mutant::{self, Mutant};
+
 /// The members of a run, and how many of them may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FaultModel {
@@ -51,6 +53,9 @@ impl FaultModel {
 
     /// The number of members whose votes decide: any two quorums share an honest member.
     pub fn quorum(self) -> u32 {
+        if mutant::is(Mutant::MajorityQuorum) {
+            return self.members / 2 + 1;
+        }
         let both = u64::from(self.members) + u64::from(self.byzantine);
         u32::try_from(both / 2 + 1).expect("at most the number of members")
     }
@@ -62,6 +67,9 @@ impl FaultModel {
 
     /// The number of members of which one is honest at least.
     pub fn certifying(self) -> u32 {
+        if mutant::is(Mutant::OneCheck) {
+            return 1;
+        }
         self.byzantine + 1
     }
 }

@@ -5,30 +5,45 @@
 //!
 //! | module | decides |
 //! |---|---|
-//! | [`identity`] | who a peer is |
-//! | [`record`] | what a peer signs, and whether a record is what it claims |
-//! | [`announcement`] | the payloads of a round's records |
+//! | [`identity`], [`keys`] | who a peer is, and whether it signed something |
 //! | [`fault_model`] | how many members may fail, and how large a quorum is |
+//! | [`slot`], [`record`] | what a member signs, and whether a record is what it claims |
+//! | [`proof`] | that a member is Byzantine |
 //! | [`agreement`] | which one value all members decide, whatever some of them do |
-//! | [`round`] | whom to wait for, what to vote, what to aggregate, whether peers are in step |
-//! | [`presence`] | which peers are suspects, and which are ahead |
-//! | [`deadline`] | how long to wait, learned from arrivals |
+//! | [`selection`], [`certificate`], [`decision`] | what was decided, for those that are late |
+//! | [`node`] | everything that one member does: announce, gather, agree, apply, catch up, recover |
+//! | [`parts`] | whether bytes are part of an announced contribution |
+//! | [`pace`] | whom to wait for, and how long |
+//! | [`standing`] | what members share after a round besides tensors |
 //! | [`convergence`] | when to lower the learning rate, when to stop |
 //! | [`shards`] | who trains on which samples, in which order |
 //! | [`random`] | numbers that every peer draws alike |
 //! | [`state`] | the hash by which peers check that they are in step |
+//! | [`round`], [`presence`], [`deadline`] | the round as hosts still run it: it counts the votes that arrive |
+//! | [`mutant`] | how tests break all this |
 //!
 //! Apart from `std` and `skein-types` it needs BLAKE3 and Ed25519, which are pure functions too.
 
 pub mod agreement;
-pub mod announcement;
+pub mod certificate;
 pub mod convergence;
 pub mod deadline;
+pub mod decision;
 pub mod fault_model;
 pub mod identity;
+pub mod keys;
+pub mod mutant;
+pub mod node;
+pub mod pace;
+pub mod parts;
 pub mod presence;
+pub mod proof;
 pub mod random;
 pub mod record;
 pub mod round;
+pub mod selection;
 pub mod shards;
+pub mod slot;
+pub mod standing;
 pub mod state;
+mod wire;

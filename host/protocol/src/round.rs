@@ -8,7 +8,9 @@
 //! peer does not vote for its contribution. An accusation changes neither how many faults the rule tolerates nor how this
 //! peer treats values that the majority verified.
 
+pub mod announcement;
 mod outcome;
+pub mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,9 +18,9 @@ use std::time::Duration;
 use skein_types::Digest;
 use skein_types::PeerId;
 
-use crate::announcement::{Announcement, Vote};
 use crate::presence::Presence;
-use crate::record::{Header, Kind, Record, RecordError};
+use crate::round::announcement::{Announcement, Vote};
+use crate::round::record::{Header, Kind, Record, RecordError};
 
 pub use outcome::{Absence, Agreement, Ended, Misbehaviour, RoundError, Step, Wanted};
 

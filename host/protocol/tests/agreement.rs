@@ -251,7 +251,7 @@ impl World {
         self.carry_out(index, actions, ending);
         let member = self.members[index];
         for ((kind, view), value) in self.nodes[&index].kept.votes.clone() {
-            self.deliver(index, Input::Vote(Ballot { kind, view, value, from: member }), ending);
+            self.deliver(index, Input::Vote(Ballot { kind, view, value, from: member, signature: [0; 64] }), ending);
         }
     }
 
@@ -277,7 +277,7 @@ impl World {
                     let before = self.votes.insert((index, kind, view), value);
                     assert!(before.is_none(), "{index} signs a slot twice");
                     self.nodes.get_mut(&index).expect("a node").kept.votes.insert((kind, view), value);
-                    self.send(index, Input::Vote(Ballot { kind, view, value, from }));
+                    self.send(index, Input::Vote(Ballot { kind, view, value, from, signature: [0; 64] }));
                 }
                 Action::Fetch(value) => {
                     if self.fetchable.contains(&value) {
@@ -336,7 +336,7 @@ impl World {
         }
         let kind = [BallotKind::Prevote, BallotKind::Precommit][self.below(2)];
         let value = (self.is_helpful || self.below(8) > 0).then_some(value);
-        Some(Input::Vote(Ballot { kind, view, value, from }))
+        Some(Input::Vote(Ballot { kind, view, value, from, signature: [0; 64] }))
     }
 
     /// The strongest certificate that liars can show: they sign anything, and honest votes cannot be forged.
@@ -346,8 +346,8 @@ impl World {
             .iter()
             .filter(|((_, kind, voted), vote)| (*kind, *voted, **vote) == (BallotKind::Prevote, view, Some(value)));
         let voters = honest.map(|((index, ..), _)| *index).chain(self.liars.iter().copied());
-        let voters = voters.map(|index| self.members[index]).collect();
-        Certificate { kind: BallotKind::Prevote, view, value, voters }
+        let votes = voters.map(|index| (self.members[index], [0; 64])).collect();
+        Certificate { kind: BallotKind::Prevote, view, value, votes }
     }
 }
 
@@ -416,8 +416,12 @@ fn member(index: u8) -> PeerId {
     PeerId([index; 32])
 }
 
+fn votes<const N: usize>(of: [u8; N]) -> BTreeMap<PeerId, [u8; 64]> {
+    of.map(|index| (member(index), [0; 64])).into()
+}
+
 fn vote(kind: BallotKind, view: View, value: Option<Digest>, from: u8) -> Input {
-    Input::Vote(Ballot { kind, view, value, from: member(from) })
+    Input::Vote(Ballot { kind, view, value, from: member(from), signature: [0; 64] })
 }
 
 fn proposal(view: View, value: Digest, earlier: Option<Certificate>) -> Input {
@@ -426,7 +430,7 @@ fn proposal(view: View, value: Digest, earlier: Option<Certificate>) -> Input {
 
 /// Prevotes of the members 0 to 2.
 fn prevotes(view: View, value: Digest) -> Certificate {
-    Certificate { kind: BallotKind::Prevote, view, value, voters: [0, 1, 2].map(member).into() }
+    Certificate { kind: BallotKind::Prevote, view, value, votes: votes([0, 1, 2]) }
 }
 
 impl Member {
@@ -497,10 +501,10 @@ fn a_locked_member_votes_for_nothing_else_unless_a_later_quorum_did() {
     let earlier = Some(prevotes(3, VALUES[1]));
     assert_eq!(locked.judges(proposal(4, VALUES[1], earlier)), Some(VALUES[1]), "prevoted after its lock");
     locked.goes_to(5);
-    let few = Certificate { voters: [member(0), member(1)].into(), ..prevotes(3, VALUES[1]) };
+    let few = Certificate { votes: votes([0, 1]), ..prevotes(3, VALUES[1]) };
     assert_eq!(locked.judges(proposal(5, VALUES[1], Some(few))), None, "two are no quorum");
     locked.goes_to(6);
-    let strangers = Certificate { voters: [7, 8, 9].map(member).into(), ..prevotes(3, VALUES[1]) };
+    let strangers = Certificate { votes: votes([7, 8, 9]), ..prevotes(3, VALUES[1]) };
     assert_eq!(locked.judges(proposal(6, VALUES[1], Some(strangers))), None, "no members");
     locked.goes_to(7);
     let earlier = Some(prevotes(7, VALUES[1]));
@@ -541,7 +545,7 @@ fn a_member_that_comes_back_knows_its_lock_and_can_prove_it() {
     back.agreement.handle(vote(BallotKind::Prevote, 3, None, 0));
     let actions = back.agreement.handle(vote(BallotKind::Prevote, 3, None, 1));
     assert!(actions.contains(&Action::Propose(3, back.kept.lock.clone())), "{actions:?}");
-    assert_eq!(back.kept.lock.map(|lock| lock.voters), Some([1, 2, 3].map(member).into()));
+    assert_eq!(back.kept.lock.map(|lock| lock.votes), Some(votes([1, 2, 3])));
 }
 
 /// A liar once could move some members far ahead of one that then never heard what they had signed there.
@@ -579,7 +583,7 @@ fn a_lock_of_another_member_shows_which_value_to_propose() {
     let mut proposer = Member::new();
     proposer.goes_to(2);
     proposer.gets(Input::Certificate(prevotes(1, VALUES[1])));
-    let few = Certificate { voters: [member(0)].into(), ..prevotes(2, VALUES[0]) };
+    let few = Certificate { votes: votes([0]), ..prevotes(2, VALUES[0]) };
     proposer.gets(Input::Certificate(few));
     proposer.agreement.handle(vote(BallotKind::Prevote, 3, None, 0));
     let actions = proposer.agreement.handle(vote(BallotKind::Prevote, 3, None, 1));

@@ -1,8 +1,8 @@
 //! The peer's own part of a round: gradients of its batches, in parallel, and the evaluation if it is due.
 
 use anyhow::{Context, Result, ensure};
-use skein_protocol::announcement::Evaluation;
 use skein_protocol::random::Stream;
+use skein_protocol::round::announcement::Evaluation;
 use skein_runtime::gradient::Parameters;
 use skein_store::Average;
 use tokio::time::Instant;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use skein_protocol::record::{RECORD_BYTES_MAX, Record};
+use skein_protocol::round::record::{RECORD_BYTES_MAX, Record};
 
 use crate::lock::lock;
 
@@ -197,7 +197,7 @@ fn holds_record(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use skein_protocol::identity::Identity;
-    use skein_protocol::record::{Header, Kind};
+    use skein_protocol::round::record::{Header, Kind};
     use skein_types::Digest;
 
     use super::*;

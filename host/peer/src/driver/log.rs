@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use skein_protocol::announcement::Announcement;
 use skein_protocol::identity::Identity;
-use skein_protocol::record::{Header, Kind, Record};
+use skein_protocol::round::announcement::Announcement;
+use skein_protocol::round::record::{Header, Kind, Record};
 use skein_store::{PeerStore, RecordLog, StoreError};
 use skein_types::{Digest, PeerId, Values};
 use tokio::sync::watch;

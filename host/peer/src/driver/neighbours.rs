@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use skein_protocol::record::RECORD_BYTES_MAX;
+use skein_protocol::round::record::RECORD_BYTES_MAX;
 use skein_protocol::round::{Misbehaviour, Wanted};
 use skein_store::{PeerStore, StoreError};
 use skein_types::{Digest, PeerId, Values};

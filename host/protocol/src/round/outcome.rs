@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skein_types::{Digest, PeerId, counted};
 
-use crate::announcement::{Announcement, Vote};
+use crate::round::announcement::{Announcement, Vote};
 
 /// Why a peer is accused: no honest peer does this, whatever the network does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]

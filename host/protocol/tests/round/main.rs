@@ -6,10 +6,10 @@ mod presence;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use skein_protocol::announcement::{Announcement, Vote};
 use skein_protocol::identity::Identity;
 use skein_protocol::presence::Presence;
-use skein_protocol::record::{Header, Kind, Record};
+use skein_protocol::round::announcement::{Announcement, Vote};
+use skein_protocol::round::record::{Header, Kind, Record};
 use skein_protocol::round::{
     Absence, Agreement, Context, Ended, Misbehaviour, Received, Round, RoundError, Step, Waits,
 };

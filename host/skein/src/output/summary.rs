@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use skein_peer::pool::ms;
 use skein_peer::prepare::PreparedJob;
 use skein_peer::report::{Summary, evaluation_json};
-use skein_protocol::announcement::Evaluation;
+use skein_protocol::round::announcement::Evaluation;
 use skein_runtime::FunctionInfo;
 use skein_types::counted;
 

@@ -1,0 +1,160 @@
+//! The member's own contribution, and how long it waits for those of the others before it takes part in the agreement.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use skein_types::{Digest, PeerId};
+
+use super::round::Round;
+use super::{Action, Contribution, Node, Report, Served};
+use crate::record::payload::{Announcement, Body};
+use crate::record::{Kind, Position};
+
+impl Node {
+    /// Whether the state before a round is evaluated along with its gradients.
+    pub(super) fn is_evaluation_due(&self, round: u64) -> bool {
+        round > 1 && (round - 1).is_multiple_of(self.terms.evaluate_every)
+    }
+
+    /// The member's contribution is in its store: announced, unless an earlier process has announced one.
+    pub(super) fn take_contribution(&mut self, position: Position, contribution: Contribution) {
+        if position != self.round.position {
+            return;
+        }
+        let Contribution { values, samples, loss, evaluation } = contribution;
+        self.round.computed = Some(values);
+        self.round.ready.get_or_insert(self.now);
+        let slot = self.slot(position, Kind::Announcement, 0);
+        if self.own.contains_key(&slot) {
+            return self.hold_own();
+        }
+        if !self.signing.contains_key(&slot) {
+            let announcement = Announcement { state: self.head.state, values, samples, loss, evaluation };
+            let body = Body::Announcement(announcement);
+            // The others refuse what cannot be read, and so does its own log.
+            if Body::decode(&slot, &body.encode()).is_none() || samples > self.terms.samples_max {
+                self.actions.push(Action::Report(Report::Unusable(position)));
+                return;
+            }
+            self.sign(slot, body);
+        }
+    }
+
+    /// Holds the member's own contribution if it is both computed and announced. One that was announced before a restart may
+    /// have had other values, if the gradient function is not reproducible: then somebody else may hold them.
+    pub(super) fn hold_own(&mut self) {
+        let me = self.terms.me;
+        let Some(hash) = self.round.announced.get(&me).copied() else { return };
+        let Some(record) = self.round.announcement(&me, &hash) else { return };
+        let Body::Announcement(Announcement { values, .. }) = record.body() else { return };
+        match self.round.computed {
+            Some(computed) if computed == *values => self.hold(me, hash),
+            Some(_) => self.fetch_values(me, hash, self.others()),
+            None => {}
+        }
+    }
+
+    /// The values of a member's announcements are in the store.
+    pub(super) fn hold_values(&mut self, peer: PeerId, values: Digest) {
+        let matching = self.round.announcements.values().filter(|record| {
+            let is_of = |announcement: &Announcement| announcement.values == values;
+            record.peer() == peer && matches!(record.body(), Body::Announcement(announcement) if is_of(announcement))
+        });
+        let matching: Vec<Digest> = matching.map(|record| record.hash()).collect();
+        matching.into_iter().for_each(|hash| self.hold(peer, hash));
+    }
+
+    fn hold(&mut self, peer: PeerId, hash: Digest) {
+        self.round.hold(peer, hash);
+        if let Some(record) = self.round.announcement(&peer, &hash) {
+            self.actions.push(Action::Serve(Served::Announcement(record.clone())));
+        }
+    }
+
+    /// Begins the agreement once everybody who is waited for has contributed, or as many as are needed and time is up.
+    pub(super) fn gather(&mut self, position: Position) {
+        let now = self.now;
+        let enough = self.terms.model.answering() as usize;
+        let certifying = self.terms.model.certifying() as usize;
+        let Some(round) = self.round_at(position) else { return };
+        let is_due = round.gathers_until.is_some_and(|at| at <= now);
+        if round.is_begun || !(round.is_changed || is_due) {
+            return;
+        }
+        round.is_changed = false;
+        let took = now - round.begun;
+        if round.enough.is_none() && round.held_of.len() >= enough {
+            round.enough = Some(took);
+        }
+        // The others have gathered: they go on with this member or without it.
+        let is_late = round.decider.voters() >= certifying;
+        let is_complete = self.is_complete(position);
+        if !is_complete && !is_late {
+            let until = self.round_of(position).and_then(|round| self.gathers_until(round));
+            if let Some(round) = self.round_at(position) {
+                round.gathers_until = until;
+            }
+            return;
+        }
+        let others: BTreeSet<PeerId> = self.others().into_iter().collect();
+        let others = &others - &self.head.standing.removed;
+        let Some(round) = self.round_at(position) else { return };
+        round.is_begun = true;
+        round.ready.get_or_insert(now);
+        round.gathers_until = None;
+        let held_of = round.held_of.clone();
+        let actions = round.decider.begin();
+        if is_complete {
+            self.pace.gathered(now, &held_of, &others);
+        }
+        self.carry_out(position, actions);
+    }
+
+    /// Whether nobody is waited for any more.
+    fn is_complete(&mut self, position: Position) -> bool {
+        let now = self.now;
+        let Some(round) = self.round_of(position) else { return false };
+        let Some(enough) = round.enough else { return false };
+        let (begun, took) = (round.begun, now - round.begun);
+        if now >= self.pace.deadline(begun, enough) {
+            return true;
+        }
+        let missing = missing(&self.terms.members, round);
+        let missing: Vec<PeerId> = missing.filter(|peer| !self.is_absent(peer)).copied().collect();
+        let (on_probation, awaited): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|peer| self.pace.is_on_probation(peer));
+        if !awaited.is_empty() {
+            return false;
+        }
+        let Some(round) = self.round_at(position) else { return false };
+        let others = *round.others.get_or_insert(took);
+        on_probation.is_empty() || now >= self.pace.probation_deadline(begun, others)
+    }
+
+    /// Whether nothing is expected of a member.
+    fn is_absent(&self, peer: &PeerId) -> bool {
+        let is_me = *peer == self.terms.me;
+        self.head.standing.removed.contains(peer) || (!is_me && self.pace.is_suspect(peer, self.now))
+    }
+
+    /// When gathering may end although nothing arrives.
+    fn gathers_until(&self, round: &Round) -> Option<Duration> {
+        let deadline = self.pace.deadline(round.begun, round.enough?);
+        let probation = round.others.map(|others| self.pace.probation_deadline(round.begun, others));
+        let suspected = missing(&self.terms.members, round).filter_map(|peer| self.pace.suspected_at(peer));
+        suspected.chain(probation).chain([deadline]).filter(|at| *at > self.now).min()
+    }
+
+    /// The members that the round waits for.
+    pub fn awaited(&self) -> BTreeSet<PeerId> {
+        let missing = missing(&self.terms.members, &self.round);
+        missing.filter(|peer| !self.is_absent(peer)).copied().collect()
+    }
+}
+
+/// Members that may still contribute.
+fn missing<'a>(members: &'a BTreeSet<PeerId>, round: &'a Round) -> impl Iterator<Item = &'a PeerId> {
+    let is_settled =
+        |peer: &PeerId| round.held_of.contains(peer) || round.unsound.contains(peer) || round.wrong.contains(peer);
+    members.iter().filter(move |peer| !is_settled(peer))
+}

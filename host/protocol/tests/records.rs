@@ -1,0 +1,309 @@
+//! Records of every kind: their bytes, which no later version may change without its number, and what is refused.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use skein_protocol::agreement::{BallotKind, Certificate};
+use skein_protocol::decision::Decision;
+use skein_protocol::identity::Identity;
+use skein_protocol::keys::{Ed25519, Signer};
+use skein_protocol::proof::Proof;
+use skein_protocol::record::payload::{
+    Announcement, Answer, Body, Check, Evaluation, Opening, ProposedSelection, Selection, Sum,
+};
+use skein_protocol::record::{
+    HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX, Position, Record, RecordError, Slot, Statement, Unverified,
+};
+use skein_types::{Digest, PeerId};
+
+const RUN: Digest = Digest([1; 32]);
+const AT: Position = Position { era: 2, round: 7 };
+
+fn identity(index: u32) -> Identity {
+    Identity::derived(5, index)
+}
+
+fn slot(kind: Kind, view: u32, index: u32) -> Slot {
+    Slot { run: RUN, position: AT, view, kind, peer: Signer::id(&identity(index)) }
+}
+
+fn record(slot: Slot, body: Body, index: u32) -> Record {
+    Statement { slot, body }.sign(&identity(index))
+}
+
+fn read(bytes: &[u8]) -> Result<Record, RecordError> {
+    Unverified::decode(bytes)?.verify(&Ed25519)
+}
+
+/// Votes of the first three members for a value.
+fn certificate(kind: BallotKind, view: u32, value: Digest) -> Certificate {
+    let votes = (0..3).map(|index| {
+        let vote = record(slot(kind.into(), view, index), Body::Vote(Some(value)), index);
+        (vote.peer(), vote.signature())
+    });
+    Certificate { kind, view, value, votes: votes.collect() }
+}
+
+fn selection() -> Selection {
+    let mut announcements: Vec<(PeerId, Digest)> =
+        (0..3).map(|index| (Signer::id(&identity(index)), Digest([index as u8; 32]))).collect();
+    announcements.sort();
+    Selection { announcements, proofs: vec![proof()] }
+}
+
+fn proof() -> Proof {
+    let [one, other] =
+        [None, Some(Digest([3; 32]))].map(|value| record(slot(Kind::Prevote, 1, 3), Body::Vote(value), 3));
+    one.contradicts(&other).expect("two votes in one slot")
+}
+
+fn decision() -> Decision {
+    let selection = selection();
+    let certificate = certificate(BallotKind::Precommit, 1, selection.digest());
+    Decision { position: AT, selection, certificate }
+}
+
+fn announcement() -> Announcement {
+    let sums = BTreeMap::from([
+        ("accuracy".to_owned(), Sum { sum: 20.0, weight: 30.0 }),
+        ("loss".to_owned(), Sum { sum: 12.5, weight: 30.0 }),
+    ]);
+    let evaluation = Some(Evaluation { samples: 30, sums });
+    Announcement { state: Digest([4; 32]), values: Digest([5; 32]), samples: 64, loss: 0.25, evaluation }
+}
+
+/// A record of every kind, by the file-like name of its vector.
+fn every() -> Vec<(&'static str, Record)> {
+    let selection = selection();
+    let value = selection.digest();
+    let earlier = Some(certificate(BallotKind::Prevote, 1, value));
+    let state = Check { state: Digest([6; 32]), standing: Digest([7; 32]) };
+    let met = Some(record(slot(Kind::Check, 0, 1), Body::Check(state), 1).said());
+    let answer = Answer { to: (Signer::id(&identity(1)), [9; 16]), met, decision: Some(decision()) };
+    let opening = Slot { position: Position { era: 3, round: 0 }, ..slot(Kind::Announcement, 0, 0) };
+    let proposal = |earlier| Body::Proposal(ProposedSelection { selection: selection.clone(), earlier });
+    vec![
+        ("announcement", record(slot(Kind::Announcement, 0, 0), Body::Announcement(announcement()), 0)),
+        ("opening", record(opening, Body::Opening(Opening { round: 6, state }), 0)),
+        ("proposal", record(slot(Kind::Proposal, 0, 0), proposal(None), 0)),
+        ("proposal again", record(slot(Kind::Proposal, 2, 0), proposal(earlier), 0)),
+        ("prevote", record(slot(Kind::Prevote, 1, 0), Body::Vote(Some(value)), 0)),
+        ("precommit against", record(slot(Kind::Precommit, 1, 0), Body::Vote(None), 0)),
+        ("lock", record(slot(Kind::Lock, 1, 0), Body::Lock(certificate(BallotKind::Prevote, 1, value)), 0)),
+        ("check", record(slot(Kind::Check, 0, 0), Body::Check(state), 0)),
+        ("inquiry", record(slot(Kind::Inquiry, 0, 0), Body::Inquiry([8; 16]), 0)),
+        ("answer", record(slot(Kind::Answer, 0, 0), Body::Answer(Box::new(answer)), 0)),
+    ]
+}
+
+/// Length and BLAKE3 of each vector. If you change the format, raise `VERSION` and write them anew.
+#[test]
+fn the_bytes_of_every_kind_are_what_they_were() {
+    let expected = [
+        ("announcement", 313, "e6dbf2aae8d53d65"),
+        ("opening", 250, "d4a714ccdf1cfa0c"),
+        ("proposal", 648, "215bd6dc466acca3"),
+        ("proposal again", 974, "bf911833d5fbef47"),
+        ("prevote", 210, "30098f96060e90d0"),
+        ("precommit against", 178, "aec2a06c5902b84c"),
+        ("lock", 504, "5ed8eee46c4e2e2d"),
+        ("check", 242, "e89df6e7b763068a"),
+        ("inquiry", 194, "5220a8b6d1d6bc24"),
+        ("answer", 1213, "27bd1b04693db029"),
+    ];
+    let found: Vec<(&str, usize, String)> = every()
+        .into_iter()
+        .map(|(name, record)| {
+            let bytes = record.encode();
+            (name, bytes.len(), blake3::hash(&bytes).to_hex()[..16].to_owned())
+        })
+        .collect();
+    let found: Vec<(&str, usize, &str)> = found.iter().map(|(name, len, hash)| (*name, *len, hash.as_str())).collect();
+    assert_eq!(found, expected);
+}
+
+/// The layout that the documentation of the module gives, field by field.
+#[test]
+fn a_vote_lies_on_the_wire_as_documented() {
+    let value = Digest([9; 32]);
+    let vote = record(slot(Kind::Prevote, 1, 0), Body::Vote(Some(value)), 0);
+    let payload = blake3::hash(&value.0);
+    let signed = [
+        &[3][..],
+        &RUN.0,
+        &2u32.to_le_bytes(),
+        &7u64.to_le_bytes(),
+        &1u32.to_le_bytes(),
+        &[3],
+        &vote.peer().0,
+        payload.as_bytes(),
+    ];
+    let signed = signed.concat();
+    let message = [&b"skein record 3\0"[..], &signed].concat();
+    let signature = Signer::sign(&identity(0), &message);
+    assert_eq!(vote.encode(), [&signed[..], &signature, &value.0].concat());
+    assert_eq!(vote.hash(), Digest(*blake3::hash(&message).as_bytes()));
+}
+
+#[test]
+fn every_kind_is_read_as_it_was_written() {
+    for (name, record) in every() {
+        let read = read(&record.encode()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((read.slot(), read.body(), read.hash()), (record.slot(), record.body(), record.hash()), "{name}");
+        assert_eq!(read.encode(), record.encode(), "{name}");
+        assert_eq!(record.len(), record.encode().len(), "{name}");
+    }
+    let decision = decision();
+    assert_eq!(Decision::decode(&decision.encode(), RUN, &Ed25519), Ok(decision));
+    let proof = proof();
+    assert_eq!(Proof::decode(&proof.encode(), RUN, &Ed25519), Ok(proof));
+}
+
+#[test]
+fn one_flipped_bit_or_missing_byte_anywhere_is_noticed() {
+    for (name, record) in every() {
+        let bytes = record.encode();
+        for at in (0..bytes.len() * 8).step_by(5) {
+            let mut flipped = bytes.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            assert!(read(&flipped).is_err(), "{name}, bit {at}");
+        }
+        for keep in (0..bytes.len()).step_by(3) {
+            assert!(read(&bytes[..keep]).is_err(), "{name}, {keep} bytes");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), code in 0u8..12) {
+        let _ = read(&bytes);
+        let _ = Decision::decode(&bytes, RUN, &Ed25519);
+        let _ = Proof::decode(&bytes, RUN, &Ed25519);
+        // Past the version, so that the payloads are reached.
+        let mut framed = vec![3];
+        framed.extend_from_slice(&[1; 44]);
+        framed.extend_from_slice(&[0, 0, 0, 0, code]);
+        framed.extend_from_slice(&bytes);
+        let _ = read(&framed);
+    }
+
+    #[test]
+    fn payloads_of_arbitrary_bytes_never_panic(payload in prop::collection::vec(any::<u8>(), 0..400), kind in 0usize..8, round in 0u64..2) {
+        let kinds = [Kind::Announcement, Kind::Proposal, Kind::Prevote, Kind::Precommit, Kind::Lock, Kind::Check, Kind::Inquiry, Kind::Answer];
+        let slot = Slot { position: Position { era: 0, round }, ..slot(kinds[kind], 0, 0) };
+        if let Some(body) = Body::decode(&slot, &payload) {
+            prop_assert_eq!(body.encode(), payload, "a body has one form");
+        }
+    }
+}
+
+#[test]
+fn what_no_honest_member_writes_is_refused_although_it_is_signed() {
+    let good = announcement();
+    let evaluation = |samples, sum| {
+        let sums = BTreeMap::from([("loss".to_owned(), sum)]);
+        Some(Evaluation { samples, sums })
+    };
+    let of = |sum, weight| Sum { sum, weight };
+    let long = "x".repeat(65);
+    let announcements = [
+        Announcement { samples: 0, ..good.clone() },
+        Announcement { samples: u64::MAX, ..good.clone() },
+        Announcement { loss: f64::NAN, ..good.clone() },
+        Announcement { evaluation: evaluation(0, of(1.0, 1.0)), ..good.clone() },
+        Announcement { evaluation: evaluation(3, of(f64::INFINITY, 1.0)), ..good.clone() },
+        Announcement { evaluation: evaluation(3, of(1.0, 0.0)), ..good.clone() },
+        Announcement { evaluation: evaluation(3, of(1.0, -1.0)), ..good.clone() },
+        Announcement { evaluation: evaluation(3, of(1e300, 1e-300)), ..good.clone() },
+        Announcement {
+            evaluation: Some(Evaluation { samples: 3, sums: BTreeMap::from([(long, of(1.0, 1.0))]) }),
+            ..good
+        },
+    ];
+    let mut bodies: Vec<(Slot, Body)> =
+        announcements.map(|bad| (slot(Kind::Announcement, 0, 0), Body::Announcement(bad))).into();
+    let mut twice = selection();
+    twice.announcements.push(twice.announcements[2]);
+    let mut unsorted = selection();
+    unsorted.announcements.swap(0, 1);
+    for selection in [twice, unsorted] {
+        let body = Body::Proposal(ProposedSelection { selection, earlier: None });
+        bodies.push((slot(Kind::Proposal, 0, 0), body));
+    }
+    // A view where there is none, and a lock of another view.
+    bodies.push((slot(Kind::Announcement, 1, 0), Body::Announcement(announcement())));
+    bodies.push((slot(Kind::Lock, 2, 0), Body::Lock(certificate(BallotKind::Prevote, 1, Digest([1; 32])))));
+    for (slot, body) in bodies {
+        let record = record(slot, body, 0);
+        assert_eq!(read(&record.encode()), Err(RecordError::Malformed), "{record:?}");
+    }
+}
+
+/// A proposal with votes that nobody cast; a lock, a decision and an answer with them.
+#[test]
+fn forged_votes_inside_are_refused() {
+    let value = selection().digest();
+    let mut forged = certificate(BallotKind::Prevote, 1, value);
+    forged.votes.values_mut().next().expect("a vote")[0] ^= 1;
+    // Votes of another view, round or run are not votes of this one either.
+    let moved = Certificate { view: 0, ..certificate(BallotKind::Prevote, 1, value) };
+    for earlier in [forged.clone(), moved] {
+        let body = Body::Proposal(ProposedSelection { selection: selection(), earlier: Some(earlier) });
+        let record = record(slot(Kind::Proposal, 2, 0), body, 0);
+        assert_eq!(read(&record.encode()), Err(RecordError::Signature));
+    }
+    let lock = record(slot(Kind::Lock, 1, 0), Body::Lock(forged), 0);
+    assert_eq!(read(&lock.encode()), Err(RecordError::Signature));
+    let mut decision = decision();
+    assert_eq!(
+        Decision::decode(&decision.encode(), Digest([2; 32]), &Ed25519),
+        Err(RecordError::Signature),
+        "another run"
+    );
+    decision.position.round += 1;
+    assert_eq!(Decision::decode(&decision.encode(), RUN, &Ed25519), Err(RecordError::Signature), "another round");
+    let answer = Answer { to: (Signer::id(&identity(1)), [9; 16]), met: None, decision: Some(decision) };
+    let answer = record(slot(Kind::Answer, 0, 0), Body::Answer(Box::new(answer)), 0);
+    assert_eq!(read(&answer.encode()), Err(RecordError::Signature));
+}
+
+#[test]
+fn only_two_records_of_one_slot_are_a_proof() {
+    let vote = |value: Option<u8>, view, index| {
+        record(slot(Kind::Prevote, view, index), Body::Vote(value.map(|value| Digest([value; 32]))), index)
+    };
+    let one = vote(Some(1), 0, 0);
+    for (other, proves) in [
+        (vote(Some(2), 0, 0), true),
+        (vote(None, 0, 0), true),
+        (vote(Some(1), 0, 0), false),
+        (vote(Some(2), 1, 0), false),
+        (vote(Some(2), 0, 1), false),
+    ] {
+        let proof = one.contradicts(&other);
+        assert_eq!(proof.is_some(), proves, "{other:?}");
+        assert_eq!(proof, other.contradicts(&one), "in either order");
+    }
+    let [first, second] = [1, 2].map(|number| record(slot(Kind::Inquiry, 0, 0), Body::Inquiry([number; 16]), 0));
+    assert_eq!(first.contradicts(&second), None, "one may ask twice");
+    let mut forged = proof().encode();
+    *forged.last_mut().expect("bytes") ^= 1;
+    assert_eq!(Proof::decode(&forged, RUN, &Ed25519), Err(RecordError::Signature));
+    assert_eq!(Proof::decode(&proof().encode(), Digest([2; 32]), &Ed25519), Err(RecordError::Signature), "another run");
+}
+
+#[test]
+fn another_version_and_too_many_bytes_are_refused_with_their_reason() {
+    let vote = record(slot(Kind::Prevote, 0, 0), Body::Vote(None), 0);
+    let mut bytes = vote.encode();
+    bytes[0] = 4;
+    let error = read(&bytes).expect_err("another version");
+    assert_eq!(error, RecordError::Version(4));
+    assert!(error.to_string().contains("has version 4, this program reads version 3"), "{error}");
+    bytes[0] = 200;
+    assert_eq!(read(&bytes), Err(RecordError::Malformed), "no version of an honest peer");
+    let mut bytes = vote.encode();
+    bytes.resize(HEADER_BYTES + PAYLOAD_BYTES_MAX + 1, 0);
+    assert_eq!(read(&bytes), Err(RecordError::Malformed));
+}
