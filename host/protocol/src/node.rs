@@ -149,6 +149,7 @@ impl Node {
     pub fn start(&mut self, now: Duration) -> Vec<Action> {
         self.now = now;
         self.publish_again();
+        self.save_head();
         self.check_head();
         self.enter();
         self.proceed();
@@ -296,7 +297,15 @@ impl Node {
             opening.proposed.values_mut().for_each(|proposed| proposed.asked_at = None);
         }
         self.publish_again();
+        self.save_head();
         self.enter();
+    }
+
+    /// Keeps the state on disk if an earlier process did not get to it.
+    fn save_head(&mut self) {
+        if self.saved < self.head.position {
+            self.actions.push(Action::Save(Box::new(self.head.clone())));
+        }
     }
 
     /// Publishes what the store may have lost.

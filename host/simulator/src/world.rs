@@ -334,9 +334,6 @@ impl World {
         seat.is_finished = false;
         seat.wakes_at = None;
         seat.cursors.clear();
-        if head.position > saved.position {
-            self.later(index, 10_000, Happening::Saved(head));
-        }
         self.carry_out(index, actions);
         self.wake_later(index);
         self.read_all(index);

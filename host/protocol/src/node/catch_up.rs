@@ -266,7 +266,9 @@ impl Node {
     /// The store holds a state that enough members signed. It counts once it is on disk, since this member signs it too.
     fn adopt(&mut self, position: Position, check: Check, standing: Standing) {
         self.wants.retain(|want, _| !matches!(want, Want::State(..)));
-        self.adopted = Some(Head { position, state: check.state, standing });
+        let head = Head { position, state: check.state, standing };
+        self.actions.push(Action::Save(Box::new(head.clone())));
+        self.adopted = Some(head);
     }
 
     /// Goes on from a state that was taken over; returns whether it does.

@@ -316,7 +316,6 @@ impl World {
                 let head = Head { position: *position, state: check.state, standing: standing.clone() };
                 self.seats[reader].store.set_head(head.clone());
                 self.has(reader, &head);
-                self.save(reader, head);
             }
             _ => {}
         }
