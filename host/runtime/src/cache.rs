@@ -191,6 +191,8 @@ impl Compiling {
                 tracing::info!(component = id.digest, "another load compiles this component: waiting for it");
             }
             waits = true;
+            // The lock of a file can be waited for by blocking a thread only, without a bound; other processes hold it too,
+            // so nothing in this one could tell when it is free.
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
