@@ -329,6 +329,18 @@ fn layers_run_one_way_and_each_external_crate_is_confined() {
     fails(problems);
 }
 
+/// `cargo run` has to know what to run, so nothing but the product is a program.
+#[test]
+fn only_the_product_is_a_program() {
+    let arguments = ["metadata", "--no-deps", "--format-version", "1"];
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(root()).output().unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let targets = packages.flat_map(|package| package["targets"].as_array().unwrap());
+    let programs = targets.filter(|target| target["kind"][0] == "bin").map(|target| target["name"].as_str().unwrap());
+    assert_eq!(programs.collect::<Vec<_>>(), ["skein"]);
+}
+
 /// What breaks the protocol on purpose is only built where it is asked for by name.
 #[test]
 fn no_package_enables_the_mutants() {

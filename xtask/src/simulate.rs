@@ -154,7 +154,7 @@ fn find_mutants(root: &Path, options: &Simulate) -> Result<()> {
         "skein-simulator",
         "--features",
         "mutants",
-        "--bin",
+        "--example",
         "mutants",
     ]);
     command.args(["--", &options.seeds.to_string(), &options.from.to_string()]).current_dir(root);
