@@ -237,7 +237,7 @@ fn classes_without_a_sample_are_a_warning() {
     assert!(text.contains("\nclasses  10, without a sample: 2 to 8\n"), "{text}");
     // A folder that lacks a class is no problem if another has it.
     place.write("a/a.csv", rows(&[0, 2])).write("b/b.csv", rows(&[1, 2]));
-    place.job_on("local = [\"a\", \"b\"]\n", &format!("{job}peers = 2\nfaults = 0\n"));
+    place.job_on("local = [\"a\", \"b\"]\n", &format!("{job}peers = 2\nbyzantine = 0\n"));
     let trained = place.run(&["train", "--quiet"]);
     assert!(trained.success && trained.stderr.is_empty(), "{}", trained.stderr);
     place.write("b/b.csv", rows(&[0, 2]));
@@ -298,10 +298,22 @@ fn a_batch_larger_than_the_samples_of_a_peer_is_refused() {
 #[test]
 fn too_few_peers_for_the_faults_are_refused_not_weakened() {
     let place = Place::new();
-    place.job("[train]\nrounds = 3\nfaults = 2\n");
+    place.job("[train]\nrounds = 3\nbyzantine = 2\n");
     let error = place.fails(&["train"]);
-    assert!(error.contains("`train.faults` must be less than half of 4 peers, got 2"), "{error}");
-    place.job("[train]\nrounds = 3\n");
+    assert!(error.contains("`train.byzantine` is 2 and `train.crashed` 0, which needs at least 7 peers"), "{error}");
+    place.job("[train]\nrounds = 3\nbyzantine = 1\n");
     let error = place.fails(&["train", "--peers", "2"]);
-    assert!(error.contains("`train.faults` must be less than half of 2 peers, got 1"), "{error}");
+    assert!(
+        error.contains("which needs at least 4 peers, and `train.peers` is 2: add peers, or tolerate fewer"),
+        "{error}"
+    );
+    place.job("[train]\nfaults = 1\n");
+    let error = place.fails(&["train"]);
+    assert!(error.contains("`faults`") && error.contains("did you mean `byzantine` or `crashed`?"), "{error}");
+    place.job("[train]\npeers = 5\nbyzantine = 1\naggregate = \"aggregate-multi-krum\"\n");
+    let error = place.fails(&["train"]);
+    assert!(
+        error.contains("it needs at least 6 peers; add peers, tolerate fewer, or choose another function"),
+        "{error}"
+    );
 }

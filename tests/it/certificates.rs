@@ -243,7 +243,7 @@ fn a_refused_certificate_is_named_with_the_way_out() {
         assert!(parts.iter().all(|part| error.contains(part)), "{ca}, {own:?}: {error}");
     }
 
-    place.job("[model]\nhidden = [4]\n[train]\npeers = 2\nfaults = 0\naggregate = \"aggregate-mean\"\n");
+    place.job("[model]\nhidden = [4]\n[train]\npeers = 2\nbyzantine = 0\naggregate = \"aggregate-mean\"\n");
     let _alice = Database::start(&place, "alice/redis", &["--without-module"]);
     let id = |name: &str| {
         place.json(&["identity", "--key-file", &format!("alice/{name}.key")])["id"].as_str().unwrap().to_owned()

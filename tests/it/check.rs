@@ -7,7 +7,7 @@ use crate::build::Value::{Float, Int, Ints};
 use crate::harness::Place;
 
 /// A job on the digits that a model for images of 8×8 fits.
-const JOB: &str = "[train]\nrounds = 1\npeers = 1\nfaults = 0\nbatch_size = 16\n";
+const JOB: &str = "[train]\nrounds = 1\npeers = 1\nbyzantine = 0\nbatch_size = 16\n";
 
 /// A linear layer after the values of `input`.
 fn linear(input: &[i64]) -> Build {

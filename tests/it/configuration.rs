@@ -36,6 +36,10 @@ concurrency = 1
 queue = 1
 queue_wait = \"1s\"
 total = { memory_mib = 1 }
+[wait]
+min = \"1s\"
+max = \"1m\"
+silent = \"1s\"
 [store]
 url = \"rediss://a.example\"
 password_file = \"a.password\"

@@ -163,7 +163,7 @@ fn a_port_that_is_taken_in_ipv4_is_free_in_ipv6() {
 #[test]
 fn a_command_that_runs_all_peers_refuses_other_options_for_existing_folders() {
     let place = Place::new();
-    place.job("[train]\npeers = 1\nfaults = 0\nrounds = 1\n");
+    place.job("[train]\npeers = 1\nbyzantine = 0\nrounds = 1\n");
     place.json(&["up", "--redis", "--dir", "run", "--memory", "256"]);
     let error = place.fails(&["up", "--redis", "--dir", "run", "--memory", "512"]);
     assert!(error.contains("with `--memory 256`, not with `--memory 512`"), "{error}");

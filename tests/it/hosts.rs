@@ -11,7 +11,7 @@ use crate::harness::Place;
 /// Checks that a host refuses a valid configuration after `change` was applied to it.
 fn refuses(change: impl Fn(String) -> String, expected: &str) {
     let place = Place::new();
-    place.job("[train]\npeers = 2\nfaults = 0\n");
+    place.job("[train]\npeers = 2\nbyzantine = 0\n");
     let id = place.json(&["identity", "--key-file", "own.key"])["id"].as_str().unwrap().to_owned();
     let other = "7".repeat(64);
     let store = |name: &str| format!("{{ url = \"unix:///nowhere/{name}.sock\" }}");
@@ -123,7 +123,7 @@ fn a_worker_without_a_database_reports_it() {
 #[test]
 fn a_host_that_waits_for_its_database_can_be_interrupted() {
     let place = Place::new();
-    place.job("[train]\npeers = 1\nfaults = 0\n");
+    place.job("[train]\npeers = 1\nbyzantine = 0\n");
     let id = place.json(&["identity", "--key-file", "own.key"])["id"].as_str().unwrap().to_owned();
     let socket = place.path("own.sock");
     // It accepts connections and never answers.

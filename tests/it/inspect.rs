@@ -99,7 +99,7 @@ fn all_data_sets_of_a_job_are_inspected() {
     place.write("table.csv", "1,2,6\n3,5,0\n").write("peer/own.csv", "1,2,0\n3,4,1\n");
     place.job_on(
         "local = [\"peer\"]\nsource = \"table.csv\"\ntest = \"test.csv\"\nclasses = 7\nscale = 2.0\n",
-        "[train]\npeers = 2\nfaults = 0\n",
+        "[train]\npeers = 2\nbyzantine = 0\n",
     );
     place.write("test.csv", "9,9,3\n");
     let sets = inspect(&place, &["--from", "skein.toml"]);

@@ -1,4 +1,5 @@
-//! Invariant 4 with real peers: contributions of a liar are never aggregated, and the liar is accused.
+//! Invariant 4 with real peers: contributions of a liar are never aggregated unless the rule tolerates them, and no lie stops
+//! the honest peers or lets them part.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,47 +12,58 @@ use skein_peer::ceilings::Ceilings;
 use skein_peer::checkpoint::Checkpoint;
 use skein_peer::compute::Local;
 use skein_peer::driver::log::Log;
-use skein_peer::driver::{Peer, PeerConfig, RoundEnd, RoundReport};
+use skein_peer::driver::{Peer, PeerConfig, PeerEvent, RoundReport};
 use skein_peer::engines::EngineConfig;
 use skein_peer::pool::FunctionPool;
 use skein_peer::prepare::{PreparedJob, Tools};
 use skein_protocol::identity::Identity;
-use skein_protocol::round::announcement::{Announcement, Evaluation, Vote};
-use skein_protocol::round::record::{Header, Kind, Record};
-use skein_protocol::round::{Absence, Misbehaviour};
+use skein_protocol::node::Absence;
+use skein_protocol::pace::PaceOptions;
+use skein_protocol::record::payload::{Announcement, Body, Evaluation, Sum};
+use skein_protocol::record::{Statement, Unverified};
 use skein_runtime::{Options, Runtime};
 use skein_store::{
-    Accumulated, Average, BatchSlot, Contributions, Embedded, GradientSums, PeerStore, Ports, RecordLog, StoreError,
+    Accumulated, Average, BatchSlot, Contributions, Embedded, GradientSums, PeerStore, Ports, RecordLog, State,
+    StoreError,
 };
-use skein_types::{PeerId, Status, Values};
+use skein_types::{Digest, PeerId, Status, Values};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Alters the contribution of a liar.
 type Spoil = fn(&mut Vec<f32>);
 
-/// The reports of a peer, and the result of its run.
-type End = (Vec<RoundReport>, anyhow::Result<()>);
+/// What a liar publishes in place of a record that it signed, or beside it.
+type Retell = fn(&Body) -> Vec<Body>;
 
-/// How a peer lies about its contribution.
-#[derive(Clone, Copy)]
+/// How a peer lies.
+#[derive(Clone, Copy, Default)]
 struct Lie {
-    spoil: Spoil,
+    /// Alters its contributions.
+    spoil: Option<Spoil>,
     /// Whether the announcement has the hash of the altered values, or still that of the honest ones.
     announces_lie: bool,
     /// Index of the only peer that is lied to; `None` if all are.
     victim: Option<usize>,
+    /// What it says instead.
+    retell: Option<Retell>,
 }
 
 impl Lie {
     fn to_all(spoil: Spoil, announces_lie: bool) -> Lie {
-        Lie { spoil, announces_lie, victim: None }
+        Lie { spoil: Some(spoil), announces_lie, ..Lie::default() }
+    }
+
+    fn saying(retell: Retell) -> Lie {
+        Lie { retell: Some(retell), ..Lie::default() }
     }
 }
 
 /// Sums whose owner alters their average.
 struct LyingSums {
     inner: Embedded,
-    lie: Lie,
+    spoil: Spoil,
+    announces_lie: bool,
 }
 
 #[async_trait]
@@ -63,9 +75,9 @@ impl GradientSums for LyingSums {
     async fn average(&self, round: u64, peer: PeerId) -> Result<Average, StoreError> {
         let average = self.inner.average(round, peer).await?;
         let mut values = self.inner.contribution(round, peer).await?.unwrap().to_vec();
-        (self.lie.spoil)(&mut values);
+        (self.spoil)(&mut values);
         let altered = self.inner.put_contribution(round, peer, values.into()).await?;
-        Ok(Average { hash: if self.lie.announces_lie { altered.hash } else { average.hash }, ..average })
+        Ok(Average { hash: if self.announces_lie { altered.hash } else { average.hash }, ..average })
     }
 }
 
@@ -91,13 +103,65 @@ impl PeerStore for LyingStore {
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         self.inner.records(after, wait).await
     }
+    async fn served(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.served(name).await
+    }
+
+    async fn state_after(&self, round: u64) -> Result<Option<(State, Vec<u8>)>, StoreError> {
+        self.inner.state_after(round).await
+    }
+}
+
+/// Records whose owner says something else than its node signed.
+struct LyingRecords {
+    inner: Embedded,
+    identity: Identity,
+    retell: Retell,
+}
+
+#[async_trait]
+impl PeerStore for LyingRecords {
+    async fn contribution(&self, round: u64, peer: PeerId) -> Result<Option<Values>, StoreError> {
+        self.inner.contribution(round, peer).await
+    }
+
+    async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.inner.records(after, wait).await
+    }
+
+    async fn served(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.served(name).await
+    }
+
+    async fn state_after(&self, round: u64) -> Result<Option<(State, Vec<u8>)>, StoreError> {
+        self.inner.state_after(round).await
+    }
+}
+
+#[async_trait]
+impl RecordLog for LyingRecords {
+    async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
+        let record = Unverified::decode(&record).unwrap().trusted().unwrap();
+        let slot = *record.slot();
+        if slot.peer != self.identity.id() {
+            return self.inner.publish(record.encode()).await;
+        }
+        for body in (self.retell)(record.body()) {
+            self.inner.publish(Statement { slot, body }.sign(&self.identity).encode()).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve(&self, round: Option<u64>, served: Vec<(String, Vec<u8>)>) -> Result<(), StoreError> {
+        self.inner.serve(round, served).await
+    }
 }
 
 /// A job of five peers on the digits that tolerates one liar.
-async fn job(train: &str) -> PreparedJob {
+async fn job(rounds: u64, train: &str) -> PreparedJob {
     let text = format!(
         "skein_manifest_version = 1\n[application]\nname = \"liars\"\n[data]\nsource = \"builtin:digits\"\n\
-         [train]\npeers = 5\nfaults = 1\nbatches_per_round = 1\nwait = {{ min = \"5s\", max = \"30s\" }}\n{train}"
+         [train]\npeers = 5\nbyzantine = 1\nrounds = {rounds}\nbatches_per_round = 1\n{train}"
     );
     let manifest = Manifest::parse(&text, Path::new("skein.toml")).unwrap();
     let runtime = Runtime::start(Options { concurrency: 2, ..Options::default() }).unwrap();
@@ -107,18 +171,74 @@ async fn job(train: &str) -> PreparedJob {
     PreparedJob::new(&manifest, &Members::derived(&manifest.train, 0), tools).await.unwrap()
 }
 
-/// Starts a peer with its own store.
-async fn start(
-    prepared: &PreparedJob,
-    pool: &Arc<FunctionPool>,
-    (peer, store): (PeerId, Ports),
-    others: BTreeMap<PeerId, Arc<dyn PeerStore>>,
-) -> Peer {
-    let share = &prepared.job.shares[&peer];
-    let identity = Identity::derived(prepared.job.train.seed, share.index);
-    let compute = Arc::new(Local::new(prepared, pool, &store, share));
-    let config = PeerConfig { identity, store, compute, others, log: Log::volatile() };
-    Peer::start(prepared.clone(), pool.clone(), config).await.unwrap()
+/// Peers that nobody suspects, however busy the machine is.
+const PACE: PaceOptions = PaceOptions {
+    silent: Some(Duration::from_secs(60)),
+    wait_min: Duration::from_secs(60),
+    wait_max: Duration::from_secs(60),
+};
+
+/// The reports of each honest peer.
+type Reports = Vec<Vec<RoundReport>>;
+
+/// Peers that train, of which the last ones lie.
+struct Trial {
+    honest: JoinSet<(usize, Vec<RoundReport>)>,
+    /// Liars are not awaited: left out by the others, they may wait for ever.
+    _liars: JoinSet<()>,
+    awaited: Vec<tokio::sync::watch::Receiver<Option<skein_peer::driver::Awaited>>>,
+}
+
+/// Starts all peers of a job, of which the last `liars` lie.
+async fn start(prepared: &PreparedJob, liars: usize, lie: Lie) -> Trial {
+    let pool = Arc::new(FunctionPool::start(2).unwrap());
+    let job = &prepared.job;
+    let stores = stores(job).await;
+    let honest = stores.len() - liars;
+    let liar = *stores.keys().last().unwrap();
+    let mut trial = Trial { honest: JoinSet::new(), _liars: JoinSet::new(), awaited: Vec::new() };
+    for (index, (peer, store)) in stores.iter().enumerate() {
+        let mut others: BTreeMap<PeerId, Arc<dyn PeerStore>> =
+            stores.iter().map(|(peer, store)| (*peer, Arc::new(store.clone()) as Arc<dyn PeerStore>)).collect();
+        if let Some(spoil) = lie.spoil.filter(|_| lie.victim == Some(index)) {
+            let inner = stores[&liar].clone();
+            others.insert(liar, Arc::new(LyingStore { inner, owner: liar, spoil }));
+        }
+        others.remove(peer);
+        let share = &job.shares[peer];
+        let identity = Identity::derived(job.train.seed, share.index);
+        let mut own = Ports::of(store.clone());
+        if index >= honest {
+            let inner = store.clone();
+            // A liar with one victim must stay in step with the others.
+            if let Some(spoil) = lie.spoil.filter(|_| lie.victim.is_none()) {
+                own.sums = Arc::new(LyingSums { inner: inner.clone(), spoil, announces_lie: lie.announces_lie });
+            }
+            if let Some(retell) = lie.retell {
+                own.records =
+                    Arc::new(LyingRecords { inner, identity: Identity::derived(job.train.seed, share.index), retell });
+            }
+        }
+        let compute = Arc::new(Local::new(prepared, &pool, &own, share));
+        let start = Checkpoint::initial(job);
+        let log = Log::volatile();
+        let config = PeerConfig { identity, store: own, compute, others, log, start, pace: PACE, exchange: None };
+        let peer = Peer::start(prepared.clone(), pool.clone(), config).unwrap();
+        if index < honest {
+            trial.awaited.push(peer.awaited());
+            trial.honest.spawn(run_peer(index, peer));
+        } else {
+            trial._liars.spawn(async move { drop(run_peer(index, peer).await) });
+        }
+    }
+    trial
+}
+
+/// Runs a job in which the last `liars` peers lie; returns the reports of each honest peer.
+async fn run(prepared: &PreparedJob, liars: usize, lie: Lie) -> Reports {
+    let mut ends = start(prepared, liars, lie).await.honest.join_all().await;
+    ends.sort_by_key(|(index, _)| *index);
+    ends.into_iter().map(|(_, reports)| reports).collect()
 }
 
 /// A store for each peer of a job, with the initial state.
@@ -132,230 +252,152 @@ async fn stores(job: &Job) -> BTreeMap<PeerId, Embedded> {
     stores
 }
 
-/// Runs `rounds` rounds in which the last `liars` peers of the roster lie; returns the reports of each honest peer, and
-/// the result of its run.
-async fn run(prepared: &PreparedJob, liars: usize, lie: Lie, rounds: u64) -> Vec<End> {
-    let pool = Arc::new(FunctionPool::start(2).unwrap());
-    let stores = stores(&prepared.job).await;
-    let honest = stores.len() - liars;
-    let liar = *stores.keys().last().unwrap();
-    let mut tasks = JoinSet::new();
-    let mut liars_tasks = JoinSet::new();
-    for (index, (peer, store)) in stores.iter().enumerate() {
-        let mut others: BTreeMap<PeerId, Arc<dyn PeerStore>> =
-            stores.iter().map(|(peer, store)| (*peer, Arc::new(store.clone()) as Arc<dyn PeerStore>)).collect();
-        if lie.victim == Some(index) {
-            let inner = stores[&liar].clone();
-            others.insert(liar, Arc::new(LyingStore { inner, owner: liar, spoil: lie.spoil }));
-        }
-        others.remove(peer);
-        let mut own = Ports::of(store.clone());
-        // A liar with one victim must stay in step with the others.
-        if index >= honest && lie.victim.is_none() {
-            own.sums = Arc::new(LyingSums { inner: store.clone(), lie });
-        }
-        let peer = start(prepared, &pool, (*peer, own), others).await;
-        if index < honest {
-            tasks.spawn(run_peer(index, peer, rounds));
-        } else {
-            // Liars are not awaited: left out by the others, they may wait forever for votes.
-            liars_tasks.spawn(run_peer(index, peer, rounds));
-        }
-    }
-    ends_of(tasks).await
-}
-
-/// Runs the rounds of one peer; returns its index, reports and result.
-async fn run_peer(index: usize, mut peer: Peer, rounds: u64) -> (usize, End) {
+/// Runs one peer to the end of the job; returns its index and its reports.
+async fn run_peer(index: usize, peer: Peer) -> (usize, Vec<RoundReport>) {
+    let (sender, mut events) = mpsc::channel(1);
+    let run = tokio::spawn(async move { peer.run(&sender).await });
     let mut reports = Vec::new();
-    for round in 1..=rounds {
-        match peer.round(round).await {
-            Ok(RoundEnd::Applied(report)) => reports.push(*report),
-            Ok(RoundEnd::Stopped { .. }) => return (index, (reports, Err(anyhow::anyhow!("stopped early")))),
-            Err(error) => return (index, (reports, Err(error))),
+    while let Some(event) = events.recv().await {
+        match event {
+            PeerEvent::Applied(report) => reports.push(*report),
+            PeerEvent::Save(..) => {}
+            PeerEvent::Stopped(_) => panic!("training stopped early"),
         }
     }
-    (index, (reports, Ok(())))
+    run.await.unwrap().unwrap();
+    (index, reports)
 }
 
-async fn ends_of(tasks: JoinSet<(usize, End)>) -> Vec<End> {
-    let mut ends = tasks.join_all().await;
-    ends.sort_by_key(|(index, _)| *index);
-    ends.into_iter().map(|(_, end)| end).collect()
-}
-
-/// The announcements and checks of a peer that computes nothing.
-#[derive(Clone, Copy, Default)]
-struct Script {
-    evaluation: Option<Evaluation>,
-    /// The state hash that it claims; `None` to claim that of the others.
-    check: Option<[u8; 32]>,
-}
-
-/// Runs `rounds` rounds in which the last peer follows a script.
-async fn run_beside(prepared: &PreparedJob, script: Script, rounds: u64) -> Vec<End> {
-    let pool = Arc::new(FunctionPool::start(2).unwrap());
-    let job = &prepared.job;
-    let stores = stores(job).await;
-    let mut tasks = JoinSet::new();
-    let mut liars = JoinSet::new();
-    for (index, (peer, share)) in job.shares.iter().enumerate() {
-        let mut others = stores.clone();
-        let store = others.remove(peer).unwrap();
-        if index + 1 == job.shares.len() {
-            let identity = Identity::derived(job.train.seed, share.index);
-            liars.spawn(follow(job.clone(), identity, store, others, script));
-            continue;
-        }
-        let others = others.into_iter().map(|(peer, store)| (peer, Arc::new(store) as Arc<dyn PeerStore>)).collect();
-        let peer = start(prepared, &pool, (*peer, Ports::of(store)), others).await;
-        tasks.spawn(run_peer(index, peer, rounds));
+/// Checks that all honest peers finished with the same state.
+#[track_caller]
+fn in_step(reports: &Reports, rounds: usize) {
+    for of_peer in reports {
+        assert_eq!(of_peer.len(), rounds);
+        assert_eq!(of_peer[rounds - 1].state_hash, reports[0][rounds - 1].state_hash);
     }
-    ends_of(tasks).await
-}
-
-/// Takes part in every round by copying the records of the others, until the test ends.
-async fn follow(job: Arc<Job>, me: Identity, store: Embedded, others: BTreeMap<PeerId, Embedded>, script: Script) {
-    for round in 1.. {
-        let announced = said(&others, round, Kind::Announcement).await;
-        let header = |kind| Header { kind, peer: me.id(), ..*announced[0].header() };
-        let values = Values::from(vec![0.0; job.layout.len()]);
-        let hash = values.statistics().hash;
-        store.put_contribution(round, me.id(), values).await.unwrap();
-        let own = Announcement { values: hash, samples: 1, loss: 1.0, evaluation: script.evaluation };
-        let own = Record::sign(&me, header(Kind::Announcement), own.encode());
-        store.publish(own.encode()).await.unwrap();
-        let mut held: Vec<_> = announced.iter().chain([&own]).map(|r| (r.header().peer, r.hash())).collect();
-        held.sort();
-        let vote = Vote { held, accused: Vec::new() };
-        store.publish(Record::sign(&me, header(Kind::Vote), vote.encode()).encode()).await.unwrap();
-        let checked = said(&others, round, Kind::Check).await;
-        let state = script.check.map_or_else(|| checked[0].payload().to_vec(), Vec::from);
-        store.publish(Record::sign(&me, header(Kind::Check), state).encode()).await.unwrap();
-    }
-}
-
-/// The record of this kind that each of these peers published for a round.
-async fn said(peers: &BTreeMap<PeerId, Embedded>, round: u64, kind: Kind) -> Vec<Record> {
-    let mut all = Vec::new();
-    for store in peers.values() {
-        let mut last = 0;
-        let record = 'found: loop {
-            for (number, bytes) in store.records(last, Duration::from_secs(60)).await.unwrap() {
-                last = number;
-                let record = Record::decode(&bytes).unwrap();
-                if record.header().round == round && record.header().kind == kind {
-                    break 'found record;
-                }
-            }
-        };
-        all.push(record);
-    }
-    all
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn non_finite_values_wrong_shapes_and_wrong_hashes_are_charged() {
-    let job = job("").await;
+async fn non_finite_values_wrong_shapes_and_wrong_hashes_are_left_out() {
+    let job = job(1, "").await;
     let liar = *job.job.shares.keys().last().unwrap();
     let nan: Spoil = |values| values[7] = f32::NAN;
     let infinite: Spoil = |values| values[0] = f32::INFINITY;
     let long: Spoil = |values| values.push(0.0);
     let short: Spoil = |values| values.truncate(values.len() - 1);
     let other: Spoil = |values| values[0] += 1.0;
-    for (spoil, announces_lie, misbehaviour) in [
-        (nan, true, Misbehaviour::NonFinite),
-        (infinite, true, Misbehaviour::NonFinite),
-        (long, true, Misbehaviour::Shape),
-        (short, true, Misbehaviour::Shape),
-        (other, false, Misbehaviour::Hash),
-    ] {
-        let ends = run(&job, 1, Lie::to_all(spoil, announces_lie), 1).await;
-        let hash = ends[0].0[0].state_hash;
-        for (reports, end) in &ends {
-            end.as_ref().unwrap();
-            let report = &reports[0];
-            assert_eq!(report.absent, BTreeMap::from([(liar, Absence::Accused(misbehaviour))]), "{misbehaviour:?}");
-            assert_eq!((report.present, report.state_hash), (4, hash));
-            assert!(report.state.parameters().iter().all(|value| value.is_finite()));
+    for (spoil, announces_lie) in [(nan, true), (infinite, true), (long, true), (short, true), (other, false)] {
+        let reports = run(&job, 1, Lie::to_all(spoil, announces_lie)).await;
+        in_step(&reports, 1);
+        // One that sees the others go on need not look at the values itself.
+        assert!(reports.iter().flatten().any(|report| report.absent.get(&liar) == Some(&Absence::Wrong)));
+        for report in reports.iter().flatten() {
+            assert_eq!((report.present, report.absent.keys().collect::<Vec<_>>()), (4, vec![&liar]));
+            assert!(report.checkpoint.state.parameters().iter().all(|value| value.is_finite()));
         }
-    }
-}
-
-/// Checks that all honest peers finished with the same state.
-#[track_caller]
-fn in_step(ends: &[End], rounds: usize) {
-    for (reports, end) in ends {
-        end.as_ref().unwrap();
-        assert_eq!(reports.len(), rounds);
-        assert_eq!(reports[rounds - 1].state_hash, ends[0].0[rounds - 1].state_hash);
     }
 }
 
 /// One peer that signed a wrong check once stopped all others, again after each restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_check_of_one_peer_stops_no_other() {
-    let script = Script { check: Some([7; 32]), ..Script::default() };
-    let ends = run_beside(&job("").await, script, 3).await;
-    in_step(&ends, 3);
-    assert!(ends.iter().flat_map(|(reports, _)| reports).all(|report| report.present == 5));
+    let lie = Lie::saying(|body| match body {
+        Body::Check(check) => {
+            vec![Body::Check(skein_protocol::record::payload::Check { state: Digest([7; 32]), ..*check })]
+        }
+        body => vec![body.clone()],
+    });
+    let reports = run(&job(3, "").await, 1, lie).await;
+    in_step(&reports, 3);
+    assert!(reports.iter().flatten().all(|report| report.present == 5));
 }
 
 /// A peer that got other values than the rest once aggregated them unchecked, and stopped all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_that_are_wrong_for_one_peer_are_fetched_from_another() {
-    let job = job("").await;
+    let job = job(3, "").await;
     for spoil in [|values: &mut Vec<f32>| values[0] += 1.0, |values: &mut Vec<f32>| values.truncate(3)] {
-        let ends = run(&job, 1, Lie { victim: Some(0), ..Lie::to_all(spoil, false) }, 3).await;
-        in_step(&ends, 3);
-        for report in ends.iter().flat_map(|(reports, _)| reports) {
-            assert_eq!(report.present, 5, "round {} without {:?}", report.round, report.absent);
+        let reports = run(&job, 1, Lie { victim: Some(0), ..Lie::to_all(spoil, false) }).await;
+        in_step(&reports, 3);
+        for report in reports.iter().flatten() {
+            assert_eq!(report.present, 5, "round {} without {:?}", report.round(), report.absent);
         }
     }
+}
+
+/// What a liar announces, with an evaluation over these samples.
+fn with_evaluation(body: &Body, samples: u64, loss_sum: f64) -> Vec<Body> {
+    let Body::Announcement(announcement) = body else { return vec![body.clone()] };
+    let sums = [("loss".to_owned(), Sum { sum: loss_sum, weight: samples as f64 })].into();
+    let evaluation = Some(Evaluation { samples, sums });
+    vec![Body::Announcement(Announcement { evaluation, ..announcement.clone() })]
 }
 
 /// Evaluations that were not due once ended a job, or lowered its learning rate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn evaluations_count_only_when_they_are_due_and_for_the_samples_of_a_peer() {
-    let evaluation = |samples, loss_sum| Script {
-        evaluation: Some(Evaluation { samples, correct: None, loss_sum }),
-        ..Script::default()
-    };
     let rules = "early_stopping = { patience = 1 }\nreduce_on_plateau = { patience = 0 }\n";
-    let never = job(&format!("evaluate_every = 1000\n{rules}")).await;
-    let ends = run_beside(&never, evaluation(1, 5.0), 4).await;
-    in_step(&ends, 4);
-    assert!(ends[0].0.iter().all(|report| report.evaluation.is_none() && report.learning_rate == 0.05));
+    let never = job(4, &format!("evaluate_every = 1000\n{rules}")).await;
+    let reports = run(&never, 1, Lie::saying(|body| with_evaluation(body, 1, 5.0))).await;
+    in_step(&reports, 4);
+    assert!(reports[0].iter().all(|report| report.evaluation.is_none() && report.learning_rate == 0.05));
 
-    let always = job("evaluate_every = 1\n").await;
-    let ends = run_beside(&always, evaluation(1 << 30, f64::MAX), 3).await;
-    in_step(&ends, 3);
+    let always = job(3, "evaluate_every = 1\n").await;
     let shares = always.job.shares.values().take(4).map(|share| share.validation.len() as u64);
-    assert_eq!(ends[0].0[2].evaluation.unwrap().samples, shares.sum::<u64>(), "the samples of the honest peers");
-    let ends = run_beside(&always, evaluation(1, f64::MAX), 3).await;
-    in_step(&ends, 3);
+    let honest: u64 = shares.sum();
+    for retell in
+        [|body: &Body| with_evaluation(body, 1 << 30, f64::MAX), |body: &Body| with_evaluation(body, 1, f64::MAX)]
+    {
+        let reports = run(&always, 1, Lie::saying(retell)).await;
+        in_step(&reports, 3);
+        let evaluated = reports[0][2].evaluation.unwrap();
+        assert!(evaluated.samples <= honest && evaluated.loss() < 10.0, "{evaluated:?}");
+    }
 }
 
-/// A well-formed lie is not accused, but the rule tolerates it: the honest peers stay in step and learn.
+/// A well-formed lie is in the round, but the rule tolerates it: the honest peers stay in step and learn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_well_formed_lie_is_tolerated_by_the_rule() {
-    let job = job("").await;
     let lie = Lie::to_all(|values| values.iter_mut().for_each(|value| *value *= -1e6), true);
-    let ends = run(&job, 1, lie, 30).await;
-    in_step(&ends, 30);
-    let norm = |report: &RoundReport| skein_kernels::norm::l2_norm(report.state.parameters());
-    let first = norm(&ends[0].0[0]);
-    let last = norm(&ends[0].0[29]);
+    let reports = run(&job(30, "").await, 1, lie).await;
+    in_step(&reports, 30);
+    let norm = |report: &RoundReport| skein_kernels::norm::l2_norm(report.checkpoint.state.parameters());
+    let first = norm(&reports[0][0]);
+    let last = norm(&reports[0][29]);
     assert!(last < 10.0 * first, "the lie moved the parameters from {first} to {last}");
 }
 
+/// Two announcements of one round prove that the peer lies: it takes part in no further round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_liars_than_tolerated_stop_the_round_with_the_reason() {
-    let job = job("").await;
-    for (reports, end) in run(&job, 2, Lie::to_all(|values| values[0] = f32::NAN, true), 1).await {
-        assert!(reports.is_empty(), "nothing was applied");
-        let reason = format!("{:#}", end.unwrap_err());
-        assert!(reason.contains("2 peers are accused, but the job tolerates at most 1"), "{reason}");
-        assert!(reason.contains("a contribution that is not finite"), "{reason}");
+async fn a_peer_that_says_two_things_is_removed() {
+    let job = job(4, "").await;
+    let liar = *job.job.shares.keys().last().unwrap();
+    let lie = Lie::saying(|body| match body {
+        Body::Announcement(announcement) => {
+            vec![body.clone(), Body::Announcement(Announcement { loss: 9.0, ..announcement.clone() })]
+        }
+        body => vec![body.clone()],
+    });
+    let reports = run(&job, 1, lie).await;
+    in_step(&reports, 4);
+    for of_peer in &reports {
+        assert_eq!(of_peer[3].absent.get(&liar), Some(&Absence::Removed));
+        assert!(of_peer[3].checkpoint.standing.removed.contains(&liar));
     }
+}
+
+/// The others once ended with an error. Now they wait, since liars may come to their senses, and say for whom.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_liars_than_tolerated_hold_up_the_round() {
+    let job = job(1, "").await;
+    let liars: Vec<PeerId> = job.job.shares.keys().skip(3).copied().collect();
+    let lie = Lie::to_all(|values| values[0] = f32::NAN, true);
+    let mut trial = start(&job, 2, lie).await;
+    for awaited in &mut trial.awaited {
+        let waits_for_liars = |awaited: &Option<skein_peer::driver::Awaited>| {
+            awaited.as_ref().is_some_and(|awaited| awaited.waits.peers.iter().eq(&liars) && awaited.until.is_none())
+        };
+        awaited.wait_for(waits_for_liars).await.unwrap();
+    }
+    assert!(trial.honest.try_join_next().is_none(), "nothing was applied");
 }

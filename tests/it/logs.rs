@@ -26,7 +26,7 @@ fn a_log_describes_a_round() {
         ("a batch", &["worker{job=", " peer=", "batch{round=2 index=", "call{function=", "usage="][..]),
         ("a sum", &["batch{round=2 index=", "command{name=SKEIN.ACC}"]),
         ("what was computed", &["job{job=", "peer{peer=", "round{round=2}", "computed", "loss="]),
-        ("a vote", &["round{round=2}", "votes", "held=4"]),
+        ("the decision", &["peer{peer=", "decided", "round=2", "view=0"]),
         ("the update", &["round{round=2}", "command{name=SKEIN.APPLY}"]),
         ("the state", &["job{job=", "peer{peer=", "round{round=2}", "applied", "state="]),
     ] {

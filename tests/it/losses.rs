@@ -14,11 +14,11 @@ use crate::peers::{Cluster, PEERS, finish};
 const LOST_ROUND_MS: f64 = 2_000.0 + 3_000.0;
 const LATER_ROUND_MS: f64 = 3_000.0;
 
-/// A job with `rounds` rounds, in which a peer is waited for at least `wait`.
-fn job(rounds: u32, wait: &str) -> String {
+/// A job with `rounds` rounds, in which a peer is waited for at least `wait`, unless it is silent for so long.
+fn job(rounds: u32, wait: &str, silent: &str) -> String {
     format!(
         "[model]\nhidden = [16]\n[train]\nseed = 5\nrounds = {rounds}\nevaluate_every = 3\noptimizer = {{ name = \"adam\" }}\n\
-         learning_rate = 0.01\nwait = {{ min = \"{wait}\", max = \"2m\" }}\n"
+         learning_rate = 0.01\nwait = {{ min = \"{wait}\", max = \"2m\", silent = \"{silent}\" }}\n"
     )
 }
 
@@ -55,7 +55,7 @@ fn little_was_lost(cluster: &Cluster, peer: u32) {
     let mut losses = 0;
     for pair in rounds.windows(2) {
         let absent = pair[1]["absent"].to_string();
-        assert!(!absent.contains("accused"), "{absent}");
+        assert!(!absent.contains("removed"), "{absent}");
         let before = pair[0]["elapsed_ms"].as_f64().unwrap();
         let after = pair[1]["elapsed_ms"].as_f64().unwrap();
         let has_missed = |round: &Value| round["present"].as_u64().unwrap() < u64::from(PEERS);
@@ -71,7 +71,7 @@ fn little_was_lost(cluster: &Cluster, peer: u32) {
 #[test]
 fn a_host_that_is_killed_for_good_costs_the_others_little() {
     let rounds = 20;
-    let cluster = Cluster::start(&job(rounds, "2s"), false);
+    let cluster = Cluster::start(&job(rounds, "2s", "750ms"), false);
     let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
     kill(&mut cluster.host_in_the_middle(0, 36));
     in_step(&finish(others), rounds);
@@ -83,7 +83,7 @@ fn a_host_that_is_killed_for_good_costs_the_others_little() {
 fn a_peer_whose_host_and_database_were_killed_is_not_a_liar() {
     let rounds = 20;
     for is_plain in [false, true] {
-        let mut cluster = Cluster::start(&job(rounds, "2s"), is_plain);
+        let mut cluster = Cluster::start(&job(rounds, "2s", "750ms"), is_plain);
         let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
         kill(&mut cluster.host_in_the_middle(0, 30));
         cluster.restart_database(0, Signal::KILL);
@@ -91,47 +91,29 @@ fn a_peer_whose_host_and_database_were_killed_is_not_a_liar() {
         let summaries = finish(others);
         let hash = in_step(&summaries, rounds);
         let summary: Value = serde_json::from_slice(&returned.stdout).unwrap();
-        // In time, it continues with the others; too late, it cannot, and reports why.
-        match summary["error"].as_str() {
-            None => assert_eq!(state_hash(&summary), hash),
-            Some(error) => fell_behind(error),
-        }
+        assert_eq!(state_hash(&summary), hash);
         for peer in 1..PEERS {
             let absent: String = rounds_of(&cluster, peer).iter().map(|round| round["absent"].to_string()).collect();
-            assert!(!absent.contains("accused"), "{absent}");
+            assert!(!absent.contains("removed"), "{absent}");
         }
     }
 }
 
-/// It once accused all others and ended with a message that blamed them.
+/// It once accused all others and ended with a message that blamed them; later it had to be given another peer's checkpoint.
 #[test]
-fn a_host_that_was_stopped_reports_that_it_fell_behind_and_blames_no_peer() {
+fn a_host_that_was_stopped_catches_up() {
     let rounds = 20;
-    let cluster = Cluster::start(&job(rounds, "2s"), false);
+    let cluster = Cluster::start(&job(rounds, "2s", "750ms"), false);
     let others: Vec<Child> = (1..PEERS).map(|peer| cluster.host(peer)).collect();
-    let (stopped, ended) = cluster.place.start_watched(&["host", "--config", "peer-0/host.toml"], 36);
+    let (mut stopped, ended) = cluster.place.start_watched(&["host", "--config", "peer-0/host.toml"], 36);
     signal(&stopped, Signal::STOP);
     let hash = in_step(&finish(others), rounds);
     (1..PEERS).for_each(|peer| little_was_lost(&cluster, peer));
     signal(&stopped, Signal::CONT);
-    let mut stopped = stopped;
-    assert!(!stopped.wait().unwrap().success());
+    assert!(stopped.wait().unwrap().success());
     ended.recv().unwrap();
-    // Started again, it is still behind and reports the same.
-    let error = cluster.place.fails(&["host", "--config", "peer-0/host.toml"]);
-    fell_behind(&error);
-    // The suggested fix helps.
-    let checkpoint = |peer| cluster.path(peer, "checkpoint.safetensors");
-    std::fs::copy(checkpoint(1), checkpoint(0)).unwrap();
-    let summaries = finish((0..PEERS).map(|peer| cluster.host(peer)).collect());
-    assert_eq!(in_step(&summaries, rounds), hash);
-}
-
-#[track_caller]
-fn fell_behind(error: &str) {
-    let said = ["this peer has the state of round", "and needs the one of round"];
-    assert!(said.iter().all(|words| error.contains(words)), "{error}");
-    assert!(!error.contains("accused"), "{error}");
+    // All of them are there already.
+    assert_eq!(in_step(&finish((0..PEERS).map(|peer| cluster.host(peer)).collect()), rounds), hash);
 }
 
 /// A power failure ends hosts and databases together, each in another round.
@@ -139,7 +121,7 @@ fn fell_behind(error: &str) {
 fn peers_that_were_killed_at_once_resume_where_they_were() {
     let rounds = 60;
     // No peer is lost, so none may be left out, however busy the machine is.
-    let job = job(rounds, "1m");
+    let job = job(rounds, "1m", "1m");
     let place = Place::new();
     place.job(&job);
     let expected = state_hash(&place.json(&["train"]));
@@ -166,7 +148,7 @@ fn peers_that_were_killed_at_once_resume_where_they_were() {
 /// A host with fewer rounds ends first. The other once waited for it without a word about the reason.
 #[test]
 fn a_host_with_fewer_rounds_is_named_and_can_go_on() {
-    let cluster = Cluster::start(&job(3, "5s"), false);
+    let cluster = Cluster::start(&job(3, "5s", "5s"), false);
     let configure = |peer: u32| {
         let config = cluster.path(peer, "host.toml");
         let text = std::fs::read_to_string(&config).unwrap();

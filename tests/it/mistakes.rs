@@ -8,11 +8,11 @@ use crate::harness::Place;
 #[test]
 fn liars_and_a_rule_that_tolerates_none_exclude_each_other() {
     let place = Place::new();
-    place.job("[train]\nfaults = 1\naggregate = \"aggregate-mean\"\n");
+    place.job("[train]\nbyzantine = 1\naggregate = \"aggregate-mean\"\n");
     for command in [&["train", "--out", "run"][..], &["up"], &["model", "check", "--from", "skein.toml"]] {
         let error = place.fails(command);
-        let expected = "`train.faults` is 1, and function `aggregate-mean` tolerates no Byzantine peer, since it computes \
-                        the rule `mean`: set `train.faults = 0`, or choose a `train.aggregate` that tolerates some: \
+        let expected = "`train.byzantine` is 1, and function `aggregate-mean` tolerates no Byzantine peer, since it \
+                        computes the rule `mean`: set `byzantine = 0` or choose a robust rule as `train.aggregate`: \
                         `aggregate-median`, ";
         assert!(error.contains(expected), "{command:?}: {error}");
     }

@@ -20,7 +20,7 @@ pub(crate) fn engines() -> Vec<String> {
 
 /// Exports the built-in network to `small.onnx`.
 fn small_network(place: &Place) {
-    place.job("[train]\nrounds = 1\npeers = 1\nfaults = 0\n");
+    place.job("[train]\nrounds = 1\npeers = 1\nbyzantine = 0\n");
     place.json(&["train", "--out", "start"]);
     place.json(&["export", "--checkpoint", "start", "--to", "small.onnx"]);
 }
@@ -160,7 +160,7 @@ fn a_model_that_cannot_be_used_is_refused_by_name() {
         "`logits` has the shape [batch, 10], which is 10 outputs for each sample, and the data has 12 classes: export the model with"
     ));
     place.write("table.csv", "a,b,label\n1,2,0\n3,4,1\n5,6,0\n7,8,1\n");
-    place.job_on("source = \"table.csv\"\n", "[model]\nonnx = \"small.onnx\"\n[train]\npeers = 1\nfaults = 0\n");
+    place.job_on("source = \"table.csv\"\n", "[model]\nonnx = \"small.onnx\"\n[train]\npeers = 1\nbyzantine = 0\n");
     assert!(
         place.fails(&["train"]).contains("its input `input` takes [batch, 1, 8, 8], the samples have the shape [2]")
     );

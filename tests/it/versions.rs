@@ -4,14 +4,15 @@ use std::fs;
 use std::path::PathBuf;
 
 use skein_protocol::identity::Identity;
-use skein_protocol::round::record::{Record, RecordError};
+use skein_protocol::keys::Ed25519;
+use skein_protocol::record::{RecordError, Unverified};
 use skein_redis::Scope;
 use skein_types::{Digest, PeerId};
 
 use crate::harness::{Database, Place, root};
 
 /// The newest generation.
-const GENERATION: u32 = 3;
+const GENERATION: u32 = 4;
 
 /// The public key of the first peer in all samples.
 fn key() -> String {
@@ -45,21 +46,24 @@ fn at_database<'a>(command: &[&'a str], url: &'a str, password: &'a str) -> Vec<
 }
 
 #[test]
-fn manifests_of_all_versions_train() {
-    for generation in 1..=GENERATION {
-        assert_eq!(job(generation).json(&["train"])["rounds"], 3, "generation {generation}");
+fn a_manifest_trains_or_is_refused_with_the_names_of_today() {
+    for generation in 1..GENERATION {
+        let error = job(generation).fails(&["train"]);
+        let words = ["unknown field `faults`", "did you mean `byzantine` or `crashed`?"];
+        assert!(words.iter().all(|words| error.contains(words)), "generation {generation}: {error}");
     }
+    assert_eq!(job(GENERATION).json(&["train"])["rounds"], 3);
 }
 
 #[test]
 fn a_checkpoint_is_read_or_refused_with_both_versions() {
-    let place = job(1);
+    let place = job(GENERATION);
     fs::copy(sample(1, "checkpoint.safetensors"), place.path("old.safetensors")).unwrap();
     for command in ["eval", "export"] {
         let arguments = [command, "--checkpoint", "old.safetensors", "--to", "new.onnx"];
         let error = place.fails(if command == "eval" { &arguments[..3] } else { &arguments });
         assert!(
-            error.contains("has the format `skein-checkpoint-1`, this program reads `skein-checkpoint-3`"),
+            error.contains("has the format `skein-checkpoint-1`, this program reads `skein-checkpoint-4`"),
             "{error}"
         );
         assert!(error.contains("with the program that wrote it"), "{error}");
@@ -73,11 +77,11 @@ fn a_checkpoint_is_read_or_refused_with_both_versions() {
 fn a_record_is_read_or_refused_with_its_version() {
     // The first generation's began with the digest of the job, not with a version.
     let old = fs::read(sample(1, "record")).unwrap();
-    assert_eq!(Record::decode(&old), Err(RecordError::Malformed));
-    let mut now = fs::read(sample(GENERATION, "record")).unwrap();
-    assert_eq!(Record::decode(&now).unwrap().encode(), now);
-    now[0] = 1;
-    assert_eq!(Record::decode(&now), Err(RecordError::Version(1)));
+    assert_eq!(Unverified::decode(&old).err(), Some(RecordError::Malformed));
+    let old = fs::read(sample(3, "record")).unwrap();
+    assert_eq!(Unverified::decode(&old).err(), Some(RecordError::Version(2)));
+    let now = fs::read(sample(GENERATION, "record")).unwrap();
+    assert_eq!(Unverified::decode(&now).unwrap().verify(&Ed25519).unwrap().encode(), now);
 }
 
 /// Values of the module are in the format of the first generation to this day; names of keys are not.
@@ -90,12 +94,12 @@ fn a_database_is_read_or_refused_with_both_versions() {
     let scope = Scope { run: Digest([1; 32]), peer: PeerId([2; 32]), values: 6 };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let error = runtime.block_on(async { skein_redis::open(&owner, scope).await.map(drop).unwrap_err() }).to_string();
-    assert!(error.contains("it holds a run in format 1 of the keys, this program uses format 2"), "{error}");
+    assert!(error.contains("it holds a run in format 1 of the keys, this program uses format 3"), "{error}");
 
     let url = format!("unix://owner@{}/redis.sock", place.path("redis").display());
     let password = place.path("redis/owner.password").display().to_string();
     let error = place.fails(&at_database(&["worker", "--peer", &key()], &url, &password));
-    assert!(error.contains("its host uses format 1 of the keys, this worker format 2"), "{error}");
+    assert!(error.contains("its host uses format 1 of the keys, this worker format 3"), "{error}");
 }
 
 #[test]

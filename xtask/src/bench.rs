@@ -47,7 +47,7 @@ source = "builtin:digits"
 validation = 0.0
 [train]
 peers = 4
-faults = 1
+byzantine = 1
 rounds = 12
 batch_size = 32
 batches_per_round = 2

@@ -144,7 +144,7 @@ impl GradientBench {
             application: Application { name: "bench".into(), version: None, description: None },
             model: Model { onnx: Some(self.model.clone()), ..Model::default() },
             data: Data { source: Some(data), labels: Some(labels), validation: 0.0, ..Data::default() },
-            train: Train { peers: 1, faults: 0, batch_size: self.batch, ..Train::default() },
+            train: Train { peers: 1, byzantine: Some(0), batch_size: self.batch, ..Train::default() },
             function: [FUNCTION].map(|name| (name.to_owned(), builtin(name))).into(),
         }
     }

@@ -62,8 +62,8 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 impl BuiltinRule {
-    /// The rule of a function that is, byte for byte, a built-in aggregation function; it tolerates `train.faults`
-    /// Byzantine peers.
+    /// The rule of a function that is, byte for byte, a built-in aggregation function; it tolerates as many Byzantine peers
+    /// as `train` expects.
     ///
     /// # Errors
     /// The settings are invalid for the rule, it tolerates no Byzantine peer, or it needs more peers than `train.peers`.
@@ -78,25 +78,28 @@ impl BuiltinRule {
         let set = |rule: Rule, (setting, value): (&String, &String)| {
             if setting == WEIGHTED && kinds.len() > 1 { Ok(rule) } else { rule.with(setting, value) }
         };
-        let rule = settings.try_fold(Rule::new(kind, train.faults), set);
+        let model = train.fault_model();
+        let byzantine = model.byzantine();
+        let rule = settings.try_fold(Rule::new(kind, byzantine), set);
         let rule = rule.with_context(|| format!("function `{}` has invalid settings", component.name))?;
+        let name = &component.name;
         ensure!(
-            train.faults == 0 || tolerates_faults(kind),
-            "`train.faults` is {}, and function `{}` tolerates no Byzantine peer, since it computes the rule `{}`: set \
-             `train.faults = 0`, or choose a `train.aggregate` that tolerates some: {}",
-            train.faults,
-            component.name,
+            byzantine == 0 || tolerates_liars(kind),
+            "`train.byzantine` is {byzantine}{}, and function `{name}` tolerates no Byzantine peer, since it computes the rule \
+             `{}`: set `byzantine = 0` or choose a robust rule as `train.aggregate`: {}",
+            if train.byzantine.is_none() { " by default" } else { "" },
             kind.name,
             tolerant_functions()
         );
-        let needed = rule.rows_min();
-        let peers = train.peers;
+        let needed = u64::try_from(rule.rows_min())?;
+        let (peers, crashed, answering) = (model.members(), model.crashed(), u64::from(model.answering()));
         ensure!(
-            needed <= peers as usize,
-            "function `{}` needs the contributions of {needed} peers to tolerate `train.faults = {}`, and `train.peers` \
-             is {peers}: add peers, or choose another function",
-            component.name,
-            train.faults,
+            needed <= answering,
+            "function `{name}` needs the contributions of {needed} peers to tolerate `byzantine = {byzantine}`, and \
+             `train.peers` is {peers}, of which {} may be missing (`byzantine = {byzantine}` and `crashed = {crashed}`): it needs \
+             at least {} peers; add peers, tolerate fewer, or choose another function",
+            byzantine + crashed,
+            needed + u64::from(byzantine) + u64::from(crashed),
         );
         Ok(Some(BuiltinRule(rule)))
     }
@@ -113,13 +116,13 @@ impl BuiltinRule {
 }
 
 /// Whether a rule tolerates Byzantine peers: one that does needs more contributions for each of them.
-fn tolerates_faults(kind: &'static RuleKind) -> bool {
+fn tolerates_liars(kind: &'static RuleKind) -> bool {
     Rule::new(kind, 1).rows_min() > Rule::new(kind, 0).rows_min()
 }
 
 /// The built-in functions whose rules tolerate Byzantine peers, as the end of a sentence.
 fn tolerant_functions() -> String {
-    let kinds = RULES.into_iter().filter(|kind| tolerates_faults(kind));
+    let kinds = RULES.into_iter().filter(|kind| tolerates_liars(kind));
     kinds.map(|kind| format!("`{}`", kind.function)).collect::<Vec<_>>().join(", ")
 }
 
@@ -153,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_built_in_function_has_the_rule_of_its_settings() {
-        let honest = Train { faults: 0, ..Train::default() };
+        let honest = Train { byzantine: Some(0), ..Train::default() };
         let name = |function, settings: &[_]| {
             let rule = rule(function, settings, &honest).expect("settings that fit");
             rule.map(|rule| rule.kernel(&[1, 2]).to_string())
@@ -162,8 +165,8 @@ mod tests {
         assert_eq!(name("aggregate-mean", &[("weighted", "false")]).as_deref(), Some("mean"));
         assert_eq!(name("aggregate-mean", &[("weighted", "true")]).as_deref(), Some("weighted-mean"));
         assert_eq!(name("aggregate-median", &[]).as_deref(), Some("median"));
-        // Five peers: it needs three more than twice the faults.
-        let train = Train { peers: 5, ..Train::default() };
+        // It needs three more than twice the liars, although one peer lies by its silence.
+        let train = Train { peers: 6, byzantine: Some(1), crashed: Some(0), ..Train::default() };
         let krum = rule("aggregate-multi-krum", &[("selected", "1")], &train).expect("settings that fit");
         assert_eq!(krum.map(|rule| rule.kernel(&[]).to_string()).as_deref(), Some("multi-krum(selected=1)"));
         assert_eq!(name("gradient-mlp", &[]), None);
@@ -172,17 +175,18 @@ mod tests {
     #[test]
     fn a_rule_that_tolerates_no_liar_is_refused_if_some_are_expected() {
         for (settings, name) in [(&[][..], "mean"), (&[("weighted", "true")], "weighted-mean")] {
-            let train = Train { peers: 9, faults: 2, ..Train::default() };
-            let error = rule("aggregate-mean", settings, &train).expect_err("it tolerates none").to_string();
+            let train = Train { peers: 9, byzantine: Some(2), ..Train::default() };
+            let refused = |train| rule("aggregate-mean", settings, train).expect_err("it tolerates none").to_string();
             assert_eq!(
-                error,
+                refused(&train),
                 format!(
-                    "`train.faults` is 2, and function `aggregate-mean` tolerates no Byzantine peer, since it computes the \
-                     rule `{name}`: set `train.faults = 0`, or choose a `train.aggregate` that tolerates some: \
-                     `aggregate-median`, `aggregate-trimmed-mean`, `aggregate-multi-krum`"
+                    "`train.byzantine` is 2, and function `aggregate-mean` tolerates no Byzantine peer, since it computes the \
+                     rule `{name}`: set `byzantine = 0` or choose a robust rule as `train.aggregate`: `aggregate-median`, \
+                     `aggregate-trimmed-mean`, `aggregate-multi-krum`"
                 )
             );
-            let train = Train { faults: 0, ..train };
+            assert!(refused(&Train::default()).starts_with("`train.byzantine` is 1 by default, and function "));
+            let train = Train { byzantine: Some(0), ..train };
             assert!(rule("aggregate-mean", settings, &train).expect("none is expected").is_some());
         }
     }
@@ -208,7 +212,7 @@ mod tests {
             refused("aggregate-median", &[("weighted", "true")], &train),
             "function `aggregate-median` has invalid settings: `median` takes no parameters, got `weighted`"
         );
-        let enough = Train { peers: 5, ..Train::default() };
+        let enough = Train { peers: 6, byzantine: Some(1), crashed: Some(0), ..Train::default() };
         let prefix = "function `aggregate-multi-krum` has invalid settings: ";
         for (setting, value, message) in [
             ("neighbours", "0", "`neighbours` of `multi-krum` must be a whole number from 1 up, got `0`"),
@@ -224,11 +228,16 @@ mod tests {
         assert_eq!(needs(&[], &train).as_deref(), Some("5"));
         assert_eq!(needs(&[("neighbours", "5")], &enough).as_deref(), Some("7"));
         assert_eq!(needs(&[("selected", "7")], &enough).as_deref(), Some("8"));
-        let train = Train { faults: 2, ..train };
         assert_eq!(
-            refused("aggregate-trimmed-mean", &[], &train),
-            "function `aggregate-trimmed-mean` needs the contributions of 5 peers to tolerate `train.faults = 2`, and \
-             `train.peers` is 4: add peers, or choose another function"
+            refused("aggregate-multi-krum", &[], &train),
+            "function `aggregate-multi-krum` needs the contributions of 5 peers to tolerate `byzantine = 1`, and `train.peers` is \
+             4, of which 1 may be missing (`byzantine = 1` and `crashed = 0`): it needs at least 6 peers; add peers, tolerate \
+             fewer, or choose another function"
         );
+        for (peers, crashed) in [(6, 0), (7, 1)] {
+            let train = |peers| Train { peers, byzantine: Some(1), crashed: Some(crashed), ..Train::default() };
+            assert!(rule("aggregate-multi-krum", &[], &train(peers)).is_ok(), "n is 3b + c + 3");
+            assert!(rule("aggregate-multi-krum", &[], &train(peers - 1)).is_err());
+        }
     }
 }

@@ -24,7 +24,7 @@ pub use model::Model;
 pub use overrides::{Override, quoted};
 pub(crate) use suggest::{did_you_mean, did_you_mean_or_choose};
 pub use suggest::{how_to_set, key_of_option};
-pub use train::Train;
+pub use train::{Train, WaitBounds};
 
 /// The only version that exists.
 pub const VERSION: u32 = 1;
@@ -304,7 +304,10 @@ mod tests {
             parsed.expect_err("an unknown name").to_string()
         };
         let unknown = error("[train]\nfoo_bar = 3\n");
-        assert!(unknown.contains("unknown field `foo_bar`, expected one of `peers`, `faults`, "), "{unknown}");
+        assert!(
+            unknown.contains("unknown field `foo_bar`, expected one of `peers`, `byzantine`, `crashed`, "),
+            "{unknown}"
+        );
         assert!(!unknown.contains("did you mean"), "{unknown}");
         let unknown = error("[train]\naggregate = \"mine\"\n[function.own]\nsource = \"own.wasm\"\n");
         let expected =
@@ -318,7 +321,18 @@ mod tests {
         refuses("[train]\nbatch_size = 0\n", "`train.batch_size`");
         refuses("[train]\nbatches_per_round = 0\n", "`train.batches_per_round`");
         refuses("[train]\nrounds = 0\n", "`train.rounds`");
-        refuses("[train]\npeers = 3\nfaults = 2\n", "`train.faults`");
+        refuses("[train]\nfaults = 1\n", "did you mean `byzantine` or `crashed`?");
+        refuses(
+            "[train]\nbyzantine = 2\n",
+            "`train.byzantine` is 2 and `train.crashed` 0, which needs at least 7 peers, and `train.peers` is 4: add peers, or \
+             tolerate fewer: 4 peers tolerate at most `byzantine = 1`, or `crashed = 1`",
+        );
+        refuses(
+            "[train]\nbyzantine = 1\ncrashed = 1\n",
+            "`train.byzantine` is 1 and `train.crashed` 1, which needs at least 6",
+        );
+        refuses("[train]\ncrashed = 2\n", "`train.crashed` is 2 and `train.byzantine` 0, which needs at least 5 peers");
+        refuses("[train]\nbyzantine = 4294967295\n", "`train.byzantine` is 4294967295 and ");
         refuses("[train]\nlearning_rate = -1.0\n", "`train.learning_rate`");
         refuses("[train]\nlearning_rate = nan\n", "`train.learning_rate`");
         refuses("[train]\nlearning_rate = 1e39\n", "`train.learning_rate`");
@@ -345,6 +359,10 @@ mod tests {
         );
         refuses("[model]\nloss = \"hinge\"\n", "there is no loss `hinge`: choose `cross-entropy`");
         refuses("[train]\naggregate = \"agregate-median\"\n", "did you mean `aggregate-median`?");
+        refuses(
+            "[train]\nwait = { silent = \"100ms\" }\n",
+            "`train.wait.silent` must be at least 750ms, which is three beats, got 100ms",
+        );
         refuses("[train]\nwait = { min = \"2s\", max = \"1s\" }\n", "`train.wait`");
         refuses("[train]\nclip_norm = 0.0\n", "`train.clip_norm`");
         refuses("[model]\nhidden = [0]\n", "`model.hidden`");
@@ -375,7 +393,7 @@ mod tests {
         let train = serde_json::to_value(Train::default()).expect("it can be written");
         let momentum = serde_json::json!({ "name": "momentum", "momentum": 0.9f32, "weight_decay": 0.0 });
         assert_eq!(train["optimizer"], momentum);
-        assert_eq!(train["wait"], serde_json::json!({ "min": "1m", "max": "10m" }));
+        assert_eq!(train["wait"], serde_json::json!({ "min": "1s", "max": "10m", "silent": "750ms" }));
     }
 
     #[test]

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, TensorView};
-use serde::de::Error as _;
-use serde::{Deserialize, Serialize};
 use skein_job::Job;
 use skein_job::identity::Ancestor;
 use skein_protocol::convergence::Progress;
+use skein_protocol::record::Position;
+use skein_protocol::standing::{Head, Standing};
 use skein_protocol::state::state_hash;
 use skein_store::{State, StateDigests, StateStore, StoreError};
 use skein_types::Layout;
@@ -31,7 +31,7 @@ pub use provenance::{Provenance, Relation};
 pub const FILE: &str = "checkpoint.safetensors";
 
 /// The format and its version. A program reads the version that it writes.
-const FORMAT: &str = "skein-checkpoint-3";
+const FORMAT: &str = "skein-checkpoint-4";
 
 /// Everything that a run needs to resume and reach the same result.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,8 +40,10 @@ pub struct Checkpoint {
     pub provenance: Arc<Provenance>,
     /// The state after the last applied round.
     pub state: State,
-    /// Memory of the convergence rules.
-    pub progress: Progress,
+    /// That round, or the one that follows if training stopped before it.
+    pub position: Position,
+    /// What the peers share besides tensors.
+    pub standing: Standing,
 }
 
 /// A checkpoint that cannot be read or written.
@@ -85,16 +87,6 @@ pub enum CheckpointError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Rules {
-    learning_rate: f64,
-    stopping_best: Option<f64>,
-    stopping_waited: u32,
-    plateau_best: Option<f64>,
-    plateau_waited: u32,
-    optimizer_since: u64,
-}
-
 impl Checkpoint {
     /// The state before a job's first round.
     pub fn initial(job: &Job) -> Checkpoint {
@@ -104,8 +96,14 @@ impl Checkpoint {
         Checkpoint {
             provenance: Arc::new(Provenance::of(job)),
             state,
-            progress: Progress::new(job.train.learning_rate),
+            position: Position::default(),
+            standing: Standing::new(job.train.learning_rate),
         }
+    }
+
+    /// The state as the protocol knows it.
+    pub fn head(&self) -> Head {
+        Head { position: self.position, state: self.state_hash(), standing: self.standing.clone() }
     }
 
     /// The state as the start of a run of `job` under other settings, which knows this run as its ancestor.
@@ -121,15 +119,17 @@ impl Checkpoint {
         let round = self.state.round();
         let initial = Checkpoint::initial(job);
         let slots = if is_same_optimizer { self.state.slots() } else { initial.state.slots() };
+        let progress = self.standing.progress;
         let progress = Progress {
-            learning_rate: if is_same_rate { self.progress.learning_rate } else { job.train.learning_rate },
-            optimizer_since: if is_same_optimizer { self.progress.optimizer_since } else { round },
-            ..initial.progress
+            learning_rate: if is_same_rate { progress.learning_rate } else { job.train.learning_rate },
+            optimizer_since: if is_same_optimizer { progress.optimizer_since } else { round },
+            ..initial.standing.progress
         };
         Checkpoint {
             provenance: Arc::new(self.provenance.continued(job, self.as_ancestor())),
             state: State::new(round, self.state.parameters().clone(), slots.to_vec()),
-            progress,
+            position: Position { era: 0, round },
+            standing: Standing { progress, ..initial.standing },
         }
     }
 
@@ -145,7 +145,15 @@ impl Checkpoint {
     /// The store cannot be written.
     pub async fn restore(&self, store: &dyn StateStore) -> Result<(), StoreError> {
         store.set_state(self.state.clone()).await?;
-        store.put_round_metadata(self.state.round(), encode_progress(&self.progress)).await
+        self.label(store).await
+    }
+
+    /// Writes what belongs to the state besides tensors to a store that holds the tensors.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn label(&self, store: &dyn StateStore) -> Result<(), StoreError> {
+        store.put_round_metadata(self.state.round(), encode_metadata(self.position, &self.standing)).await
     }
 
     /// Hash of the state, which peers compare.
@@ -181,37 +189,31 @@ impl Checkpoint {
     }
 
     fn metadata(&self) -> HashMap<String, String> {
-        let rules = String::from_utf8(encode_progress(&self.progress)).expect("JSON is text");
         let mut metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("round".to_owned(), self.state.round().to_string()),
             ("state_hash".to_owned(), self.state_hash().to_string()),
-            ("convergence".to_owned(), rules),
+            ("standing".to_owned(), hex::encode(encode_metadata(self.position, &self.standing))),
         ]);
         metadata.extend(self.provenance.metadata());
         metadata
     }
 }
 
-/// Encodes the memory of the convergence rules, to be kept beside a state.
-pub fn encode_progress(progress: &Progress) -> Vec<u8> {
-    let Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited, optimizer_since } =
-        *progress;
-    let rules = Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited, optimizer_since };
-    serde_json::to_vec(&rules).expect("numbers and options can be written as JSON")
+/// Encodes what is kept beside the tensors of a state: era (4 bytes, little endian), round (8), and the standing.
+pub fn encode_metadata(position: Position, standing: &Standing) -> Vec<u8> {
+    let Position { era, round } = position;
+    [&era.to_le_bytes()[..], &round.to_le_bytes(), &standing.encode()].concat()
 }
 
-/// Decodes what [`encode_progress`] wrote beside the state of `round`.
-///
-/// # Errors
-/// The bytes are anything else.
-pub fn decode_progress(bytes: &[u8], round: u64) -> serde_json::Result<Progress> {
-    let rules: Rules = serde_json::from_slice(bytes)?;
-    let Rules { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited, optimizer_since } = rules;
-    if optimizer_since > round {
-        return Err(serde_json::Error::custom("the optimizer began after the round"));
-    }
-    Ok(Progress { learning_rate, stopping_best, stopping_waited, plateau_best, plateau_waited, optimizer_since })
+/// Decodes what [`encode_metadata`] wrote beside the state of `round`; `None` if the bytes are anything else.
+pub fn decode_metadata(bytes: &[u8], round: u64) -> Option<(Position, Standing)> {
+    let (era, rest) = bytes.split_first_chunk()?;
+    let (number, rest) = rest.split_first_chunk()?;
+    let position = Position { era: u32::from_le_bytes(*era), round: u64::from_le_bytes(*number) };
+    let standing = Standing::decode(rest)?;
+    let is_of_round = position.round == round + u64::from(standing.is_stopped);
+    (is_of_round && standing.progress.optimizer_since <= round).then_some((position, standing))
 }
 
 /// The hash that peers compare.
@@ -249,7 +251,9 @@ mod tests {
             manifest: "[train]\n".into(),
             lineage: vec![Ancestor { run: Digest([1; 32]), job: Digest([2; 32]), round: 3, state: Digest([4; 32]) }],
         };
-        Checkpoint { provenance: provenance.into(), state: State::new(round, parameters, slots), progress }
+        let standing = Standing { progress, ..Standing::new(1e-3) };
+        let position = Position { era: 2, round };
+        Checkpoint { provenance: provenance.into(), state: State::new(round, parameters, slots), position, standing }
     }
 
     #[test]
@@ -265,11 +269,19 @@ mod tests {
     }
 
     #[test]
-    fn progress_of_a_later_optimizer_is_refused() {
-        let progress = Progress { optimizer_since: 4, ..Progress::new(0.1) };
-        let bytes = encode_progress(&progress);
-        assert_eq!(decode_progress(&bytes, 4).expect("valid"), progress);
-        assert!(decode_progress(&bytes, 3).is_err(), "its steps would be negative");
+    fn what_does_not_fit_the_round_is_refused() {
+        let position = Position { era: 1, round: 4 };
+        let with = |progress| Standing { progress, ..Standing::new(0.1) };
+        let standing = with(Progress { optimizer_since: 4, ..Progress::new(0.1) });
+        let bytes = encode_metadata(position, &standing);
+        assert_eq!(decode_metadata(&bytes, 4), Some((position, standing)));
+        assert_eq!(decode_metadata(&bytes, 3), None, "of another round");
+        assert_eq!(decode_metadata(&bytes[..bytes.len() - 1], 4), None);
+        let later = with(Progress { optimizer_since: 5, ..Progress::new(0.1) });
+        assert_eq!(decode_metadata(&encode_metadata(position, &later), 4), None, "its steps would be negative");
+        let stopped = Standing { is_stopped: true, ..Standing::new(0.1) };
+        let bytes = encode_metadata(position, &stopped);
+        assert_eq!(decode_metadata(&bytes, 3), Some((position, stopped)), "it stopped before the round");
     }
 
     #[test]

@@ -1,81 +1,111 @@
-//! One peer's side of a round: does what the protocol decides, and reports the results to it.
+//! One peer of a run: does what its node asks for, and tells the node what came of it. It decides nothing.
+//!
+//! ```text
+//! inbox (records, beats) ─┐                     ┌─ log, store: what the node signs and serves
+//! tasks (done)           ─┼─→ Node::handle_all ─┤
+//! timer, checkpoints     ─┘                     └─ tasks: compute, fetch, apply
+//! ```
 
+mod apply;
 mod contribute;
+mod exchange;
 mod failures;
+mod fetch;
 mod folder;
+mod inbox;
 pub mod log;
-mod neighbours;
+mod report;
+mod served;
+mod tasks;
+mod verified;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use skein_job::{Job, PeerData};
-use skein_kernels::optimizer::Step as OptimizerStep;
-use skein_kernels::update::Change;
-use skein_protocol::convergence::Progress;
-use skein_protocol::deadline::Deadline;
+use anyhow::Result;
+use skein_job::Job;
 use skein_protocol::identity::Identity;
-use skein_protocol::presence::Presence;
-use skein_protocol::random::Stream;
-use skein_protocol::round::announcement::{Announcement, Evaluation};
-use skein_protocol::round::record::{Header, Kind, Record, RecordError};
-use skein_protocol::round::{Absence, Agreement, Context as RoundContext, Ended, Received, Round, Step, Waits};
+use skein_protocol::node::{Absence, Action, Event, Kept, Node, RunTerms, Served, Want};
+use skein_protocol::pace::PaceOptions;
+use skein_protocol::record::{Position, Record};
 use skein_protocol::shards::EpochSampler;
-use skein_runtime::aggregate::Contribution;
-use skein_store::{Aggregate, Average, PeerStore, Ports, State, StateDigests, StoreError, Update};
-use skein_types::Digest;
-use skein_types::PeerId;
-use tokio::sync::watch;
-use tokio::time::Instant;
+use skein_protocol::standing::Head;
+use skein_store::{PeerStore, Ports};
+use skein_types::{Digest, PeerId, Values};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
 
+pub use self::exchange::Exchange;
+use self::fetch::Fetcher;
 pub(crate) use self::folder::LOG_FILE as RECORDS_FILE;
-use self::log::{Log, OwnContribution};
-use self::neighbours::{Arrival, Fetched, INBOX_RECORDS, Neighbours, Read};
-use crate::checkpoint::{decode_progress, encode_progress, hash_of};
-use crate::compute::{Compute, state_before};
+use self::inbox::Inbox;
+use self::log::Log;
+use self::report::Timing;
+pub use self::report::{Awaited, PeerEvent, RoundReport};
+use self::tasks::{Applying, Computing, Done, Fetching};
+use self::verified::Verified;
+use crate::checkpoint::Checkpoint;
+use crate::compute::Compute;
+use crate::evaluation::Evaluation;
 use crate::phases::{Phase, Phases};
-use crate::pool::{FunctionPool, Purpose};
+use crate::pool::FunctionPool;
 use crate::prepare::PreparedJob;
 
-/// A peer of a job.
+/// Most messages of the inbox that are handled in one go.
+const INBOX_TURN: usize = 64;
+/// How often a peer looks whether its store still has its state.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often in a row a peer restores its state to a store that lost it, before the run fails.
+const RECOVERIES_MAX: u32 = 5;
+
+/// A peer of a run.
 pub struct Peer {
-    job: Arc<Job>,
-    prepared: PreparedJob,
-    pool: Arc<FunctionPool>,
+    node: Node,
+    work: Arc<Work>,
     identity: Identity,
-    store: Ports,
-    compute: Arc<dyn Compute>,
-    neighbours: Neighbours,
     order: EpochSampler,
-    progress: Progress,
-    deadline: Deadline,
-    presence: Presence,
     log: Log,
-    /// Records of the others that this round accepted, in case it is started again.
-    taken: Vec<Read>,
-    /// Records of the next rounds, from peers that are ahead.
-    early: Vec<Read>,
+    verified: Arc<Verified>,
+    exchange: Option<Arc<Exchange>>,
+    fetcher: Arc<Fetcher>,
+    inbox: Inbox,
+    tasks: JoinSet<Done>,
+    computing: Computing,
+    fetching: BTreeMap<Want, Fetching>,
+    applying: Option<Applying>,
+    /// Values of this round that the store holds, by their peers, and others of the same peers, which a liar announced too.
+    held: BTreeMap<PeerId, Digest>,
+    spare: BTreeMap<Digest, Values>,
+    /// The last state that this peer applied or took over.
+    last: Checkpoint,
+    recoveries: u32,
+    pruned: u64,
+    /// Why peers are not in the last decision.
+    absent: BTreeMap<PeerId, Absence>,
+    timing: Timing,
+    report: Option<Box<RoundReport>>,
+    stopped: Option<Evaluation>,
+    is_finished: bool,
     clock: Instant,
     awaited: watch::Sender<Option<Awaited>>,
+    horizon: watch::Sender<Position>,
+    is_stuck: Arc<AtomicBool>,
+    shows_waits: bool,
     /// Training loss of the last round, for errors.
     last_loss: Option<f64>,
 }
 
-/// Whom a peer waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Awaited {
-    /// Peers that it waits for.
-    pub peers: BTreeSet<PeerId>,
-    /// When it was ready itself.
-    pub since: Instant,
-    /// When it stops waiting at the latest.
-    pub until: Instant,
-    /// Until when peers were expected, judging by earlier rounds.
-    pub expected: Instant,
-    /// Those of them that may have ended.
-    pub ended: Option<Ended>,
+/// What the tasks of a peer share.
+struct Work {
+    job: Arc<Job>,
+    prepared: PreparedJob,
+    pool: Arc<FunctionPool>,
+    store: Ports,
+    compute: Arc<dyn Compute>,
+    me: PeerId,
 }
 
 /// The parts that each peer has for itself.
@@ -88,112 +118,69 @@ pub struct PeerConfig {
     pub compute: Arc<dyn Compute>,
     /// The stores of the others, read only.
     pub others: BTreeMap<PeerId, Arc<dyn PeerStore>>,
-    /// The records that it has signed.
+    /// What it keeps besides its state.
     pub log: Log,
-}
-
-/// How a round ended for one peer.
-pub enum RoundEnd {
-    /// The round was applied.
-    Applied(Box<RoundReport>),
-    /// The convergence rules end training: the state before the round is final.
-    Stopped {
-        /// The evaluation that ended training.
-        evaluation: Evaluation,
-    },
-}
-
-/// One applied round as one peer saw it.
-pub struct RoundReport {
-    /// Number of the round.
-    pub round: u64,
-    /// The peer that reports.
-    pub peer: PeerId,
-    /// The state after the round.
-    pub state: State,
-    /// Hash of that state.
-    pub state_hash: Digest,
-    /// The peer's contribution, if it has to be kept beside the checkpoint.
-    pub contribution: Option<OwnContribution>,
-    /// Memory of the convergence rules after the round.
-    pub progress: Progress,
-    /// Learning rate of the update.
-    pub learning_rate: f64,
-    /// Mean training loss over the agreed contributions.
-    pub loss: f64,
-    /// Evaluation of the state before the round, if it was due.
-    pub evaluation: Option<Evaluation>,
-    /// Number of contributions that were aggregated.
-    pub present: usize,
-    /// Peers whose contribution was not aggregated, and why.
-    pub absent: BTreeMap<PeerId, Absence>,
-    /// Time that each phase took.
-    pub phases: Phases,
+    /// The state in its store.
+    pub start: Checkpoint,
+    /// How long it waits for the others.
+    pub pace: PaceOptions,
+    /// Where all others are heard, if they are in this process; otherwise their stores are read.
+    pub exchange: Option<Arc<Exchange>>,
 }
 
 impl Peer {
-    /// A peer that continues from the state of its store, wherever it was stopped.
+    /// A peer that goes on from what it kept.
     ///
     /// # Errors
-    /// The store fails, or does not hold a state of the job.
-    pub async fn start(prepared: PreparedJob, pool: Arc<FunctionPool>, config: PeerConfig) -> Result<Peer> {
-        let PeerConfig { identity, store, compute, others, log } = config;
+    /// The operating system provides no random bytes.
+    pub fn start(prepared: PreparedJob, pool: Arc<FunctionPool>, config: PeerConfig) -> Result<Peer> {
+        let PeerConfig { identity, store, compute, others, log, start, pace, exchange } = config;
         let job = prepared.job.clone();
         let me = identity.id();
-        let digests = store.state.digests().await?;
         let share = &job.shares[&me];
         let order = EpochSampler::new(job.train.seed, share.index, share.train.clone());
-        let deadline = Deadline::new(job.train.wait);
-        let mut peer = Peer {
-            progress: Progress::new(job.train.learning_rate),
-            job,
-            prepared,
-            pool,
+        let kept = Kept { head: start.head(), saved: log.saved(), log: log.kept().clone(), inquiry: log.inquiry()? };
+        let node = Node::new(terms(&job, me), pace, kept, Duration::ZERO);
+        let horizon = watch::Sender::new(start.position);
+        let is_stuck = Arc::new(AtomicBool::new(false));
+        let verified = Arc::new(Verified::default());
+        let beats = pace.silent.is_some().then(|| (store.records.clone(), is_stuck.clone()));
+        let fetcher = Fetcher::new(&job, me, store.clone(), others, verified.clone());
+        let inbox = match &exchange {
+            Some(exchange) => Inbox::join(exchange, me),
+            None => Inbox::read(&fetcher, horizon.subscribe(), beats),
+        };
+        Ok(Peer {
+            node,
+            work: Arc::new(Work { job, prepared, pool, store, compute, me }),
             identity,
-            store,
-            compute,
-            neighbours: Neighbours::read(others),
             order,
-            deadline,
-            presence: Presence::default(),
             log,
-            taken: Vec::new(),
-            early: Vec::new(),
+            verified,
+            exchange,
+            fetcher: Arc::new(fetcher),
+            inbox,
+            tasks: JoinSet::new(),
+            computing: Computing::default(),
+            fetching: BTreeMap::new(),
+            applying: None,
+            held: BTreeMap::new(),
+            spare: BTreeMap::new(),
+            last: start,
+            recoveries: 0,
+            pruned: 0,
+            absent: BTreeMap::new(),
+            timing: Timing { phases: Phases::default(), begun: Instant::now(), phase: None },
+            report: None,
+            stopped: None,
+            is_finished: false,
             clock: Instant::now(),
             awaited: watch::Sender::new(None),
+            horizon,
+            is_stuck,
+            shows_waits: pace.silent.is_some(),
             last_loss: None,
-        };
-        peer.recall(&digests).await?;
-        Ok(peer)
-    }
-
-    /// Continues from the state of the store, which lost it and had it restored, and publishes again what it lost.
-    ///
-    /// # Errors
-    /// As [`Peer::start`].
-    pub async fn recover(&mut self) -> Result<()> {
-        self.compute.open().await?;
-        let digests = self.store.state.digests().await?;
-        self.recall(&digests).await
-    }
-
-    /// Restores the progress kept beside a state, and publishes the records that are due.
-    async fn recall(&mut self, digests: &StateDigests) -> Result<()> {
-        let metadata = self.store.state.round_metadata(digests.round).await?;
-        let metadata = metadata.with_context(|| format!("the store lost the metadata of round {}", digests.round))?;
-        self.progress = decode_progress(&metadata, digests.round)?;
-        let me = self.me();
-        // Values before the records that announce them.
-        for (round, values) in self.log.contributions().await? {
-            self.store.contributions.put_contribution(round, me, values).await?;
-        }
-        self.log.reconcile(&*self.store.records, me, self.job.run_id, digests.round).await?;
-        if let Some(vote) = self.log.unchecked_vote(digests.round) {
-            let header = Header { kind: Kind::Check, previous: self.log.last(), ..vote };
-            let check = self.log.sign_once(&self.identity, header, hash_of(digests).0.to_vec()).await?;
-            self.store.records.publish(check.encode()).await?;
-        }
-        Ok(())
+        })
     }
 
     /// The peers that it waits for at the moment; `None` while it does not wait.
@@ -201,302 +188,198 @@ impl Peer {
         self.awaited.subscribe()
     }
 
-    fn me(&self) -> PeerId {
-        self.identity.id()
-    }
-
-    fn share(&self) -> &PeerData {
-        &self.job.shares[&self.me()]
-    }
-
-    /// Takes part in one round, which follows the state of the peer's store.
+    /// Takes part in all rounds that are left.
     ///
     /// # Errors
-    /// A function failed, the peers are out of step, or too few of them are left.
-    #[tracing::instrument(level = "debug", name = "round", skip_all, fields(round = number))]
-    pub async fn round(&mut self, number: u64) -> Result<RoundEnd> {
-        let mut phases = Phases::default();
-        let digests = state_before(&*self.store.state, number).await?;
-        let (average, evaluation) = self.contribute(number, &mut phases).await?;
-        tracing::debug!(samples = average.samples, loss = average.loss, "computed");
-
-        let mut round = self.open_round(number, &digests, average, evaluation).await?;
-        let mut applied = None;
-        let mut phase = Phase::Gather;
-        loop {
-            let begun = Instant::now();
-            let step = round.step(self.clock.elapsed()).with_context(|| round_context(number, &round))?;
-            match step {
-                Step::Wait { until } => self.wait(&mut round, until).await?,
-                Step::Fetch { wanted, until } => {
-                    self.neighbours.ask(number, wanted, self.job.layout.len(), self.clock + until);
-                    self.wait(&mut round, until).await?;
-                }
-                Step::Vote(vote) => {
-                    tracing::debug!(held = vote.held.len(), accused = vote.accused.len(), "votes");
-                    // From here on, other holders are asked for values that their owners did not provide.
-                    self.neighbours.stop_asking();
-                    let is_new = !self.log.has(number, Kind::Vote);
-                    let bytes = self.publish(&round, Kind::Vote, vote.encode()).await?.encode();
-                    if !(is_new && round.is_decided()) {
-                        round.receive(self.clock.elapsed(), self.me(), &bytes);
-                    }
-                    phases.add(std::mem::replace(&mut phase, Phase::Vote), begun);
-                    continue;
-                }
-                Step::Aggregate(agreement) => {
-                    self.awaited.send_replace(None);
-                    let Some(report) = self.apply(number, &agreement, &mut phases).await? else {
-                        let evaluation = self.agreed_evaluation(number, &agreement);
-                        let evaluation = evaluation.context("training stops only after an evaluation")?;
-                        return Ok(RoundEnd::Stopped { evaluation });
-                    };
-                    // Peers that read the check continue, and drop what this one would need to apply the previous round
-                    // again.
-                    tracing::debug!(state = %report.state_hash, absent = ?agreement.absent, "applied");
-                    self.log.wait_for_checkpoint(number - 1).await;
-                    self.publish(&round, Kind::Check, report.state_hash.0.to_vec()).await?;
-                    round.applied(self.clock.elapsed(), report.state_hash);
-                    applied = Some(report);
-                    phase = Phase::Check;
-                    continue;
-                }
-                Step::Finish { unconfirmed, differing } => {
-                    if !unconfirmed.is_empty() || !differing.is_empty() {
-                        tracing::warn!(round = number, ?unconfirmed, ?differing, "peers did not confirm the state");
-                    }
-                    break;
-                }
-            }
-            phases.add(phase, begun);
+    /// A function failed, or the peer's own store or folder cannot be used.
+    pub async fn run(mut self, events: &mpsc::Sender<PeerEvent>) -> Result<()> {
+        for (round, values) in self.log.contributions().await? {
+            self.work.store.contributions.put_contribution(round, self.work.me, values).await?;
         }
-        self.awaited.send_replace(None);
-        self.store.state.prune_before(number).await?;
-        let report = applied.context("a round is applied before it is finished")?;
-        self.progress = report.progress;
-        self.last_loss = Some(report.loss);
-        self.presence = round.presence();
-        round.arrivals().into_iter().for_each(|arrival| self.deadline.observe(arrival));
-        self.log.forget(number);
-        self.taken.clear();
-        self.neighbours.stop_asking();
-        Ok(RoundEnd::Applied(Box::new(RoundReport { phases, ..report })))
-    }
-
-    /// Begins to gather: announces the peer's contribution, and passes on records that came early.
-    async fn open_round(
-        &mut self,
-        number: u64,
-        digests: &StateDigests,
-        average: Average,
-        evaluation: Option<Evaluation>,
-    ) -> Result<Round> {
-        // Values that an earlier attempt at the round fetched may have been lost with the store.
-        self.neighbours.stop_asking();
-        let context = RoundContext {
-            run: self.job.run_id,
-            round: number,
-            state: hash_of(digests),
-            roster: self.neighbours.ids().chain([self.me()]).collect(),
-            faults: self.job.train.faults,
-        };
-        let wait_max = self.job.train.wait.max;
-        let waits = Waits { opened: self.clock.elapsed(), wait: self.deadline.wait(), wait_max };
-        let mut round = Round::new(self.me(), context, self.presence.clone(), waits);
-        let Average { hash, samples, loss, .. } = average;
-        let announcement = Announcement { values: hash, samples, loss, evaluation };
-        let record = self.publish(&round, Kind::Announcement, announcement.encode()).await?;
-        round.receive(self.clock.elapsed(), self.me(), &record.encode());
-        if self.has_announced(number, &record, hash).await? {
-            round.hold(self.clock.elapsed(), self.me());
+        let mut saved = self.log.checkpointed();
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let actions = self.node.start(Duration::ZERO);
+        let signed = self.carry_out(actions, events).await?;
+        self.pass(signed, events).await?;
+        while !self.is_finished {
+            let wake = self.node.wake_at().map(|at| self.clock + at);
+            let turn = tokio::select! {
+                biased;
+                Some(done) = self.tasks.join_next() => self.done(done).await?,
+                position = next(&mut saved) => vec![Event::Saved(position)],
+                read = self.inbox.next(INBOX_TURN) => read?,
+                () = at(wake) => vec![Event::Tick],
+                _ = looks.tick() => self.check_store().await?,
+            };
+            self.pass(turn, events).await?;
         }
-        let taken = std::mem::take(&mut self.taken);
-        for record in taken.into_iter().chain(std::mem::take(&mut self.early)) {
-            self.take_in(&mut round, record);
-        }
-        Ok(round)
-    }
-
-    /// Whether the peer's contribution has the hash it announced, possibly before a restart: a gradient function that
-    /// is not reproducible then returns other values. In that case the contribution kept on disk is restored.
-    async fn has_announced(&self, number: u64, record: &Record, computed: Digest) -> Result<bool> {
-        let announced =
-            Announcement::decode(record.payload()).context("this peer's own announcement is malformed")?.values;
-        if announced == computed {
-            return Ok(true);
-        }
-        let kept = self.log.contributions().await?.into_iter().find(|(round, _)| *round == number);
-        let Some((_, values)) = kept else {
-            tracing::warn!(round = number, "the gradients differ from those announced before a restart");
-            return Ok(false);
-        };
-        self.store.contributions.put_contribution(number, self.me(), values).await?;
-        Ok(true)
-    }
-
-    /// Aggregates the agreed contributions and updates the state; `None` if training stops here.
-    async fn apply(&mut self, number: u64, agreement: &Agreement, phases: &mut Phases) -> Result<Option<RoundReport>> {
-        let evaluation = self.agreed_evaluation(number, agreement);
-        let rules = self.job.train.convergence();
-        // `self.progress` changes only at the end of the round, which may be started again until then.
-        let mut progress = self.progress;
-        if evaluation.is_some_and(|evaluation| progress.observe(&rules, evaluation.loss())) {
-            return Ok(None);
-        }
-        let begun = Instant::now();
-        let aggregate = self.aggregate(number, agreement).await?;
-        phases.add(Phase::Aggregate, begun);
-
-        let begun = Instant::now();
-        let learning_rate = progress.learning_rate;
-        let change = Change {
-            trained: self.job.layout.trained(),
-            clip_norm: self.job.train.clip_norm,
-            clip_value: self.job.train.clip_value,
-            optimizer: self.job.train.optimizer,
-            step: OptimizerStep { number: number - progress.optimizer_since, learning_rate: learning_rate as f32 },
-        };
-        // Before the state it belongs to: a state never lacks its metadata.
-        self.store.state.put_round_metadata(number, encode_progress(&progress)).await?;
-        let applied = self.store.state.apply(Update { round: number, aggregate, change }).await;
-        let digests = applied.with_context(|| aggregation_context(number, agreement))?;
-        phases.add(Phase::Update, begun);
-        let samples: u64 = agreement.peers.values().map(|announcement| announcement.samples).sum();
-        let loss_sum: f64 = agreement.peers.values().map(|a| a.loss * a.samples as f64).sum();
-        Ok(Some(RoundReport {
-            round: number,
-            peer: self.me(),
-            state_hash: hash_of(&digests),
-            state: self.store.state.state().await?,
-            contribution: self.log.own_contribution(&*self.store.contributions, self.me(), number).await?,
-            progress,
-            learning_rate,
-            loss: loss_sum / samples as f64,
-            evaluation,
-            present: agreement.peers.len(),
-            absent: agreement.absent.clone(),
-            phases: Phases::default(),
-        }))
-    }
-
-    /// The aggregate of the agreed contributions: a rule for a store that aggregates by itself, or the values that the
-    /// aggregation function returns.
-    async fn aggregate(&self, number: u64, agreement: &Agreement) -> Result<Aggregate> {
-        if let Some(rule) = self.job.rule.as_ref().filter(|_| self.store.state.aggregates()) {
-            let samples: Vec<u64> = agreement.peers.values().map(|announcement| announcement.samples).collect();
-            let peers = agreement.peers.keys().copied().collect();
-            return Ok(Aggregate::Contributions { rule: rule.kernel(&samples), peers });
-        }
-        let mut contributions = Vec::with_capacity(agreement.peers.len());
-        for (peer, announcement) in &agreement.peers {
-            let values = self.store.contributions.contribution(number, *peer).await?;
-            let values = values.ok_or(StoreError::Missing { round: number, peer: *peer })?;
-            contributions.push(Contribution {
-                peer: peer.to_string(),
-                samples: announcement.samples,
-                values: values.buffer(),
-            });
-        }
-        let function = self.prepared.aggregate.clone();
-        let faults = self.job.train.faults;
-        let parts = [&self.job.digest.0[..], &number.to_le_bytes()];
-        let seed = Stream::new("skein 2026-11 random numbers of a rule", self.job.train.seed, &parts).next_u64();
-        let account = self.pool.account(Purpose::Aggregate);
-        let call = async move {
-            let slot = function.slot().await;
-            account.book(function.aggregate(&slot, contributions, faults, seed)).await
-        };
-        let aggregated = self.pool.run(call).await?;
-        Ok(Aggregate::Values(aggregated.with_context(|| aggregation_context(number, agreement))?.values.into()))
-    }
-
-    /// Signs a record, or takes the one already signed for its round and kind, and appends it to the peer's store.
-    async fn publish(&mut self, round: &Round, kind: Kind, payload: Vec<u8>) -> Result<Record> {
-        // Kept before others can read it: whatever happens now, no other record is signed in its place.
-        let record = self.log.sign_once(&self.identity, round.header(kind, self.log.last()), payload).await?;
-        self.store.records.publish(record.encode()).await?;
-        Ok(record)
-    }
-
-    /// Waits for the next arrival, until `until` at most, and processes it and the records already in the inbox.
-    async fn wait(&mut self, round: &mut Round, until: Duration) -> Result<()> {
-        let since = self.clock + round.opened();
-        self.awaited.send_replace(Some(Awaited {
-            peers: round.awaited(),
-            since,
-            until: self.clock + until,
-            expected: since + self.deadline.wait(),
-            ended: round.ended(),
-        }));
-        match self.neighbours.next(self.clock + until).await? {
-            Some(Arrival::Record(record)) => self.take_in(round, record),
-            Some(Arrival::Contribution(peer, fetched)) => self.keep(round, peer, fetched).await?,
-            None => {}
-        }
-        // At most as many as fit the inbox: a peer that publishes without end does not hold up the round.
-        for _ in 0..INBOX_RECORDS {
-            let Some(record) = self.neighbours.waiting() else { break };
-            self.take_in(round, record);
+        if self.node.is_stopped() {
+            let _ = events.send(PeerEvent::Stopped(self.stopped.take())).await;
         }
         Ok(())
     }
 
-    /// Passes a record to the round, and keeps it if it matters should the round be started again, or for a later
-    /// round. A round accepts one of each kind from each peer.
-    fn take_in(&mut self, round: &mut Round, record: Read) {
-        let read = record.at.saturating_duration_since(self.clock);
-        match round.receive(read, record.owner, &record.bytes) {
-            Received::Taken => self.taken.push(record),
-            Received::Early => self.early.push(record),
-            Received::Ignored => {}
-            Received::OtherVersion(version) => {
-                let error = RecordError::Version(version);
-                tracing::warn!(peer = ?record.owner, %error, "a peer cannot be understood");
-            }
+    /// Tells the node what happened, and does what it asks for, until it asks for nothing more.
+    async fn pass(&mut self, mut happened: Vec<Event>, events: &mpsc::Sender<PeerEvent>) -> Result<()> {
+        while !happened.is_empty() {
+            let actions = self.node.handle_all(self.clock.elapsed(), happened);
+            self.note_progress(events).await;
+            happened = self.carry_out(actions, events).await?;
         }
-    }
-
-    /// Copies a verified contribution into the peer's store, and reports the outcome to the round.
-    async fn keep(&mut self, round: &mut Round, peer: PeerId, fetched: Fetched) -> Result<()> {
-        match fetched {
-            Fetched::Verified(values) => {
-                self.store.contributions.put_contribution(round.number(), peer, values).await?;
-                round.hold(self.clock.elapsed(), peer);
-            }
-            Fetched::Wrong(misbehaviour) => round.accuse(self.clock.elapsed(), peer, misbehaviour),
-            Fetched::Missing { asked } => round.miss(asked.saturating_duration_since(self.clock), peer),
-            Fetched::Unreachable => {}
-        }
+        self.is_stuck.store(self.node.is_stuck(), Ordering::Relaxed);
+        self.show_waits();
         Ok(())
     }
 
-    /// Evaluation of the state before the round, if it was due: the total of the peers' sums. A sum over more samples
-    /// than the peer is known to have does not count.
-    fn agreed_evaluation(&self, number: u64, agreement: &Agreement) -> Option<Evaluation> {
-        if !self.is_evaluation_due(number) {
-            return None;
+    /// Times the phases of the round, and reports it once the node is past it.
+    async fn note_progress(&mut self, events: &mpsc::Sender<PeerEvent>) {
+        if self.timing.phase == Some(Phase::Gather) && self.node.has_gathered() {
+            self.timing.turn_to(Phase::Vote);
         }
-        let sound = agreement.peers.iter().filter_map(|(peer, announcement)| {
-            let samples = self.job.shares.get(peer)?.validation.len() as u64;
-            announcement.evaluation.filter(|evaluation| evaluation.samples <= samples)
+        let head = self.node.head().position;
+        if *self.horizon.borrow() != head {
+            self.horizon.send_replace(head);
+        }
+        if self.report.as_ref().is_some_and(|report| report.checkpoint.position <= head)
+            && let Some(mut report) = self.report.take()
+        {
+            report.phases = self.timing.end();
+            // A run that no longer listens was interrupted.
+            let _ = events.send(PeerEvent::Applied(report)).await;
+        }
+    }
+
+    fn show_waits(&self) {
+        // Peers that wait for each other however long it takes do so all the time.
+        if !self.shows_waits {
+            return;
+        }
+        let waits = self.node.waits().map(|waits| Awaited {
+            until: waits.until.map(|until| self.clock + until),
+            since: self.timing.begun,
+            waits,
         });
-        // Sums that are finite may overflow when added up.
-        Evaluation::total(sound).filter(|total| total.loss_sum.is_finite())
+        self.awaited.send_if_modified(|awaited| {
+            let is_other = *awaited != waits;
+            *awaited = waits;
+            is_other
+        });
+    }
+
+    /// Does what the node asks for; returns what happened at once.
+    async fn carry_out(&mut self, actions: Vec<Action>, events: &mpsc::Sender<PeerEvent>) -> Result<Vec<Event>> {
+        let mut happened = Vec::new();
+        let mut served: Vec<Served> = Vec::new();
+        let mut published: Vec<Arc<Record>> = Vec::new();
+        for action in actions {
+            match action {
+                Action::Sign(statement) => {
+                    let record = Arc::new(statement.sign(&self.identity));
+                    self.verified.insert(&record);
+                    self.log.sign(&record);
+                    happened.push(Event::Signed(record));
+                }
+                Action::Keep(entry) => self.log.keep(entry),
+                Action::Publish(record) => published.push(record),
+                Action::Serve(item) => served.push(item),
+                Action::Compute { position, is_evaluated } => {
+                    happened.extend(self.compute(position, is_evaluated));
+                }
+                Action::Fetch(want, holders) if self.exchange.is_some() => {
+                    // The stores of this process answer at once.
+                    let fetched = self.fetcher.look_around(&want, holders).await;
+                    happened.extend(self.take_fetched(want, fetched).await?);
+                }
+                Action::Fetch(want, holders) => self.fetch(want, holders),
+                Action::Cancel(position) => self.cancel(position),
+                Action::Apply(application) => self.apply(application).await?,
+                Action::Save(head) => happened.extend(self.save(*head, events).await?),
+                Action::Reread(owners) => owners.into_iter().for_each(|owner| match &self.exchange {
+                    Some(exchange) => exchange.repeat(owner, self.work.me),
+                    None => self.inbox.reread(&self.fetcher, owner),
+                }),
+                Action::Forget(position) => self.forget(position).await?,
+                Action::Report(report) => self.report(report),
+                Action::Finish => self.is_finished = true,
+            }
+        }
+        // On disk before anybody can see a consequence of it.
+        self.log.flush().await?;
+        self.serve(served).await?;
+        for record in published {
+            match &self.exchange {
+                Some(exchange) => exchange.publish(self.work.me, &record),
+                None => self.work.store.records.publish(record.encode()).await?,
+            }
+        }
+        Ok(happened)
+    }
+
+    async fn serve(&self, served: Vec<Served>) -> Result<()> {
+        let mut rounds: BTreeMap<u64, Vec<(String, Vec<u8>)>> = BTreeMap::new();
+        for item in served {
+            let (round, name, bytes) = served::encode(&item, self.node.head().position.round);
+            rounds.entry(round).or_default().push((name, bytes));
+        }
+        for (round, items) in rounds {
+            self.work.store.records.serve(Some(round), items).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the state in the store, as part of `head`, kept on disk.
+    async fn save(&mut self, head: Head, events: &mpsc::Sender<PeerEvent>) -> Result<Option<Event>> {
+        let position = head.position;
+        // The store has these tensors, or will have them again.
+        self.last = Checkpoint { position, standing: head.standing, ..self.last.clone() };
+        self.last.label(&*self.work.store.state).await?;
+        let round = self.last.state.round();
+        let own = self.log.own_contribution(&*self.work.store.contributions, self.work.me, round).await?;
+        let _ = events.send(PeerEvent::Save(Box::new(self.last.clone()), own)).await;
+        Ok((!self.log.is_durable()).then_some(Event::Saved(position)))
+    }
+
+    async fn forget(&mut self, position: Position) -> Result<()> {
+        if position.round != self.pruned {
+            self.work.store.state.prune_before(position.round).await?;
+            self.pruned = position.round;
+        }
+        Ok(())
     }
 }
 
-/// Context of an error while the agreed contributions are aggregated or applied.
-fn aggregation_context(number: u64, agreement: &Agreement) -> String {
-    format!("failed to aggregate round {number}{}", listed("absent", &agreement.absent))
+/// What all peers know of a run.
+fn terms(job: &Job, me: PeerId) -> RunTerms {
+    let train = &job.train;
+    let validation = job.shares.iter().map(|(peer, share)| (*peer, share.validation.len() as u64)).collect();
+    RunTerms {
+        run: job.run_id,
+        me,
+        members: job.shares.keys().copied().collect::<BTreeSet<_>>(),
+        model: train.fault_model(),
+        rounds: train.rounds,
+        samples_max: u64::from(train.batch_size) * u64::from(train.batches_per_round),
+        evaluate_every: u64::from(train.evaluate_every),
+        validation,
+        convergence: train.convergence(),
+    }
 }
 
-/// Context of the error of a refused round.
-fn round_context(number: u64, round: &Round) -> String {
-    format!("round {number} cannot be finished{}", listed("accused", round.accusations()))
+/// Waits until `at`, or for ever.
+async fn at(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
-/// Peers with a reason for each, in parentheses after `what`; empty without peers.
-fn listed(what: &str, peers: &BTreeMap<PeerId, impl std::fmt::Display>) -> String {
-    let peers: Vec<_> = peers.iter().map(|(peer, why)| format!("{peer:?}: {why}")).collect();
-    if peers.is_empty() { String::new() } else { format!(" ({what}: {})", peers.join(", ")) }
+/// Waits until a later state is on disk.
+async fn next(saved: &mut Option<watch::Receiver<Position>>) -> Position {
+    if let Some(saved) = saved
+        && saved.changed().await.is_ok()
+    {
+        return *saved.borrow_and_update();
+    }
+    std::future::pending().await
 }

@@ -1,11 +1,14 @@
 //! Events that a run reports while it runs.
 
+use std::fmt;
 use std::time::Duration;
 
-use skein_protocol::round::Ended;
 use skein_types::{Digest, PeerId};
 
 use crate::report::RoundSummary;
+
+/// Most peers that a message names.
+const NAMED_MAX: usize = 8;
 
 /// Something that happened in a run.
 pub enum Event<'a> {
@@ -50,6 +53,40 @@ pub enum Event<'a> {
     RoundsEnded,
 }
 
+/// Peers that fell silent after they signed the state after a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The peers.
+    pub peers: Vec<PeerId>,
+    /// That round.
+    pub round: u64,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ended { peers, round } = self;
+        let named: Vec<String> = peers.iter().take(NAMED_MAX).map(|peer| format!("{peer:?}")).collect();
+        let more = if peers.len() > NAMED_MAX { ", …" } else { "" };
+        let [peer, was, its] =
+            if peers.len() == 1 { ["peer", "it was", "its"] } else { ["peers", "they were", "their"] };
+        write!(
+            f,
+            "{peer} {}{more} published nothing after round {round}: {was} stopped, or {its} `train.rounds` is {round}, which \
+             has to be the same on all hosts",
+            named.join(", ")
+        )
+    }
+}
+
+/// How long a wait lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The run goes on without the peers after so long.
+    AtMost(Duration),
+    /// The run needs so many peers to go on, itself included.
+    Needs(usize),
+}
+
 /// Peers that a run waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
@@ -59,8 +96,8 @@ pub struct Waiting {
     pub of: usize,
     /// For how long it has waited.
     pub since: Duration,
-    /// For how much longer it waits at most.
-    pub until: Duration,
+    /// For how much longer it waits.
+    pub until: Until,
 }
 
 /// Receives events. It is called between two steps of the run, so it has to return at once.

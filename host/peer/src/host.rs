@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::BoxFuture;
+use skein_job::manifest::WaitBounds;
 use skein_job::{Job, Manifest, Members};
 use skein_protocol::identity::Identity;
+use skein_protocol::pace::PaceOptions;
+use skein_protocol::record::Position;
 use skein_redis::Scope;
 use skein_redis::queue::{Consumer, Queue, Role};
 use skein_store::{PeerStore, StateDigests, StateStore, StoreError, blocking};
@@ -18,7 +21,7 @@ use tracing::Instrument;
 
 use self::config::Config;
 use crate::bundle::JobBundle;
-use crate::checkpoint::{self, Checkpoint, CheckpointFile, RunFolder, decode_progress, hash_of};
+use crate::checkpoint::{self, Checkpoint, CheckpointFile, RunFolder, decode_metadata, hash_of};
 use crate::compute::{Compute, Queued};
 use crate::driver::PeerConfig;
 use crate::driver::log::Log;
@@ -138,7 +141,7 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
         share.with_context(|| format!("the roster does not have this peer: add a member with the id `{me}`"))?;
     let saved = saved(config, job)?;
     // The folder is locked from here on, which may take a moment.
-    let checkpointed = saved.as_ref().map_or(0, |saved| saved.state.round());
+    let checkpointed = saved.as_ref().map_or(Position::default(), |saved| saved.position);
     let dir = config.dir.clone();
     let run = job.run_id;
     let log = blocking(move || Log::open(&dir, me, run, checkpointed)).await?;
@@ -159,7 +162,17 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
         store: store.clone(),
         consumer: Consumer::join(&config.store, scope(me), worker::place(Role::Host)?).await?,
     };
-    let peer = PeerConfig { identity, store, compute: Arc::new(compute), others, log };
+    let WaitBounds { min, max, silent } = config.wait.unwrap_or(job.train.wait);
+    let peer = PeerConfig {
+        identity,
+        store,
+        compute: Arc::new(compute),
+        others,
+        log,
+        start: start.clone(),
+        pace: PaceOptions { silent: Some(silent), wait_min: min, wait_max: max },
+        exchange: None,
+    };
     Ok(Opened { peer, start, worker })
 }
 
@@ -196,6 +209,11 @@ fn saved(config: &Config, job: &Job) -> Result<Option<Checkpoint>> {
     Ok(Some(file.load(&job.layout)?))
 }
 
+/// Whether the database is ahead of the checkpoint, or holds the same state.
+fn is_current(position: Position, digests: &StateDigests, saved: &Checkpoint) -> bool {
+    position > saved.position || (position == saved.position && hash_of(digests) == saved.state_hash())
+}
+
 /// Decides where the peer continues: from the state of its database, or from the checkpoint if that is ahead of it.
 async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job) -> Result<Checkpoint> {
     let saved = saved.unwrap_or_else(|| Checkpoint::initial(job));
@@ -210,24 +228,20 @@ async fn reconcile(store: &dyn StateStore, saved: Option<Checkpoint>, job: &Job)
         }
         Err(error) => return Err(error.into()),
     };
+    let metadata = metadata.and_then(|metadata| decode_metadata(&metadata, digests.round));
     match metadata {
-        Some(metadata) if is_whole(&digests, &saved) => {
+        Some((position, standing)) if is_current(position, &digests, &saved) => {
             let state = store.state().await?;
-            Ok(Checkpoint { provenance: saved.provenance, state, progress: decode_progress(&metadata, digests.round)? })
+            Ok(Checkpoint { provenance: saved.provenance, state, position, standing })
         }
         _ => {
             tracing::warn!(
                 database = digests.round,
                 checkpoint = saved.state.round(),
-                "the database is behind: restoring it"
+                "the database does not have the state on disk or a later one: restoring it"
             );
             saved.restore(store).await?;
             Ok(saved)
         }
     }
-}
-
-/// Whether the database is ahead of the checkpoint, or holds the same state.
-fn is_whole(digests: &StateDigests, saved: &Checkpoint) -> bool {
-    digests.round > saved.state.round() || hash_of(digests) == saved.state_hash()
 }

@@ -4,24 +4,30 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::BoxFuture;
 use skein_job::{Job, PeerData};
 use skein_protocol::identity::Identity;
+use skein_protocol::pace::PaceOptions;
 use skein_store::{Embedded, PeerStore, Ports, blocking};
 use skein_types::PeerId;
 
 use crate::checkpoint::{Checkpoint, CheckpointFile, Relation, RunFolder};
 use crate::compute::Local;
-use crate::driver::PeerConfig;
 use crate::driver::log::Log;
+use crate::driver::{Exchange, PeerConfig};
 use crate::events::Sink;
 use crate::lock::lock;
 use crate::pool::FunctionPool;
 use crate::prepare::PreparedJob;
 use crate::report::Summary;
 use crate::run::Run;
+
+/// Peers of one process wait for each other however long it takes: none of them can be lost alone.
+const TOGETHER: PaceOptions = PaceOptions { silent: None, wait_min: FOREVER, wait_max: FOREVER };
+const FOREVER: Duration = Duration::from_secs(1 << 32);
 
 /// Options of a run; none of them changes its result.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +73,9 @@ pub fn train<'a>(
         };
         let (prepared, start) = starting_point(prepared, &options)?;
         let stores = new_stores(&prepared.job, &start).await?;
-        let peers = prepared.job.shares.values().map(|share| peer(&prepared, &pool, share, &stores)).collect();
+        let exchange = Arc::new(Exchange::default());
+        let peers = prepared.job.shares.values();
+        let peers = peers.map(|share| peer(&prepared, &pool, share, &stores, &start, &exchange)).collect();
         let run = Run { prepared, pool, peers, start, out: options.out, hint: options.hint };
         run.run(events, shutdown).await
     })
@@ -79,13 +87,16 @@ fn peer(
     pool: &Arc<FunctionPool>,
     share: &PeerData,
     stores: &BTreeMap<PeerId, Embedded>,
+    start: &Checkpoint,
+    exchange: &Arc<Exchange>,
 ) -> PeerConfig {
     let identity = Identity::derived(prepared.job.train.seed, share.index);
     let others = stores.iter().filter(|(peer, _)| **peer != identity.id());
     let others = others.map(|(peer, store)| (*peer, Arc::new(store.clone()) as Arc<dyn PeerStore>)).collect();
     let store = Ports::of(stores[&identity.id()].clone());
     let compute = Arc::new(Local::new(prepared, pool, &store, share));
-    PeerConfig { identity, store, compute, others, log: Log::volatile() }
+    let (log, start, exchange) = (Log::volatile(), start.clone(), Some(exchange.clone()));
+    PeerConfig { identity, store, compute, others, log, start, pace: TOGETHER, exchange }
 }
 
 /// Locks the folder of the run, which is created for a new one.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! host, in_process ─→ run ─→ driver (one for each peer) ─→ compute, protocol, store
-//!                      │        └─ log, neighbours
+//!                      │        └─ log, inbox, fetch
 //!                      └─ checkpoint, report, events
 //! ```
 //!

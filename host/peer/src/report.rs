@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use skein_protocol::round::announcement::Evaluation;
 use skein_types::Digest;
 use skein_types::PeerId;
 
 use crate::checkpoint::replace;
 use crate::driver::RoundReport;
+use crate::evaluation::Evaluation;
 use crate::phases::Phases;
 use crate::pool::{Ledger, ms};
 
@@ -35,7 +35,8 @@ pub struct RoundSummary<'a> {
 impl RoundSummary<'_> {
     /// One line of `metrics.jsonl`.
     pub fn to_json(&self) -> Value {
-        let RoundReport { round, loss, learning_rate, present, absent, state_hash, evaluation, .. } = self.report;
+        let RoundReport { loss, learning_rate, present, absent, state_hash, evaluation, .. } = self.report;
+        let round = self.report.round();
         let absent: BTreeMap<String, String> =
             absent.iter().map(|(peer, why)| (peer.to_string(), why.to_string())).collect();
         json!({

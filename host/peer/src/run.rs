@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
-use skein_protocol::round::Ended;
-use skein_protocol::round::announcement::Evaluation;
+use skein_protocol::record::Position;
 use skein_runtime::gradient::Parameters;
-use skein_store::{Ports, StoreError};
+use skein_store::Ports;
 use skein_types::Digest;
 use skein_types::PeerId;
 use tokio::sync::{mpsc, watch};
@@ -18,16 +17,13 @@ use tracing::Instrument;
 
 use crate::checkpoint::{Best, Checkpoint, RunFolder, hash_of};
 use crate::driver::log::OwnContribution;
-use crate::driver::{Awaited, Peer, PeerConfig, RoundEnd, RoundReport};
-use crate::evaluation::{evaluate, validate};
-use crate::events::{Event, Sink, Waiting};
+use crate::driver::{Awaited, Peer, PeerConfig, PeerEvent, RoundReport};
+use crate::evaluation::{Evaluation, evaluate, validate};
+use crate::events::{Ended, Event, Sink, Until, Waiting};
 use crate::phases::Phases;
 use crate::pool::{FunctionPool, ms};
 use crate::prepare::PreparedJob;
 use crate::report::{Metrics, RoundSummary, Summary};
-
-/// How often a peer restores its state to a store that lost it, before the round fails.
-const RECOVERIES_MAX: u32 = 5;
 
 /// Interval between reports of a wait, and how long a wait lasts before it is reported.
 const TICK: Duration = Duration::from_secs(1);
@@ -68,17 +64,17 @@ impl Run {
             () = &mut shutdown => bail!("interrupted before round {}{hint}", last + 1),
             started = self.begin() => started?,
         };
-        let Started { mut session, stores, mut peers, mut ends } = started;
-        let mut stopped = None;
+        let Started { mut session, stores, mut peers, mut reports } = started;
         let mut ticks = tokio::time::interval(TICK);
         loop {
             // Rounds before ends: a peer that is done has sent its last round already.
             tokio::select! {
                 biased;
                 () = &mut shutdown => return session.interrupted().await,
-                end = ends.recv() => match end {
-                    Some(RoundEnd::Applied(report)) => session.collect(*report, events).await?,
-                    Some(RoundEnd::Stopped { evaluation }) => stopped = Some(evaluation),
+                report = reports.recv() => match report {
+                    Some(PeerEvent::Applied(report)) => session.collect(*report, events).await?,
+                    Some(PeerEvent::Save(checkpoint, own)) => session.keep(*checkpoint, own).await?,
+                    Some(PeerEvent::Stopped(evaluation)) => session.stop(evaluation),
                     None => break,
                 },
                 Some(ended) = peers.join_next() => ended.context("a peer ended abruptly")??,
@@ -98,7 +94,7 @@ impl Run {
         for (peer, store) in stores {
             hashes.insert(peer, hash_of(&store.state.digests().await?));
         }
-        session.sum_up(stopped, hashes, events).await
+        session.sum_up(hashes, events).await
     }
 }
 
@@ -107,8 +103,8 @@ struct Started {
     session: Session,
     stores: Vec<(PeerId, Ports)>,
     peers: JoinSet<Result<()>>,
-    /// How their rounds end; closed when all peers are done.
-    ends: mpsc::Receiver<RoundEnd>,
+    /// What they report; closed when all peers are done.
+    reports: mpsc::Receiver<PeerEvent>,
 }
 
 impl Run {
@@ -126,6 +122,7 @@ impl Run {
         };
         let best_loss = out.as_ref().and_then(|folder| folder.best_loss(job.run_id));
         let mut session = Session {
+            stopped: None,
             pending: BTreeMap::new(),
             phases: Phases::default(),
             last: start.clone(),
@@ -135,7 +132,7 @@ impl Run {
             ended: None,
             writing: None,
             // A peer with a log on disk is the only one of its process.
-            checkpointed: configs.first().and_then(|peer| peer.log.checkpointed()),
+            checkpointed: configs.first().and_then(|peer| peer.log.checkpoints()),
             metrics,
             started: Instant::now(),
             first_round,
@@ -145,73 +142,19 @@ impl Run {
             out,
             hint,
         };
-        session.keep_start(&configs).await?;
         let stores: Vec<_> = configs.iter().map(|peer| (peer.identity.id(), peer.store.clone())).collect();
-        let (sender, ends) = mpsc::channel(configs.len());
+        let (sender, reports) = mpsc::channel(configs.len());
         let mut peers = JoinSet::new();
         for config in configs {
-            let store = config.store.clone();
             let id = config.identity.id();
             let span = tracing::debug_span!("peer", peer = ?id);
-            let peer = Peer::start(prepared.clone(), pool.clone(), config).instrument(span.clone()).await?;
+            let peer = span.in_scope(|| Peer::start(prepared.clone(), pool.clone(), config))?;
             session.awaited.push(peer.awaited());
-            let run = run_peer(peer, store, start.clone(), job.train.rounds, sender.clone());
-            peers.spawn(run.instrument(span));
+            let sender = sender.clone();
+            peers.spawn(async move { peer.run(&sender).await }.instrument(span));
         }
-        Ok(Started { session, stores, peers, ends })
+        Ok(Started { session, stores, peers, reports })
     }
-}
-
-/// Runs one peer from the round after `last` to round `rounds`.
-async fn run_peer(
-    mut peer: Peer,
-    store: Ports,
-    mut last: Checkpoint,
-    rounds: u64,
-    sender: mpsc::Sender<RoundEnd>,
-) -> Result<()> {
-    for round in last.state.round() + 1..=rounds {
-        let mut recoveries = 0;
-        let end = loop {
-            match peer.round(round).await {
-                Ok(end) => break end,
-                Err(error) if is_loss(&error) && recoveries < RECOVERIES_MAX => {
-                    tracing::warn!(round, error = format!("{error:#}"), "the store lost the state: restoring it");
-                    recoveries += 1;
-                    last.restore(&*store.state).await?;
-                    peer.recover().await?;
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        let is_last = match &end {
-            RoundEnd::Applied(report) => {
-                last =
-                    Checkpoint { provenance: last.provenance, state: report.state.clone(), progress: report.progress };
-                false
-            }
-            RoundEnd::Stopped { .. } => true,
-        };
-        if sender.send(end).await.is_err() || is_last {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Whether the store lost what was written to it, as after a crash without a save or with an old backup.
-fn is_loss(error: &anyhow::Error) -> bool {
-    let error = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
-    matches!(
-        error,
-        Some(
-            StoreError::NoState
-                | StoreError::Incomplete { .. }
-                | StoreError::Missing { .. }
-                | StoreError::OutOfOrder { .. }
-                | StoreError::Corrupt { .. }
-        )
-    )
 }
 
 /// A checkpoint that is being written.
@@ -236,7 +179,9 @@ struct Session {
     /// Validation loss of the checkpoint that is kept as the best.
     best_loss: Option<f64>,
     hint: String,
-    /// Rounds that some peers have not reported yet. Peers wait for each other, so there are at most two.
+    /// Whether the convergence rules ended training, and the evaluation at which they did.
+    stopped: Option<Option<Evaluation>>,
+    /// Rounds that some peers have not reported yet.
     pending: BTreeMap<u64, Vec<RoundReport>>,
     phases: Phases,
     last: Checkpoint,
@@ -247,30 +192,33 @@ struct Session {
     /// Peers that were last reported to have ended, perhaps.
     ended: Option<Ended>,
     writing: Writing,
-    /// Sender for the round of the checkpoint on disk, if a peer waits for it.
-    checkpointed: Option<Arc<watch::Sender<u64>>>,
+    /// Sender for the position of the checkpoint on disk, if a peer waits for it.
+    checkpointed: Option<Arc<watch::Sender<Position>>>,
     metrics: Option<Metrics>,
     started: Instant,
     first_round: u64,
 }
 
 impl Session {
-    /// Writes a checkpoint of the state if the database holds it and the folder does not: the state is on disk before
-    /// the peer publishes that it has it.
-    async fn keep_start(&mut self, peers: &[PeerConfig]) -> Result<()> {
-        let [peer] = peers else { return Ok(()) };
-        if self.checkpointed.as_ref().is_none_or(|written| *written.borrow() >= self.first_round) {
+    /// Keeps a state to which no round of this process led: the one that it began with, or one taken over from others.
+    async fn keep(&mut self, checkpoint: Checkpoint, own: Option<OwnContribution>) -> Result<()> {
+        // Each peer of this process asks for it.
+        let is_known = self.last.position == checkpoint.position && self.last.standing == checkpoint.standing;
+        if is_known && self.checkpointed.is_none() {
             return Ok(());
         }
-        self.contribution =
-            peer.log.own_contribution(&*peer.store.contributions, peer.identity.id(), self.first_round).await?;
-        self.write_checkpoint(None).await?;
-        self.finish_writing().await
+        self.last = checkpoint;
+        self.contribution = own;
+        self.write_checkpoint(None).await
+    }
+
+    fn stop(&mut self, evaluation: Option<Evaluation>) {
+        self.stopped = Some(self.stopped.flatten().or(evaluation));
     }
 
     /// Adds one peer's report, and closes the round with the last one.
     async fn collect(&mut self, report: RoundReport, events: &mut Sink<'_>) -> Result<()> {
-        let round = report.round;
+        let round = report.round();
         let reports = self.pending.entry(round).or_default();
         reports.push(report);
         if reports.len() < self.local {
@@ -281,12 +229,14 @@ impl Session {
         reports.iter().for_each(|report| phases.merge(&report.phases, reports.len() as f64));
         self.phases.merge(&phases, 1.0);
         let first = &reports[0];
-        // The peers have compared their states among themselves; this is for those that did not confirm in time.
         if let Some(other) = reports.iter().find(|report| report.state_hash != first.state_hash) {
-            bail!("peers {:?} and {:?} have different states after round {round}", first.peer, other.peer);
+            bail!(
+                "peers {:?} and {:?} have different states after round {round}: is the aggregation function deterministic?",
+                first.peer,
+                other.peer
+            );
         }
-        let provenance = self.last.provenance.clone();
-        self.last = Checkpoint { provenance, state: first.state.clone(), progress: first.progress };
+        self.last = first.checkpoint.clone();
         self.contribution = first.contribution.clone();
         let elapsed = self.started.elapsed();
         let summary =
@@ -296,7 +246,7 @@ impl Session {
         }
         // After the line of metrics: a run that is killed between the two drops the line and repeats the round.
         self.write_checkpoint(first.evaluation).await?;
-        let done = round - self.first_round;
+        let done = round.saturating_sub(self.first_round);
         let per_second = done as f64 / elapsed.as_secs_f64();
         events(Event::Round { summary, rounds: self.prepared.job.train.rounds, per_second });
         Ok(())
@@ -317,7 +267,7 @@ impl Session {
             contribution.as_ref().map_or(Ok(()), OwnContribution::save)?;
             folder.save(&checkpoint, &layout)?;
             if let Some(checkpointed) = checkpointed {
-                checkpointed.send_replace(checkpoint.state.round());
+                checkpointed.send_replace(checkpoint.position);
             }
             Ok(())
         }));
@@ -353,17 +303,24 @@ impl Session {
         let [awaited] = &self.awaited[..] else { return };
         let awaited = awaited.borrow().clone().filter(|awaited| awaited.since.elapsed() >= TICK);
         let now = tokio::time::Instant::now();
-        let ended =
-            awaited.as_ref().filter(|awaited| awaited.expected <= now).and_then(|awaited| awaited.ended.clone());
+        let model = self.prepared.job.train.fault_model();
+        let peers = |awaited: &Awaited| -> Vec<PeerId> { awaited.waits.peers.iter().copied().collect() };
+        let ended = awaited.as_ref().and_then(|awaited| {
+            let round = awaited.waits.ended_after?;
+            Some(Ended { peers: peers(awaited), round })
+        });
         if let Some(ended) = ended.filter(|ended| self.ended.as_ref() != Some(ended)) {
             events(Event::Ended(&ended));
             self.ended = Some(ended);
         }
         events(Event::Waiting(awaited.map(|awaited| Waiting {
-            peers: awaited.peers.iter().copied().collect(),
+            peers: peers(&awaited),
             of: self.prepared.job.shares.len(),
             since: awaited.since.elapsed(),
-            until: awaited.until.saturating_duration_since(now),
+            until: match awaited.until {
+                Some(until) => Until::AtMost(until.saturating_duration_since(now)),
+                None => Until::Needs(model.answering() as usize),
+            },
         })));
     }
 
@@ -374,16 +331,11 @@ impl Session {
     }
 
     /// Evaluates the final state and summarizes the run.
-    async fn sum_up(
-        mut self,
-        stopped: Option<Evaluation>,
-        hashes: BTreeMap<PeerId, Digest>,
-        events: &mut Sink<'_>,
-    ) -> Result<Summary> {
+    async fn sum_up(mut self, hashes: BTreeMap<PeerId, Digest>, events: &mut Sink<'_>) -> Result<Summary> {
         events(Event::RoundsEnded);
         let layout = self.prepared.job.layout.clone();
         let parameters = Parameters { layout, values: self.last.state.parameters().buffer() };
-        let validation = match stopped {
+        let validation = match self.stopped.flatten() {
             Some(evaluation) => Some(evaluation),
             None => validate(&self.pool, &self.prepared.job, &self.prepared.gradient, &parameters).await?,
         };
@@ -398,15 +350,15 @@ impl Session {
         let summary = Summary {
             run: self.prepared.job.run_id,
             rounds: self.last.state.round(),
-            rounds_run: self.last.state.round() - self.first_round,
-            stopped_early: stopped.is_some(),
+            rounds_run: self.last.state.round().saturating_sub(self.first_round),
+            stopped_early: self.stopped.is_some(),
             validation,
             test,
             state_hashes: hashes,
             phases: self.phases,
             wall_ms: ms(self.started.elapsed()),
             ledger,
-            learning_rate: self.last.progress.learning_rate,
+            learning_rate: self.last.standing.progress.learning_rate,
         };
         if let Some(metrics) = &mut self.metrics {
             metrics.write(&summary.metrics())?;

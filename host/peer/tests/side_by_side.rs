@@ -52,8 +52,8 @@ impl Process {
         let mut rounds = Vec::new();
         let mut sink = |event: Event<'_>| {
             if let Event::Round { summary, .. } = event {
-                rounds.push(summary.report.round);
-                reported.send_replace(summary.report.round);
+                rounds.push(summary.report.round());
+                reported.send_replace(summary.report.round());
             }
         };
         let summary = train(job, self.pool.clone(), Options::default(), &mut sink, Box::pin(shutdown)).await;
@@ -68,7 +68,7 @@ impl Process {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_jobs_side_by_side_have_the_bits_of_each_alone() {
     let process = Process::new();
-    let one = process.job("rounds = 12\npeers = 3\nfaults = 1\nseed = 1\n").await;
+    let one = process.job("rounds = 12\npeers = 3\nseed = 1\n").await;
     let other = process.job("rounds = 7\npeers = 4\nseed = 2\noptimizer = { name = \"adam\" }\n").await;
     let reported = || watch::Sender::new(0);
     let both = tokio::join!(

@@ -39,14 +39,13 @@ impl Decision {
     }
 
     pub(crate) fn write(&self, to: &mut Writer) {
-        to.u32(self.position.era);
-        to.u64(self.position.round);
+        self.position.write(to);
         self.selection.write(to);
         self.certificate.write(to);
     }
 
     pub(crate) fn read(fields: &mut Fields<'_>) -> Option<Decision> {
-        let position = Position { era: fields.u32()?, round: fields.u64()? };
+        let position = Position::read(fields)?;
         let selection = Selection::read(fields)?;
         let certificate = Certificate::read(fields, BallotKind::Precommit)?;
         (certificate.value == selection.digest()).then_some(Decision { position, selection, certificate })

@@ -1,7 +1,12 @@
-//! The round as pure decisions: no clock, no network, no store, no task.
+//! What the members of a run agree on, as pure decisions: no clock, no network, no store, no task.
 //!
-//! Time comes in as an argument, records and contributions as values. The next step comes out, with its reason. So
-//! the protocol runs the same in one process, in many, and in a simulator.
+//! Time comes in as an argument, records and contributions as values; what to do comes out. So the protocol runs the same in
+//! one process, in many, and in a simulator.
+//!
+//! It assumes partial synchrony: messages may be late for as long as they like, but not for ever. Of `n` members, `b` may be
+//! Byzantine and `c` more crashed or cut off, with `n ≥ 3b + 2c + 1`. Decisions need a quorum of `q = ⌊(n + b) / 2⌋ + 1`; no
+//! round aggregates fewer than `w = n − b − c` contributions; what `b + 1` members say, an honest one says. If more members
+//! fail, nothing is decided wrongly as long as at most `b` of them lie: the others wait, and go on when enough are back.
 //!
 //! | module | decides |
 //! |---|---|
@@ -19,7 +24,6 @@
 //! | [`shards`] | who trains on which samples, in which order |
 //! | [`random`] | numbers that every peer draws alike |
 //! | [`state`] | the hash by which peers check that they are in step |
-//! | [`round`], [`presence`], [`deadline`] | the round as hosts still run it: it counts the votes that arrive |
 //! | [`mutant`] | how tests break all this |
 //!
 //! Apart from `std` and `skein-types` it needs BLAKE3 and Ed25519, which are pure functions too.
@@ -27,7 +31,6 @@
 pub mod agreement;
 pub mod certificate;
 pub mod convergence;
-pub mod deadline;
 pub mod decision;
 pub mod fault_model;
 pub mod identity;
@@ -36,11 +39,9 @@ pub mod mutant;
 pub mod node;
 pub mod pace;
 pub mod parts;
-pub mod presence;
 pub mod proof;
 pub mod random;
 pub mod record;
-pub mod round;
 pub mod selection;
 pub mod shards;
 pub mod slot;

@@ -14,6 +14,7 @@ mod checks;
 mod early;
 mod event;
 mod gather;
+mod kept;
 mod opening;
 mod recovery;
 mod round;
@@ -29,9 +30,9 @@ use skein_types::{Digest, PeerId};
 use self::catch_up::Asked;
 use self::checks::Checks;
 use self::early::Early;
-pub use self::event::{
-    Absence, Action, Application, Contribution, Entry, Event, Found, Kept, KeptLog, Report, RunTerms, Served, Want,
-};
+pub use self::event::{Absence, Action, Application, Contribution, Event, Found, Report, RunTerms, Served, Want};
+pub use self::gather::Waits;
+pub use self::kept::{Entry, Kept, KeptLog};
 use self::recovery::Recovery;
 use self::round::{Round, proposers};
 use crate::agreement::{BallotKind, Certificate, Decider, Signed, View};
@@ -158,7 +159,18 @@ impl Node {
 
     /// Takes an event. `now` never goes back.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Action> {
+        self.handle_all(now, [event])
+    }
+
+    /// Takes several events, which is cheaper than one after another.
+    pub fn handle_all(&mut self, now: Duration, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         self.now = self.now.max(now);
+        events.into_iter().for_each(|event| self.take_event(event));
+        self.proceed();
+        std::mem::take(&mut self.actions)
+    }
+
+    fn take_event(&mut self, event: Event) {
         match event {
             Event::Tick => {}
             Event::Signed(record) => self.take_signed(record),
@@ -175,14 +187,16 @@ impl Node {
             Event::Saved(position) => self.saved = self.saved.max(position),
             Event::Restored(head) => self.go_back(head),
         }
-        self.proceed();
-        std::mem::take(&mut self.actions)
     }
 
     /// When to call [`Node::handle`] at the latest.
     pub fn wake_at(&self) -> Option<Duration> {
         let rounds = [Some(&self.round), self.opening.as_ref()].into_iter().flatten();
-        let of_rounds = rounds.flat_map(|round| [round.timer.map(|timer| timer.at), round.gathers_until]);
+        // A member that holds still for the next era gathers nothing in its round.
+        let gathers = |round: &Round| {
+            round.gathers_until.filter(|_| self.opening.is_none() || round.position != self.round.position)
+        };
+        let of_rounds = rounds.flat_map(|round| [round.timer.map(|timer| timer.at), gathers(round)]);
         let asks_at = self.recovery.as_ref().map(|recovery| recovery.asks_at);
         let times = of_rounds.chain([self.again_at, self.stuck_at(), asks_at]);
         times.flatten().min().map(|at| at.max(self.now))
@@ -208,6 +222,16 @@ impl Node {
         self.round.is_known(hash)
             || self.early.is_known(hash)
             || self.opening.as_ref().is_some_and(|opening| opening.is_known(hash))
+    }
+
+    /// Whether the convergence rules have ended training.
+    pub fn is_stopped(&self) -> bool {
+        self.head.standing.is_stopped
+    }
+
+    /// Whether what this request asked for is still of use.
+    pub fn wants(&self, want: &Want) -> bool {
+        self.wants.contains_key(want)
     }
 
     /// Bytes of records that others made this member keep.

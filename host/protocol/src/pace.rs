@@ -1,8 +1,8 @@
 //! Whom a round waits for, and how long. It decides pace, never what is aggregated.
 //!
-//! Members show by beats that they are alive. One that misses [`BEATS_MISSED`] of them is suspected and not waited for. One
-//! that beats is waited for up to [`CONTRIBUTION_FACTOR`] times what the contribution that made the set large enough took,
-//! within the bounds. One that beat and still missed its round is on probation: it is waited for a quarter longer than the
+//! Members show by beats that they are alive. One that misses three of them is suspected and not waited for. One that beats is
+//! waited for up to [`CONTRIBUTION_FACTOR`] times what the contribution that made the set large enough took, within the
+//! bounds. One that beat and still missed its round is on probation: it is waited for a quarter longer than the
 //! others took, until it has been in time for [`PROBATION_ROUNDS`] rounds running. Only arrivals count, never how long this
 //! member waited in vain, or each wait would lengthen the next.
 
@@ -14,8 +14,12 @@ use skein_types::PeerId;
 use crate::agreement::ViewStep;
 use crate::slot::View;
 
-/// Beats that a member misses before it is suspected.
-pub const BEATS_MISSED: u32 = 3;
+/// Interval of beats.
+pub const BEAT: Duration = Duration::from_millis(250);
+/// How long a member has to be silent to be suspected, unless a host sets another bound: it then missed three beats.
+pub const SILENT: Duration = Duration::from_millis(750);
+/// First timer of a view.
+const VIEW_MIN: Duration = Duration::from_secs(1);
 /// Rounds running in which a member on probation has to be in time.
 pub const PROBATION_ROUNDS: u32 = 3;
 /// How much longer than the contribution that made the set large enough the others may take.
@@ -26,11 +30,11 @@ const SUSPECT_PROPOSES: Duration = Duration::from_millis(100);
 /// Bounds of the waits of one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PaceOptions {
-    /// Interval of beats; `None` among peers of one process, which are never suspected.
-    pub beat: Option<Duration>,
-    /// Shortest wait for a member that beats, and first timer of a view.
+    /// After how much silence a member is suspected; `None` among peers of one process, which never are.
+    pub silent: Option<Duration>,
+    /// Shortest wait for a member that beats, once the set is large enough; and for one that was never heard.
     pub wait_min: Duration,
-    /// Longest wait for a member that beats, and longest timer of a view.
+    /// Longest wait for a member that beats, once the set is large enough; and longest timer of a view.
     pub wait_max: Duration,
 }
 
@@ -45,7 +49,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Knows nothing yet. A member that was not heard since is suspected after as long as one that fell silent.
+    /// Knows nothing yet. A member that was never heard may still be starting.
     pub fn new(options: PaceOptions, now: Duration) -> Pace {
         assert!(options.wait_min <= options.wait_max, "`wait_min` is at most `wait_max`");
         Pace { options, begun: now, beats: BTreeMap::new(), probation: BTreeMap::new() }
@@ -63,8 +67,11 @@ impl Pace {
 
     /// When the member becomes a suspect unless it is heard; `None` if nobody is suspected.
     pub fn suspected_at(&self, peer: &PeerId) -> Option<Duration> {
-        let heard = self.beats.get(peer).copied().unwrap_or(self.begun);
-        Some(heard + self.options.beat? * BEATS_MISSED)
+        let silent = self.options.silent?;
+        Some(match self.beats.get(peer) {
+            Some(heard) => *heard + silent,
+            None => self.begun + silent.max(self.options.wait_min),
+        })
     }
 
     /// Whether the member is suspected.
@@ -79,12 +86,13 @@ impl Pace {
 
     /// Until when the members that beat are waited for: the contribution that made the set large enough took `enough`.
     pub fn deadline(&self, begun: Duration, enough: Duration) -> Duration {
-        begun + (enough * CONTRIBUTION_FACTOR).clamp(self.options.wait_min, self.options.wait_max)
+        let further = enough * (CONTRIBUTION_FACTOR - 1);
+        begun + enough + further.clamp(self.options.wait_min, self.options.wait_max)
     }
 
     /// Until when members on probation are waited for, if all others took `others`.
     pub fn probation_deadline(&self, begun: Duration, others: Duration) -> Duration {
-        begun + (others * 5 / 4).min(self.options.wait_max)
+        begun + others + (others / 4).min(self.options.wait_max)
     }
 
     /// A round gathered these contributions in time; those members were waited for.
@@ -106,11 +114,8 @@ impl Pace {
     /// How long a step of a view may take. The bounds double with each view, so that in the end all that honest members send
     /// arrives in time.
     pub fn timer(&self, view: View, step: ViewStep, proposer: &PeerId, now: Duration) -> Duration {
-        let first = if step == ViewStep::Propose && view < 8 && self.is_suspect(proposer, now) {
-            SUSPECT_PROPOSES.min(self.options.wait_min)
-        } else {
-            self.options.wait_min
-        };
+        let is_unlikely = step == ViewStep::Propose && view < 8 && self.is_suspect(proposer, now);
+        let first = if is_unlikely { SUSPECT_PROPOSES } else { VIEW_MIN };
         first.saturating_mul(1 << view.min(20)).min(self.options.wait_max)
     }
 }
@@ -119,11 +124,8 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const OPTIONS: PaceOptions = PaceOptions {
-        beat: Some(Duration::from_millis(250)),
-        wait_min: Duration::from_secs(1),
-        wait_max: Duration::from_secs(60),
-    };
+    const OPTIONS: PaceOptions =
+        PaceOptions { silent: Some(SILENT), wait_min: Duration::from_secs(1), wait_max: Duration::from_secs(60) };
     const PEERS: [PeerId; 2] = [PeerId([1; 32]), PeerId([2; 32])];
 
     fn ms(ms: u64) -> Duration {
@@ -133,21 +135,21 @@ mod tests {
     #[test]
     fn only_who_misses_three_beats_is_suspected() {
         let mut pace = Pace::new(OPTIONS, ms(0));
-        assert!(!pace.is_suspect(&PEERS[0], ms(749)));
-        assert!(pace.is_suspect(&PEERS[0], ms(750)), "never heard");
+        assert!(!pace.is_suspect(&PEERS[0], ms(999)));
+        assert!(pace.is_suspect(&PEERS[0], ms(1000)), "never heard");
         pace.hear(PEERS[0], ms(800));
         assert!(!pace.is_suspect(&PEERS[0], ms(1549)));
         assert!(pace.is_suspect(&PEERS[0], ms(1550)));
-        let one_process = Pace::new(PaceOptions { beat: None, ..OPTIONS }, ms(0));
+        let one_process = Pace::new(PaceOptions { silent: None, ..OPTIONS }, ms(0));
         assert!(!one_process.is_suspect(&PEERS[0], ms(1 << 40)));
     }
 
     #[test]
     fn a_member_that_beats_is_waited_for_as_long_as_the_others_suggest() {
         let pace = Pace::new(OPTIONS, ms(0));
-        assert_eq!(pace.deadline(ms(5), ms(10)), ms(1005), "never below the least wait");
+        assert_eq!(pace.deadline(ms(5), ms(10)), ms(1015), "never below the least wait");
         assert_eq!(pace.deadline(ms(5), ms(500)), ms(5005));
-        assert_eq!(pace.deadline(ms(5), ms(30_000)), ms(60_005), "never above the longest");
+        assert_eq!(pace.deadline(ms(5), ms(30_000)), ms(90_005), "never above the longest");
         assert_eq!(pace.probation_deadline(ms(5), ms(400)), ms(505));
     }
 

@@ -183,6 +183,14 @@ impl Unverified {
         self.hash
     }
 
+    /// Decodes the payload of a record whose signatures were checked before, when this member kept it; `None` if it is
+    /// malformed.
+    pub fn trusted(self) -> Option<Record> {
+        let Unverified { slot, payload, signature, hash } = self;
+        let body = Body::decode(&slot, &payload)?;
+        Some(Record { slot, body, payload, signature, hash })
+    }
+
     /// Checks the signature and those of the votes inside, and decodes the payload.
     ///
     /// # Errors

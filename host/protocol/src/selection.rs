@@ -2,8 +2,9 @@
 
 use skein_types::{Digest, PeerId};
 
+use crate::keys::Keys;
 use crate::proof::Proof;
-use crate::wire::{Fields, Writer};
+use crate::wire::{Fields, RecordError, Writer};
 
 /// Most proofs in a selection: the others wait for the next round.
 pub const PROOFS_MAX: usize = 32;
@@ -20,15 +21,31 @@ pub struct Selection {
 impl Selection {
     /// The hash that stands for the selection in votes.
     pub fn digest(&self) -> Digest {
-        let mut bytes = Writer::new();
-        self.write(&mut bytes);
-        Digest(blake3::derive_key("skein 2026-11 selection of announcements", &bytes.finish()))
+        Digest(blake3::derive_key("skein 2026-11 selection of announcements", &self.encode()))
     }
 
     /// The hash of a member's announcement, if it is selected.
     pub fn announcement(&self, peer: &PeerId) -> Option<Digest> {
         let index = self.announcements.binary_search_by_key(peer, |(peer, _)| *peer).ok()?;
         Some(self.announcements[index].1)
+    }
+
+    /// Encodes the selection.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Writer::new();
+        self.write(&mut bytes);
+        bytes.finish()
+    }
+
+    /// Reads a selection of `run` and checks the signatures of its proofs.
+    ///
+    /// # Errors
+    /// [`RecordError`]. The source of the bytes is to blame.
+    pub fn decode(bytes: &[u8], run: Digest, keys: &impl Keys) -> Result<Selection, RecordError> {
+        let mut fields = Fields::new(bytes);
+        let selection = Selection::read(&mut fields).filter(|_| fields.is_empty()).ok_or(RecordError::Malformed)?;
+        let is_signed = selection.proofs.iter().all(|proof| proof.is_signed(run, keys));
+        if is_signed { Ok(selection) } else { Err(RecordError::Signature) }
     }
 
     pub(crate) fn write(&self, to: &mut Writer) {

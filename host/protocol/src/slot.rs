@@ -26,6 +26,15 @@ impl Position {
         Position { round: self.round.saturating_add(1), ..self }
     }
 
+    pub(crate) fn write(self, to: &mut Writer) {
+        to.u32(self.era);
+        to.u64(self.round);
+    }
+
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Option<Position> {
+        Some(Position { era: fields.u32()?, round: fields.u64()? })
+    }
+
     /// Where the members agree on the state with which the next era begins.
     pub fn next_era(self) -> Position {
         Position { era: self.era.saturating_add(1), round: 0 }

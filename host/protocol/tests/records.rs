@@ -1,12 +1,14 @@
 //! Records of every kind: their bytes, which no later version may change without its number, and what is refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use skein_protocol::agreement::{BallotKind, Certificate};
 use skein_protocol::decision::Decision;
 use skein_protocol::identity::Identity;
 use skein_protocol::keys::{Ed25519, Signer};
+use skein_protocol::node::{Entry, KeptLog};
 use skein_protocol::proof::Proof;
 use skein_protocol::record::payload::{
     Announcement, Answer, Body, Check, Evaluation, Opening, ProposedSelection, Selection, Sum,
@@ -306,4 +308,36 @@ fn another_version_and_too_many_bytes_are_refused_with_their_reason() {
     let mut bytes = vote.encode();
     bytes.resize(HEADER_BYTES + PAYLOAD_BYTES_MAX + 1, 0);
     assert_eq!(read(&bytes), Err(RecordError::Malformed));
+}
+
+/// A member that read back less than it kept might contradict itself, and one that kept everything would fill its disk.
+#[test]
+fn a_log_is_read_back_as_it_was_kept_without_what_is_past() {
+    let [_, (_, first), ..] = &every()[..] else { panic!("there are many kinds") };
+    let at = |round: u64| {
+        let slot = Slot { position: Position { era: 2, round }, ..slot(Kind::Prevote, 0, 0) };
+        Entry::Signed(Arc::new(record(slot, Body::Vote(None), 0)))
+    };
+    let kept = vec![
+        at(7),
+        at(8),
+        Entry::Lock(AT, certificate(BallotKind::Prevote, 1, Digest([3; 32]))),
+        Entry::Selection(AT, selection()),
+        Entry::Decision(Arc::new(decision())),
+        Entry::Met(Arc::new(first.clone())),
+        Entry::Proof(proof()),
+        Entry::Lost(AT),
+    ];
+    let mut log = KeptLog::default();
+    for entry in [at(1), at(3)].iter().chain(&kept) {
+        let bytes = entry.encode();
+        assert_eq!(Entry::decode(&bytes).as_ref(), Some(entry));
+        assert_eq!(Entry::decode(&bytes[..bytes.len() - 1]), None, "{entry:?}");
+        assert_eq!(Entry::decode(&[&bytes[..], b"x"].concat()), None, "{entry:?}");
+        log.keep(entry.clone());
+    }
+    assert_eq!(log.entries(), kept, "votes of rounds that are long past are dropped");
+    let next_era = Slot { position: Position { era: 3, round: 0 }, ..slot(Kind::Prevote, 0, 0) };
+    log.keep(Entry::Signed(Arc::new(record(next_era, Body::Vote(None), 0))));
+    assert_eq!(log.records.len(), 3, "in the era before, members may still go on");
 }

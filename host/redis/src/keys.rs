@@ -6,7 +6,7 @@ use skein_types::{Digest, PeerId};
 use crate::Scope;
 
 /// Version of the names and of what is under them; part of every name. A program uses the version that it writes.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// Digits of a digest that distinguish the runs and peers of one database.
 const DIGITS: usize = 16;
@@ -22,23 +22,23 @@ impl Keys {
 
     /// The round and the hashes of the state; in a database with the module, the number of slots.
     pub(crate) fn state(&self) -> String {
-        format!("{}:state", self.0)
+        format!("{}:public:state", self.0)
     }
 
     /// The parameters, if the database computes.
     pub(crate) fn parameters(&self) -> String {
-        format!("{}:parameters", self.0)
+        format!("{}:public:parameters", self.0)
     }
 
     /// A vector of optimizer state, if the database computes.
     pub(crate) fn slot(&self, slot: usize) -> String {
-        format!("{}:slot:{slot}", self.0)
+        format!("{}:public:slot:{slot}", self.0)
     }
 
     /// Values of a state by their hash, if the database does not compute: concurrent writers write other keys, or the
     /// same values.
     pub(crate) fn values(&self, hash: Digest) -> String {
-        format!("{}:values:{hash}", self.0)
+        format!("{}:public:values:{hash}", self.0)
     }
 
     /// The batches of a round: their sum in the module, otherwise the number expected.
@@ -58,7 +58,7 @@ impl Keys {
 
     /// The metadata of a round, from which a peer resumes.
     pub(crate) fn round_metadata(&self, round: u64) -> String {
-        format!("{}:note:{round}", self.0)
+        format!("{}:public:note:{round}", self.0)
     }
 
     /// The keys of each round, scored by the round, for pruning.
@@ -103,6 +103,11 @@ impl Keys {
 
     pub(crate) fn contribution(&self, round: u64, peer: PeerId) -> String {
         format!("{}:public:contribution:{round}:{}", self.0, peer)
+    }
+
+    /// What the peer serves under a name.
+    pub(crate) fn served(&self, name: &str) -> String {
+        format!("{}:public:served:{name}", self.0)
     }
 
     pub(crate) fn records(&self) -> String {

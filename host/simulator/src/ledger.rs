@@ -10,6 +10,8 @@ use skein_protocol::record::{Position, Record, Slot};
 use skein_protocol::standing::Head;
 use skein_types::{Digest, PeerId};
 
+use crate::LEARNING_RATE;
+
 /// An invariant that a schedule broke.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Violation {
@@ -68,6 +70,8 @@ pub struct Counts {
     pub bytes: u64,
     /// Events that were passed to nodes.
     pub events: u64,
+    /// States of honest members with a lower learning rate than the first.
+    pub lowered: u64,
     /// Most bytes that others made an honest member keep.
     pub kept_max: u64,
     /// Virtual time from begin to end, in milliseconds.
@@ -88,6 +92,7 @@ impl Counts {
             records,
             bytes,
             events,
+            lowered,
             kept_max,
             elapsed_ms,
         } = other;
@@ -101,6 +106,7 @@ impl Counts {
         self.records += records;
         self.bytes += bytes;
         self.events += events;
+        self.lowered += lowered;
         self.kept_max = self.kept_max.max(*kept_max);
         self.elapsed_ms += elapsed_ms;
     }
@@ -151,6 +157,7 @@ impl Ledger {
 
     /// An honest member has this state.
     pub(crate) fn reach(&mut self, peer: PeerId, head: &Head, honest: impl Fn(&PeerId) -> bool) {
+        self.counts.lowered += u64::from(head.standing.progress.learning_rate < LEARNING_RATE);
         let check = head.check();
         let (before, other) = *self.states.entry(head.position).or_insert((check, peer));
         if before != check {
@@ -171,7 +178,7 @@ impl Ledger {
             Report::Healed { .. } => self.counts.healings += 1,
             Report::RolledBack { .. } => self.counts.rollbacks += 1,
             Report::Silent(_) => self.counts.recoveries += 1,
-            Report::KeyUsedElsewhere(_) | Report::Differs(_) | Report::Unusable(_) => {}
+            Report::Stopped { .. } | Report::KeyUsedElsewhere(_) | Report::Differs(_) | Report::Unusable(_) => {}
         }
     }
 

@@ -119,6 +119,11 @@ pub struct Outcome {
     pub violation: Option<Violation>,
 }
 
+/// Learning rate before the first round.
+pub(crate) const LEARNING_RATE: f64 = 0.1;
+/// Validation samples of each member.
+pub(crate) const VALIDATION: u64 = 32;
+
 /// What liars do and what breaks, in place of what is drawn from the seed.
 #[derive(Debug, Clone)]
 pub struct Attack {

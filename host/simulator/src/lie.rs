@@ -9,6 +9,7 @@ use skein_protocol::record::payload::{Body, Check, Evaluation, ProposedSelection
 use skein_protocol::record::{Kind, Position, Record, Slot, Statement};
 use skein_types::{Digest, PeerId};
 
+use crate::VALIDATION;
 use crate::dice::Dice;
 use crate::keys::Secret;
 use crate::store::{ALL, Readers};
@@ -88,7 +89,7 @@ pub enum Floods {
     /// Records of rounds to come, all alike and all different.
     Early,
     /// Proposals as large as they may be, of many views.
-    Oversize,
+    Oversize(u32),
     /// Records of another run and of eras to come.
     Elsewhere,
     /// Inquiries, each of which is to be answered.
@@ -178,7 +179,7 @@ impl Lies {
         let floods = match dice.below(14) {
             0 => Floods::Old,
             1 if !is_cautious => Floods::Early,
-            2 if !is_cautious => Floods::Oversize,
+            2 if !is_cautious => Floods::Oversize(4),
             3 if !is_cautious => Floods::Elsewhere,
             4 => Floods::Inquiries,
             _ => Floods::Nothing,
@@ -216,8 +217,10 @@ impl Lies {
                 }
                 Announces::Boasting => {
                     let sums = [("loss".to_owned(), Sum { sum: 1e300, weight: 1e-300_f64.max(1.0) })].into();
-                    let evaluation = Some(Evaluation { samples: 1 << 30, sums });
-                    let samples = if announcement.loss < 0.5 { 1 << 39 } else { announcement.samples };
+                    // Each claim is in bounds in some rounds, so that none hides another.
+                    let [whole, claims, ..] = announcement.values.0.map(|byte| byte % 2 == 0);
+                    let evaluation = Some(Evaluation { samples: if whole { VALIDATION } else { 1 << 30 }, sums });
+                    let samples = if claims { 1 << 39 } else { announcement.samples };
                     let boast =
                         skein_protocol::record::payload::Announcement { evaluation, samples, ..announcement.clone() };
                     vec![Shown::now(other(Body::Announcement(boast)), ALL)]
@@ -311,8 +314,8 @@ impl Lies {
                 });
                 votes.collect()
             }
-            Floods::Oversize => {
-                let proposals = (0..4).map(|view| {
+            Floods::Oversize(views) => {
+                let proposals = (0..views).map(|view| {
                     let peers = (0..1000u64).map(|index| {
                         PeerId([[index.to_be_bytes(); 3].concat(), vec![0; 8]].concat().try_into().expect("32 bytes"))
                     });

@@ -13,15 +13,6 @@ use crate::keys::Secret;
 use crate::lie::Lies;
 use crate::store::Store;
 
-/// What a disk is about to keep.
-#[derive(Debug, Clone)]
-pub(crate) enum Writing {
-    /// A record that was signed.
-    Record(Arc<Record>),
-    /// Another entry of the log.
-    Entry(Box<Entry>),
-}
-
 /// What survives a crash of the process.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -46,7 +37,7 @@ pub(crate) struct Seat {
     /// Counts its lives: what was begun in an earlier one is dropped.
     pub(crate) life: u32,
     pub(crate) disk: Disk,
-    pub(crate) writing: VecDeque<Writing>,
+    pub(crate) writing: VecDeque<Entry>,
     pub(crate) is_syncing: bool,
     pub(crate) store: Store,
     /// Next record to read of each seat, and in which generation of its store.
@@ -90,14 +81,11 @@ impl Seat {
     /// Writes the first `count` waiting entries.
     pub(crate) fn sync(&mut self, count: usize) -> Vec<Arc<Record>> {
         let mut records = Vec::new();
-        for writing in self.writing.drain(..count) {
-            match writing {
-                Writing::Record(record) => {
-                    self.disk.log.keep_record(record.clone());
-                    records.push(record);
-                }
-                Writing::Entry(entry) => self.disk.log.keep(*entry),
+        for entry in self.writing.drain(..count) {
+            if let Entry::Signed(record) = &entry {
+                records.push(record.clone());
             }
+            self.disk.log.keep(entry);
         }
         records
     }

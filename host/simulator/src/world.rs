@@ -12,7 +12,7 @@ use skein_protocol::agreement::View;
 use skein_protocol::convergence::{EarlyStopping, Options, ReduceOnPlateau};
 use skein_protocol::fault_model::FaultModel;
 use skein_protocol::node::{Event, Kept, KeptLog, Node, RunTerms, Want};
-use skein_protocol::pace::PaceOptions;
+use skein_protocol::pace::{self, PaceOptions};
 use skein_protocol::record::{Position, Record};
 use skein_protocol::standing::{Head, Standing};
 use skein_types::{Digest, PeerId};
@@ -25,26 +25,19 @@ use crate::lie::Lies;
 use crate::network::Network;
 use crate::seat::{Disk, Seat};
 use crate::store::{Readers, Store};
-use crate::{Attack, Model, Outcome, Schedule, Tracer, Weather};
+use crate::{Attack, LEARNING_RATE, Model, Outcome, Schedule, Tracer, VALIDATION, Weather};
 
 /// Interval of beats, and of what liars do besides, in microseconds.
 const BEAT_US: u64 = 250_000;
 /// Bounds of the waits of all members.
-const PACE: PaceOptions = PaceOptions {
-    beat: Some(Duration::from_micros(BEAT_US)),
-    wait_min: Duration::from_secs(1),
-    wait_max: Duration::from_secs(8),
-};
+const PACE: PaceOptions =
+    PaceOptions { silent: Some(pace::SILENT), wait_min: Duration::from_secs(1), wait_max: Duration::from_secs(8) };
 /// Longest time from the last fault to the end of the last round, in microseconds.
 const PROGRESS_US: u64 = 600_000_000;
 /// Samples of a contribution.
 pub(crate) const SAMPLES: u64 = 64;
-/// Validation samples of each member.
-pub(crate) const VALIDATION: u64 = 32;
 /// Rounds between evaluations.
 const EVALUATE_EVERY: u64 = 3;
-/// Learning rate before the first round.
-const LEARNING_RATE: f64 = 0.1;
 /// Records that a reader takes in at once.
 const READ_MAX: usize = 256;
 

@@ -28,13 +28,17 @@ fn survives(lies: Lies, faults: &[(u64, Fault)]) -> Counts {
         }
     }
     assert!(total.rounds >= 400, "{} rounds are decided", total.rounds);
+    // A node that is woken again and again to do nothing keeps a processor busy.
+    assert!(total.events < 4_000_000, "{} events", total.events);
     total
 }
 
 #[test]
 fn one_wrong_check_stops_nobody() {
-    survives(Lies { wrong_checks: ALL, ..Lies::NONE }, &[]);
-    survives(Lies { wrong_checks: HALF, ..Lies::NONE }, &[]);
+    for wrong_checks in [ALL, HALF] {
+        let counts = survives(Lies { wrong_checks, ..Lies::NONE }, &[]);
+        assert_eq!(counts.healings, 0, "nobody doubts its state");
+    }
 }
 
 #[test]
@@ -89,8 +93,7 @@ fn a_dribbled_tensor_holds_up_nothing_else() {
 
 #[test]
 fn a_stream_of_old_records_is_not_drained_for_ever() {
-    let counts = survives(Lies { floods: Floods::Old, ..Lies::NONE }, &[]);
-    assert!(counts.events < 2_000_000, "{} events", counts.events);
+    survives(Lies { floods: Floods::Old, ..Lies::NONE }, &[]);
 }
 
 #[test]
@@ -105,11 +108,12 @@ fn no_crash_makes_a_peer_sign_twice() {
 fn evaluations_out_of_turn_steer_nothing() {
     let boasting = survives(Lies { announces: Announces::Boasting, ..Lies::NONE }, &[]);
     assert_eq!(boasting.rounds, 400, "no run stops early");
+    assert_eq!(boasting.lowered, 0, "nor does it learn more slowly");
 }
 
 #[test]
 fn floods_of_large_records_fill_no_memory() {
-    for floods in [Floods::Oversize, Floods::Early, Floods::Elsewhere, Floods::Inquiries] {
+    for floods in [Floods::Oversize(60), Floods::Early, Floods::Elsewhere, Floods::Inquiries] {
         let counts = survives(Lies { floods, ..Lies::NONE }, &[]);
         assert!(counts.kept_max < 4 << 20, "{floods:?}: {} bytes", counts.kept_max);
     }

@@ -145,7 +145,7 @@ impl Output {
             Event::Round { summary, rounds, per_second } => {
                 let report = summary.report;
                 self.show_round(Round {
-                    round: report.round,
+                    round: report.round(),
                     rounds,
                     loss: report.loss,
                     accuracy: report.evaluation.and_then(|evaluation| evaluation.accuracy()),
@@ -335,6 +335,7 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use skein_peer::events::Until;
     use std::sync::{Arc, Mutex};
 
     use indicatif::TermLike;
@@ -437,7 +438,7 @@ mod tests {
 
     fn waiting() -> Waiting {
         let since = Duration::from_secs(12);
-        let until = Duration::from_secs(48);
+        let until = Until::AtMost(Duration::from_secs(48));
         Waiting { peers: vec![peer()], of: 4, since, until }
     }
 

@@ -10,14 +10,14 @@ use skein_kernels::tree::{Placed, Position, Tree, add};
 use skein_types::{PeerId, Statistics, Values};
 use tokio::sync::watch;
 
-use crate::blocking::blocking;
+use crate::blocking::{blocking, statistics_of};
 use crate::step::next_state;
 use crate::{
     Accumulated, Aggregate, Average, BatchSlot, Contributions, GradientSums, PeerStore, RecordLog, State, StateDigests,
     StateStore, StoreError, Update,
 };
 
-/// Records kept for other peers. A round has three, so a reader may fall a thousand rounds behind.
+/// Records kept for other peers. A round without trouble has five, so a reader may fall hundreds of rounds behind.
 const RECORDS_MAX: usize = 4096;
 
 /// A store in this process. The job writes checkpoints for the state that must outlive it.
@@ -35,6 +35,8 @@ struct Inner {
     contributions: BTreeMap<(u64, PeerId), Values>,
     metadata: BTreeMap<u64, Vec<u8>>,
     records: VecDeque<(u64, Vec<u8>)>,
+    /// Bytes by their name, and the round with which they are pruned.
+    served: BTreeMap<String, (Option<u64>, Vec<u8>)>,
 }
 
 /// The batches of a round that have arrived.
@@ -181,11 +183,24 @@ impl PeerStore for Embedded {
     }
 
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        let mut published = self.published.subscribe();
-        // A timeout is an answer too: there is no record.
-        let _ = tokio::time::timeout(wait, published.wait_for(|number| *number > after)).await;
+        if *self.published.borrow() <= after {
+            let mut published = self.published.subscribe();
+            // A timeout is an answer too: there is no record.
+            let _ = tokio::time::timeout(wait, published.wait_for(|number| *number > after)).await;
+        }
         let inner = self.lock();
-        Ok(inner.records.iter().filter(|(number, _)| *number > after).cloned().collect())
+        let first = inner.records.partition_point(|(number, _)| *number <= after);
+        Ok(inner.records.range(first..).cloned().collect())
+    }
+
+    async fn served(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lock().served.get(name).map(|(_, bytes)| bytes.clone()))
+    }
+
+    async fn state_after(&self, round: u64) -> Result<Option<(State, Vec<u8>)>, StoreError> {
+        let inner = self.lock();
+        let state = inner.state.as_ref().filter(|state| state.round() == round);
+        Ok(state.cloned().zip(inner.metadata.get(&round).cloned()))
     }
 }
 
@@ -238,6 +253,7 @@ impl StateStore for Embedded {
         inner.metadata = inner.metadata.split_off(&round);
         assert!(inner.sums.keys().all(|kept| *kept >= round), "only sums of this round or later are kept");
         inner.contributions = inner.contributions.split_off(&(round, PeerId([0; 32])));
+        inner.served.retain(|_, (of, _)| of.is_none_or(|of| of >= round));
         Ok(())
     }
 }
@@ -256,8 +272,7 @@ impl GradientSums for Embedded {
 #[async_trait]
 impl Contributions for Embedded {
     async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
-        let seen = values.clone();
-        let statistics = self.apart("put_contribution", move |_| seen.statistics()).await;
+        let statistics = statistics_of(&values).await;
         self.lock().contributions.insert((round, peer), values);
         Ok(statistics)
     }
@@ -274,6 +289,11 @@ impl RecordLog for Embedded {
         }
         inner.records.push_back((number, record));
         self.published.send_replace(number);
+        Ok(())
+    }
+
+    async fn serve(&self, round: Option<u64>, served: Vec<(String, Vec<u8>)>) -> Result<(), StoreError> {
+        self.lock().served.extend(served.into_iter().map(|(name, bytes)| (name, (round, bytes))));
         Ok(())
     }
 }

@@ -41,7 +41,7 @@ use skein_kernels::rule::Rule;
 use skein_kernels::update::Change;
 use skein_types::{Digest, PeerId, Statistics, Values};
 
-pub use blocking::blocking;
+pub use blocking::{blocking, statistics_of};
 pub use embedded::Embedded;
 pub use error::StoreError;
 pub use step::next_state;
@@ -167,6 +167,12 @@ pub trait PeerStore: Send + Sync {
     /// Returns the records after number `after` (0: from the first that is still kept), each with its number. Waits up
     /// to `wait` for one, then returns an empty list.
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
+
+    /// What the peer serves under a name; `None` if it serves nothing there.
+    async fn served(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// The state after `round` with the metadata of that round; `None` if the peer has another state by now.
+    async fn state_after(&self, round: u64) -> Result<Option<(State, Vec<u8>)>, StoreError>;
 }
 
 /// The state of a job at one peer: parameters, optimizer state, and the metadata of rounds.
@@ -224,6 +230,9 @@ pub trait Contributions: PeerStore {
 pub trait RecordLog: PeerStore {
     /// Appends a record for others to read.
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError>;
+
+    /// Serves bytes under names, until `round` is pruned; without a round, until they are replaced.
+    async fn serve(&self, round: Option<u64>, served: Vec<(String, Vec<u8>)>) -> Result<(), StoreError>;
 }
 
 /// The ports of a peer's own store.

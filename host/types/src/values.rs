@@ -20,6 +20,11 @@ impl Values {
         *self.statistics.get_or_init(|| Statistics::of(&self.values))
     }
 
+    /// The statistics if they are known, which takes no time.
+    pub fn known_statistics(&self) -> Option<Statistics> {
+        self.statistics.get().copied()
+    }
+
     /// The buffer itself, if no other clone shares it.
     pub fn into_buffer(self) -> Option<Vec<f32>> {
         Arc::into_inner(self.values)

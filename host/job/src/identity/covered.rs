@@ -16,7 +16,10 @@ pub(crate) fn of_job(
     [gradient, aggregate]: [&Component; 2],
     shares: &BTreeMap<PeerId, PeerData>,
 ) -> Identifier {
-    model.insert_all("train", &manifest.train);
+    // The same whether they are set or left out.
+    let faults = manifest.train.fault_model();
+    let (byzantine, crashed) = (Some(faults.byzantine()), Some(faults.crashed()));
+    model.insert_all("train", &manifest::Train { byzantine, crashed, ..manifest.train.clone() });
     // Members are in the run id, the length of training or waiting changes no round, and functions count by content.
     for key in ["train.rounds", "train.wait", "train.peers", "train.gradient", "train.aggregate"] {
         model.values.retain(|other, _| other != key && !other.starts_with(&format!("{key}.")));

@@ -125,7 +125,7 @@ mod tests {
             (
                 "train.wait=5",
                 "`train.wait` must be a table, got the number 5: write `--set train.wait.KEY=VALUE`, where KEY is one of `max`, \
-                 `min`",
+                 `min`, `silent`",
             ),
             ("data=3", "write `--set data.KEY=VALUE`, where KEY is one of `classes`, `label_column`, "),
             ("function=3", "`function` must be a table, got the number 3: write `--set function.KEY=VALUE`"),

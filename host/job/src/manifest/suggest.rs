@@ -6,21 +6,23 @@ use super::quoted;
 use super::wanted::Wanted;
 
 /// What other tools call the keys and functions of a manifest; of several for one name, the likeliest is first.
-const SYNONYMS: [(&str, &str); 29] = [
+const SYNONYMS: [(&str, &str); 31] = [
     ("average", "aggregate-mean"),
     ("batch", "batch_size"),
     ("betas", "beta1"),
-    ("byzantine", "faults"),
     ("clients", "peers"),
     ("cmd", "command"),
     ("dataset", "source"),
     ("epochs", "rounds"),
     ("eps", "epsilon"),
+    ("faults", "byzantine"),
+    ("faults", "crashed"),
     ("fedavg", "aggregate-mean"),
     ("gamma", "factor"),
     ("iterations", "rounds"),
     ("krum", "aggregate-multi-krum"),
     ("layers", "hidden"),
+    ("liars", "byzantine"),
     ("local_epochs", "batches_per_round"),
     ("local_steps", "batches_per_round"),
     ("lr", "learning_rate"),
@@ -63,8 +65,9 @@ pub(crate) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>)
 /// As [`did_you_mean`], for a key: a table that does not know it may have been taken for another one that does.
 pub(super) fn did_you_mean_key<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
-    if let Some(own) = exact(key, &known) {
-        return meant(Some(own));
+    let own: Vec<&str> = all_exact(key, &known).collect();
+    if !own.is_empty() {
+        return meant(Some(&own.join("` or `")));
     }
     // A constant that one optimizer lacks is in no other table.
     let is_optimizer = known.iter().any(|known| optimizer_with(known).is_some());
@@ -155,7 +158,15 @@ fn spellings(name: &str) -> impl Iterator<Item = &str> {
 
 /// The name among those known that the name means.
 fn exact<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    meanings(&name.to_ascii_lowercase()).find_map(|meaning| known.iter().find(|known| **known == meaning)).copied()
+    all_exact(name, known).next()
+}
+
+/// All names among those known that the name may mean, the likeliest first.
+fn all_exact<'a>(name: &str, known: &[&'a str]) -> impl Iterator<Item = &'a str> {
+    let name = name.to_ascii_lowercase();
+    let meant: Vec<&str> =
+        meanings(&name).filter_map(|meaning| known.iter().find(|known| **known == meaning)).copied().collect();
+    meant.into_iter()
 }
 
 /// The name among those known that is most like the name.
@@ -189,7 +200,7 @@ mod tests {
 
     #[test]
     fn only_a_name_that_is_alike_is_suggested() {
-        let known = ["peers", "faults", "rounds", "batch_size", "learning_rate", "optimizer", "clip_norm", "seed"];
+        let known = ["peers", "crashed", "rounds", "batch_size", "learning_rate", "optimizer", "clip_norm", "seed"];
         for (name, expected) in [
             ("pears", Some("peers")),
             ("batchsize", Some("batch_size")),
@@ -300,7 +311,7 @@ mod tests {
             (
                 "train.wait",
                 Some("5"),
-                "the keys `max`, `min`: set them there, or here with `--set train.wait.KEY=VALUE`",
+                "the keys `max`, `min`, `silent`: set them there, or here with `--set train.wait.KEY=VALUE`",
             ),
             ("train.early_stopping", Some("5"), "is a table of the manifest with the keys `min_delta`, `patience`: "),
             ("model.parameters", Some("3"), "`model.parameters` is a list of tables of the manifest: set it there"),

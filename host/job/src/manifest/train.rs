@@ -1,10 +1,13 @@
 //! `[train]`: how the model is trained.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use skein_kernels::optimizer::{MOMENTUM, Optimizer};
 use skein_protocol::convergence::{self, EarlyStopping, ReduceOnPlateau};
-use skein_protocol::deadline::WaitBounds;
+use skein_protocol::fault_model::{FaultModel, TooFewMembers};
+use skein_protocol::pace;
 use skein_types::counted;
 
 use super::Problem;
@@ -22,8 +25,14 @@ pub struct Train {
     /// Peers that train together.
     #[schemars(range(min = 1, max = PEERS_MAX))]
     pub peers: u32,
-    /// Number of Byzantine peers to tolerate; the aggregation function must support it.
-    pub faults: u32,
+    /// Peers that may be Byzantine, which lie in whatever way; the aggregation function must tolerate as many. If not set, as
+    /// many as possible: less than a third.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub byzantine: Option<u32>,
+    /// Further peers that may be crashed or cut off while the others go on. If not set, as many as possible beside
+    /// `byzantine`: `peers` must be at least 3 × `byzantine` + 2 × `crashed` + 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crashed: Option<u32>,
     /// Most rounds; `early_stopping` may end training earlier. The same on all hosts of a job.
     #[schemars(range(min = 1))]
     pub rounds: u64,
@@ -62,15 +71,58 @@ pub struct Train {
     /// Lower the learning rate when the validation loss no longer falls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reduce_on_plateau: Option<ReduceOnPlateau>,
-    /// How long a peer waits for the others, learned between these bounds.
+    /// How long this host waits for the others. Hosts of a job may have different bounds.
     pub wait: WaitBounds,
+}
+
+/// Bounds of a wait for other peers. A peer that shows that it is alive is waited for as long as the others suggest: at most
+/// ten times as long as the contributions took that are needed at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WaitBounds {
+    /// Shortest wait for a peer that is alive, once the contributions are there that are needed at least.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub min: Duration,
+    /// Longest wait for such a peer.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub max: Duration,
+    /// How long a peer has to be silent to be no longer waited for; at least 750 ms, which is three beats.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub silent: Duration,
+}
+
+impl Default for WaitBounds {
+    fn default() -> WaitBounds {
+        WaitBounds { min: Duration::from_secs(1), max: Duration::from_secs(600), silent: pace::SILENT }
+    }
+}
+
+impl WaitBounds {
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    /// The key that is out of bounds, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.min > self.max {
+            return Err(("wait", "has a `min` above its `max`".into()));
+        }
+        if self.silent < pace::SILENT {
+            let problem = format!("must be at least {:?}, which is three beats, got {:?}", pace::SILENT, self.silent);
+            return Err(("wait.silent", problem));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Train {
     fn default() -> Train {
         Train {
             peers: 4,
-            faults: 1,
+            byzantine: None,
+            crashed: None,
             rounds: 100,
             batch_size: 32,
             batches_per_round: 2,
@@ -103,11 +155,7 @@ impl Train {
         within("batch_size", u64::from(self.batch_size), u64::from(BATCH_SIZE_MAX))?;
         within("batches_per_round", u64::from(self.batches_per_round), u64::from(BATCHES_MAX))?;
         within("evaluate_every", u64::from(self.evaluate_every), u64::from(u32::MAX))?;
-        if u64::from(self.faults) * 2 >= u64::from(self.peers) {
-            let faults = self.faults;
-            let peers = counted(self.peers, "peer");
-            return Err(("train.faults".into(), format!("must be less than half of {peers}, got {faults}")));
-        }
+        self.check_faults()?;
         let positive = |key: &str, value: f64| {
             if value.is_finite() && value > 0.0 {
                 Ok(())
@@ -123,10 +171,45 @@ impl Train {
             positive("reduce_on_plateau.factor", rule.factor)?;
         }
         within("early_stopping.patience", self.early_stopping.map_or(1, |rule| u64::from(rule.patience)), u64::MAX)?;
-        if self.wait.min > self.wait.max {
-            return Err(("train.wait".into(), "has a `min` above its `max`".into()));
-        }
-        Ok(())
+        self.wait.check().map_err(|(key, problem)| (format!("train.{key}"), problem))
+    }
+
+    fn check_faults(&self) -> Result<(), Problem> {
+        let Err(TooFewMembers { members, byzantine, crashed, needed }) = self.tolerated() else { return Ok(()) };
+        let (key, is, other) = match self.byzantine {
+            Some(_) => ("train.byzantine", byzantine, format!("`train.crashed` {crashed}")),
+            None => ("train.crashed", crashed, format!("`train.byzantine` {byzantine}")),
+        };
+        let problem = format!(
+            "is {is} and {other}, which needs at least {needed} peers, and `train.peers` is {members}: add peers, or tolerate \
+             fewer: {} tolerate at most `byzantine = {}`, or `crashed = {}`",
+            counted(members, "peer"),
+            (members - 1) / 3,
+            (members - 1) / 2,
+        );
+        Err((key.into(), problem))
+    }
+
+    /// How many peers may fail; what is not set is as large as the other allows.
+    fn tolerated(&self) -> Result<FaultModel, TooFewMembers> {
+        let peers = self.peers;
+        let (byzantine, crashed) = match (self.byzantine, self.crashed) {
+            (Some(byzantine), Some(crashed)) => (byzantine, crashed),
+            (Some(byzantine), None) => {
+                (byzantine, peers.saturating_sub(byzantine.saturating_mul(3).saturating_add(1)) / 2)
+            }
+            (None, Some(crashed)) => (peers.saturating_sub(crashed.saturating_mul(2).saturating_add(1)) / 3, crashed),
+            (None, None) => return Ok(FaultModel::most(peers)),
+        };
+        FaultModel::new(peers, byzantine, crashed)
+    }
+
+    /// How many peers may fail, and how.
+    ///
+    /// # Panics
+    /// If the manifest was not checked.
+    pub fn fault_model(&self) -> FaultModel {
+        self.tolerated().expect("a checked manifest tolerates no more than its peers allow")
     }
 
     /// The options of both convergence rules.

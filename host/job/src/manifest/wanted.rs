@@ -211,7 +211,7 @@ mod tests {
             ("model.freeze", Wanted::List(Box::new(Wanted::Text))),
             ("model.parameters", Wanted::List(Box::new(keys(&["init", "name", "shape"])))),
             ("train.early_stopping", keys(&["min_delta", "patience"])),
-            ("train.wait", keys(&["max", "min"])),
+            ("train.wait", keys(&["max", "min", "silent"])),
             ("function", keys(&[])),
         ] {
             assert_eq!(of(key), Some(expected), "{key}");

@@ -9,11 +9,12 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use skein_job::Job;
 use skein_job::identity::list;
-use skein_protocol::convergence::Progress;
+use skein_protocol::record::Position;
+use skein_protocol::standing::Standing;
 use skein_store::State;
 use skein_types::{Digest, Layout, Values};
 
-use super::{Checkpoint, CheckpointError, FORMAT, Provenance, Relation, decode_progress, hash_of, slot_name};
+use super::{Checkpoint, CheckpointError, FORMAT, Provenance, Relation, decode_metadata, hash_of, slot_name};
 
 /// A checkpoint's file, of which only the metadata is decoded.
 #[derive(Debug)]
@@ -22,7 +23,8 @@ pub struct CheckpointFile {
     bytes: Vec<u8>,
     provenance: Arc<Provenance>,
     round: u64,
-    progress: Progress,
+    position: Position,
+    standing: Standing,
     state_hash: Digest,
 }
 
@@ -50,12 +52,15 @@ impl CheckpointFile {
         }
         let invalid = |name: &str| format!("has no valid `{name}` in its metadata");
         let round = field(&metadata, "round")?.parse().map_err(|_| invalid("round"))?;
-        let progress = decode_progress(field(&metadata, "convergence")?.as_bytes(), round);
+        let standing = hex::decode(field(&metadata, "standing")?).ok();
+        let standing = standing.and_then(|bytes| decode_metadata(&bytes, round));
+        let (position, standing) = standing.ok_or_else(|| invalid("standing"))?;
         Ok(CheckpointFile {
             path: path.to_owned(),
             provenance: Arc::new(Provenance::read(&metadata)?),
             round,
-            progress: progress.map_err(|_| invalid("convergence"))?,
+            position,
+            standing,
             state_hash: field(&metadata, "state_hash")?.parse().map_err(|_| invalid("state_hash"))?,
             bytes,
         })
@@ -107,7 +112,10 @@ impl CheckpointFile {
     /// [`CheckpointError::Content`]
     pub fn load(self, layout: &Layout) -> Result<Checkpoint, CheckpointError> {
         match self.state(layout) {
-            Ok(state) => Ok(Checkpoint { provenance: self.provenance, state, progress: self.progress }),
+            Ok(state) => {
+                let CheckpointFile { provenance, position, standing, .. } = self;
+                Ok(Checkpoint { provenance, state, position, standing })
+            }
             Err(problem) => Err(CheckpointError::Content { path: self.path, problem }),
         }
     }

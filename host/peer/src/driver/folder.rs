@@ -1,27 +1,30 @@
-//! The files that a peer keeps beside its checkpoint: the records that it signed, and its last contributions.
+//! The files that a peer keeps beside its checkpoint: its log, and its last contributions.
 //!
-//! `records.log` is a line with the format and a sequence of records, each after its length (4 bytes, little endian),
-//! written to disk before anyone can read the record elsewhere. `contribution-<round>.f32` holds values as little-endian floats. A folder is
-//! locked while it is open: two hosts with one key would sign different records for the same round and kind.
+//! `records.log` is a line with the format, the run id and the peer's key (32 bytes each), and a sequence of entries: the
+//! length of an entry (4 bytes, little endian), the first 8 bytes of its BLAKE3 hash, and the entry. They are on disk before
+//! anyone can see a consequence of them. `contribution-<round>.f32` holds values as little-endian floats. A folder is locked
+//! while it is open: two hosts with one key would sign two records for one slot.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result, bail};
-use skein_protocol::round::record::{RECORD_BYTES_MAX, Record};
+use anyhow::{Context, Result, bail, ensure};
+use skein_protocol::node::Entry;
+use skein_types::{Digest, PeerId};
 
 use crate::lock::lock;
 
-/// Name of the file with the records.
+/// Name of the file with the log.
 pub(crate) const LOG_FILE: &str = "records.log";
-/// Size above which the log is rewritten with the records that still matter: more than those of the largest roster
-/// need, and little enough for their signatures to be checked in a fraction of a second.
+/// Size above which the log is rewritten with the entries that still matter, unless these alone are a quarter of it.
 const LOG_BYTES_MAX: u64 = 1 << 20;
 const LENGTH_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 8;
 /// First line of the log: the format and its version. A program reads the version that it writes.
-const FORMAT: &[u8] = b"skein-records-2\n";
+const FORMAT: &[u8] = b"skein-records-3\n";
+const HEAD_BYTES: usize = FORMAT.len() + 64;
 /// Prefixes of unfinished files' names; the last is that of checkpoints.
 const TEMPORARY: [&str; 3] = [".records", ".contribution", ".checkpoint"];
 
@@ -29,18 +32,27 @@ const TEMPORARY: [&str; 3] = [".records", ".contribution", ".checkpoint"];
 #[derive(Debug)]
 pub(super) struct Folder {
     dir: PathBuf,
-    log: Mutex<File>,
+    head: Vec<u8>,
+    log: Mutex<LogFile>,
     /// Open as long as the folder is in use, for its lock.
     _lock: File,
 }
 
+/// The log's file, at its end.
+#[derive(Debug)]
+struct LogFile {
+    file: File,
+    /// Size above which it is rewritten.
+    full: u64,
+}
+
 impl Folder {
-    /// Opens the folder, which is created if it does not exist, and reads its records. A record that a crash cut short
-    /// at the end of the log was never published, and is dropped.
+    /// Opens the folder of the peer `me` in `run`, which is created if it does not exist, and reads its log. Entries that a
+    /// crash cut short at the end of the log had no consequence, and are dropped.
     ///
     /// # Errors
-    /// Another process uses the folder, its files cannot be read or written, or the log is damaged.
-    pub(super) fn open(dir: &Path) -> Result<(Folder, Vec<Record>)> {
+    /// Another process uses the folder, its files cannot be read or written, or the log is damaged or not of this peer.
+    pub(super) fn open(dir: &Path, me: PeerId, run: Digest) -> Result<(Folder, Vec<Entry>)> {
         std::fs::create_dir_all(dir).with_context(|| format!("failed to create the folder `{}`", dir.display()))?;
         let path = dir.join(LOG_FILE);
         let failed = || format!("failed to open the records in `{}`", path.display());
@@ -59,49 +71,69 @@ impl Folder {
         let mut log =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(failed)?;
         let bytes = std::fs::read(&path).with_context(failed)?;
-        let (records, whole) =
-            parse(&bytes).with_context(|| format!("the records in `{}` cannot be used", path.display()))?;
+        let head = [FORMAT, &run.0[..], &me.0].concat();
+        let parsed = parse(&bytes, &head);
+        let (entries, whole) = parsed.with_context(|| format!("the records in `{}` cannot be used", path.display()))?;
         if whole < bytes.len() {
             tracing::warn!(path = %path.display(), bytes = bytes.len() - whole, "dropped a record that was cut short");
             log.set_len(whole as u64).with_context(failed)?;
         }
         log.seek(SeekFrom::End(0)).with_context(failed)?;
         if whole == 0 {
-            log.write_all(FORMAT).with_context(failed)?;
+            log.write_all(&head).with_context(failed)?;
         }
         // The file's name has to survive a power failure as well as its content.
         log.sync_all().and_then(|()| lock.sync_all()).with_context(failed)?;
-        Ok((Folder { dir: dir.to_owned(), log: Mutex::new(log), _lock: lock }, records))
+        let log = Mutex::new(LogFile { file: log, full: LOG_BYTES_MAX });
+        Ok((Folder { dir: dir.to_owned(), head, log, _lock: lock }, entries))
     }
 
-    /// Appends a record; it is on disk when this returns. `kept` are the records that still matter, this one included.
+    /// Whether the log is to be rewritten.
+    pub(super) fn is_full(&self) -> bool {
+        let mut log = self.lock();
+        let full = log.full;
+        log.file.stream_position().is_ok_and(|end| end > full)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LogFile> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends entries; on disk when this returns.
     ///
     /// # Errors
     /// The log cannot be written.
-    pub(super) fn append(&self, record: &Record, kept: &[Record]) -> Result<()> {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn append(&self, entries: &[Entry]) -> Result<()> {
+        let log = &mut self.lock().file;
         let failed = || format!("failed to keep a record in `{}`", self.dir.join(LOG_FILE).display());
-        if log.stream_position().with_context(failed)? > LOG_BYTES_MAX {
-            *log = self.replace(kept).with_context(failed)?;
-            return Ok(());
-        }
         let end = log.stream_position().with_context(failed)?;
-        let written = log.write_all(&entry(record)).and_then(|()| log.sync_data());
+        let bytes: Vec<u8> = entries.iter().flat_map(frame).collect();
+        let written = log.write_all(&bytes).and_then(|()| log.sync_data());
         if written.is_err() {
-            // Half a record must not precede the next one.
+            // Half an entry must not precede the next one.
             log.set_len(end).and_then(|()| log.seek(SeekFrom::Start(end))).with_context(failed)?;
         }
         written.with_context(failed)
     }
 
-    fn replace(&self, records: &[Record]) -> std::io::Result<File> {
-        let mut file = tempfile::Builder::new().prefix(TEMPORARY[0]).tempfile_in(&self.dir)?;
-        file.write_all(FORMAT)?;
-        records.iter().try_for_each(|record| file.write_all(&entry(record)))?;
-        file.as_file().sync_all()?;
-        let file = file.persist(self.dir.join(LOG_FILE))?;
-        File::open(&self.dir)?.sync_all()?;
-        Ok(file)
+    /// Begins a new log with these entries; on disk when this returns.
+    ///
+    /// # Errors
+    /// The log cannot be written. The old one stays.
+    pub(super) fn replace(&self, entries: &[Entry]) -> Result<()> {
+        let write = || {
+            let mut file = tempfile::Builder::new().prefix(TEMPORARY[0]).tempfile_in(&self.dir)?;
+            let bytes: Vec<u8> = self.head.iter().copied().chain(entries.iter().flat_map(frame)).collect();
+            file.write_all(&bytes)?;
+            file.as_file().sync_all()?;
+            let file = file.persist(self.dir.join(LOG_FILE))?;
+            File::open(&self.dir)?.sync_all()?;
+            Ok::<_, std::io::Error>(LogFile { file, full: LOG_BYTES_MAX.max(4 * bytes.len() as u64) })
+        };
+        let written = write();
+        let failed = || format!("failed to rewrite the records in `{}`", self.dir.join(LOG_FILE).display());
+        *self.lock() = written.with_context(failed)?;
+        Ok(())
     }
 
     /// Keeps the peer's contribution to a round and deletes those before `oldest`; on disk when this returns.
@@ -149,130 +181,145 @@ impl Folder {
     }
 }
 
-fn entry(record: &Record) -> Vec<u8> {
-    let bytes = record.encode();
-    [&(bytes.len() as u32).to_le_bytes(), &bytes[..]].concat()
+fn checksum(entry: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    *blake3::hash(entry).as_bytes().first_chunk().expect("a hash is longer")
 }
 
-/// The records of a log, and the number of bytes up to the end of the last whole one.
-fn parse(log: &[u8]) -> Result<(Vec<Record>, usize)> {
-    let mut records = Vec::new();
-    let Some(mut rest) = log.strip_prefix(FORMAT) else {
-        if FORMAT.starts_with(log) {
-            return Ok((records, 0));
-        }
+fn frame(entry: &Entry) -> Vec<u8> {
+    let bytes = entry.encode();
+    [&(bytes.len() as u32).to_le_bytes(), &checksum(&bytes)[..], &bytes].concat()
+}
+
+/// The first whole entry of these bytes, and what follows it.
+fn first(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
+    let (expected, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>()?;
+    let (entry, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    (!entry.is_empty() && checksum(entry) == *expected).then_some((entry, rest))
+}
+
+/// The entries of a log that begins with `head`, and the number of bytes up to the end of the last whole one.
+fn parse(log: &[u8], head: &[u8]) -> Result<(Vec<Entry>, usize)> {
+    let mut entries = Vec::new();
+    if !log.starts_with(FORMAT) && !FORMAT.starts_with(log) {
         let format = FORMAT.trim_ascii_end().escape_ascii();
         bail!(
             "the file does not begin with `{format}`, so another version of this program wrote it: finish the run with \
              that one, or continue with another key and another `dir`"
         );
-    };
-    while let Some((length, behind)) = rest.split_first_chunk::<LENGTH_BYTES>() {
-        let length = u32::from_le_bytes(*length) as usize;
-        let record = behind.get(..length).map(Record::decode);
-        match record {
-            Some(Ok(record)) => records.push(record),
-            // Each record was on disk before the next was written, so only the last can have been cut short.
-            _ if rest.len() <= LENGTH_BYTES + RECORD_BYTES_MAX && !holds_record(behind) => break,
-            _ => bail!(
-                "the file is damaged, record {} cannot be read and others follow: restore it, or continue with another \
-                 key and another `dir`",
-                records.len()
-            ),
-        }
-        rest = &behind[length..];
     }
-    Ok((records, log.len() - rest.len()))
-}
-
-/// Whether a whole record begins anywhere in these bytes, as after damage in the middle of a log.
-fn holds_record(bytes: &[u8]) -> bool {
-    (1..bytes.len()).any(|at| {
-        let Some((length, rest)) = bytes[at..].split_first_chunk::<LENGTH_BYTES>() else { return false };
-        let length = u32::from_le_bytes(*length) as usize;
-        rest.get(..length).is_some_and(|record| Record::decode(record).is_ok())
-    })
+    let Some((start, mut rest)) = log.split_at_checked(HEAD_BYTES) else { return Ok((entries, 0)) };
+    ensure!(start == head, "they are of another run or another peer: choose another `dir`");
+    while let Some((entry, behind)) = first(rest) {
+        let entry = Entry::decode(entry);
+        entries.push(entry.with_context(|| format!("the file is damaged, record {} is malformed", entries.len()))?);
+        rest = behind;
+    }
+    // What was being written when the process ended may be cut short, but nothing follows it.
+    ensure!(
+        (1..rest.len()).all(|at| first(&rest[at..]).is_none()),
+        "the file is damaged, record {} cannot be read and others follow: restore it, or continue with another key and another \
+         `dir`",
+        entries.len()
+    );
+    Ok((entries, log.len() - rest.len()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use skein_protocol::identity::Identity;
-    use skein_protocol::round::record::{Header, Kind};
-    use skein_types::Digest;
+    use skein_protocol::record::payload::Body;
+    use skein_protocol::record::{Kind, Position, Slot, Statement};
 
     use super::*;
 
-    fn record(round: u64) -> Record {
-        let identity = Identity::derived(1, 0);
-        let header = Header {
-            run: Digest([1; 32]),
-            round,
-            peer: identity.id(),
-            kind: Kind::Vote,
-            state: Digest([2; 32]),
-            previous: Digest([3; 32]),
-        };
-        Record::sign(&identity, header, vec![7; 40])
+    const RUN: Digest = Digest([1; 32]);
+
+    fn me() -> Identity {
+        Identity::derived(1, 0)
+    }
+
+    fn entry(round: u64) -> Entry {
+        let position = Position { era: 0, round };
+        let slot = Slot { run: RUN, position, view: 0, kind: Kind::Prevote, peer: me().id() };
+        Entry::Signed(Arc::new(Statement { slot, body: Body::Vote(Some(Digest([7; 32]))) }.sign(&me())))
+    }
+
+    fn open(dir: &Path) -> Result<(Folder, Vec<Entry>)> {
+        Folder::open(dir, me().id(), RUN)
     }
 
     fn write(dir: &Path, rounds: std::ops::Range<u64>) {
-        let (folder, _) = Folder::open(dir).expect("a folder");
-        rounds.for_each(|round| folder.append(&record(round), &[]).expect("written"));
+        let (folder, _) = open(dir).expect("a folder");
+        rounds.for_each(|round| folder.append(&[entry(round)]).expect("written"));
     }
 
-    fn read(dir: &Path) -> Vec<Record> {
-        Folder::open(dir).expect("a folder").1
+    fn read(dir: &Path) -> Vec<Entry> {
+        open(dir).expect("a folder").1
     }
 
     #[test]
-    fn a_record_that_was_cut_short_is_dropped_and_the_others_stay() {
+    fn an_entry_that_was_cut_short_is_dropped_and_the_others_stay() {
         let dir = tempfile::tempdir().expect("a folder");
         write(dir.path(), 0..3);
         let path = dir.path().join(LOG_FILE);
         let whole = std::fs::read(&path).expect("the log");
-        let entry = (whole.len() - FORMAT.len()) / 3;
-        for cut in [1, LENGTH_BYTES, LENGTH_BYTES + 1, entry - 1] {
-            std::fs::write(&path, &whole[..FORMAT.len() + 2 * entry + cut]).expect("written");
-            assert_eq!(read(dir.path()), [record(0), record(1)], "{cut} bytes of the third");
+        let len = (whole.len() - HEAD_BYTES) / 3;
+        for cut in [1, LENGTH_BYTES, LENGTH_BYTES + CHECKSUM_BYTES + 1, len - 1] {
+            std::fs::write(&path, &whole[..HEAD_BYTES + 2 * len + cut]).expect("written");
+            assert_eq!(read(dir.path()), [entry(0), entry(1)], "{cut} bytes of the third");
             write(dir.path(), 5..6);
-            assert_eq!(read(dir.path()), [record(0), record(1), record(5)]);
+            assert_eq!(read(dir.path()), [entry(0), entry(1), entry(5)]);
         }
         // A file system may have allocated space that was not filled.
-        std::fs::write(&path, [&whole[..FORMAT.len() + entry], &[0; 300]].concat()).expect("written");
-        assert_eq!(read(dir.path()), [record(0)]);
+        std::fs::write(&path, [&whole[..HEAD_BYTES + len], &[0; 300]].concat()).expect("written");
+        assert_eq!(read(dir.path()), [entry(0)]);
     }
 
     #[test]
     fn a_log_of_another_format_is_refused_and_one_that_was_just_begun_is_not() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join(LOG_FILE);
-        let record = entry(&record(1));
-        for other in [&record[..], b"skein-records-1\n", b"skein-records-20\n"] {
+        for other in [&frame(&entry(1))[..], b"skein-records-2\n", b"skein-records-30\n"] {
             std::fs::write(&path, other).expect("written");
-            let error = format!("{:#}", Folder::open(dir.path()).expect_err("another format"));
-            assert!(error.contains("`skein-records-2`") && error.contains("finish the run with"), "{error}");
+            let error = format!("{:#}", open(dir.path()).expect_err("another format"));
+            assert!(error.contains("`skein-records-3`") && error.contains("finish the run with"), "{error}");
             assert_eq!(std::fs::read(&path).expect("the log"), other, "nothing is lost");
         }
-        for begun in 0..FORMAT.len() {
-            std::fs::write(&path, &FORMAT[..begun]).expect("written");
+        let head = [FORMAT, &RUN.0[..], &me().id().0].concat();
+        for begun in 0..head.len() {
+            std::fs::write(&path, &head[..begun]).expect("written");
             assert_eq!(read(dir.path()), []);
             write(dir.path(), 0..1);
             assert_eq!(read(dir.path()).len(), 1, "after {begun} bytes");
         }
     }
 
-    /// A peer that continued without its signed records would sign different ones.
+    #[test]
+    fn a_log_of_another_run_or_peer_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        write(dir.path(), 0..1);
+        for (peer, run) in [(me().id(), Digest([2; 32])), (Identity::derived(1, 1).id(), RUN)] {
+            let error = format!("{:#}", Folder::open(dir.path(), peer, run).expect_err("another one"));
+            assert!(error.contains("of another run or another peer: choose another `dir`"), "{error}");
+        }
+        assert_eq!(read(dir.path()), [entry(0)], "nothing is lost");
+    }
+
+    /// A peer that continued without what it signed would sign something else.
     #[test]
     fn a_log_that_is_damaged_before_its_end_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
         write(dir.path(), 0..3);
         let path = dir.path().join(LOG_FILE);
         let whole = std::fs::read(&path).expect("the log");
-        for at in [0, 2, 50, whole.len() / 3 + 60].map(|at| FORMAT.len() + at) {
+        for at in [0, 2, 50, (whole.len() - HEAD_BYTES) / 3 + 60].map(|at| HEAD_BYTES + at) {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, damaged).expect("written");
-            let error = format!("{:#}", Folder::open(dir.path()).expect_err("damaged"));
+            let error = format!("{:#}", open(dir.path()).expect_err("damaged"));
             assert!(error.contains(LOG_FILE) && error.contains("damaged"), "{at}: {error}");
         }
     }
@@ -280,33 +327,31 @@ mod tests {
     #[test]
     fn a_log_does_not_grow_forever() {
         let dir = tempfile::tempdir().expect("a folder");
-        write(dir.path(), 0..2);
-        let path = dir.path().join(LOG_FILE);
-        // A log at its bound, made of the same records repeated.
-        let records = std::fs::read(&path).expect("the log")[FORMAT.len()..].to_vec();
-        let many = records.repeat(LOG_BYTES_MAX as usize / records.len() + 1);
-        std::fs::write(&path, [FORMAT, &many].concat()).expect("written");
-        let (folder, _) = Folder::open(dir.path()).expect("a folder");
-        folder.append(&record(9), &[record(8), record(9)]).expect("written");
-        folder.append(&record(10), &[]).expect("written");
+        let (folder, _) = open(dir.path()).expect("a folder");
+        let many: Vec<Entry> = (0..5000).map(entry).collect();
+        folder.append(&many).expect("written");
+        assert!(folder.is_full());
+        folder.replace(&[entry(8), entry(9)]).expect("written");
+        assert!(!folder.is_full());
+        folder.append(&[entry(10)]).expect("written");
         drop(folder);
-        assert_eq!(read(dir.path()), [record(8), record(9), record(10)]);
+        assert_eq!(read(dir.path()), [entry(8), entry(9), entry(10)]);
     }
 
     #[test]
     fn a_folder_has_only_one_host() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (folder, _) = Folder::open(dir.path()).expect("a folder");
-        let error = Folder::open(dir.path()).expect_err("in use").to_string();
+        let (folder, _) = open(dir.path()).expect("a folder");
+        let error = open(dir.path()).expect_err("in use").to_string();
         assert!(error.contains("another host runs in"), "{error}");
         drop(folder);
-        Folder::open(dir.path()).expect("a folder");
+        open(dir.path()).expect("a folder");
     }
 
     #[test]
     fn the_last_contributions_are_kept() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (folder, _) = Folder::open(dir.path()).expect("a folder");
+        let (folder, _) = open(dir.path()).expect("a folder");
         for round in 1..=4 {
             folder.keep_contribution(round, &[round as f32; 3], round - 1).expect("kept");
         }

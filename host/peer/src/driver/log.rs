@@ -1,179 +1,128 @@
-//! The records that the peer has signed: kept before anyone reads them, so that after a restart it publishes the same
-//! records, never different ones.
+//! What the peer keeps besides its state: the records that it signs and what binds it, before anyone can see them, so that
+//! after a restart it says the same, never anything else.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use skein_protocol::identity::Identity;
-use skein_protocol::round::announcement::Announcement;
-use skein_protocol::round::record::{Header, Kind, Record};
-use skein_store::{PeerStore, RecordLog, StoreError};
+use anyhow::{Context, Result};
+use skein_protocol::node::{Entry, KeptLog};
+use skein_protocol::record::payload::Body;
+use skein_protocol::record::{Position, Record};
+use skein_store::{PeerStore, StoreError};
 use skein_types::{Digest, PeerId, Values};
 use tokio::sync::watch;
 
 use super::folder::Folder;
 
-/// Rounds before the last one whose records and contributions are kept. Peers that died together with their databases
-/// continue from no older state: each published its check only when the checkpoint of the previous round was on disk.
+/// Rounds before the last one whose contribution is kept. A peer that signs the state after a round has the state before that
+/// round on disk, so nobody continues from an older one.
 const ROUNDS_KEPT: u64 = 1;
-/// Most records read from the peer's own store. It keeps some thousands, and others may write to it without end.
-const RECORDS_READ_MAX: usize = 10_000;
+/// Position of the state on disk for peers that keep nothing there.
+const ALWAYS: Position = Position { era: u32::MAX, round: u64::MAX };
 
-/// The peer's own records of its last rounds.
+/// The peer's log.
 #[derive(Debug)]
 pub struct Log {
-    records: BTreeMap<(u64, Kind), Record>,
-    /// Hash of the last record that was dropped.
-    last: Digest,
+    kept: KeptLog,
+    /// Entries that are not on disk yet.
+    waiting: Vec<Entry>,
     folder: Option<Arc<Folder>>,
-    checkpointed: Arc<watch::Sender<u64>>,
+    checkpointed: Arc<watch::Sender<Position>>,
 }
 
 impl Log {
     /// A log in memory, for peers whose stores are in memory too.
     pub fn volatile() -> Log {
-        Log {
-            records: BTreeMap::new(),
-            last: Digest::default(),
-            folder: None,
-            checkpointed: Arc::new(watch::Sender::new(u64::MAX)),
-        }
+        let checkpointed = Arc::new(watch::Sender::new(ALWAYS));
+        Log { kept: KeptLog::default(), waiting: Vec::new(), folder: None, checkpointed }
     }
 
-    /// The log in a folder, with the records that the peer `me` signed in `run`. The checkpoint beside it is of round
-    /// `checkpointed`.
+    /// The log in a folder, of the peer `me` in `run`. The checkpoint beside it is of `checkpointed`.
     ///
     /// # Errors
-    /// Another host uses the folder, or its files cannot be read or written.
-    pub fn open(dir: &Path, me: PeerId, run: Digest, checkpointed: u64) -> Result<Log> {
-        let (folder, records) = Folder::open(dir)?;
-        let mut log = Log::volatile();
-        for record in records {
-            if is_own(&record, me, run) {
-                log.insert(record);
-            }
-        }
-        log.folder = Some(Arc::new(folder));
-        log.checkpointed = Arc::new(watch::Sender::new(checkpointed));
-        Ok(log)
+    /// Another host uses the folder, its files cannot be read or written, or they are of another run or peer.
+    pub fn open(dir: &Path, me: PeerId, run: Digest, checkpointed: Position) -> Result<Log> {
+        let (folder, entries) = Folder::open(dir, me, run)?;
+        let mut kept = KeptLog::default();
+        entries.into_iter().for_each(|entry| kept.keep(entry));
+        let checkpointed = Arc::new(watch::Sender::new(checkpointed));
+        Ok(Log { kept, waiting: Vec::new(), folder: Some(Arc::new(folder)), checkpointed })
     }
 
-    /// Sender for the round of the checkpoint on disk; `None` if nothing waits for it.
-    pub(crate) fn checkpointed(&self) -> Option<Arc<watch::Sender<u64>>> {
-        self.folder.is_some().then(|| self.checkpointed.clone())
+    /// Whether anything outlives the process.
+    pub(super) fn is_durable(&self) -> bool {
+        self.folder.is_some()
     }
 
-    /// Waits until the checkpoint on disk is of `round` or later.
-    pub(super) async fn wait_for_checkpoint(&self, round: u64) {
-        // This log holds the sender, so it is never dropped.
-        let _ = self.checkpointed.subscribe().wait_for(|written| *written >= round).await;
+    /// What an earlier process kept.
+    pub(super) fn kept(&self) -> &KeptLog {
+        &self.kept
     }
 
-    /// Reconciles the log and the store of a peer that continues from the state of `round`: each gets the records that
-    /// it lacks. A database that came back empty gets those that others may still read, up to the next round.
+    /// The position of the state on disk.
+    pub(super) fn saved(&self) -> Position {
+        *self.checkpointed.borrow()
+    }
+
+    /// A random number with which the peer finds out whether it lost an earlier log; `None` if nothing outlives the process.
     ///
     /// # Errors
-    /// The store or the folder fails.
-    pub(super) async fn reconcile(&mut self, store: &dyn RecordLog, me: PeerId, run: Digest, round: u64) -> Result<()> {
-        self.forget(round);
-        let mut published = Vec::new();
-        let mut number = 0;
-        loop {
-            let records = store.records(number, Duration::ZERO).await?;
-            let Some((last, _)) = records.last() else { break };
-            number = *last;
-            // Anyone who can write to the peer's own store can leave anything there.
-            published.extend(records.into_iter().filter_map(|(_, bytes)| Record::decode(&bytes).ok()));
-            if published.len() > RECORDS_READ_MAX {
-                break;
-            }
+    /// The operating system provides no random bytes.
+    pub(super) fn inquiry(&self) -> Result<Option<[u8; 16]>> {
+        if !self.is_durable() {
+            return Ok(None);
         }
-        let matters = |record: &Record| is_own(record, me, run) && record.header().round + ROUNDS_KEPT >= round;
-        published.retain(matters);
-        for record in &published {
-            let Header { round, kind, .. } = *record.header();
-            if !self.records.contains_key(&(round, kind)) {
-                self.keep(record.clone()).await?;
-            }
-        }
-        // Records of later rounds are published again in those rounds. Before that, the others would think that this
-        // peer is past this round, and that the values it has to compute again are no longer kept.
-        let is_due = |record: &&Record| record.header().round <= round + 1 && !published.contains(record);
-        for record in self.records.values().filter(is_due) {
-            store.publish(record.encode()).await?;
-        }
-        Ok(())
+        let mut number = [0; 16];
+        getrandom::fill(&mut number).context("the operating system provided no random bytes")?;
+        Ok(Some(number))
     }
 
-    /// The record for the round and kind of `header`: the one signed before, whatever its payload, or a new one. It is
-    /// kept when this returns.
+    /// Receiver of the position of the state on disk; `None` if nothing waits for it.
+    pub(super) fn checkpointed(&self) -> Option<watch::Receiver<Position>> {
+        self.is_durable().then(|| self.checkpointed.subscribe())
+    }
+
+    /// Sender of the position of the state on disk; `None` if nothing waits for it.
+    pub(crate) fn checkpoints(&self) -> Option<Arc<watch::Sender<Position>>> {
+        self.is_durable().then(|| self.checkpointed.clone())
+    }
+
+    /// Adds a record that the peer has signed, unless it may be signed again.
+    pub(super) fn sign(&mut self, record: &Arc<Record>) {
+        if record.slot().kind.is_signed_once() {
+            self.keep(Entry::Signed(record.clone()));
+        }
+    }
+
+    /// Adds an entry, which is on disk after [`Log::flush`].
+    pub(super) fn keep(&mut self, entry: Entry) {
+        if self.is_durable() {
+            self.waiting.push(entry);
+        }
+    }
+
+    /// Writes what was added since the last time; on disk when this returns.
     ///
     /// # Errors
-    /// The folder cannot be written, in which case the record must not be published; or another state was signed.
-    pub(super) async fn sign_once(&mut self, identity: &Identity, header: Header, payload: Vec<u8>) -> Result<Record> {
-        if let Some(signed) = self.records.get(&(header.round, header.kind)) {
-            // The state has changed: a second record would prove equivocation, and the first one is wrong here.
-            ensure!(
-                signed.header().state == header.state && (header.kind != Kind::Check || signed.payload() == payload),
-                "this peer has signed another state for round {} than it has now: its database or its `dir` changed; \
-                 restore both, or start it with the checkpoint of another peer and an empty database",
-                header.round
-            );
-            return Ok(signed.clone());
-        }
-        let record = Record::sign(identity, header, payload);
-        self.keep(record.clone()).await?;
-        Ok(record)
+    /// The folder cannot be written, in which case nothing that was signed may be published.
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        let Some(folder) = self.folder.clone().filter(|_| !self.waiting.is_empty()) else { return Ok(()) };
+        let entries = std::mem::take(&mut self.waiting);
+        entries.iter().for_each(|entry| self.kept.keep(entry.clone()));
+        let all = folder.is_full().then(|| self.kept.entries());
+        let written = tokio::task::spawn_blocking(move || match all {
+            Some(all) => folder.replace(&all),
+            None => folder.append(&entries),
+        });
+        written.await.context("writing the log was cut short")?
     }
 
-    async fn keep(&mut self, record: Record) -> Result<()> {
-        self.insert(record.clone());
-        let Some(folder) = self.folder.clone() else { return Ok(()) };
-        let kept: Vec<Record> = self.records.values().cloned().collect();
-        let written = tokio::task::spawn_blocking(move || folder.append(&record, &kept)).await;
-        written.context("writing a record was cut short")?
-    }
-
-    fn insert(&mut self, record: Record) {
-        let Header { round, kind, .. } = *record.header();
-        // The first record counts: others may have read it.
-        self.records.entry((round, kind)).or_insert(record);
-    }
-
-    /// Hash of the last record, which the next one follows; zero before the first.
-    pub(super) fn last(&self) -> Digest {
-        self.records.last_key_value().map_or(self.last, |(_, record)| record.hash())
-    }
-
-    /// Drops records of rounds that no peer needs once `round` is finished.
-    pub(super) fn forget(&mut self, round: u64) {
-        let kept = self.records.split_off(&(round.saturating_sub(ROUNDS_KEPT), Kind::Announcement));
-        let dropped = std::mem::replace(&mut self.records, kept);
-        if let Some((_, record)) = dropped.last_key_value() {
-            self.last = record.hash();
-        }
-    }
-
-    /// The header of the vote for `round`, if the peer was stopped after the vote and before its check.
-    pub(super) fn unchecked_vote(&self, round: u64) -> Option<Header> {
-        let vote = self.records.get(&(round, Kind::Vote))?;
-        (!self.records.contains_key(&(round, Kind::Check))).then(|| *vote.header())
-    }
-
-    /// Whether the record of that round and kind was signed.
-    pub(super) fn has(&self, round: u64, kind: Kind) -> bool {
-        self.records.contains_key(&(round, kind))
-    }
-
-    /// The peer's contribution to `round` from its store, to be kept beside the checkpoint of the round: it cannot be
+    /// The peer's contribution to a round from its store, to be kept beside the checkpoint of the round: it cannot be
     /// computed again from a later state, and a peer with an earlier one needs it. `None` if the log is volatile.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub(crate) async fn own_contribution(
+    pub(super) async fn own_contribution(
         &self,
         store: &dyn PeerStore,
         me: PeerId,
@@ -190,9 +139,10 @@ impl Log {
     /// Reading them was cut short.
     pub(super) async fn contributions(&self) -> Result<Vec<(u64, Values)>> {
         let Some(folder) = self.folder.clone() else { return Ok(Vec::new()) };
-        let announced = self.records.values().filter(|record| record.header().kind == Kind::Announcement);
-        let announced = announced
-            .filter_map(|record| Some((record.header().round, Announcement::decode(record.payload())?.values)));
+        let announced = self.kept.records.iter().filter_map(|record| match record.body() {
+            Body::Announcement(announcement) => Some((record.slot().position.round, announcement.values)),
+            _ => None,
+        });
         let announced: Vec<(u64, Digest)> = announced.collect();
         let read = move || {
             let kept = announced.into_iter().filter_map(|(round, hash)| {
@@ -224,125 +174,73 @@ impl OwnContribution {
     }
 }
 
-fn is_own(record: &Record, me: PeerId, run: Digest) -> bool {
-    let header = record.header();
-    header.peer == me && header.run == run
-}
-
 #[cfg(test)]
 mod tests {
+    use skein_protocol::identity::Identity;
+    use skein_protocol::record::payload::{Announcement, Check};
+    use skein_protocol::record::{Kind, Slot, Statement};
     use skein_store::{Contributions, Embedded};
 
     use super::*;
 
     const RUN: Digest = Digest([1; 32]);
 
-    fn header(identity: &Identity, round: u64, kind: Kind) -> Header {
-        Header { run: RUN, round, peer: identity.id(), kind, state: Digest([2; 32]), previous: Digest([3; 32]) }
+    fn me() -> Identity {
+        Identity::derived(1, 0)
     }
 
-    async fn published(store: &Embedded) -> Vec<Record> {
-        let records = store.records(0, Duration::ZERO).await.expect("readable");
-        records.iter().map(|(_, bytes)| Record::decode(bytes).expect("a record")).collect()
+    fn open(dir: &Path) -> Log {
+        Log::open(dir, me().id(), RUN, Position { era: 0, round: 6 }).expect("a log")
+    }
+
+    fn signed(round: u64, kind: Kind, body: Body) -> Arc<Record> {
+        let slot = Slot { run: RUN, position: Position { era: 0, round }, view: 0, kind, peer: me().id() };
+        Arc::new(Statement { slot, body }.sign(&me()))
+    }
+
+    fn announcing(round: u64, values: &Values) -> Arc<Record> {
+        let values = values.statistics().hash;
+        let announcement = Announcement { state: Digest([2; 32]), values, samples: 1, loss: 1.0, evaluation: None };
+        signed(round, Kind::Announcement, Body::Announcement(announcement))
     }
 
     /// After host and database were killed together, an honest peer signed other records, and counted as a liar.
     #[tokio::test]
-    async fn signed_records_are_published_again_although_the_database_lost_them() {
-        let me = Identity::derived(1, 0);
+    async fn what_was_signed_outlives_the_process() {
         let dir = tempfile::tempdir().expect("a folder");
-        let mut log = Log::open(dir.path(), me.id(), RUN, 0).expect("a log");
-        let check = log.sign_once(&me, header(&me, 6, Kind::Check), vec![9; 32]).await.expect("kept");
-        let vote = log.sign_once(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
+        let mut log = open(dir.path());
+        assert_eq!(log.saved(), Position { era: 0, round: 6 });
+        let vote = signed(7, Kind::Prevote, Body::Vote(None));
+        let inquiry = signed(0, Kind::Inquiry, Body::Inquiry([1; 16]));
+        log.sign(&vote);
+        log.sign(&inquiry);
+        log.keep(Entry::Lost(Position { era: 0, round: 5 }));
+        log.flush().await.expect("written");
+        log.sign(&signed(8, Kind::Check, Body::Check(Check { state: RUN, standing: RUN })));
         drop(log);
-
-        let mut log = Log::open(dir.path(), me.id(), RUN, 0).expect("a log");
-        let empty = Embedded::default();
-        log.reconcile(&empty, me.id(), RUN, 6).await.expect("settled");
-        assert_eq!(published(&empty).await, [check.clone(), vote.clone()]);
-        log.reconcile(&empty, me.id(), RUN, 6).await.expect("settled");
-        assert_eq!(published(&empty).await.len(), 2, "no record twice");
-        let again = log.sign_once(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
-        assert_eq!(again, vote, "never another one");
-        assert_eq!(log.last(), vote.hash());
-        let elsewhere = Header { state: Digest([7; 32]), ..header(&me, 7, Kind::Vote) };
-        let error = log.sign_once(&me, elsewhere, vec![1]).await.expect_err("of another state").to_string();
-        assert!(error.contains("another state for round 7"), "{error}");
-        assert!(log.sign_once(&me, header(&me, 6, Kind::Check), vec![8; 32]).await.is_err(), "of another check");
-        drop(log);
-        let mut elsewhere = Log::open(dir.path(), me.id(), Digest([8; 32]), 0).expect("a log");
-        let other = elsewhere.sign_once(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("kept");
-        assert_ne!(other, vote, "of another job");
-    }
-
-    /// A peer whose checkpoint is a round behind its records seemed to be ahead of all that were killed with it, and to
-    /// have lost the values that they needed.
-    #[tokio::test]
-    async fn records_of_later_rounds_are_not_published_before_the_peer_is_there() {
-        let me = Identity::derived(1, 0);
-        let dir = tempfile::tempdir().expect("a folder");
-        let mut log = Log::open(dir.path(), me.id(), RUN, 6).expect("a log");
-        let vote = log.sign_once(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("kept");
-        let next = log.sign_once(&me, header(&me, 8, Kind::Announcement), vec![2]).await.expect("kept");
-        let empty = Embedded::default();
-        log.reconcile(&empty, me.id(), RUN, 6).await.expect("settled");
-        assert_eq!(published(&empty).await, std::slice::from_ref(&vote));
-        let again = log.sign_once(&me, header(&me, 8, Kind::Announcement), vec![3]).await.expect("kept");
-        assert_eq!(again, next, "it is published in its round, unchanged");
-        log.reconcile(&empty, me.id(), RUN, 7).await.expect("settled");
-        assert_eq!(published(&empty).await, [vote, next]);
+        let log = open(dir.path());
+        assert_eq!(log.kept().records, [vote], "not what may be signed again, nor what was not flushed");
+        assert_eq!(log.kept().lost, Some(Position { era: 0, round: 5 }));
+        assert!(log.inquiry().expect("random bytes").is_some() && Log::volatile().inquiry().expect("none").is_none());
     }
 
     #[tokio::test]
-    async fn records_that_only_the_database_has_are_published_again_too() {
-        let me = Identity::derived(1, 0);
-        let other = Identity::derived(1, 1);
+    async fn contributions_are_kept_if_they_are_the_announced_ones() {
+        let dir = tempfile::tempdir().expect("a folder");
         let store = Embedded::default();
-        let vote = Record::sign(&me, header(&me, 7, Kind::Vote), vec![1]);
-        let foreign = Record::sign(&other, header(&other, 7, Kind::Announcement), vec![5]);
-        let old = Record::sign(&me, header(&me, 2, Kind::Check), vec![9; 32]);
-        for record in [&old, &vote, &foreign, &vote] {
-            store.publish(record.encode()).await.expect("published");
+        let mut log = open(dir.path());
+        let values: Vec<Values> = [1.0, 2.0].map(|value| Values::from(vec![value; 3])).into();
+        for (round, announced) in [(7, &values[0]), (8, &values[0])] {
+            log.sign(&announcing(round, announced));
+            let kept = values[round as usize - 7].clone();
+            store.put_contribution(round, me().id(), kept).await.expect("kept");
+            let own = log.own_contribution(&store, me().id(), round).await.expect("readable").expect("it is durable");
+            own.save().expect("written");
         }
-        store.publish(b"nonsense".to_vec()).await.expect("published");
-        let mut log = Log::volatile();
-        log.reconcile(&store, me.id(), RUN, 6).await.expect("settled");
-        assert_eq!(log.sign_once(&me, header(&me, 7, Kind::Vote), vec![2]).await.expect("said"), vote);
-        let own = log.sign_once(&me, header(&me, 7, Kind::Announcement), vec![4]).await.expect("said");
-        assert_eq!(own.payload(), [4], "not another peer's");
-        assert_eq!(log.records.len(), 2, "none that no longer matters");
-    }
-
-    #[tokio::test]
-    async fn a_check_that_was_not_published_is_due() {
-        let me = Identity::derived(1, 0);
-        let mut log = Log::volatile();
-        assert_eq!(log.unchecked_vote(7), None, "it did not even vote");
-        let vote = log.sign_once(&me, header(&me, 7, Kind::Vote), vec![1]).await.expect("said");
-        assert_eq!(log.unchecked_vote(7), Some(*vote.header()), "it voted and was stopped");
-        log.sign_once(&me, header(&me, 7, Kind::Check), vec![4; 32]).await.expect("said");
-        assert_eq!(log.unchecked_vote(7), None);
-        let last = log.last();
-        log.forget(9);
-        assert!(log.records.is_empty());
-        assert_eq!(log.last(), last, "the next one still follows it");
-    }
-
-    #[tokio::test]
-    async fn contributions_match_their_announcements() {
-        let me = Identity::derived(1, 0);
-        let dir = tempfile::tempdir().expect("a folder");
-        let mut log = Log::open(dir.path(), me.id(), RUN, 0).expect("a log");
-        let values = Values::from(vec![1.0, 2.0]);
-        let announcement = Announcement { values: values.statistics().hash, samples: 1, loss: 0.5, evaluation: None };
-        log.sign_once(&me, header(&me, 7, Kind::Announcement), announcement.encode()).await.expect("said");
-        assert!(log.contributions().await.expect("read").is_empty());
-        for (values, expected) in [(values.clone(), 1), (vec![1.0, 3.0].into(), 0)] {
-            let store = Embedded::default();
-            store.put_contribution(7, me.id(), values).await.expect("kept");
-            let own = log.own_contribution(&store, me.id(), 7).await.expect("readable");
-            own.expect("a folder").save().expect("kept");
-            assert_eq!(log.contributions().await.expect("read").len(), expected);
-        }
+        log.flush().await.expect("written");
+        drop(log);
+        let kept = open(dir.path()).contributions().await.expect("readable");
+        assert_eq!(kept, [(7, values[0].clone())], "the other one was announced with another hash");
+        assert!(Log::volatile().own_contribution(&store, me().id(), 7).await.expect("readable").is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
-use skein_job::manifest;
+use skein_job::manifest::{self, WaitBounds};
 use skein_protocol::identity::Identity;
 use skein_redis::Options;
 use skein_types::Digest;
@@ -38,6 +38,9 @@ pub struct Config {
     /// What functions may use here, whatever the manifest asks for.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ceilings: Ceilings,
+    /// How long this host waits for the others, in place of `train.wait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<WaitBounds>,
     /// The peer's own database.
     pub store: Options,
     /// All peers of the job, this one included, in an order that is the same for all.
@@ -96,6 +99,9 @@ impl Config {
         ids.sort();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!("`{}`: the roster has peer `{}` twice", path.display(), twice[0]);
+        }
+        if let Some((key, problem)) = config.wait.and_then(|wait| wait.check().err()) {
+            bail!("`{}`: `{key}` {problem}", path.display());
         }
         Ok(config)
     }

@@ -64,7 +64,9 @@ impl Node {
         self.round.is_applying = true;
         if standing.is_stopped {
             // Training ends with the state before the round.
-            let head = Head { position: decision.position, state: self.head.state, standing };
+            let position = decision.position;
+            let head = Head { position, state: self.head.state, standing };
+            self.actions.push(Action::Report(Report::Stopped { position, announcements }));
             self.actions.push(Action::Save(Box::new(head.clone())));
             self.round.applied = Some(head);
             return;

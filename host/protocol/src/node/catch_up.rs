@@ -57,9 +57,12 @@ impl Node {
         for (want, asked) in &mut self.wants {
             // Nothing else changes the state while a round is being applied.
             let may_ask = !(is_applying && matches!(want, Want::State(..)));
-            if may_ask && asked.again.is_some_and(|at| at <= self.now) {
+            let is_due = asked.again.is_some_and(|at| at <= self.now);
+            if is_due && may_ask {
                 asked.again = None;
                 self.actions.push(Action::Fetch(want.clone(), asked.from.clone()));
+            } else if is_due {
+                asked.again = Some(self.now + AGAIN_MAX);
             }
         }
         self.again_at = self.wants.values().filter_map(|asked| asked.again).min();

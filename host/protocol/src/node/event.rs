@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use skein_types::{Digest, PeerId};
 
-use crate::agreement::{Certificate, View};
+use super::kept::Entry;
+use crate::agreement::View;
 use crate::convergence;
 use crate::decision::Decision;
 use crate::fault_model::FaultModel;
@@ -35,96 +36,6 @@ pub struct RunTerms {
     pub validation: BTreeMap<PeerId, u64>,
     /// When to lower the learning rate and when to stop.
     pub convergence: convergence::Options,
-}
-
-/// What a member knows when its process starts.
-#[derive(Debug, Clone)]
-pub struct Kept {
-    /// The state in the store.
-    pub head: Head,
-    /// The round after which the state is on disk. [`Position`] of the far future if nothing outlives the process anyway.
-    pub saved: Position,
-    /// The log, read back from disk.
-    pub log: KeptLog,
-    /// How the member finds out whether it lost its log; `None` if nothing outlives the process.
-    pub inquiry: Option<[u8; 16]>,
-}
-
-/// The log of a member: what it kept before anybody could see a consequence of it.
-#[derive(Debug, Clone, Default)]
-pub struct KeptLog {
-    /// The records that it has signed.
-    pub records: Vec<Arc<Record>>,
-    /// The prevotes by which it locked itself last, and in which round.
-    pub lock: Option<(Position, Certificate)>,
-    /// The selections that it has prevoted in the last rounds.
-    pub selections: Vec<(Position, Selection)>,
-    /// The last decisions: a member may have to apply again what is not in the state on disk.
-    pub decisions: BTreeMap<Position, Arc<Decision>>,
-    /// A record of each member that it has read anything of.
-    pub met: BTreeMap<PeerId, Arc<Record>>,
-    /// The first proof against each member that is proven Byzantine.
-    pub proofs: BTreeMap<PeerId, Proof>,
-    /// The member lost an earlier log, and the latest decision that others could prove then.
-    pub lost: Option<Position>,
-}
-
-/// Rounds whose decisions and prevoted selections the log keeps.
-const ROUNDS_LOGGED: usize = 4;
-
-impl KeptLog {
-    /// Adds a record that the member has signed.
-    pub fn keep_record(&mut self, record: Arc<Record>) {
-        self.records.push(record);
-    }
-
-    /// Adds what an [`Action::Keep`] asks for, in place of what it replaces.
-    pub fn keep(&mut self, entry: Entry) {
-        match entry {
-            Entry::Lock(position, lock) => {
-                if self.lock.as_ref().is_none_or(|(of, _)| *of <= position) {
-                    self.lock = Some((position, lock));
-                }
-            }
-            Entry::Selection(position, selection) => {
-                self.selections.push((position, selection));
-                let rounds: BTreeSet<Position> = self.selections.iter().map(|(of, _)| *of).collect();
-                if let Some(oldest) = rounds.iter().rev().nth(ROUNDS_LOGGED) {
-                    self.selections.retain(|(of, _)| of > oldest);
-                }
-            }
-            Entry::Decision(decision) => {
-                self.decisions.insert(decision.position, decision);
-                if self.decisions.len() > ROUNDS_LOGGED {
-                    self.decisions.pop_first();
-                }
-            }
-            Entry::Lost(decided) => self.lost = Some(decided),
-            Entry::Met(record) => {
-                self.met.entry(record.peer()).or_insert(record);
-            }
-            Entry::Proof(proof) => {
-                self.proofs.entry(proof.slot().peer).or_insert(proof);
-            }
-        }
-    }
-}
-
-/// Something that the log keeps besides records.
-#[derive(Debug, Clone)]
-pub enum Entry {
-    /// Replaces the lock of an earlier view or round.
-    Lock(Position, Certificate),
-    /// A selection that the member prevotes.
-    Selection(Position, Selection),
-    /// A decision, beside those of the last rounds.
-    Decision(Arc<Decision>),
-    /// The member lost an earlier log; the latest decision that others can prove.
-    Lost(Position),
-    /// The first record that was read of a member.
-    Met(Arc<Record>),
-    /// The first proof against a member.
-    Proof(Proof),
 }
 
 /// What happens to a member.
@@ -208,7 +119,7 @@ pub enum Action {
     Forget(Position),
     /// Tell the owner of this host.
     Report(Report),
-    /// All rounds are applied. The member still serves those that are behind.
+    /// All rounds are applied. What the member served is still there for those that are behind.
     Finish,
 }
 
@@ -247,12 +158,14 @@ pub enum Want {
     Selection(Position, Digest),
     /// The decision of a round.
     Decision(Position),
-    /// The state after a round, by its hashes, to be verified and stored in place of the member's own.
+    /// The state after a round, by its hashes, to be verified, and stored in place of the member's own unless it comes when
+    /// [`Node::wants`](super::Node::wants) it no longer.
     State(Position, Check),
 }
 
 impl Want {
-    pub(super) fn position(&self) -> Position {
+    /// The round that it belongs to.
+    pub fn position(&self) -> Position {
         match self {
             Want::Announcement(position, ..)
             | Want::Values(position, ..)
@@ -268,7 +181,8 @@ impl Want {
 pub enum Found {
     /// [`Want::Announcement`]
     Announcement(Arc<Record>),
-    /// [`Want::Values`]: they have the hash, the length of the model, and finite values, and are in the store.
+    /// [`Want::Values`]: they have the hash, the length of the model, and finite values, and will be in the store when they are
+    /// to be applied.
     Values,
     /// [`Want::Selection`]
     Selection(Selection),
@@ -323,6 +237,13 @@ pub enum Report {
     Proven(Proof),
     /// Somebody else signs with this member's key.
     KeyUsedElsewhere(Slot),
+    /// The convergence rules end training with the state before the round.
+    Stopped {
+        /// The decided round that is not applied.
+        position: Position,
+        /// Its contributions, with the evaluations that ended training.
+        announcements: Vec<(PeerId, Announcement)>,
+    },
     /// The member took over a certified state instead of applying rounds itself.
     Healed {
         /// The round that it had applied.

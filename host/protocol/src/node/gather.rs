@@ -76,6 +76,8 @@ impl Node {
         let now = self.now;
         let enough = self.terms.model.answering() as usize;
         let certifying = self.terms.model.certifying() as usize;
+        // Peers of one process are waited for however long it takes.
+        let may_leave = self.pace.options().silent.is_some();
         let Some(round) = self.round_at(position) else { return };
         let is_due = round.gathers_until.is_some_and(|at| at <= now);
         if round.is_begun || !(round.is_changed || is_due) {
@@ -87,7 +89,7 @@ impl Node {
             round.enough = Some(took);
         }
         // The others have gathered: they go on with this member or without it.
-        let is_late = round.decider.voters() >= certifying;
+        let is_late = may_leave && round.decider.voters() >= certifying;
         let is_complete = self.is_complete(position);
         if !is_complete && !is_late {
             let until = self.round_of(position).and_then(|round| self.gathers_until(round));
@@ -149,6 +151,49 @@ impl Node {
     pub fn awaited(&self) -> BTreeSet<PeerId> {
         let missing = missing(&self.terms.members, &self.round);
         missing.filter(|peer| !self.is_absent(peer)).copied().collect()
+    }
+}
+
+/// What a round waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waits {
+    /// The members that have not contributed, or not voted.
+    pub peers: BTreeSet<PeerId>,
+    /// When the round goes on without them; `None` if it needs some of them.
+    pub until: Option<Duration>,
+    /// The last round of these members, if all of them signed the state after it, as this member did, and fell silent.
+    pub ended_after: Option<u64>,
+}
+
+impl Node {
+    /// What the round waits for; `None` if for nobody else.
+    pub fn waits(&self) -> Option<Waits> {
+        let round = &self.round;
+        if self.is_over() || round.computed.is_none() || round.is_applying || round.certificate.is_some() {
+            return None;
+        }
+        let is_enough = round.held_of.len() >= self.terms.model.answering() as usize;
+        let is_possible = |peer: &PeerId| *peer != self.terms.me && !self.head.standing.removed.contains(peer);
+        let peers: BTreeSet<PeerId> = if round.is_begun {
+            self.terms.members.iter().filter(|peer| is_possible(peer) && self.is_absent(peer)).copied().collect()
+        } else if is_enough {
+            self.awaited()
+        } else {
+            let is_missing = |peer: &&PeerId| is_possible(peer) && !round.held_of.contains(*peer);
+            self.terms.members.iter().filter(is_missing).copied().collect()
+        };
+        if peers.is_empty() {
+            return None;
+        }
+        let until = round.gathers_until.filter(|_| is_enough && !round.is_begun);
+        let has_ended = |peer: &PeerId| self.is_absent(peer) && self.newest.get(peer) == Some(&round.position);
+        let ended_after = peers.iter().all(has_ended).then_some(self.head.position.round);
+        Some(Waits { peers, until, ended_after })
+    }
+
+    /// Whether this member no longer waits for contributions to its round.
+    pub fn has_gathered(&self) -> bool {
+        self.round.is_begun || self.round.certificate.is_some()
     }
 }
 

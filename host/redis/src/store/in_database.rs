@@ -12,11 +12,11 @@ use skein_redis_command::Command;
 use skein_redis_command::command::{Accumulate, Apply, Average as TakeAverage, Set, Stat};
 use skein_store::{
     Accumulated, Aggregate, Average, BatchSlot, Contributions, GradientSums, PeerStore, RecordLog, State, StateDigests,
-    StateStore, StoreError, Update,
+    StateStore, StoreError, Update, statistics_of,
 };
 use skein_types::{Digest, PeerId, Statistics, Values};
 
-use super::shared::{RedisBase, hashed};
+use super::shared::RedisBase;
 use crate::transport::{Failure, Reply};
 
 /// Largest reply of commands that return no values.
@@ -98,6 +98,14 @@ impl PeerStore for Module {
 
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         self.0.records(after, wait).await
+    }
+
+    async fn served(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.served(name).await
+    }
+
+    async fn state_after(&self, round: u64) -> Result<Option<(State, Vec<u8>)>, StoreError> {
+        self.0.state_after(round).await
     }
 }
 
@@ -228,9 +236,8 @@ impl Contributions for Module {
         let key = self.0.keys().contribution(round, peer);
         self.0.track_for_pruning(round, &[&key]).await?;
         // Another peer's values were hashed before they came here; the database does not hash them once more.
-        let values = hashed(values).await;
         self.set(&key, round, &values).await?;
-        Ok(values.statistics())
+        Ok(statistics_of(&values).await)
     }
 }
 
@@ -238,6 +245,10 @@ impl Contributions for Module {
 impl RecordLog for Module {
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
         self.0.publish(record).await
+    }
+
+    async fn serve(&self, round: Option<u64>, served: Vec<(String, Vec<u8>)>) -> Result<(), StoreError> {
+        self.0.serve(round, served).await
     }
 }
 

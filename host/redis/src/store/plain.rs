@@ -11,15 +11,15 @@ use futures_util::future::try_join_all;
 use futures_util::stream::FuturesOrdered;
 use skein_kernels::mean::divide;
 use skein_kernels::tree::{Placed, Position, Tree, add};
-use skein_store::blocking;
 use skein_store::next_state;
 use skein_store::{
     Accumulated, Aggregate, Average, BatchSlot, Contributions, GradientSums, PeerStore, RecordLog, State, StateDigests,
     StateStore, StoreError, Update,
 };
+use skein_store::{blocking, statistics_of};
 use skein_types::{Digest, PeerId, Statistics, Values};
 
-use super::shared::{RedisBase, hashed};
+use super::shared::RedisBase;
 
 /// KEYS state, index of keys to prune, values; ARGV the state before, the new state. Replaces the state if it is still
 /// the one before, and keeps its values from being pruned; returns the current state.
@@ -57,15 +57,7 @@ impl Plain {
 
     /// Parses the text of [`text_of`].
     fn digests_of(&self, text: &str) -> Result<StateDigests, StoreError> {
-        let mut words = text.split(' ');
-        let round = words.next().and_then(|word| word.parse().ok());
-        let hashes: Option<Vec<Digest>> = words.map(|word| word.parse().ok()).collect();
-        match (round, hashes.as_deref()) {
-            (Some(round), Some([parameters, slots @ ..])) => {
-                Ok(StateDigests { round, parameters: *parameters, slots: slots.to_vec() })
-            }
-            _ => Err(self.0.corrupt(self.0.keys().state())),
-        }
+        digests_in(text).ok_or_else(|| self.0.corrupt(self.0.keys().state()))
     }
 
     async fn put(&self, key: &str, values: &[f32]) -> Result<(), StoreError> {
@@ -126,6 +118,15 @@ impl Plain {
     }
 }
 
+/// The digests in the text of [`text_of`].
+pub(super) fn digests_in(text: &str) -> Option<StateDigests> {
+    let mut words = text.split(' ');
+    let round = words.next()?.parse().ok()?;
+    let hashes: Option<Vec<Digest>> = words.map(|word| word.parse().ok()).collect();
+    let [parameters, slots @ ..] = &hashes?[..] else { return None };
+    Some(StateDigests { round, parameters: *parameters, slots: slots.to_vec() })
+}
+
 fn text_of(digests: &StateDigests) -> String {
     let hashes = std::iter::once(&digests.parameters).chain(&digests.slots);
     hashes.fold(digests.round.to_string(), |text, hash| format!("{text} {hash}"))
@@ -139,6 +140,14 @@ impl PeerStore for Plain {
 
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         self.0.records(after, wait).await
+    }
+
+    async fn served(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.served(name).await
+    }
+
+    async fn state_after(&self, round: u64) -> Result<Option<(State, Vec<u8>)>, StoreError> {
+        self.0.state_after(round).await
     }
 }
 
@@ -300,9 +309,8 @@ impl Contributions for Plain {
     async fn put_contribution(&self, round: u64, peer: PeerId, values: Values) -> Result<Statistics, StoreError> {
         let key = self.0.keys().contribution(round, peer);
         self.0.track_for_pruning(round, &[&key]).await?;
-        let values = hashed(values).await;
         self.put(&key, &values).await?;
-        Ok(values.statistics())
+        Ok(statistics_of(&values).await)
     }
 }
 
@@ -310,6 +318,10 @@ impl Contributions for Plain {
 impl RecordLog for Plain {
     async fn publish(&self, record: Vec<u8>) -> Result<(), StoreError> {
         self.0.publish(record).await
+    }
+
+    async fn serve(&self, round: Option<u64>, served: Vec<(String, Vec<u8>)>) -> Result<(), StoreError> {
+        self.0.serve(round, served).await
     }
 }
 

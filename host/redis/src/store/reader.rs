@@ -4,8 +4,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skein_redis_command::command::{Get, Version};
+use skein_store::{State, StateDigests};
 use skein_types::{PeerId, Values};
 
+use super::plain::digests_in;
 use crate::keys::Keys;
 use crate::transport::Client;
 use crate::transport::Failure;
@@ -14,6 +16,10 @@ use crate::transport::Reply;
 /// Records of one answer, and their total bytes: a thousand times those of honest records.
 const RECORDS: &[u8] = b"64";
 const RECORDS_BYTES_MAX: usize = 8 << 20;
+/// Most bytes that a peer serves under one name.
+const SERVED_BYTES_MAX: usize = 1 << 20;
+/// Most vectors of optimizer state.
+const SLOTS_MAX: usize = 8;
 /// The longest wait for records in one command: below the patience with a connection.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Low bits of a record's number, which count the records of one millisecond.
@@ -80,6 +86,50 @@ impl PeerReader {
             *self.known() = None;
         }
         Ok(values?.map(Values::from))
+    }
+
+    /// What the peer serves under a name.
+    pub(crate) async fn served(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        self.bytes(&self.keys.served(name)).await
+    }
+
+    async fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+        match self.client.call(&[b"GET", key.as_bytes()], SERVED_BYTES_MAX).await? {
+            Reply::Nil => Ok(None),
+            reply => reply.bytes().map(Some),
+        }
+    }
+
+    /// The state after `round` with the metadata of that round. Its parts may be of different rounds if it changes
+    /// meanwhile, which its hash shows.
+    pub(crate) async fn state_after(&self, round: u64) -> Result<Option<(State, Vec<u8>)>, Failure> {
+        let Some(metadata) = self.bytes(&self.keys.round_metadata(round)).await? else { return Ok(None) };
+        let Some(text) = self.bytes(&self.keys.state()).await? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&text);
+        let keys = match self.module().await? {
+            ModuleVersion::Version(_) => {
+                let slots = text.parse().unwrap_or(0).min(SLOTS_MAX);
+                [self.keys.parameters()].into_iter().chain((0..slots).map(|slot| self.keys.slot(slot))).collect()
+            }
+            ModuleVersion::Absent => match digests_in(&text).filter(|digests| digests.round == round) {
+                Some(StateDigests { parameters, slots, .. }) => {
+                    let hashes = std::iter::once(parameters).chain(slots).take(1 + SLOTS_MAX);
+                    hashes.map(|hash| self.keys.values(hash)).collect::<Vec<_>>()
+                }
+                None => return Ok(None),
+            },
+        };
+        let mut values = Vec::with_capacity(keys.len());
+        for key in keys {
+            let found = match self.module().await? {
+                ModuleVersion::Version(_) => self.tensor(&key).await?,
+                ModuleVersion::Absent => self.string(&key).await?,
+            };
+            let Some(found) = found.filter(|found| found.len() == self.values_max) else { return Ok(None) };
+            values.push(Values::from(found));
+        }
+        let parameters = values.remove(0);
+        Ok(Some((State::new(round, parameters, values), metadata)))
     }
 
     pub(crate) async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, Failure> {

@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use skein_store::blocking;
-use skein_store::{PeerStore, StoreError};
+use skein_store::statistics_of;
+use skein_store::{PeerStore, State, StoreError};
 use skein_types::{Digest, PeerId, Values};
 
 use super::reader::PeerReader;
@@ -13,7 +13,7 @@ use crate::keys::Keys;
 use crate::transport::Client;
 use crate::transport::Failure;
 
-/// Records kept for other peers. A round has three, so a reader may fall a thousand rounds behind.
+/// Records kept for other peers. A round without trouble has five, so a reader may fall hundreds of rounds behind.
 const RECORDS_MAX: usize = 4096;
 
 /// A peer's database, and a cache of the values of its last known state.
@@ -94,8 +94,8 @@ impl RedisBase {
             Ok(None) | Err(Failure::Size { .. }) => return Err(self.corrupt(key.to_owned())),
             Err(failure) => return Err(self.failed(failure, key)),
         };
-        let values = hashed(values.into()).await;
-        if values.statistics().hash == hash { Ok(values) } else { Err(self.corrupt(key.to_owned())) }
+        let values = Values::from(values);
+        if statistics_of(&values).await.hash == hash { Ok(values) } else { Err(self.corrupt(key.to_owned())) }
     }
 
     /// Replaces the cached values, and recycles the buffers of the old ones.
@@ -137,6 +137,19 @@ impl RedisBase {
         self.control::<redis::Value>(&command, &key).await.map(drop)
     }
 
+    pub(crate) async fn serve(&self, round: Option<u64>, served: Vec<(String, Vec<u8>)>) -> Result<(), StoreError> {
+        let keys: Vec<String> = served.iter().map(|(name, _)| self.keys().served(name)).collect();
+        let Some(first) = keys.first() else { return Ok(()) };
+        if let Some(round) = round {
+            self.track_for_pruning(round, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        }
+        let mut command = redis::cmd("MSET");
+        for (key, (_, bytes)) in keys.iter().zip(&served) {
+            command.arg(key).arg(bytes);
+        }
+        self.control(&command, first).await
+    }
+
     pub(crate) async fn prune_before(&self, round: u64) -> Result<(), StoreError> {
         let index = self.keys().rounds();
         self.control(redis::cmd("EVAL").arg(FORGET).arg(1).arg(&index).arg(round), &index).await
@@ -153,13 +166,12 @@ impl PeerStore for RedisBase {
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         self.reader.records(after, wait).await.map_err(|failure| self.failed(failure, &self.keys().records()))
     }
-}
 
-/// Hashes the values on a thread where blocking is allowed.
-pub(crate) async fn hashed(values: Values) -> Values {
-    blocking(move || {
-        values.statistics();
-        values
-    })
-    .await
+    async fn served(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.reader.served(name).await.map_err(|failure| self.failed(failure, &self.keys().served(name)))
+    }
+
+    async fn state_after(&self, round: u64) -> Result<Option<(State, Vec<u8>)>, StoreError> {
+        self.reader.state_after(round).await.map_err(|failure| self.failed(failure, &self.keys().state()))
+    }
 }

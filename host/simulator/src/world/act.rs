@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use skein_protocol::decision::Decision;
-use skein_protocol::node::{Action, Application, Contribution, Event, Found, Served, Want};
+use skein_protocol::node::{Action, Application, Contribution, Entry, Event, Found, Served, Want};
 use skein_protocol::record::payload::{Body, Evaluation, Sum};
 use skein_protocol::record::{Kind, Position, Record, Slot, Statement, Unverified};
 use skein_protocol::standing::Head;
 use skein_types::{Digest, PeerId};
 
-use super::{Happening, SAMPLES, VALIDATION, World};
-use crate::Mutant;
+use super::{Happening, SAMPLES, World};
 use crate::lie::{FORGED_STATE, Proposes, Serves, Shown};
-use crate::seat::Writing;
 use crate::store::{ALL, Readers};
+use crate::{Mutant, VALIDATION};
 
 /// How long a disk takes to keep what waits for it, in microseconds.
 const SYNC_US: [u64; 2] = [200, 2_000];
@@ -48,7 +47,7 @@ impl World {
     fn act(&mut self, seat: usize, action: Action) {
         match action {
             Action::Sign(statement) => self.sign(seat, statement),
-            Action::Keep(entry) => self.write(seat, Writing::Entry(Box::new(entry))),
+            Action::Keep(entry) => self.write(seat, entry),
             Action::Publish(record) => self.publish(seat, record),
             Action::Serve(served) => {
                 if let Served::Decision(decision) = &served
@@ -112,16 +111,16 @@ impl World {
             if self.schedule.mutant == Some(Mutant::PublishedBeforeKept) {
                 self.publish(seat, record.clone());
             }
-            self.write(seat, Writing::Record(record));
+            self.write(seat, Entry::Signed(record));
         } else {
             self.pass(seat, Event::Signed(record));
         }
     }
 
     /// Keeps something on disk, together with what is written meanwhile.
-    fn write(&mut self, seat: usize, writing: Writing) {
-        let is_vote = matches!(&writing, Writing::Record(record) if matches!(record.body(), Body::Vote(_)));
-        self.seats[seat].writing.push_back(writing);
+    fn write(&mut self, seat: usize, entry: Entry) {
+        let is_vote = matches!(&entry, Entry::Signed(record) if matches!(record.body(), Body::Vote(_)));
+        self.seats[seat].writing.push_back(entry);
         if is_vote && self.seats[seat].is_doomed {
             self.doom(seat);
             return;
@@ -287,6 +286,11 @@ impl World {
 
     /// What came of a request to these members.
     pub(crate) fn answered(&mut self, reader: usize, want: Want, from: &[PeerId]) {
+        // A state that comes too late must not take the place of a newer one.
+        let is_wanted = self.seats[reader].node.as_ref().is_some_and(|node| node.wants(&want));
+        if matches!(want, Want::State(..)) && !is_wanted {
+            return;
+        }
         let mut found = Found::Missing;
         let is_values = matches!(want, Want::Values(..));
         for peer in from {

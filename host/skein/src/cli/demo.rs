@@ -66,8 +66,6 @@ impl Demo {
             data: Data::default(),
             train: Train {
                 peers: self.peers,
-                // One fault is enough for the demo, even if the rule tolerates more.
-                faults: u32::from(self.peers > 2),
                 seed: self.seed,
                 rounds: self.rounds.unwrap_or(if self.model == Network::Mlp { 400 } else { 100 }),
                 learning_rate: 0.1,

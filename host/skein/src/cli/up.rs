@@ -173,6 +173,7 @@ impl Up {
             run: self.run,
             checkpoint: CheckpointConfig { keep: self.keep },
             ceilings: Ceilings::default(),
+            wait: None,
             store: owner(&database(index))?,
             roster: (0..manifest.train.peers).map(member).collect::<Result<_>>()?,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skein_peer::events::Waiting;
+use skein_peer::events::{Until, Waiting};
 
 /// Columns of the usual terminal. A narrower one cuts the end of a line.
 pub(super) const COLUMNS: usize = 80;
@@ -61,7 +61,10 @@ impl Round {
 pub(super) fn waiting(waiting: &Waiting, columns: usize) -> String {
     let Waiting { peers, of, since, until } = waiting;
     let peers: Vec<String> = peers.iter().map(|peer| format!("{peer:?}")).collect();
-    let times = format!("({}, at most {} more)", duration(*since), duration(*until));
+    let times = match until {
+        Until::AtMost(until) => format!("({}, at most {} more)", duration(*since), duration(*until)),
+        Until::Needs(needed) => format!("({}, needs {needed} of {of} to go on)", duration(*since)),
+    };
     let with = |names: usize| {
         let colon = if names == 0 { "" } else { ": " };
         let dots = if 0 < names && names < peers.len() { ", …" } else { "" };
@@ -170,21 +173,21 @@ mod tests {
     fn a_wait_names_as_many_peers_as_fit() {
         let seconds = Duration::from_secs;
         let peers = |count: usize| (0..count).map(peer).collect();
-        let one = Waiting { peers: peers(1), of: 4, since: seconds(12), until: seconds(48) };
+        let one = Waiting { peers: peers(1), of: 4, since: seconds(12), until: Until::AtMost(seconds(48)) };
         assert_eq!(super::waiting(&one, COLUMNS), "waiting for 1 of 4: c3e7a1b0 (12 s, at most 48 s more)");
         assert_eq!(super::waiting(&one, 50), "waiting for 1 of 4 (12 s, at most 48 s more)");
-        let three = Waiting { peers: peers(3), of: 4, since: seconds(150), until: seconds(0) };
+        let three = Waiting { peers: peers(3), of: 4, since: seconds(150), until: Until::AtMost(seconds(0)) };
         assert_eq!(
             super::waiting(&three, COLUMNS),
             "waiting for 3 of 4: c3e7a1b0, c3e7a1b1, c3e7a1b2 (2 min, at most 0 s more)"
         );
         assert_eq!(super::waiting(&three, 60), "waiting for 3 of 4: c3e7a1b0, … (2 min, at most 0 s more)");
-        let all = Waiting { peers: peers(499), of: 500, since: seconds(9000), until: Duration::MAX };
+        let all = Waiting { peers: peers(499), of: 500, since: seconds(9000), until: Until::AtMost(Duration::MAX) };
         assert_eq!(super::waiting(&all, 0), "waiting for 499 of 500 (2 h, at most 9999 d more)");
         for columns_max in 50..200 {
             assert!(columns(&super::waiting(&all, columns_max)) <= columns_max);
         }
-        let none = Waiting { peers: vec![], of: 4, since: seconds(1), until: seconds(1) };
+        let none = Waiting { peers: vec![], of: 4, since: seconds(1), until: Until::AtMost(seconds(1)) };
         assert_eq!(super::waiting(&none, COLUMNS), "waiting for 0 of 4 (1 s, at most 1 s more)");
     }
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use skein_peer::evaluation::Evaluation;
 use skein_peer::pool::ms;
 use skein_peer::prepare::PreparedJob;
 use skein_peer::report::{Summary, evaluation_json};
-use skein_protocol::round::announcement::Evaluation;
 use skein_runtime::FunctionInfo;
 use skein_types::counted;
 

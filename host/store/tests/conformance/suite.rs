@@ -347,3 +347,30 @@ fn records_are_read_in_order_and_waited_for() {
         assert_eq!(woken.iter().map(|(_, record)| &record[..]).collect::<Vec<_>>(), [b"c"]);
     });
 }
+
+/// Peers that are late read what was served to them until its round is pruned, and the state with what belongs to it.
+#[test]
+fn what_is_served_is_read_until_it_is_pruned() {
+    on_every_store(3, async |store| {
+        let served = async |name: &str| store.records.served(name).await.expect("readable");
+        let items = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), name.as_bytes().to_vec())).collect();
+        store.records.serve(Some(1), items(&["a", "b"])).await.expect("served");
+        store.records.serve(Some(2), items(&["c"])).await.expect("served");
+        store.records.serve(None, items(&["beat"])).await.expect("served");
+        store.records.serve(None, Vec::new()).await.expect("nothing to serve");
+        assert_eq!((served("a").await, served("b").await), (Some(b"a".to_vec()), Some(b"b".to_vec())));
+        store.state.prune_before(2).await.expect("pruned");
+        assert_eq!((served("a").await, served("b").await), (None, None));
+        assert_eq!((served("c").await, served("beat").await), (Some(b"c".to_vec()), Some(b"beat".to_vec())));
+        assert_eq!(served("nothing").await, None);
+
+        let state_after = async |round| store.records.state_after(round).await.expect("readable");
+        assert_eq!(state_after(0).await, None, "without its metadata it is of no use");
+        store.state.put_round_metadata(0, b"of 0".to_vec()).await.expect("kept");
+        let whole = store.state.state().await.expect("a state");
+        assert_eq!(state_after(0).await, Some((whole, b"of 0".to_vec())));
+        store.state.put_round_metadata(1, b"of 1".to_vec()).await.expect("kept");
+        let applied = apply(&store, update(1, 1.0, 3)).await.expect("applied");
+        assert_eq!(state_after(1).await, Some((applied, b"of 1".to_vec())));
+    });
+}
