@@ -103,6 +103,7 @@ impl PeerStore for LyingStore {
     async fn records(&self, after: u64, wait: Duration) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         self.inner.records(after, wait).await
     }
+
     async fn served(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.inner.served(name).await
     }

@@ -240,11 +240,6 @@ impl Node {
         self.round.bytes_kept() + self.early.bytes_kept() + opening
     }
 
-    /// The proofs that it knows.
-    pub fn proofs(&self) -> impl Iterator<Item = &Proof> {
-        self.proofs.values()
-    }
-
     /// Whether no round is left.
     fn is_over(&self) -> bool {
         self.head.standing.is_stopped || self.head.position.round >= self.terms.rounds
