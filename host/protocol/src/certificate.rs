@@ -1,4 +1,4 @@
-//! The votes of a quorum, which show everybody what the quorum wanted.
+//! Signatures of so many members that they show everybody what was decided, or which state is right.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use skein_types::{Digest, PeerId};
 use crate::keys::{Keys, Signature};
 use crate::mutant::{self, Mutant};
 use crate::slot::{Kind, Position, Slot, View};
+use crate::standing::Check;
 use crate::wire::{Fields, Writer, hash_of};
 
 /// The two votes of a view.
@@ -44,26 +45,13 @@ impl Certificate {
     pub(crate) fn write(&self, to: &mut Writer) {
         to.u32(self.view);
         to.bytes(&self.value.0);
-        to.u16(self.votes.len() as u16);
-        for (peer, signature) in &self.votes {
-            to.bytes(&peer.0);
-            to.bytes(signature);
-        }
+        write_signatures(&self.votes, to);
     }
 
     pub(crate) fn read(fields: &mut Fields<'_>, kind: BallotKind) -> Option<Certificate> {
         let view: View = fields.u32()?;
         let value = fields.digest()?;
-        let count = usize::from(fields.u16()?);
-        let mut votes = BTreeMap::new();
-        for _ in 0..count {
-            let (peer, signature) = (fields.peer()?, fields.take()?);
-            // Sorted, so that the same certificate has one form.
-            if votes.last_key_value().is_some_and(|(last, _)| *last >= peer) {
-                return None;
-            }
-            votes.insert(peer, signature);
-        }
+        let votes = read_signatures(fields)?;
         Some(Certificate { kind, view, value, votes })
     }
 
@@ -72,11 +60,121 @@ impl Certificate {
         if mutant::is(Mutant::UncheckedCertificate) {
             return true;
         }
-        let payload = hash_of(&self.value.0);
-        let kind = Kind::from(self.kind);
-        self.votes.iter().all(|(peer, signature)| {
-            let slot = Slot { run, position, view: self.view, kind, peer: *peer };
-            keys.is_signed(*peer, &slot.message(payload), signature)
-        })
+        let slot = |peer| Slot { run, position, view: self.view, kind: self.kind.into(), peer };
+        are_signed(&self.votes, slot, hash_of(&self.value.0), keys)
     }
+}
+
+/// A state that is right, because so many members signed it that one of them is honest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertifiedState {
+    /// The round after which they have it.
+    pub position: Position,
+    /// Its hashes.
+    pub check: Check,
+    /// The signatures of those who have it.
+    pub checks: BTreeMap<PeerId, Signature>,
+}
+
+impl CertifiedState {
+    pub(crate) fn write(&self, to: &mut Writer) {
+        self.position.write(to);
+        self.check.write(to);
+        write_signatures(&self.checks, to);
+    }
+
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Option<CertifiedState> {
+        let position = Position::read(fields)?;
+        let check = Check::read(fields)?;
+        Some(CertifiedState { position, check, checks: read_signatures(fields)? })
+    }
+
+    fn is_signed(&self, run: Digest, keys: &impl Keys) -> bool {
+        let CertifiedState { position, check, checks } = self;
+        let slot = |peer| Slot { run, position: *position, view: 0, kind: Kind::Check, peer };
+        let mut payload = Writer::new();
+        check.write(&mut payload);
+        are_signed(checks, slot, hash_of(&payload.finish()), keys)
+    }
+}
+
+/// That a round is over, as anybody can check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reached {
+    /// These members precommitted one selection of the round.
+    Decided(Position, Certificate),
+    /// These members have one state after the round.
+    Certified(CertifiedState),
+}
+
+impl Reached {
+    /// The round that is over.
+    pub fn position(&self) -> Position {
+        match self {
+            Reached::Decided(position, _) => *position,
+            Reached::Certified(state) => state.position,
+        }
+    }
+
+    pub(crate) fn write(&self, to: &mut Writer) {
+        match self {
+            Reached::Decided(position, certificate) => {
+                to.byte(0);
+                position.write(to);
+                certificate.write(to);
+            }
+            Reached::Certified(state) => {
+                to.byte(1);
+                state.write(to);
+            }
+        }
+    }
+
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Option<Reached> {
+        match fields.byte()? {
+            0 => Some(Reached::Decided(Position::read(fields)?, Certificate::read(fields, BallotKind::Precommit)?)),
+            1 => CertifiedState::read(fields).map(Reached::Certified),
+            _ => None,
+        }
+    }
+
+    /// Whether all its signatures are those of their members. How many they are is for the reader to judge.
+    pub(crate) fn is_signed(&self, run: Digest, keys: &impl Keys) -> bool {
+        match self {
+            Reached::Decided(position, certificate) => certificate.is_signed(run, *position, keys),
+            Reached::Certified(state) => state.is_signed(run, keys),
+        }
+    }
+}
+
+fn write_signatures(signatures: &BTreeMap<PeerId, Signature>, to: &mut Writer) {
+    to.u16(signatures.len() as u16);
+    for (peer, signature) in signatures {
+        to.bytes(&peer.0);
+        to.bytes(signature);
+    }
+}
+
+fn read_signatures(fields: &mut Fields<'_>) -> Option<BTreeMap<PeerId, Signature>> {
+    let count = fields.u16()?;
+    let mut signatures = BTreeMap::new();
+    for _ in 0..count {
+        let (peer, signature) = (fields.peer()?, fields.take()?);
+        // Sorted, so that the same certificate has one form.
+        if signatures.last_key_value().is_some_and(|(last, _)| *last >= peer) {
+            return None;
+        }
+        signatures.insert(peer, signature);
+    }
+    Some(signatures)
+}
+
+fn are_signed(
+    signatures: &BTreeMap<PeerId, Signature>,
+    slot: impl Fn(PeerId) -> Slot,
+    payload: Digest,
+    keys: &impl Keys,
+) -> bool {
+    let mut signed = signatures.iter();
+    signed.all(|(peer, signature)| keys.is_signed(*peer, &slot(*peer).message(payload), signature))
 }

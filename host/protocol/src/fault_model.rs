@@ -65,6 +65,14 @@ impl FaultModel {
         self.members - self.byzantine - self.crashed
     }
 
+    /// The number of other members whose answers tell a member that lost its log what it may have signed: with it, they share
+    /// an honest member with every quorum. It counts as crashed itself, or as Byzantine if none may crash.
+    pub fn recovering(self) -> u32 {
+        let both = u64::from(self.members) + u64::from(self.byzantine);
+        let among = u32::try_from(both.div_ceil(2)).expect("at most the number of members");
+        among.min(self.members) - u32::from(self.crashed == 0)
+    }
+
     /// The number of members of which one is honest at least.
     pub fn certifying(self) -> u32 {
         if mutant::is(Mutant::OneCheck) {
@@ -132,6 +140,11 @@ mod tests {
             prop_assert!(2 * model.quorum() > model.members() + byzantine);
             prop_assert!(model.answering() >= model.quorum());
             prop_assert!(model.answering() > 2 * byzantine);
+            // Of those that answer, so many are in the quorum beside the member that asks, and none of them lost its log.
+            let shared = model.quorum() - 1 + model.recovering() - (model.members() - 1);
+            let liars = if crashed == 0 { byzantine.saturating_sub(1) } else { byzantine };
+            prop_assert!(model.members() == 1 || shared > liars);
+            prop_assert!(model.recovering() <= model.members() - 1 - liars - crashed.saturating_sub(1));
         }
 
         #[test]

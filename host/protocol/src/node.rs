@@ -36,6 +36,7 @@ pub use self::kept::{Entry, Kept, KeptLog};
 use self::recovery::Recovery;
 use self::round::{Round, proposers};
 use crate::agreement::{BallotKind, Certificate, Decider, Signed, View};
+use crate::certificate::CertifiedState;
 use crate::decision::Decision;
 use crate::mutant::{self, Mutant};
 use crate::pace::{Pace, PaceOptions};
@@ -78,8 +79,14 @@ pub struct Node {
     /// When a request is repeated at the earliest.
     again_at: Option<Duration>,
     recovery: Option<Recovery>,
-    /// The member lost its log, and signs nothing until its state is as late as this decision.
+    /// The member lost its log, and signs nothing until its state is as late as this round.
     lost: Option<Position>,
+    /// The last log that the member lost, by the latest round that others could show to be over then.
+    lost_at: Option<Position>,
+    /// Before this position, the member may have signed records that it lost.
+    quarantine: Position,
+    /// The last state that the member took over, or is about to.
+    certified: Option<CertifiedState>,
     /// The member signs nothing before this position.
     silent_before: Position,
     /// When each member was last answered, and which inquiry.
@@ -102,11 +109,12 @@ impl Node {
         assert!(terms.members.contains(&terms.me), "this peer is a member");
         assert_eq!(terms.members.len(), terms.model.members() as usize, "the model is of the members");
         let Kept { head, saved, log, inquiry } = kept;
-        let KeptLog { records, lock, selections, decisions, met, proofs, lost } = log;
+        let KeptLog { records, lock, selections, decisions, certified, met, proofs, lost } = log;
         let recovery =
             inquiry.filter(|_| records.is_empty() && lost.is_none()).map(|number| Recovery::new(number, now));
-        // Nothing is signed before that is over.
-        let lost = lost.filter(|_| records.is_empty());
+        // Nothing that binds the member is signed before that is over.
+        let lost_at = lost;
+        let lost = lost.filter(|_| !records.iter().any(|record| is_binding(record.slot())));
         let own: BTreeMap<Slot, _> = records.iter().map(|record| (*record.slot(), record.clone())).collect();
         // What was signed before the last record need not be signed any more, and may have been before a loss of the log.
         let binding = own.keys().filter(|slot| is_binding(slot));
@@ -136,6 +144,9 @@ impl Node {
             again_at: None,
             recovery,
             lost,
+            lost_at,
+            quarantine: Position::default(),
+            certified,
             silent_before,
             answered: BTreeMap::new(),
             differs: false,
@@ -149,6 +160,7 @@ impl Node {
     /// Begins, or goes on after a restart: publishes again what was signed, since the store may have lost it.
     pub fn start(&mut self, now: Duration) -> Vec<Action> {
         self.now = now;
+        self.quarantine_new_era();
         self.publish_again();
         self.save_head();
         self.check_head();
@@ -338,8 +350,10 @@ impl Node {
     fn forget(&mut self) {
         let position = self.head.position;
         let is_kept = |of: &Position| of.era > position.era || of.round + ROUNDS_KEPT >= position.round;
+        // How the era began may be all that shows that it did.
+        let is_beginning = |of: &Position| of.era == position.era && of.round == 0;
         self.own.retain(|slot, _| is_kept(&slot.position));
-        self.decisions.retain(|of, _| is_kept(of));
+        self.decisions.retain(|of, _| is_kept(of) || is_beginning(of));
         self.checks.forget_before(position);
         self.wants.retain(|want, _| want.position() > position);
         self.actions.push(Action::Cancel(position));
@@ -438,7 +452,7 @@ impl Node {
     fn sign(&mut self, slot: Slot, body: Body) {
         if slot.kind.is_signed_once() {
             let holds_still = self.opening.as_ref().is_some_and(|opening| slot.position < opening.position);
-            let is_silent = slot.position < self.silent_before || self.has_lost_log();
+            let is_silent = slot.position < self.silent_before || self.has_lost_log() || self.may_have_signed(&slot);
             if is_silent || holds_still {
                 return;
             }

@@ -4,6 +4,7 @@ use skein_types::{Digest, PeerId};
 
 use crate::keys::Keys;
 use crate::proof::Proof;
+use crate::slot::View;
 use crate::wire::{Fields, RecordError, Writer};
 
 /// Most proofs in a selection: the others wait for the next round.
@@ -12,6 +13,8 @@ pub const PROOFS_MAX: usize = 32;
 /// The announcements that a round aggregates.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
+    /// The view in which it was proposed first: the proposers of earlier views did not get theirs decided.
+    pub view: View,
     /// Hashes of announcements, one for each member, sorted by member.
     pub announcements: Vec<(PeerId, Digest)>,
     /// Proofs against members that are to be removed, sorted by member.
@@ -49,6 +52,7 @@ impl Selection {
     }
 
     pub(crate) fn write(&self, to: &mut Writer) {
+        to.u32(self.view);
         to.u16(self.announcements.len() as u16);
         for (peer, hash) in &self.announcements {
             to.bytes(&peer.0);
@@ -59,6 +63,7 @@ impl Selection {
     }
 
     pub(crate) fn read(fields: &mut Fields<'_>) -> Option<Selection> {
+        let view = fields.u32()?;
         let count = fields.u16()?;
         let announcements: Option<Vec<_>> = (0..count).map(|_| Some((fields.peer()?, fields.digest()?))).collect();
         let count = usize::from(fields.u16()?);
@@ -66,7 +71,7 @@ impl Selection {
             return None;
         }
         let proofs: Option<Vec<_>> = (0..count).map(|_| Proof::read(fields)).collect();
-        let selection = Selection { announcements: announcements?, proofs: proofs? };
+        let selection = Selection { view, announcements: announcements?, proofs: proofs? };
         let is_sorted = selection.announcements.is_sorted_by(|a, b| a.0 < b.0)
             && selection.proofs.is_sorted_by(|a, b| a.slot().peer < b.slot().peer);
         is_sorted.then_some(selection)

@@ -9,7 +9,7 @@ use crate::wire::{Fields, RecordError, VERSION, VERSIONS, Writer};
 /// Number of an attempt to decide a round, from 0.
 pub type View = u32;
 
-const DOMAIN: &[u8] = b"skein record 3\0";
+const DOMAIN: &[u8] = b"skein record 4\0";
 pub(crate) const SLOT_BYTES: usize = 32 + 4 + 8 + 4 + 1 + 32;
 /// A round in the history of a run. Positions are ordered by era, then by round: a later era may return to an earlier round.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -1,6 +1,6 @@
 //! What the members of a run share after a round besides its tensors: memory that decides how the run goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skein_types::{Digest, PeerId};
 
@@ -39,6 +39,8 @@ pub struct Standing {
     pub contributors: BTreeSet<PeerId>,
     /// Members that are proven Byzantine. Their seats stay empty: quorums and bounds are as before.
     pub removed: BTreeSet<PeerId>,
+    /// Members that proposed nothing that was decided when it was their turn, and the round up to which they propose last.
+    pub passed: BTreeMap<PeerId, u64>,
 }
 
 impl Standing {
@@ -49,6 +51,7 @@ impl Standing {
             is_stopped: false,
             contributors: BTreeSet::new(),
             removed: BTreeSet::new(),
+            passed: BTreeMap::new(),
         }
     }
 
@@ -59,7 +62,7 @@ impl Standing {
 
     /// Encodes the standing, to be kept beside the state.
     pub fn encode(&self) -> Vec<u8> {
-        let Standing { progress, is_stopped, contributors, removed } = self;
+        let Standing { progress, is_stopped, contributors, removed, passed } = self;
         let mut bytes = Writer::new();
         bytes.number(progress.learning_rate);
         for (best, waited) in
@@ -74,6 +77,10 @@ impl Standing {
         for peers in [contributors, removed] {
             bytes.u16(peers.len() as u16);
             peers.iter().for_each(|peer| bytes.bytes(&peer.0));
+        }
+        for (peer, until) in passed {
+            bytes.bytes(&peer.0);
+            bytes.u64(*until);
         }
         bytes.finish()
     }
@@ -97,9 +104,15 @@ impl Standing {
             let count = fields.u16()?;
             (0..count).map(|_| fields.peer()).collect::<Option<BTreeSet<PeerId>>>()
         };
-        let standing = Standing { progress, is_stopped, contributors: peers()?, removed: peers()? };
+        let contributors = peers()?;
+        let removed = peers()?;
+        let mut passed = BTreeMap::new();
+        while !fields.is_empty() {
+            passed.insert(fields.peer()?, fields.u64()?);
+        }
+        let standing = Standing { progress, is_stopped, contributors, removed, passed };
         // The same standing has one form.
-        (fields.is_empty() && standing.encode() == bytes).then_some(standing)
+        (standing.encode() == bytes).then_some(standing)
     }
 }
 

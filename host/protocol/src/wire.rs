@@ -3,7 +3,7 @@
 use skein_types::{Digest, PeerId};
 
 /// Version of the wire format. A program reads the version that it writes.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// First bytes that a record of another version may have; anything else is no record of an honest peer.
 pub(crate) const VERSIONS: std::ops::RangeInclusive<u8> = 1..=32;
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use skein_protocol::agreement::{BallotKind, Certificate};
+use skein_protocol::certificate::CertifiedState;
 use skein_protocol::decision::Decision;
 use skein_protocol::identity::Identity;
 use skein_protocol::keys::{Ed25519, Signer};
 use skein_protocol::node::{Entry, KeptLog};
-use skein_protocol::proof::Proof;
+use skein_protocol::proof::{Proof, Said};
 use skein_protocol::record::payload::{
-    Announcement, Answer, Body, Check, Evaluation, Opening, ProposedSelection, Selection, Sum,
+    Announcement, Answer, Body, Check, Evaluation, Opening, ProposedSelection, Reached, Selection, Sum,
 };
 use skein_protocol::record::{
     HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX, Position, Record, RecordError, Slot, Statement, Unverified,
@@ -50,7 +51,7 @@ fn selection() -> Selection {
     let mut announcements: Vec<(PeerId, Digest)> =
         (0..3).map(|index| (Signer::id(&identity(index)), Digest([index as u8; 32]))).collect();
     announcements.sort();
-    Selection { announcements, proofs: vec![proof()] }
+    Selection { view: 0, announcements, proofs: vec![proof()] }
 }
 
 fn proof() -> Proof {
@@ -63,6 +64,20 @@ fn decision() -> Decision {
     let selection = selection();
     let certificate = certificate(BallotKind::Precommit, 1, selection.digest());
     Decision { position: AT, selection, certificate }
+}
+
+fn decided() -> Reached {
+    let Decision { position, certificate, .. } = decision();
+    Reached::Decided(position, certificate)
+}
+
+/// Checks of the first two members.
+fn certified(check: Check) -> CertifiedState {
+    let checks = (0..2).map(|index| {
+        let record = record(slot(Kind::Check, 0, index), Body::Check(check), index);
+        (record.peer(), record.signature())
+    });
+    CertifiedState { position: AT, check, checks: checks.collect() }
 }
 
 fn announcement() -> Announcement {
@@ -81,7 +96,11 @@ fn every() -> Vec<(&'static str, Record)> {
     let earlier = Some(certificate(BallotKind::Prevote, 1, value));
     let state = Check { state: Digest([6; 32]), standing: Digest([7; 32]) };
     let met = Some(record(slot(Kind::Check, 0, 1), Body::Check(state), 1).said());
-    let answer = Answer { to: (Signer::id(&identity(1)), [9; 16]), met, decision: Some(decision()) };
+    let answer = |met: Option<Said>, reached: Option<Reached>| {
+        let is_recovering = met.is_none() && reached.is_none();
+        let answer = Answer { to: (Signer::id(&identity(1)), [9; 16]), met, reached, is_recovering };
+        record(slot(Kind::Answer, 0, 0), Body::Answer(Box::new(answer)), 0)
+    };
     let opening = Slot { position: Position { era: 3, round: 0 }, ..slot(Kind::Announcement, 0, 0) };
     let proposal = |earlier| Body::Proposal(ProposedSelection { selection: selection.clone(), earlier });
     vec![
@@ -94,7 +113,9 @@ fn every() -> Vec<(&'static str, Record)> {
         ("lock", record(slot(Kind::Lock, 1, 0), Body::Lock(certificate(BallotKind::Prevote, 1, value)), 0)),
         ("check", record(slot(Kind::Check, 0, 0), Body::Check(state), 0)),
         ("inquiry", record(slot(Kind::Inquiry, 0, 0), Body::Inquiry([8; 16]), 0)),
-        ("answer", record(slot(Kind::Answer, 0, 0), Body::Answer(Box::new(answer)), 0)),
+        ("answer to a first start", answer(None, None)),
+        ("answer with a decision", answer(met, Some(decided()))),
+        ("answer with a state", answer(None, Some(Reached::Certified(certified(state))))),
     ]
 }
 
@@ -102,16 +123,18 @@ fn every() -> Vec<(&'static str, Record)> {
 #[test]
 fn the_bytes_of_every_kind_are_what_they_were() {
     let expected = [
-        ("announcement", 313, "e6dbf2aae8d53d65"),
-        ("opening", 250, "d4a714ccdf1cfa0c"),
-        ("proposal", 648, "215bd6dc466acca3"),
-        ("proposal again", 974, "bf911833d5fbef47"),
-        ("prevote", 210, "30098f96060e90d0"),
-        ("precommit against", 178, "aec2a06c5902b84c"),
-        ("lock", 504, "5ed8eee46c4e2e2d"),
-        ("check", 242, "e89df6e7b763068a"),
-        ("inquiry", 194, "5220a8b6d1d6bc24"),
-        ("answer", 1213, "27bd1b04693db029"),
+        ("announcement", 313, "94bb98603840e92b"),
+        ("opening", 250, "d35198d6370ba374"),
+        ("proposal", 652, "e0d2f2865b82f480"),
+        ("proposal again", 978, "2cd59e6ee1e35d99"),
+        ("prevote", 210, "4ce6d5ac12bd447d"),
+        ("precommit against", 178, "9d54908de9ae012b"),
+        ("lock", 504, "cac9e3474318c367"),
+        ("check", 242, "ffaf7ef0293b7a60"),
+        ("inquiry", 194, "913cb0a7f781c05b"),
+        ("answer to a first start", 227, "90bf80e4b972a4e4"),
+        ("answer with a decision", 744, "db9646bd58a29e4f"),
+        ("answer with a state", 498, "f994e1efe1414a02"),
     ];
     let found: Vec<(&str, usize, String)> = every()
         .into_iter()
@@ -131,7 +154,7 @@ fn a_vote_lies_on_the_wire_as_documented() {
     let vote = record(slot(Kind::Prevote, 1, 0), Body::Vote(Some(value)), 0);
     let payload = blake3::hash(&value.0);
     let signed = [
-        &[3][..],
+        &[4][..],
         &RUN.0,
         &2u32.to_le_bytes(),
         &7u64.to_le_bytes(),
@@ -141,7 +164,7 @@ fn a_vote_lies_on_the_wire_as_documented() {
         payload.as_bytes(),
     ];
     let signed = signed.concat();
-    let message = [&b"skein record 3\0"[..], &signed].concat();
+    let message = [&b"skein record 4\0"[..], &signed].concat();
     let signature = Signer::sign(&identity(0), &message);
     assert_eq!(vote.encode(), [&signed[..], &signature, &value.0].concat());
     assert_eq!(vote.hash(), Digest(*blake3::hash(&message).as_bytes()));
@@ -183,7 +206,7 @@ proptest! {
         let _ = Decision::decode(&bytes, RUN, &Ed25519);
         let _ = Proof::decode(&bytes, RUN, &Ed25519);
         // Past the version, so that the payloads are reached.
-        let mut framed = vec![3];
+        let mut framed = vec![4];
         framed.extend_from_slice(&[1; 44]);
         framed.extend_from_slice(&[0, 0, 0, 0, code]);
         framed.extend_from_slice(&bytes);
@@ -233,6 +256,13 @@ fn what_no_honest_member_writes_is_refused_although_it_is_signed() {
         let body = Body::Proposal(ProposedSelection { selection, earlier: None });
         bodies.push((slot(Kind::Proposal, 0, 0), body));
     }
+    // Claimed to be first proposed in a view that was another's turn, or after those who prevoted it.
+    let proposal = slot(Kind::Proposal, 2, 0);
+    let first_in = |view| Selection { view, ..selection() };
+    let earlier = |of: &Selection| Some(certificate(BallotKind::Prevote, 1, of.digest()));
+    for (selection, earlier) in [(first_in(1), None), (first_in(2), earlier(&first_in(2)))] {
+        bodies.push((proposal, Body::Proposal(ProposedSelection { selection, earlier })));
+    }
     // A view where there is none, and a lock of another view.
     bodies.push((slot(Kind::Announcement, 1, 0), Body::Announcement(announcement())));
     bodies.push((slot(Kind::Lock, 2, 0), Body::Lock(certificate(BallotKind::Prevote, 1, Digest([1; 32])))));
@@ -265,9 +295,21 @@ fn forged_votes_inside_are_refused() {
     );
     decision.position.round += 1;
     assert_eq!(Decision::decode(&decision.encode(), RUN, &Ed25519), Err(RecordError::Signature), "another round");
-    let answer = Answer { to: (Signer::id(&identity(1)), [9; 16]), met: None, decision: Some(decision) };
-    let answer = record(slot(Kind::Answer, 0, 0), Body::Answer(Box::new(answer)), 0);
-    assert_eq!(read(&answer.encode()), Err(RecordError::Signature));
+    let state = Check { state: Digest([6; 32]), standing: Digest([7; 32]) };
+    let mut other_state = certified(state);
+    other_state.check.standing = Digest([8; 32]);
+    let mut later = certified(state);
+    later.position.round += 1;
+    for reached in [
+        Reached::Decided(decision.position, decision.certificate),
+        Reached::Certified(other_state),
+        Reached::Certified(later),
+    ] {
+        let to = (Signer::id(&identity(1)), [9; 16]);
+        let answer = Answer { to, met: None, reached: Some(reached), is_recovering: true };
+        let answer = record(slot(Kind::Answer, 0, 0), Body::Answer(Box::new(answer)), 0);
+        assert_eq!(read(&answer.encode()), Err(RecordError::Signature));
+    }
 }
 
 #[test]
@@ -299,10 +341,10 @@ fn only_two_records_of_one_slot_are_a_proof() {
 fn another_version_and_too_many_bytes_are_refused_with_their_reason() {
     let vote = record(slot(Kind::Prevote, 0, 0), Body::Vote(None), 0);
     let mut bytes = vote.encode();
-    bytes[0] = 4;
+    bytes[0] = 5;
     let error = read(&bytes).expect_err("another version");
-    assert_eq!(error, RecordError::Version(4));
-    assert!(error.to_string().contains("has version 4, this program reads version 3"), "{error}");
+    assert_eq!(error, RecordError::Version(5));
+    assert!(error.to_string().contains("has version 5, this program reads version 4"), "{error}");
     bytes[0] = 200;
     assert_eq!(read(&bytes), Err(RecordError::Malformed), "no version of an honest peer");
     let mut bytes = vote.encode();
@@ -324,6 +366,7 @@ fn a_log_is_read_back_as_it_was_kept_without_what_is_past() {
         Entry::Lock(AT, certificate(BallotKind::Prevote, 1, Digest([3; 32]))),
         Entry::Selection(AT, selection()),
         Entry::Decision(Arc::new(decision())),
+        Entry::Certified(certified(Check { state: Digest([6; 32]), standing: Digest([7; 32]) })),
         Entry::Met(Arc::new(first.clone())),
         Entry::Proof(proof()),
         Entry::Lost(AT),

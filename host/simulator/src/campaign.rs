@@ -133,7 +133,7 @@ pub fn expected_traffic(members: u32) -> Traffic {
     let announcement = header + 80.0 + evaluation * evaluated as f64 / ROUNDS as f64;
     let vote = header + 32.0;
     let check = header + 64.0;
-    let proposal = header + 4.0 + 64.0 * members_f;
+    let proposal = header + 8.0 + 64.0 * members_f;
     let bytes = announcement + 2.0 * vote + check + proposal / members_f;
     Traffic { members, records: 4.0 + 1.0 / members_f, bytes }
 }

@@ -28,7 +28,7 @@ mod world;
 use std::fmt;
 
 pub use ledger::{Counts, Violation};
-pub use lie::{Announces, Floods, Lies, Proposes, Serves, Votes};
+pub use lie::{Announces, Answers, Floods, Lies, Proposes, Serves, Votes};
 use skein_protocol::mutant::Mutant as NodeMutant;
 pub use store::{ALL, Readers};
 pub use world::fault::Fault;

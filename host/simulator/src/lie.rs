@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use skein_protocol::agreement::{BallotKind, Certificate};
+use skein_protocol::certificate::{CertifiedState, Reached};
 use skein_protocol::decision::Decision;
 use skein_protocol::keys::Signer;
-use skein_protocol::record::payload::{Body, Check, Evaluation, ProposedSelection, Selection, Sum};
+use skein_protocol::record::payload::{Answer, Body, Check, Evaluation, ProposedSelection, Selection, Sum};
 use skein_protocol::record::{Kind, Position, Record, Slot, Statement};
 use skein_types::{Digest, PeerId};
 
@@ -96,6 +97,21 @@ pub enum Floods {
     Inquiries,
 }
 
+/// What a liar answers to a member that lost its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    /// As an honest member.
+    Plainly,
+    /// Never.
+    Silently,
+    /// That it has never read anything of it, and knows of no round.
+    Denying,
+    /// The same, and that it lost its log too.
+    Recovering,
+    /// That a round far ahead is over.
+    Forging,
+}
+
 /// What one liar does for a while.
 #[derive(Debug, Clone, Copy)]
 pub struct Lies {
@@ -111,6 +127,8 @@ pub struct Lies {
     pub floods: Floods,
     /// Readers that are shown a wrong check.
     pub wrong_checks: Readers,
+    /// What it tells members that lost their logs.
+    pub answers: Answers,
     /// It serves decisions and states that it made up.
     pub forges: bool,
 }
@@ -138,6 +156,7 @@ impl Lies {
         votes: Votes::Plainly,
         floods: Floods::Nothing,
         wrong_checks: 0,
+        answers: Answers::Plainly,
         forges: false,
     };
 
@@ -189,7 +208,14 @@ impl Lies {
             1 if !is_cautious => some(dice),
             _ => 0,
         };
-        Lies { announces, serves, proposes, votes, floods, wrong_checks, forges: dice.one_in(3) }
+        let answers = match dice.below(6) {
+            0 => Answers::Silently,
+            1 => Answers::Denying,
+            2 => Answers::Recovering,
+            3 => Answers::Forging,
+            _ => Answers::Plainly,
+        };
+        Lies { announces, serves, proposes, votes, floods, wrong_checks, answers, forges: dice.one_in(3) }
     }
 
     /// The same, but for what might overturn what a member that nobody reads has decided.
@@ -242,6 +268,20 @@ impl Lies {
                 let wrong = Body::Check(Check { state: FORGED_STATE, ..*check });
                 two(record.clone(), !self.wrong_checks, wrong)
             }
+            Body::Answer(answer) => {
+                let Answer { to, .. } = **answer;
+                let lie = |reached, is_recovering| {
+                    let answer = Answer { to, met: None, reached, is_recovering };
+                    vec![Shown::now(other(Body::Answer(Box::new(answer))), ALL)]
+                };
+                match self.answers {
+                    Answers::Plainly => vec![Shown::now(record, ALL)],
+                    Answers::Silently => Vec::new(),
+                    Answers::Denying => lie(None, false),
+                    Answers::Recovering => lie(None, true),
+                    Answers::Forging => lie(Some(forged_state(secret, record.slot())), false),
+                }
+            }
             _ => vec![Shown::now(record, ALL)],
         }
     }
@@ -260,7 +300,8 @@ impl Lies {
             let announcements = &proposal.selection.announcements;
             let from = from.min(announcements.len().saturating_sub(minimum));
             let announcements = announcements[from..].iter().take(minimum).copied().collect();
-            ProposedSelection { selection: Selection { announcements, proofs: Vec::new() }, earlier: None }
+            let selection = Selection { view: record.slot().view, announcements, proofs: Vec::new() };
+            ProposedSelection { selection, earlier: None }
         };
         match self.proposes {
             Proposes::Plainly => vec![Shown::now(record.clone(), ALL)],
@@ -320,7 +361,7 @@ impl Lies {
                         PeerId([[index.to_be_bytes(); 3].concat(), vec![0; 8]].concat().try_into().expect("32 bytes"))
                     });
                     let announcements = peers.map(|peer| (peer, Digest([view as u8; 32]))).collect();
-                    let selection = Selection { announcements, proofs: Vec::new() };
+                    let selection = Selection { view, announcements, proofs: Vec::new() };
                     sign(
                         slot(run, position, view, Kind::Proposal),
                         Body::Proposal(ProposedSelection { selection, earlier: None }),
@@ -342,6 +383,15 @@ impl Lies {
             }
         }
     }
+}
+
+/// A state far ahead that only the liar has signed.
+fn forged_state(secret: &Secret, slot: &Slot) -> Reached {
+    let position = Position { era: 0, round: 1 << 40 };
+    let check = Check { state: FORGED_STATE, standing: FORGED_STATE };
+    let statement = Statement { slot: Slot { position, kind: Kind::Check, ..*slot }, body: Body::Check(check) };
+    let checks = [(slot.peer, statement.sign(secret).signature())].into();
+    Reached::Certified(CertifiedState { position, check, checks })
 }
 
 /// Votes of members that never cast them.

@@ -23,7 +23,7 @@ const LOG_BYTES_MAX: u64 = 1 << 20;
 const LENGTH_BYTES: usize = 4;
 const CHECKSUM_BYTES: usize = 8;
 /// First line of the log: the format and its version. A program reads the version that it writes.
-const FORMAT: &[u8] = b"skein-records-3\n";
+const FORMAT: &[u8] = b"skein-records-4\n";
 const HEAD_BYTES: usize = FORMAT.len() + 64;
 /// Prefixes of unfinished files' names; the last is that of checkpoints.
 const TEMPORARY: [&str; 3] = [".records", ".contribution", ".checkpoint"];
@@ -282,10 +282,10 @@ mod tests {
     fn a_log_of_another_format_is_refused_and_one_that_was_just_begun_is_not() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join(LOG_FILE);
-        for other in [&frame(&entry(1))[..], b"skein-records-2\n", b"skein-records-30\n"] {
+        for other in [&frame(&entry(1))[..], b"skein-records-3\n", b"skein-records-40\n"] {
             std::fs::write(&path, other).expect("written");
             let error = format!("{:#}", open(dir.path()).expect_err("another format"));
-            assert!(error.contains("`skein-records-3`") && error.contains("finish the run with"), "{error}");
+            assert!(error.contains("`skein-records-4`") && error.contains("finish the run with"), "{error}");
             assert_eq!(std::fs::read(&path).expect("the log"), other, "nothing is lost");
         }
         let head = [FORMAT, &RUN.0[..], &me().id().0].concat();

@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use skein_types::{Digest, PeerId};
 
+use super::round::proposers;
 use super::{Absence, Action, Application, Entry, Node, Report, Served, Want};
 use crate::decision::Decision;
 use crate::mutant::{self, Mutant};
 use crate::record::payload::{Announcement, Body, Selection};
 use crate::record::{Kind, Position};
+use crate::slot::View;
 use crate::standing::{Head, Standing};
 
+/// Rounds for which a member proposes last after its view has passed.
+const ROUNDS_LAST: u64 = 100;
 /// The metric that the convergence rules observe.
 const LOSS: &str = "loss";
 
@@ -140,10 +144,26 @@ impl Node {
         let mut standing = self.head.standing.clone();
         standing.contributors = announcements.iter().map(|(peer, _)| *peer).collect();
         standing.removed.extend(selection.proofs.iter().map(|proof| proof.slot().peer));
+        self.note_passed(&mut standing, selection.view);
         if let Some(loss) = self.validation_loss(announcements) {
             standing.is_stopped = standing.progress.observe(&self.terms.convergence, loss);
         }
         standing
+    }
+
+    /// Lets those propose last for a while whose views passed before somebody proposed what was decided. They are at most as
+    /// many as may fail, so that an honest member is always among the others.
+    fn note_passed(&self, standing: &mut Standing, view: View) {
+        let round = self.round.position.round;
+        standing.passed.retain(|_, until| *until > round);
+        let order = proposers(&self.terms, &self.head, self.round.position);
+        let until = round + ROUNDS_LAST;
+        standing.passed.extend(order.into_iter().take(view as usize).map(|peer| (peer, until)));
+        let model = self.terms.model;
+        while standing.passed.len() > (model.byzantine() + model.crashed()) as usize {
+            let first = standing.passed.iter().min_by_key(|(peer, until)| (**until, **peer)).map(|(peer, _)| *peer);
+            standing.passed.remove(&first.expect("it is not empty"));
+        }
     }
 
     /// The median of the members' mean losses over their own validation samples, if an evaluation was due. Liars are fewer

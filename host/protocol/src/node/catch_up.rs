@@ -6,8 +6,9 @@ use std::time::Duration;
 use skein_types::PeerId;
 
 use super::round::Round;
-use super::{Action, Found, Node, Report, Want};
+use super::{Action, Entry, Found, Node, Report, Want};
 use crate::agreement::Input;
+use crate::certificate::CertifiedState;
 use crate::decision::Decision;
 use crate::record::payload::{Body, Check};
 use crate::record::{Position, Record};
@@ -218,7 +219,9 @@ impl Node {
 
     /// Asks for a certified state if others are ahead, or this member differs from them.
     pub(super) fn catch_up(&mut self) {
-        let Some((certified, check)) = self.checks.latest() else { return };
+        let Some(latest) = self.checks.latest() else { return };
+        let CertifiedState { position: certified, check, .. } = *latest;
+        let latest = latest.clone();
         let is_later_era = certified.era > self.head.position.era;
         if self.is_over() && !self.differs && !is_later_era {
             return;
@@ -240,6 +243,11 @@ impl Node {
             if !others.is_empty() {
                 // One at a time: each replaces the state in the store.
                 self.wants.retain(|want, _| !matches!(want, Want::State(..)) || *want == Want::State(certified, check));
+                // Before the state is in the store: it may be all that the member has to show how it came there.
+                if self.certified.as_ref().is_none_or(|known| known.position != certified) {
+                    self.actions.push(Action::Keep(Entry::Certified(latest.clone())));
+                    self.certified = Some(latest);
+                }
                 self.want(Want::State(certified, check), others);
             }
         }
@@ -284,6 +292,9 @@ impl Node {
         let is_new_era = to.era > from.era;
         let report = if is_new_era { Report::RolledBack { from, to } } else { Report::Healed { from, to } };
         self.actions.push(Action::Report(report));
+        if is_new_era {
+            self.quarantine_new_era();
+        }
         self.check_head();
         self.enter();
         true

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use skein_types::PeerId;
 
+use crate::certificate::CertifiedState;
 use crate::record::payload::{Body, Check};
 use crate::record::{Position, Record};
 
@@ -18,7 +19,7 @@ pub(super) struct Checks {
     certifying: usize,
     checks: BTreeMap<Position, BTreeMap<PeerId, Arc<Record>>>,
     positions: BTreeMap<PeerId, BTreeSet<Position>>,
-    certified: BTreeMap<Position, Check>,
+    certified: BTreeMap<Position, CertifiedState>,
 }
 
 impl Checks {
@@ -40,10 +41,13 @@ impl Checks {
             return Some(first.clone()).filter(|first| first.hash() != record.hash());
         }
         checks.insert(peer, record.clone());
-        if let Some(check) = check_of(record)
-            && checks.values().filter(|other| check_of(other) == Some(check)).count() >= self.certifying
-        {
-            self.certified.insert(position, check);
+        if let Some(check) = check_of(record).filter(|_| !self.certified.contains_key(&position)) {
+            let equal = checks.iter().filter(|(_, other)| check_of(other) == Some(check));
+            if equal.clone().count() >= self.certifying {
+                let checks = equal.map(|(peer, other)| (*peer, other.signature())).collect();
+                self.certified.insert(position, CertifiedState { position, check, checks });
+                self.forget_some();
+            }
         }
         let positions = self.positions.entry(peer).or_default();
         positions.insert(position);
@@ -53,6 +57,14 @@ impl Checks {
             self.remove(peer, oldest);
         }
         None
+    }
+
+    /// Drops certified states between the first, which may be that of the head, and the last ones.
+    fn forget_some(&mut self) {
+        let many = self.certified.len() > CHECKS_MAX;
+        if let Some(second) = self.certified.keys().nth(1).copied().filter(|_| many) {
+            self.certified.remove(&second);
+        }
     }
 
     fn remove(&mut self, peer: PeerId, position: Position) {
@@ -70,12 +82,12 @@ impl Checks {
 
     /// The state after a round that enough members signed.
     pub(super) fn certified(&self, position: Position) -> Option<Check> {
-        self.certified.get(&position).copied()
+        self.certified.get(&position).map(|state| state.check)
     }
 
-    /// The latest position with a certified state.
-    pub(super) fn latest(&self) -> Option<(Position, Check)> {
-        self.certified.last_key_value().map(|(position, check)| (*position, *check))
+    /// The latest certified state.
+    pub(super) fn latest(&self) -> Option<&CertifiedState> {
+        self.certified.last_key_value().map(|(_, state)| state)
     }
 
     /// Members that signed this state.

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use skein_types::PeerId;
 
 use super::ROUNDS_KEPT;
-use crate::agreement::Certificate;
-use crate::certificate::BallotKind;
+use crate::certificate::{BallotKind, Certificate, CertifiedState};
 use crate::decision::Decision;
 use crate::proof::Proof;
 use crate::record::payload::Selection;
@@ -39,11 +38,13 @@ pub struct KeptLog {
     pub selections: Vec<(Position, Selection)>,
     /// The last decisions: a member may have to apply again what is not in the state on disk.
     pub decisions: BTreeMap<Position, Arc<Decision>>,
+    /// The last state that the member took over from others: it may have no decision that leads there.
+    pub certified: Option<CertifiedState>,
     /// A record of each member that it has read anything of.
     pub met: BTreeMap<PeerId, Arc<Record>>,
     /// The first proof against each member that is proven Byzantine.
     pub proofs: BTreeMap<PeerId, Proof>,
-    /// The member lost an earlier log, and the latest decision that others could prove then.
+    /// The member lost an earlier log, and the latest round that others could show to be over then.
     pub lost: Option<Position>,
 }
 
@@ -76,7 +77,8 @@ impl KeptLog {
                     self.decisions.pop_first();
                 }
             }
-            Entry::Lost(decided) => self.lost = Some(decided),
+            Entry::Lost(reached) => self.lost = Some(reached),
+            Entry::Certified(state) => self.certified = Some(state),
             Entry::Met(record) => {
                 self.met.entry(record.peer()).or_insert(record);
             }
@@ -99,11 +101,12 @@ impl KeptLog {
 
     /// The entries of a new log that says the same.
     pub fn entries(&self) -> Vec<Entry> {
-        let KeptLog { records, lock, selections, decisions, met, proofs, lost } = self.clone();
+        let KeptLog { records, lock, selections, decisions, certified, met, proofs, lost } = self.clone();
         let mut entries: Vec<Entry> = records.into_iter().map(Entry::Signed).collect();
         entries.extend(lock.map(|(position, lock)| Entry::Lock(position, lock)));
         entries.extend(selections.into_iter().map(|(position, selection)| Entry::Selection(position, selection)));
         entries.extend(decisions.into_values().map(Entry::Decision));
+        entries.extend(certified.map(Entry::Certified));
         entries.extend(met.into_values().map(Entry::Met));
         entries.extend(proofs.into_values().map(Entry::Proof));
         entries.extend(lost.map(Entry::Lost));
@@ -122,12 +125,14 @@ pub enum Entry {
     Selection(Position, Selection),
     /// A decision, beside those of the last rounds.
     Decision(Arc<Decision>),
-    /// The member lost an earlier log; the latest decision that others can prove.
+    /// The member lost an earlier log; the latest round that others can show to be over.
     Lost(Position),
     /// The first record that was read of a member.
     Met(Arc<Record>),
     /// The first proof against a member.
     Proof(Proof),
+    /// A state that the member takes over, in place of the one before.
+    Certified(CertifiedState),
 }
 
 impl Entry {
@@ -153,9 +158,9 @@ impl Entry {
                 bytes.byte(4);
                 decision.write(&mut bytes);
             }
-            Entry::Lost(decided) => {
+            Entry::Lost(reached) => {
                 bytes.byte(5);
-                decided.write(&mut bytes);
+                reached.write(&mut bytes);
             }
             Entry::Met(record) => {
                 bytes.byte(6);
@@ -164,6 +169,10 @@ impl Entry {
             Entry::Proof(proof) => {
                 bytes.byte(7);
                 proof.write(&mut bytes);
+            }
+            Entry::Certified(state) => {
+                bytes.byte(8);
+                state.write(&mut bytes);
             }
         }
         bytes.finish()
@@ -182,6 +191,7 @@ impl Entry {
             5 => Entry::Lost(Position::read(&mut fields)?),
             6 => Entry::Met(record(&mut fields)?),
             7 => Entry::Proof(Proof::read(&mut fields)?),
+            8 => Entry::Certified(CertifiedState::read(&mut fields)?),
             _ => return None,
         };
         fields.is_empty().then_some(entry)

@@ -222,7 +222,7 @@ impl Round {
 }
 
 /// Who proposes in which view: those whose contributions were aggregated last, beginning with another one in each round,
-/// then the others. So a member that is silent or withholds its contribution is the last.
+/// then the others. So a member that withholds its contribution, or proposed nothing that was decided, is among the last.
 ///
 /// Before an era, members hold different states, so only what all of them know decides.
 pub(super) fn proposers(terms: &RunTerms, head: &Head, position: Position) -> Vec<PeerId> {
@@ -232,9 +232,12 @@ pub(super) fn proposers(terms: &RunTerms, head: &Head, position: Position) -> Ve
         return members;
     }
     let standing = &head.standing;
-    let is_first = |peer: &&PeerId| standing.contributors.contains(*peer) && !standing.removed.contains(*peer);
+    let is_first = |peer: &&PeerId| {
+        let is_last = standing.removed.contains(*peer) || standing.passed.contains_key(*peer);
+        standing.contributors.contains(*peer) && !is_last
+    };
     let (mut first, mut rest): (Vec<PeerId>, Vec<PeerId>) = terms.members.iter().partition(|peer| is_first(peer));
-    rest.sort_by_key(|peer| standing.removed.contains(peer));
+    rest.sort_by_key(|peer| (standing.removed.contains(peer), standing.passed.get(peer)));
     let rotated = if first.is_empty() { &mut rest } else { &mut first };
     let by = (position.round + u64::from(position.era)) % rotated.len() as u64;
     rotated.rotate_left(by as usize);

@@ -6,7 +6,7 @@ use skein_types::{Digest, PeerId};
 
 use super::round::{Added, Proposed, Round, Timer};
 use super::{Action, Entry, Node, Served, Want};
-use crate::agreement::{self, Ballot, BallotKind, Certificate, Input};
+use crate::agreement::{self, Ballot, BallotKind, Certificate, Input, View};
 use crate::proof::Proof;
 use crate::record::payload::{Announcement, Body, PROOFS_MAX, ProposedSelection, Selection};
 use crate::record::{Kind, Position, Record, Slot};
@@ -283,7 +283,7 @@ impl Node {
                 Some(proposed) => proposed.selection.clone(),
                 None => return self.want(Want::Selection(position, earlier.value), self.others()),
             },
-            None => match self.select(position) {
+            None => match self.select(position, view) {
                 Some(selection) => selection,
                 None => return,
             },
@@ -297,11 +297,11 @@ impl Node {
     }
 
     /// All contributions that are held, if they are enough.
-    fn select(&mut self, position: Position) -> Option<Selection> {
+    fn select(&mut self, position: Position, view: View) -> Option<Selection> {
         let announcements = self.round_at(position)?.held_first();
         let is_new = |proof: &&Proof| !self.head.standing.removed.contains(&proof.slot().peer);
         let proofs = self.proofs.values().filter(is_new).take(PROOFS_MAX).cloned().collect();
-        let selection = Selection { announcements, proofs };
+        let selection = Selection { view, announcements, proofs };
         self.is_sound(position, &selection).then_some(selection)
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use skein_types::{Digest, PeerId};
 
 use super::PAYLOAD_BYTES_MAX;
+pub use crate::certificate::Reached;
 use crate::certificate::{BallotKind, Certificate};
-use crate::decision::Decision;
 use crate::keys::Keys;
 use crate::proof::Said;
 pub use crate::selection::{PROOFS_MAX, Selection};
@@ -107,8 +107,10 @@ pub struct Answer {
     /// A record that the member that asked has signed; `None` if none was ever read. Without its payload, but with what was
     /// signed.
     pub met: Option<Said>,
-    /// The latest decision that the member that answers knows.
-    pub decision: Option<Decision>,
+    /// The latest round that the member that answers can show to be over.
+    pub reached: Option<Reached>,
+    /// Whether the member that answers has no log either, or has just lost one: it may know less than it once did.
+    pub is_recovering: bool,
 }
 
 impl Body {
@@ -151,6 +153,13 @@ impl Body {
                 let selection = Selection::read(&mut fields)?;
                 let earlier =
                     if fields.is_empty() { None } else { Some(Certificate::read(&mut fields, BallotKind::Prevote)?) };
+                let is_possible = match &earlier {
+                    None => selection.view == slot.view,
+                    Some(earlier) => selection.view <= earlier.view,
+                };
+                if !is_possible {
+                    return None;
+                }
                 Body::Proposal(ProposedSelection { selection, earlier })
             }
             Kind::Prevote | Kind::Precommit if payload.is_empty() => Body::Vote(None),
@@ -174,14 +183,14 @@ impl Body {
             }
             Body::Lock(lock) => lock.is_signed(slot.run, slot.position, keys),
             Body::Answer(answer) => {
-                let Answer { to, met, decision } = &**answer;
+                let Answer { to, met, reached, .. } = &**answer;
                 // An inquiry of its own shows nothing: it signs one whenever it asks.
                 let is_of_asker = |met: &Said| {
                     let is_its = met.slot.run == slot.run && met.slot.peer == to.0;
                     is_its && met.slot.kind.is_signed_once() && met.is_signed(keys)
                 };
                 let is_signed = met.as_ref().is_none_or(is_of_asker);
-                is_signed && decision.as_ref().is_none_or(|decision| decision.is_signed(slot.run, keys))
+                is_signed && reached.as_ref().is_none_or(|reached| reached.is_signed(slot.run, keys))
             }
             _ => true,
         }
@@ -248,29 +257,28 @@ impl Answer {
         let (peer, number) = self.to;
         to.bytes(&peer.0);
         to.bytes(&number);
-        to.byte(u8::from(self.met.is_some()));
+        to.byte(u8::from(self.met.is_some()) | u8::from(self.is_recovering) << 1);
         if let Some(Said { slot, payload, signature }) = &self.met {
             slot.write(to);
             to.bytes(&payload.0);
             to.bytes(signature);
         }
-        if let Some(decision) = &self.decision {
-            decision.write(to);
+        if let Some(reached) = &self.reached {
+            reached.write(to);
         }
     }
 
     fn read(fields: &mut Fields<'_>) -> Option<Answer> {
         let to = (fields.peer()?, fields.take()?);
-        let met = match fields.byte()? {
-            0 => None,
-            1 => {
-                let slot = Slot::read(fields).ok()?;
-                Some(Said { slot, payload: fields.digest()?, signature: fields.take()? })
-            }
-            _ => return None,
+        let flags = fields.byte().filter(|flags| *flags < 4)?;
+        let met = if flags & 1 == 1 {
+            let slot = Slot::read(fields).ok()?;
+            Some(Said { slot, payload: fields.digest()?, signature: fields.take()? })
+        } else {
+            None
         };
-        let decision = if fields.is_empty() { None } else { Some(Decision::read(fields)?) };
-        Some(Answer { to, met, decision })
+        let reached = if fields.is_empty() { None } else { Some(Reached::read(fields)?) };
+        Some(Answer { to, met, reached, is_recovering: flags & 2 == 2 })
     }
 }
 

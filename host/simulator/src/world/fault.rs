@@ -244,6 +244,7 @@ impl World {
             return;
         }
         selection.announcements.remove(0);
+        selection.view = view + 1;
         let value = Some(selection.digest());
         let proposal = Body::Proposal(ProposedSelection { selection, earlier: None });
         let said = [
