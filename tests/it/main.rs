@@ -43,6 +43,7 @@ mod demo;
 mod dist;
 mod formats;
 mod function;
+mod greetings;
 mod hosts;
 mod inspect;
 mod liars;

@@ -49,6 +49,13 @@ pub enum Event<'a> {
     Waiting(Option<Waiting>),
     /// Peers are awaited for longer than before, and may have ended. Reported once for the same peers.
     Ended(&'a Ended),
+    /// The host of another peer is about to do something else, and the run goes on without it.
+    Differs {
+        /// The peer.
+        peer: PeerId,
+        /// What differs, as what follows a colon.
+        differences: String,
+    },
     /// The last round ended; the evaluation of the final state follows.
     RoundsEnded,
 }

@@ -12,11 +12,11 @@ use skein_job::{Job, Manifest, Members};
 use skein_protocol::identity::Identity;
 use skein_protocol::pace::PaceOptions;
 use skein_protocol::record::Position;
-use skein_redis::Scope;
 use skein_redis::queue::{Consumer, Queue, Role};
+use skein_redis::{Options, Scope};
 use skein_store::{PeerStore, StateDigests, StateStore, StoreError, blocking};
 use skein_types::{PeerId, counted};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
 use self::config::Config;
@@ -26,6 +26,7 @@ use crate::compute::{Compute, Queued};
 use crate::driver::PeerConfig;
 use crate::driver::log::Log;
 use crate::events::{Event, Sink};
+use crate::greeting::Greetings;
 use crate::pool::FunctionPool;
 use crate::prepare::{PreparedJob, Tools};
 use crate::report::Summary;
@@ -90,7 +91,7 @@ pub fn run<'a>(
             () = &mut shutdown => bail!("interrupted while it opened its database{HINT}"),
             opened = open(config, &prepared, bundle, &pool) => opened?,
         };
-        let Opened { peer, start, worker } = opened;
+        let Opened { peer, start, worker, greetings } = opened;
         let me = peer.identity.id();
         let job = prepared.job.clone();
         events(Event::Started {
@@ -106,7 +107,9 @@ pub fn run<'a>(
         // The copy in the run's folder must not depend on where the host was started.
         let manifest = toml::to_string(&Manifest::load(&std::path::absolute(&config.job)?)?)?;
         let out = Some(RunFolder { dir: config.dir.clone(), keep: config.checkpoint.keep, manifest });
-        let run = Run { prepared, pool, peers: vec![peer], start, out, hint: HINT.to_owned() };
+        let (found, strangers) = mpsc::unbounded_channel();
+        let strangers = Some(strangers);
+        let run = Run { prepared, pool, peers: vec![peer], start, out, hint: HINT.to_owned(), strangers };
         let run = async {
             let summary = run.run(events, shutdown).await;
             // Its worker may be in the middle of a task that the run no longer waits for.
@@ -115,8 +118,12 @@ pub fn run<'a>(
         };
         let span = tracing::debug_span!("worker", job = %job.run_id, peer = ?me);
         let work = async { worker.run(stopped).instrument(span).await.context("the host's own worker failed") };
-        let (summary, _) = tokio::try_join!(run, work)?;
-        Ok(summary)
+        let both = async { tokio::try_join!(run, work) };
+        tokio::select! {
+            biased;
+            ended = both => Ok(ended?.0),
+            refused = greetings.keep_up(found) => match refused? {},
+        }
     })
 }
 
@@ -129,6 +136,7 @@ struct Opened {
     /// State from which the peer continues.
     start: Checkpoint,
     worker: QueueWorker,
+    greetings: Greetings,
 }
 
 /// Opens the peer's folder, its database and those of the others.
@@ -149,6 +157,8 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
     let others = others(config, &identity, scope)?;
     tracing::debug!(address = %config.store.url, "opens its database");
     let store = skein_redis::open(&config.store, scope(me)).await?;
+    let mut greetings = Greetings::new(job, me, &config.store, stores(config, me)?)?;
+    greetings.open().await?;
     let start = reconcile(&*store.state, saved, job).await?;
     let queue = Queue::open(&config.store, scope(me)).await?;
     let compute =
@@ -173,7 +183,7 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
         pace: PaceOptions { silent: Some(silent), wait_min: min, wait_max: max },
         exchange: None,
     };
-    Ok(Opened { peer, start, worker })
+    Ok(Opened { peer, start, worker, greetings })
 }
 
 /// The databases of the other peers.
@@ -182,12 +192,18 @@ fn others(
     identity: &Identity,
     scope: impl Fn(PeerId) -> Scope,
 ) -> Result<BTreeMap<PeerId, Arc<dyn PeerStore>>> {
-    let members = config.roster.iter().filter(|member| member.id != identity.id());
+    let stores = stores(config, identity.id())?.into_iter();
+    stores.map(|(peer, store)| Ok((peer, skein_redis::read(store, scope(peer))? as Arc<dyn PeerStore>))).collect()
+}
+
+/// The options of the databases of the peers other than `me`.
+fn stores(config: &Config, me: PeerId) -> Result<BTreeMap<PeerId, &Options>> {
+    let members = config.roster.iter().filter(|member| member.id != me);
     members
         .map(|member| {
             let store = member.store.as_ref();
             let store = store.with_context(|| format!("peer {:?} of the roster has no `store`", member.id))?;
-            Ok((member.id, skein_redis::read(store, scope(member.id))?))
+            Ok((member.id, store))
         })
         .collect()
 }

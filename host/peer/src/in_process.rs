@@ -76,7 +76,7 @@ pub fn train<'a>(
         let exchange = Arc::new(Exchange::default());
         let peers = prepared.job.shares.values();
         let peers = peers.map(|share| peer(&prepared, &pool, share, &stores, &start, &exchange)).collect();
-        let run = Run { prepared, pool, peers, start, out: options.out, hint: options.hint };
+        let run = Run { prepared, pool, peers, start, out: options.out, hint: options.hint, strangers: None };
         run.run(events, shutdown).await
     })
 }

@@ -22,6 +22,7 @@
 //! | [`evaluation`] | loss and accuracy of parameters |
 //! | [`run`] | a run of the peers of this process |
 //! | [`in_process`], [`host`] | all peers in one process, and one peer of many with its own database |
+//! | `greeting` | what hosts tell each other before they share a run |
 //! | [`checkpoint`], [`export`] | the state on disk, and the trained model for other programs |
 //! | [`events`], [`report`], [`phases`] | what a run reports while it runs and at its end |
 //! | [`status`] | what a run's folder tells about it |
@@ -35,6 +36,7 @@ pub mod engines;
 pub mod evaluation;
 pub mod events;
 pub mod export;
+mod greeting;
 pub mod host;
 pub mod in_process;
 mod lock;

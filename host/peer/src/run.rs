@@ -20,6 +20,7 @@ use crate::driver::log::OwnContribution;
 use crate::driver::{Awaited, Peer, PeerConfig, PeerEvent, RoundReport};
 use crate::evaluation::{Evaluation, evaluate, validate};
 use crate::events::{Ended, Event, Sink, Until, Waiting};
+use crate::greeting::Stranger;
 use crate::phases::Phases;
 use crate::pool::{FunctionPool, ms};
 use crate::prepare::PreparedJob;
@@ -42,6 +43,8 @@ pub struct Run {
     pub out: Option<RunFolder>,
     /// End of the error of a run that is shut down: how to continue.
     pub hint: String,
+    /// Peers whose hosts are about to do something else.
+    pub strangers: Option<mpsc::UnboundedReceiver<Stranger>>,
 }
 
 impl Run {
@@ -52,8 +55,9 @@ impl Run {
     /// A function failed, the peers are out of step, a store or a file cannot be used, or the run was shut down. The last
     /// checkpoint stays.
     #[tracing::instrument(level = "debug", name = "job", skip_all, fields(job = %self.prepared.job.run_id))]
-    pub async fn run(self, events: &mut Sink<'_>, mut shutdown: BoxFuture<'_, ()>) -> Result<Summary> {
+    pub async fn run(mut self, events: &mut Sink<'_>, mut shutdown: BoxFuture<'_, ()>) -> Result<Summary> {
         let hint = self.hint.clone();
+        let mut strangers = self.strangers.take();
         let last = self.start.state.round();
         let rounds = self.prepared.job.train.rounds;
         if last >= rounds {
@@ -78,6 +82,9 @@ impl Run {
                     None => break,
                 },
                 Some(ended) = peers.join_next() => ended.context("a peer ended abruptly")??,
+                Some(Stranger { peer, differences }) = stranger(&mut strangers) => {
+                    events(Event::Differs { peer, differences });
+                }
                 _ = ticks.tick() => session.report_waits(events),
                 // Peers may be waiting for the checkpoint.
                 written = written(&mut session.writing), if session.writing.is_some() => {
@@ -98,6 +105,14 @@ impl Run {
     }
 }
 
+/// The next peer whose host is about to do something else, if anybody looks for them.
+async fn stranger(strangers: &mut Option<mpsc::UnboundedReceiver<Stranger>>) -> Option<Stranger> {
+    match strangers {
+        Some(strangers) => strangers.recv().await,
+        None => None,
+    }
+}
+
 /// A run whose peers have been started.
 struct Started {
     session: Session,
@@ -110,7 +125,7 @@ struct Started {
 impl Run {
     /// Opens the metrics, keeps the start state, and spawns a task for each peer.
     async fn begin(self) -> Result<Started> {
-        let Run { prepared, pool, peers: configs, start, out, hint } = self;
+        let Run { prepared, pool, peers: configs, start, out, hint, strangers: _ } = self;
         let job = prepared.job.clone();
         let first_round = start.state.round();
         let metrics = match &out {

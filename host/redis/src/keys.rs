@@ -6,7 +6,7 @@ use skein_types::{Digest, PeerId};
 use crate::Scope;
 
 /// Version of the names and of what is under them; part of every name. A program uses the version that it writes.
-pub(crate) const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 3;
 
 /// Digits of a digest that distinguish the runs and peers of one database.
 const DIGITS: usize = 16;
@@ -18,6 +18,16 @@ pub(crate) struct Keys(String);
 impl Keys {
     pub(crate) fn new(scope: Scope) -> Keys {
         Keys(format!("skein:{FORMAT}:{}", tag(scope)))
+    }
+
+    /// The keys of a peer that belong to no run and no format: hosts of any version look there first.
+    pub(crate) fn of_every_run(peer: PeerId) -> Keys {
+        Keys(format!("skein:greeting:{{{}}}", short(Digest(peer.0))))
+    }
+
+    /// What the peer's host says of the run that it is in.
+    pub(crate) fn greeting(&self) -> String {
+        format!("{}:public:text", self.0)
     }
 
     /// The round and the hashes of the state; in a database with the module, the number of slots.
@@ -117,6 +127,9 @@ impl Keys {
 
 /// The hash tag of a scope.
 fn tag(scope: Scope) -> String {
-    let short = |digest: Digest| digest.to_string()[..DIGITS].to_owned();
     format!("{{{}:{}}}", short(scope.run), short(Digest(scope.peer.0)))
+}
+
+fn short(digest: Digest) -> String {
+    digest.to_string()[..DIGITS].to_owned()
 }

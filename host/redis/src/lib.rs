@@ -11,6 +11,7 @@ pub mod provision;
 pub mod queue;
 pub mod transport;
 
+mod greeting;
 mod keys;
 mod store;
 mod vulnerabilities;
@@ -37,6 +38,8 @@ use self::transport::Client;
 use self::transport::address::Place;
 use self::vulnerabilities::{Package, Server};
 
+pub use greeting::Greeting;
+pub use keys::FORMAT as KEYS_FORMAT;
 pub use transport::address::{Address, AddressError};
 pub use transport::loading::Startup;
 pub use transport::options::{Compute, Options, PASSWORD_VARIABLE};
@@ -162,9 +165,22 @@ fn own(options: &Options, scope: Scope) -> Result<PeerReader, StoreError> {
 }
 
 fn reader(options: &Options, scope: Scope, secret: Option<String>) -> Result<PeerReader, StoreError> {
-    let keys = Keys::new(scope);
+    connected(options, Keys::new(scope), secret, scope.values)
+}
+
+/// A client for the greeting of a peer.
+fn greeter(options: &Options, peer: PeerId, secret: Option<String>) -> Result<PeerReader, StoreError> {
+    connected(options, Keys::of_every_run(peer), secret, 0)
+}
+
+fn connected(
+    options: &Options,
+    keys: Keys,
+    secret: Option<String>,
+    values_max: usize,
+) -> Result<PeerReader, StoreError> {
     let client = Client::new(options, secret, keys.records());
     let client =
         client.map_err(|source| StoreError::Options { address: options.url.to_string(), source: source.into() })?;
-    Ok(PeerReader { client, keys, values_max: scope.values, module: Mutex::default() })
+    Ok(PeerReader { client, keys, values_max, module: Mutex::default() })
 }

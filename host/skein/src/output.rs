@@ -162,6 +162,9 @@ impl Output {
             )),
             Event::Waiting(waiting) => self.waiting(waiting.as_ref()),
             Event::Ended(ended) => self.info(&ended.to_string()),
+            Event::Differs { peer, differences } => self.info(&format!(
+                "warning: peer {peer:?} does something else than this host:{differences}the run goes on without it"
+            )),
             Event::RoundsEnded => self.finish(),
         }
     }

@@ -93,7 +93,8 @@ impl PeerReader {
         self.bytes(&self.keys.served(name)).await
     }
 
-    async fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+    /// The bytes of the string at `key`.
+    pub(crate) async fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
         match self.client.call(&[b"GET", key.as_bytes()], SERVED_BYTES_MAX).await? {
             Reply::Nil => Ok(None),
             reply => reply.bytes().map(Some),
