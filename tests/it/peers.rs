@@ -1,5 +1,6 @@
 //! Peers as processes, each with a real Redis: the same bits as in one process, even if processes are killed.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -234,10 +235,39 @@ fn hosts_and_databases_end_with_the_command() {
     }
 }
 
+/// A host and a database that are killed are started again, and nothing is lost.
+#[test]
+fn what_dies_is_started_again() {
+    let expected = in_one_process();
+    let place = Place::new();
+    place.job(JOB);
+    let mut command = place.command(&["up", "--redis", "--dir", "run", "-o", "json"]);
+    command.env("SKEIN_LOG", "skein_runtime=debug").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut up = command.spawn().unwrap();
+    let mut notes = BufReader::new(up.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let calls = notes.by_ref().take(40);
+    assert_eq!(calls.count(), 40, "it is in mid-run");
+    for victim in ["run/peer-1/host.toml", "run/peer-2/redis/"] {
+        let [process] = processes_with(&place, victim)[..] else { panic!("one process names {victim}") };
+        kill_process(Pid::from_raw(process.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        let note = notes.find(|note| note.contains("died with")).unwrap();
+        assert!(note.contains(victim.trim_end_matches('/')) && note.contains("is started again in 0.2 s"), "{note}");
+    }
+    notes.for_each(drop);
+    let ended = up.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(state_hash(&serde_json::from_slice(&ended.stdout).unwrap()), expected);
+}
+
 /// Processes whose command line names the folder.
 fn processes_of(place: &Place) -> Vec<u32> {
-    let folder = place.path("").canonicalize().unwrap();
-    let folder = folder.to_str().unwrap().as_bytes();
+    processes_with(place, "")
+}
+
+/// Processes whose command line names a path in the folder.
+fn processes_with(place: &Place, path: &str) -> Vec<u32> {
+    let folder = place.path("").canonicalize().unwrap().join(path);
+    let folder = folder.to_str().unwrap().trim_end_matches('/').as_bytes();
     let names = |process: &u32| {
         let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
         line.windows(folder.len()).any(|window| window == folder)

@@ -1,12 +1,12 @@
 //! `skein up`: the peers of a job on this machine, in one command.
 
+mod supervise;
+
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use skein_graph::Lowering;
 use skein_job::manifest::quoted;
@@ -18,10 +18,10 @@ use skein_protocol::identity::Identity;
 use skein_redis::provision::asked::{Module, RequestedSettings};
 use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
-use skein_redis::provision::{child, owner, reader};
+use skein_redis::provision::{owner, reader};
 use skein_types::{Status, counted};
-use tokio::process::{Child, Command};
 
+use self::supervise::{HostProcess, Processes};
 use super::Interrupts;
 use super::compute::{ComputeOptions, in_host, on_this_thread};
 use super::job::JobArguments;
@@ -96,27 +96,22 @@ impl Up {
         let status = Status::default();
         let peers = manifest.train.peers;
         let program = Places::of_user(self.server.as_deref()).find(false)?;
-        let databases = async {
+        let start = async {
             let mut servers = Vec::new();
             for index in 0..peers {
                 servers.push(self.start_database(&program, &dir.join(format!("peer-{index}")), &status).await?);
             }
             anyhow::Ok(servers)
         };
-        let servers = tokio::select! {
-            servers = output.during(&status, databases) => servers?,
+        let databases = tokio::select! {
+            databases = output.during(&status, start) => databases?,
             () = interrupts.next() => bail!("interrupted before the databases were up"),
         };
         output.info(&format!("{} in `{}`", counted(peers, "database"), dir.display()));
         let configs: Vec<_> = (0..peers).map(|i| self.host_config(&dir, &manifest, i)).collect::<Result<_>>()?;
-        let hosts = configs.iter().enumerate().map(|(index, config)| spawn_host(config, passed_on, index == 0));
-        let mut hosts = hosts.collect::<Result<Vec<_>>>()?;
-        let finished = tokio::select! {
-            finished = finish(&mut hosts) => finished,
-            () = interrupts.next() => Err(anyhow::anyhow!("interrupted")),
-        };
-        stop(hosts).await?;
-        output.during(&status, stop_databases(servers, &status)).await?;
+        let host = |(index, config)| HostProcess { config, passed_on, is_first: index == 0 };
+        let hosts = configs.into_iter().enumerate().map(host).collect();
+        let finished = Processes { program, databases, hosts }.run(&mut interrupts, &status, output).await;
         let run = if self.run == 0 { String::new() } else { format!(" --run {}", self.run) };
         let job = self.job.repeated() + &run;
         let resumed = |dir: &PathBuf| format!(": resume with `--dir {}{job}`", quoted(&dir.to_string_lossy()));
@@ -147,7 +142,8 @@ impl Up {
         Ok(())
     }
 
-    async fn start_database(&self, program: &Path, dir: &Path, status: &Status) -> Result<Server> {
+    /// Starts the database of the peer with this folder; returns the database's folder too.
+    async fn start_database(&self, program: &Path, dir: &Path, status: &Status) -> Result<(PathBuf, Server)> {
         let asked = RequestedSettings {
             dir: dir.join("redis"),
             listen: None,
@@ -156,7 +152,8 @@ impl Up {
             module: if self.without_module { Module::Without } else { Module::Own },
         };
         asked.settle(MEMORY_MIB)?;
-        Server::start(&asked.dir, program, status).await
+        let server = Server::start(&asked.dir, program, status).await?;
+        Ok((asked.dir, server))
     }
 
     /// Writes the configuration of one host.
@@ -182,57 +179,4 @@ impl Up {
             .with_context(|| format!("failed to write `{}`", path.display()))?;
         Ok(path)
     }
-}
-
-/// Starts one host; only the first shows its progress, since it is the same for all.
-fn spawn_host(config: &Path, passed_on: &[OsString], is_first: bool) -> Result<Child> {
-    let mut arguments: Vec<OsString> =
-        vec!["host".into(), "--config".into(), config.into(), "-o".into(), "json".into()];
-    arguments.extend_from_slice(passed_on);
-    if !is_first && !arguments.contains(&"--quiet".into()) {
-        arguments.push("--quiet".into());
-    }
-    // The file that runs, even if another version has taken its place by now.
-    let program = Path::new("/proc/self/exe");
-    let mut command: Command = child::tied_to_parent(program, arguments.iter().map(OsString::as_os_str)).into();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-    command.spawn().context("failed to start a host")
-}
-
-/// Waits until every host is done and returns their summaries, or until one fails.
-async fn finish(hosts: &mut [Child]) -> Result<Vec<Value>> {
-    let summaries = hosts.iter_mut().map(|host| async {
-        let mut text = Vec::new();
-        let mut stdout = host.stdout.take().context("the output of a host is read once")?;
-        tokio::io::AsyncReadExt::read_to_end(&mut stdout, &mut text).await?;
-        let status = host.wait().await?;
-        let summary: Value = serde_json::from_slice(&text).unwrap_or_default();
-        match summary["error"].as_str() {
-            None if status.success() => Ok(summary),
-            why => bail!("a host ended with {status}: {}", why.unwrap_or("it reported no reason")),
-        }
-    });
-    // Waiting for them in turn would miss a host that fails while another waits for it.
-    futures_util::future::try_join_all(summaries).await
-}
-
-/// Asks hosts that still run to write their checkpoints and end, and waits for them.
-async fn stop(hosts: Vec<Child>) -> Result<()> {
-    for mut host in hosts {
-        if let Some(pid) = host.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
-            kill_process(pid, Signal::TERM).context("failed to stop a host")?;
-        }
-        host.wait().await.context("failed to wait for a host")?;
-    }
-    Ok(())
-}
-
-/// Stops all databases, which save their data, and returns the first error.
-async fn stop_databases(servers: Vec<Server>, status: &Status) -> Result<()> {
-    let mut result = Ok(());
-    for server in servers {
-        let stopped = server.stop(status).await;
-        result = result.and(stopped);
-    }
-    result
 }
