@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod bench;
+mod cluster;
 mod configuration;
 mod dist;
 mod gradients;
@@ -10,6 +11,7 @@ mod measure;
 mod picture;
 mod queue_bench;
 mod readme;
+mod recovery;
 mod references;
 mod sandbox_bench;
 mod simulate;
@@ -39,6 +41,8 @@ enum Chore {
     Accuracy(accuracy::Accuracy),
     /// Time the work queue while its workers are killed.
     QueueBench(queue_bench::QueueBench),
+    /// Time how soon peers go on after others are killed, and how soon those take part again.
+    Recovery(recovery::Recovery),
     /// One process of `queue-bench`.
     #[command(hide = true)]
     QueueProcess(queue_bench::process::Process),
@@ -71,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         Chore::References(options) => references::run(&options),
         Chore::Accuracy(options) => accuracy::run(&workspace_root(), &options),
         Chore::QueueBench(options) => queue_bench::run(&workspace_root(), &options),
+        Chore::Recovery(options) => recovery::run(&workspace_root(), &options),
         Chore::QueueProcess(process) => queue_bench::process::run(&process),
         Chore::SandboxBench(options) => sandbox_bench::run(&workspace_root(), &options),
         Chore::Simulate(options) => simulate::run(&workspace_root(), &options),
