@@ -11,13 +11,13 @@ use crate::harness::{Database, Place};
 use crate::ready;
 
 /// An authority `NAME.pem` in a folder, which signs certificates.
-struct Authority<'a> {
+pub(crate) struct Authority<'a> {
     place: &'a Place,
     name: &'a str,
 }
 
 impl<'a> Authority<'a> {
-    fn new(place: &'a Place, name: &'a str) -> Authority<'a> {
+    pub(crate) fn new(place: &'a Place, name: &'a str) -> Authority<'a> {
         let authority = Authority { place, name };
         let days = ["-days", "1", "-subj", &format!("/CN={name}")].map(str::to_owned);
         authority
@@ -26,7 +26,7 @@ impl<'a> Authority<'a> {
     }
 
     /// Signs `FILE.pem`, valid for `names`; without them, as openssl does if it is not told to copy any.
-    fn sign(&self, file: &str, names: &str) {
+    pub(crate) fn sign(&self, file: &str, names: &str) {
         let subject = format!("/CN={file}");
         let mut request = words(&format!("req -new {KEY} -keyout {file}.key -out {file}.csr"));
         request.extend(["-subj".to_owned(), subject]);
@@ -55,18 +55,18 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// A port that was free a moment ago.
-fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The options for a database with certificates.
-fn served<'a>(listen: &'a str, ca: &'a str, files: &'a [String; 2]) -> Vec<&'a str> {
+pub(crate) fn served<'a>(listen: &'a str, ca: &'a str, files: &'a [String; 2]) -> Vec<&'a str> {
     let [certificate, key] = files;
     let tls = ["--tls-ca", ca, "--tls-certificate", certificate, "--tls-key", key];
     [&["redis", "run", "--dir", "db", "--without-module", "--listen", listen][..], &tls].concat()
 }
 
-fn files(name: &str) -> [String; 2] {
+pub(crate) fn files(name: &str) -> [String; 2] {
     [format!("{name}.pem"), format!("{name}.key")]
 }
 

@@ -47,6 +47,9 @@ tls = { ca = \"ca.pem\", certificate = \"a.pem\", key = \"a.pem.key\" }
 [[roster]]
 id = \"0000000000000000000000000000000000000000000000000000000000000001\"
 store = { url = \"rediss://a.example\" }
+[[roster]]
+id = \"0000000000000000000000000000000000000000000000000000000000000002\"
+invitation = \"b.invitation\"
 ";
 
 /// The paths of all values below `value`; what is in a roster's `store` is that of `store`.

@@ -157,7 +157,7 @@ fn a_port_that_is_taken_in_ipv4_is_free_in_ipv6() {
     let listen = format!("[::]:{}", taken.local_addr().unwrap().port());
     // Certificates are missed after the port was checked.
     let error = place.fails(&["redis", "run", "--dir", "db", "--listen", &listen, "--without-module"]);
-    assert!(error.contains(&format!("other machines can reach `{listen}`: pass `--tls-ca`")), "{error}");
+    assert!(error.contains(&format!("other machines can reach `{listen}`: pass `--tls-certificate`")), "{error}");
 }
 
 #[test]

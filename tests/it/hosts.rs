@@ -56,7 +56,65 @@ fn a_host_that_cannot_run_reports_why() {
     let total = "MiB with its engine, all functions together 99 MiB (`[ceilings.total] memory_mib`)";
     refuses(limited("total = { memory_mib = 99 }"), total);
     let no_store = |text: String| text.rsplit_once("store =").unwrap().0.to_owned();
-    refuses(no_store, "has no `store`");
+    refuses(no_store, "has no `store` and no `invitation`");
+}
+
+/// Checks that a host refuses an invitation of the other peer with this text and this mode.
+fn refuses_invitation(mode: u32, change: impl Fn(String) -> String, expected: &str) {
+    let place = Place::new();
+    place.job("[train]\npeers = 2\nbyzantine = 0\n");
+    let id = place.json(&["identity", "--key-file", "own.key"])["id"].as_str().unwrap().to_owned();
+    let other = "7".repeat(64);
+    let invitation = format!(
+        "skein_invitation_version = 1\nreader = \"{id}\"\nurl = \"rediss://peer-7@10.0.0.2:6380\"\n\
+         password = \"secret\"\ncertificate_sha256 = \"{other}\"\n"
+    );
+    place.write("keys/other.invitation", change(invitation));
+    std::fs::set_permissions(place.path("keys/other.invitation"), std::fs::Permissions::from_mode(mode)).unwrap();
+    let text = format!(
+        "job = \"skein.toml\"\ndir = \"run\"\nidentity = {{ key_file = \"own.key\" }}\n\
+         store = {{ url = \"unix:///nowhere/own.sock\" }}\n\
+         [[roster]]\nid = \"{id}\"\n[[roster]]\nid = \"{other}\"\ninvitation = \"keys/other.invitation\"\n"
+    );
+    place.write("host.toml", &text);
+    let error = place.fails(&["host", "--config", "host.toml"]);
+    assert!(error.contains(expected), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+    place.write("host.toml", text + "store = { url = \"unix:///nowhere/other.sock\" }\n");
+    let error = place.fails(&["host", "--config", "host.toml"]);
+    assert!(error.contains(&format!("peer `{other}` of the roster has both `store` and `invitation`")), "{error}");
+}
+
+#[test]
+fn an_invitation_is_read_as_carefully_as_a_key() {
+    refuses_invitation(0o600, |text| text, "the database `unix:///nowhere/own.sock` is out of reach");
+    refuses_invitation(0o640, |text| text, "others may read the invitation `keys/other.invitation`: run `chmod 600");
+    refuses_invitation(0o604, |text| text, "others may read the invitation");
+    refuses_invitation(0o600, |text| text.replace("version = 1", "version = 2"), "this program reads version 1");
+    refuses_invitation(0o600, |text| text.replace("certificate_sha256", "certificate"), "is not an invitation");
+    refuses_invitation(0o600, |text| text.replace("rediss", "redis"), "without `certificate_sha256`, or the reverse");
+    let of_another = |text: String| {
+        let id = text.split('"').nth(1).unwrap().to_owned();
+        text.replace(&id, &"9".repeat(64))
+    };
+    refuses_invitation(0o600, of_another, &format!("is for peer {}, and this host is ", "9".repeat(64)));
+    let plain = |text: String| {
+        let lines = text.lines().filter(|line| !line.starts_with("certificate"));
+        lines.map(|line| line.replace("rediss", "redis") + "\n").collect::<String>()
+    };
+    refuses_invitation(0o600, plain, "is on another machine: use a `rediss` address");
+}
+
+/// Its own key was the only secret that was looked at.
+#[test]
+fn a_password_that_others_may_read_is_refused() {
+    let store = "store = { url = \"unix:///nowhere/other.sock\" }";
+    let exposed = "host.toml";
+    let password = format!("store = {{ url = \"unix:///nowhere/other.sock\", password_file = \"{exposed}\" }}");
+    refuses(
+        |text| text.replace(store, &password),
+        "others may read the password `host.toml`: run `chmod 600 host.toml`",
+    );
 }
 
 #[test]
@@ -81,7 +139,8 @@ fn configurations_of_databases_are_hardened_and_their_secrets_fresh() {
     let mut secrets = Vec::new();
     for dir in ["a", "b"] {
         place.json(&["redis", "config", "--dir", dir]);
-        for file in ["redis.conf", "users.acl", "owner.password", "worker.password", "peer.password"] {
+        for file in ["redis.conf", "users.acl", "admin.password", "owner.password", "worker.password", "peer.password"]
+        {
             let path = place.path(dir).join(file);
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
             if file.ends_with("password") {
@@ -93,7 +152,7 @@ fn configurations_of_databases_are_hardened_and_their_secrets_fresh() {
     let count = secrets.len();
     secrets.sort();
     secrets.dedup();
-    assert_eq!((secrets.len(), count), (6, 6), "no secret twice");
+    assert_eq!((secrets.len(), count), (8, 8), "no secret twice");
     let files: String =
         ["redis.conf", "users.acl"].map(|file| std::fs::read_to_string(place.path("a").join(file)).unwrap()).concat();
     assert!(!secrets.iter().any(|secret| files.contains(secret.trim())), "a list of users has hashes only");
@@ -104,7 +163,7 @@ fn configurations_of_databases_are_hardened_and_their_secrets_fresh() {
     let error = place.fails(&["redis", "config", "--dir", "a"]);
     assert!(error.contains("already has a configuration"), "{error}");
     let error = place.fails(&["redis", "config", "--dir", "c", "--listen", "0.0.0.0:6380"]);
-    assert!(error.contains("--tls-ca"), "{error}");
+    assert!(error.contains("`--tls-key`, which `skein redis certificates` makes"), "{error}");
     let deep = "d".repeat(100);
     assert!(place.fails(&["redis", "config", "--dir", &deep]).contains("longer than 107 bytes"));
 }

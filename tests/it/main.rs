@@ -29,6 +29,7 @@ mod tables;
 #[path = "../../xtask/src/target.rs"]
 mod target;
 
+mod access;
 mod bad_input;
 mod brought;
 mod certificates;

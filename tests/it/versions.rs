@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use skein_protocol::identity::Identity;
 use skein_protocol::keys::Ed25519;
 use skein_protocol::record::{RecordError, Unverified};
-use skein_redis::Scope;
+use skein_redis::{Invitation, Scope};
 use skein_types::{Digest, PeerId};
 
 use crate::harness::{Database, Place, root};
@@ -82,6 +82,23 @@ fn a_record_is_read_or_refused_with_its_version() {
     assert_eq!(Unverified::decode(&old).err(), Some(RecordError::Version(2)));
     let now = fs::read(sample(GENERATION, "record")).unwrap();
     assert_eq!(Unverified::decode(&now).unwrap().verify(&Ed25519).unwrap().encode(), now);
+}
+
+#[test]
+fn an_invitation_is_read_or_refused_with_both_versions() {
+    let now = fs::read_to_string(sample(GENERATION, "invitation")).unwrap();
+    let place = Place::new();
+    let load = |name: &str, text: &str| {
+        // Only its owner may read it, which a checkout does not keep.
+        skein_redis::secret::create(&place.path(name), text).unwrap();
+        Invitation::load(&place.path(name))
+    };
+    let invitation = load("now", &now).unwrap();
+    assert_eq!(invitation.reader, PeerId([2; 32]));
+    assert_eq!(invitation.to_text(), now);
+    let error = load("later", &now.replace("version = 1", "version = 2\nmore = 3")).unwrap_err().to_string();
+    let words = ["has version 2, this program reads version 1", "another invitation"];
+    assert!(words.iter().all(|words| error.contains(words)), "{error}");
 }
 
 /// Values of the module are in the format of the first generation to this day; names of keys are not.

@@ -15,8 +15,7 @@ use skein_job::Job;
 use skein_job::identity::{Identifier, list};
 use skein_protocol::fault_model::FaultModel;
 use skein_protocol::record::VERSION;
-use skein_redis::{Greeting, KEYS_FORMAT, Options};
-use skein_store::StoreError;
+use skein_redis::{Greeting, KEYS_FORMAT};
 use skein_types::{PeerId, counted};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -106,26 +105,17 @@ pub(crate) struct Greetings {
 }
 
 impl Greetings {
-    /// The greetings of the peer `me`, whose database is `own`.
-    ///
-    /// # Errors
-    /// The options of a database cannot be used.
-    pub(crate) fn new(
-        job: &Job,
-        me: PeerId,
-        own: &Options,
-        others: BTreeMap<PeerId, &Options>,
-    ) -> Result<Greetings, StoreError> {
-        let others = others.into_iter().map(|(peer, options)| Ok((peer, Greeting::of(options, peer)?)));
-        Ok(Greetings {
-            own: Greeting::own(own, me)?,
+    /// The greetings of the peer whose own greeting is `own`.
+    pub(crate) fn new(job: &Job, own: Greeting, others: BTreeMap<PeerId, Greeting>) -> Greetings {
+        Greetings {
+            own,
             said: Said::of(job),
-            others: others.collect::<Result<_, StoreError>>()?,
+            others,
             model: job.train.fault_model(),
             first: BTreeMap::new(),
             strangers: BTreeMap::new(),
             agreeing: BTreeSet::new(),
-        })
+        }
     }
 
     /// Says what this host is about to do, and looks for a moment whether the others are too.

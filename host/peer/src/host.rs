@@ -3,23 +3,23 @@
 pub mod config;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::BoxFuture;
 use skein_job::manifest::WaitBounds;
 use skein_job::{Job, Manifest, Members};
-use skein_protocol::identity::Identity;
 use skein_protocol::pace::PaceOptions;
 use skein_protocol::record::Position;
 use skein_redis::queue::{Consumer, Queue, Role};
-use skein_redis::{Options, Scope};
+use skein_redis::{Greeting, Invitation, Options, Scope};
 use skein_store::{PeerStore, StateDigests, StateStore, StoreError, blocking};
 use skein_types::{PeerId, counted};
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
-use self::config::Config;
+use self::config::{Config, Member};
 use crate::bundle::JobBundle;
 use crate::checkpoint::{self, Checkpoint, CheckpointFile, RunFolder, decode_metadata, hash_of};
 use crate::compute::{Compute, Queued};
@@ -154,10 +154,14 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
     let run = job.run_id;
     let log = blocking(move || Log::open(&dir, me, run, checkpointed)).await?;
     let scope = |peer: PeerId| Scope { run: job.run_id, peer, values: job.layout.len() };
-    let others = others(config, &identity, scope)?;
+    let others = others(config, me)?;
+    let stores = others.iter().map(|(peer, access)| Ok((*peer, access.read(scope(*peer))?)));
+    let stores = stores.collect::<Result<BTreeMap<_, _>, StoreError>>()?;
+    let greetings = others.iter().map(|(peer, access)| Ok((*peer, access.greeting(*peer)?)));
+    let greetings = greetings.collect::<Result<BTreeMap<_, _>, StoreError>>()?;
     tracing::debug!(address = %config.store.url, "opens its database");
     let store = skein_redis::open(&config.store, scope(me)).await?;
-    let mut greetings = Greetings::new(job, me, &config.store, stores(config, me)?)?;
+    let mut greetings = Greetings::new(job, Greeting::own(&config.store, me)?, greetings);
     greetings.open().await?;
     let start = reconcile(&*store.state, saved, job).await?;
     let queue = Queue::open(&config.store, scope(me)).await?;
@@ -177,7 +181,7 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
         identity,
         store,
         compute: Arc::new(compute),
-        others,
+        others: stores,
         log,
         start: start.clone(),
         pace: PaceOptions { silent: Some(silent), wait_min: min, wait_max: max },
@@ -186,26 +190,54 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
     Ok(Opened { peer, start, worker, greetings })
 }
 
-/// The databases of the other peers.
-fn others(
-    config: &Config,
-    identity: &Identity,
-    scope: impl Fn(PeerId) -> Scope,
-) -> Result<BTreeMap<PeerId, Arc<dyn PeerStore>>> {
-    let stores = stores(config, identity.id())?.into_iter();
-    stores.map(|(peer, store)| Ok((peer, skein_redis::read(store, scope(peer))? as Arc<dyn PeerStore>))).collect()
+/// The databases of the other peers, which the peer `me` reads.
+fn others(config: &Config, me: PeerId) -> Result<BTreeMap<PeerId, Access>> {
+    let members = config.roster.iter().filter(|member| member.id != me);
+    members.map(|member| Ok((member.id, Access::of(member, me)?))).collect()
 }
 
-/// The options of the databases of the peers other than `me`.
-fn stores(config: &Config, me: PeerId) -> Result<BTreeMap<PeerId, &Options>> {
-    let members = config.roster.iter().filter(|member| member.id != me);
-    members
-        .map(|member| {
-            let store = member.store.as_ref();
-            let store = store.with_context(|| format!("peer {:?} of the roster has no `store`", member.id))?;
-            Ok((member.id, store))
-        })
-        .collect()
+/// How the database of another peer is read.
+enum Access {
+    Store(Options),
+    Invited(Box<Invitation>, PathBuf),
+}
+
+impl Access {
+    fn of(member: &Member, me: PeerId) -> Result<Access> {
+        match (&member.store, &member.invitation) {
+            (Some(store), _) => Ok(Access::Store(store.clone())),
+            (None, Some(path)) => {
+                let invitation = Invitation::load(path)?;
+                ensure!(
+                    invitation.reader == me,
+                    "the invitation `{}` is for peer {}, and this host is {me}: ask its owner for one of your own",
+                    path.display(),
+                    invitation.reader
+                );
+                Ok(Access::Invited(Box::new(invitation), path.clone()))
+            }
+            (None, None) => {
+                bail!(
+                    "peer {:?} of the roster has no `store` and no `invitation`: ask its owner for an invitation",
+                    member.id
+                )
+            }
+        }
+    }
+
+    fn read(&self, scope: Scope) -> Result<Arc<dyn PeerStore>, StoreError> {
+        match self {
+            Access::Store(options) => skein_redis::read(options, scope),
+            Access::Invited(invitation, path) => skein_redis::read_invited(invitation, path, scope),
+        }
+    }
+
+    fn greeting(&self, peer: PeerId) -> Result<Greeting, StoreError> {
+        match self {
+            Access::Store(options) => Greeting::of(options, peer),
+            Access::Invited(invitation, path) => Greeting::invited(invitation, path, peer),
+        }
+    }
 }
 
 /// The checkpoint in the peer's folder, if one exists.

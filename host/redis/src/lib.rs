@@ -9,6 +9,7 @@
 
 pub mod provision;
 pub mod queue;
+pub mod secret;
 pub mod transport;
 
 mod greeting;
@@ -20,6 +21,7 @@ mod vulnerabilities;
 #[cfg(test)]
 extern crate self as skein_redis;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,16 +36,18 @@ use self::store::in_database::Module;
 use self::store::plain::Plain;
 use self::store::reader::{ModuleVersion, PeerReader};
 use self::store::shared::RedisBase;
-use self::transport::Client;
 use self::transport::address::Place;
+use self::transport::tls::PinnedCertificate;
+use self::transport::{Client, ClientError};
 use self::vulnerabilities::{Package, Server};
 
 pub use greeting::Greeting;
 pub use keys::FORMAT as KEYS_FORMAT;
 pub use transport::address::{Address, AddressError};
+pub use transport::invitation::{INVITATION_VERSION, Invitation, InvitationError};
 pub use transport::loading::Startup;
 pub use transport::options::{Compute, Options, PASSWORD_VARIABLE};
-pub use transport::tls::Tls;
+pub use transport::tls::{Tls, TlsError, fingerprint_of};
 
 /// How long a database may be out of reach at the start; later [`Options::outage_max`] applies.
 const START_WAIT: Duration = Duration::from_secs(5);
@@ -159,28 +163,38 @@ pub fn read(options: &Options, scope: Scope) -> Result<Arc<dyn PeerStore>, Store
     Ok(Arc::new(RedisBase::new(reader(options, scope, None)?)))
 }
 
+/// Returns a reader of the database that an invitation in the file `path` names, whose owner is the peer of `scope`. It
+/// does not connect yet.
+///
+/// # Errors
+/// The address and the certificate do not fit.
+pub fn read_invited(invitation: &Invitation, path: &Path, scope: Scope) -> Result<Arc<dyn PeerStore>, StoreError> {
+    let client = Client::invited(invitation, pin(invitation, path, scope.peer), Keys::new(scope).records());
+    let client = client.map_err(|error| unusable(&invitation.url, error))?;
+    Ok(Arc::new(RedisBase::new(reads(client, Keys::new(scope), scope.values))))
+}
+
+/// The certificate that an invitation names, for the database of `owner`.
+fn pin(invitation: &Invitation, path: &Path, owner: PeerId) -> Option<PinnedCertificate> {
+    invitation.certificate.map(|fingerprint| PinnedCertificate { owner, fingerprint, invitation: path.to_owned() })
+}
+
 /// A reader of the peer's own database, which may take its password from [`PASSWORD_VARIABLE`].
 fn own(options: &Options, scope: Scope) -> Result<PeerReader, StoreError> {
     reader(options, scope, std::env::var(PASSWORD_VARIABLE).ok())
 }
 
 fn reader(options: &Options, scope: Scope, secret: Option<String>) -> Result<PeerReader, StoreError> {
-    connected(options, Keys::new(scope), secret, scope.values)
-}
-
-/// A client for the greeting of a peer.
-fn greeter(options: &Options, peer: PeerId, secret: Option<String>) -> Result<PeerReader, StoreError> {
-    connected(options, Keys::of_every_run(peer), secret, 0)
-}
-
-fn connected(
-    options: &Options,
-    keys: Keys,
-    secret: Option<String>,
-    values_max: usize,
-) -> Result<PeerReader, StoreError> {
+    let keys = Keys::new(scope);
     let client = Client::new(options, secret, keys.records());
-    let client =
-        client.map_err(|source| StoreError::Options { address: options.url.to_string(), source: source.into() })?;
-    Ok(PeerReader { client, keys, values_max, module: Mutex::default() })
+    let client = client.map_err(|error| unusable(&options.url, error))?;
+    Ok(reads(client, keys, scope.values))
+}
+
+fn reads(client: Client, keys: Keys, values_max: usize) -> PeerReader {
+    PeerReader { client, keys, values_max, module: Mutex::default() }
+}
+
+fn unusable(address: &Address, error: ClientError) -> StoreError {
+    StoreError::Options { address: address.to_string(), source: error.into() }
 }

@@ -1,8 +1,10 @@
 //! Databases of peers: hardened configurations with new secrets, and servers as child processes.
 
 pub mod asked;
+pub mod certificates;
 pub mod child;
 pub mod install;
+pub mod invited;
 pub mod program;
 pub mod reachable;
 pub mod server;
@@ -12,16 +14,15 @@ pub mod server;
 mod ready;
 
 use std::fs;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 use skein_redis_module::FILE_NAME;
 
-use crate::{Address, Options, Tls};
+use crate::{Address, Options, secret};
 
 /// Settings of a database and its folder.
 #[derive(Debug, Clone)]
@@ -31,11 +32,22 @@ pub struct Settings {
     /// Address for other machines; if `None`, the server listens on a Unix socket only.
     pub listen: Option<SocketAddr>,
     /// Certificates; without them the server may listen on loopback addresses only.
-    pub tls: Option<Tls>,
+    pub tls: Option<ServerTls>,
     /// The server's `maxmemory`, in MiB.
     pub memory_mib: u64,
     /// Skein's module; if `None`, the host computes.
     pub module: Option<PathBuf>,
+}
+
+/// Certificates of a server as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTls {
+    /// The authority that signed the certificates of all clients. If `None`, clients have only passwords.
+    pub ca: Option<PathBuf>,
+    /// The server's certificate.
+    pub certificate: PathBuf,
+    /// The private key of the certificate.
+    pub key: PathBuf,
 }
 
 /// The server's configuration, in its folder.
@@ -48,6 +60,8 @@ const DATA_DIR: &str = "data";
 const LOG_FILE: &str = "redis.log";
 /// Longest path of a Unix socket, without the terminating zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// The user that changes who may read; only `skein redis` uses it.
+const ADMIN: &str = "admin";
 const OWNER: &str = "owner";
 const WORKER: &str = "worker";
 const READER: &str = "peer";
@@ -61,7 +75,9 @@ pub fn write(settings: &Settings) -> Result<()> {
     if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback())
         && tls.is_none()
     {
-        bail!("other machines can reach `{listen}`: pass `--tls-ca`, `--tls-certificate` and `--tls-key`");
+        bail!(
+            "other machines can reach `{listen}`: pass `--tls-certificate` and `--tls-key`, which `skein redis certificates` makes"
+        );
     }
     let failed = || format!("failed to write the configuration of a database to `{}`", dir.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join(DATA_DIR)).with_context(failed)?;
@@ -77,10 +93,13 @@ pub fn write(settings: &Settings) -> Result<()> {
         "the path of the socket `{}` is longer than {SOCKET_PATH_BYTES_MAX} bytes: choose a folder with a shorter path",
         socket.display()
     );
-    let owner = secret(&dir.join(password_file(OWNER)))?;
-    let worker = secret(&dir.join(password_file(WORKER)))?;
-    let reader = secret(&dir.join(password_file(READER)))?;
-    create(&dir.join(ACL_FILE), &access_list([&owner, &worker, &reader], settings.module.is_some()))?;
+    let mut users = "user default off\n".to_owned();
+    for user in [ADMIN, OWNER, WORKER, READER] {
+        let password = random_password()?;
+        create(&dir.join(password_file(user)), &format!("{password}\n"))?;
+        users += &access(user, &password, settings.module.is_some());
+    }
+    create(&dir.join(ACL_FILE), &users)?;
     create(&dir.join(CONFIG_FILE), &configuration(dir, settings)?)
 }
 
@@ -112,75 +131,75 @@ pub fn module_file() -> Result<PathBuf> {
 /// # Errors
 /// The folder does not exist, or its path cannot be part of an address.
 pub fn owner(dir: &Path) -> Result<Options> {
-    options(dir, OWNER, None, None)
+    options(dir, OWNER, None, false)
 }
 
 /// Returns the options for workers of the peer, on this machine or another.
 ///
 /// # Errors
 /// As [`owner`].
-pub fn worker(dir: &Path, listen: Option<SocketAddr>, tls: Option<Tls>) -> Result<Options> {
-    options(dir, WORKER, listen, tls)
+pub fn worker(dir: &Path, listen: Option<SocketAddr>, is_tls: bool) -> Result<Options> {
+    options(dir, WORKER, listen, is_tls)
 }
 
 /// Returns the options for other peers, whose user may only read published keys.
 ///
 /// # Errors
 /// As [`owner`].
-pub fn reader(dir: &Path, listen: Option<SocketAddr>, tls: Option<Tls>) -> Result<Options> {
-    options(dir, READER, listen, tls)
+pub fn reader(dir: &Path, listen: Option<SocketAddr>, is_tls: bool) -> Result<Options> {
+    options(dir, READER, listen, is_tls)
 }
 
-fn options(dir: &Path, user: &str, listen: Option<SocketAddr>, tls: Option<Tls>) -> Result<Options> {
+fn options(dir: &Path, user: &str, listen: Option<SocketAddr>, is_tls: bool) -> Result<Options> {
     let dir = dir.canonicalize().with_context(|| format!("failed to find the folder `{}`", dir.display()))?;
     let url = match listen {
-        Some(listen) => format!("redis{}://{user}@{listen}", if tls.is_some() { "s" } else { "" }),
+        Some(listen) => format!("redis{}://{user}@{listen}", if is_tls { "s" } else { "" }),
         None => format!("unix://{user}@{}", dir.join(SOCKET_FILE).display()),
     };
     let address: Address = url.parse()?;
-    Ok(Options { password_file: Some(dir.join(password_file(user))), tls, ..Options::new(address) })
+    Ok(Options { password_file: Some(dir.join(password_file(user))), ..Options::new(address) })
 }
 
 fn password_file(user: &str) -> String {
     format!("{user}.password")
 }
 
-/// Writes 256 random bits to a file that only its owner may read, and returns them as text.
-fn secret(path: &Path) -> Result<String> {
+/// 256 random bits as text.
+fn random_password() -> Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).context("failed to get random bytes from the operating system")?;
-    let text = hex::encode(bytes);
-    create(path, &format!("{text}\n"))?;
-    Ok(text)
+    Ok(hex::encode(bytes))
 }
 
 fn create(path: &Path, text: &str) -> Result<()> {
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.with_context(|| format!("failed to write `{}`", path.display()))
+    secret::create(path, text).with_context(|| format!("failed to write `{}`", path.display()))
 }
 
-/// The access list, with the hashes of the users' passwords. The owner may run all commands that cannot harm the
-/// server; workers use the keys of jobs; other peers read published keys.
-fn access_list([owner, worker, reader]: [&str; 3], has_module: bool) -> String {
-    let hash = |password: &str| hex::encode(Sha256::digest(password));
+/// A line of the access list, which has the hash of the password.
+fn access(user: &str, password: &str, has_module: bool) -> String {
+    format!("user {user} on #{} {}\n", hex::encode(Sha256::digest(password)), rights(user, has_module))
+}
+
+/// What a user may do. The owner may run all commands that cannot harm the server, the admin changes users, workers use
+/// the keys of jobs, and all others are peers, which read published keys.
+fn rights(user: &str, has_module: bool) -> String {
     // A server refuses a list that names commands it does not know.
     let tensors = |names: &[&str]| {
         if has_module { names.iter().map(|name| format!(" +skein.{name}")).collect() } else { String::new() }
     };
-    format!(
-        "user default off\n\
-         user {OWNER} on #{} ~* &* +@all -@dangerous +info\n\
-         user {WORKER} on #{} ~skein:* resetchannels -@all +@read +@write -@dangerous +eval +info +ping +hello +auth \
-         +select{}\n\
-         user {READER} on #{} resetkeys resetchannels %R~skein:*:public:* -@all +ping +hello +auth +get +getrange \
-         +strlen +exists +xread +xrange{}\n",
-        hash(owner),
-        hash(worker),
-        tensors(&["version", "get", "stat", "meta", "acc"]),
-        hash(reader),
-        tensors(&["version", "get", "getrange", "meta", "stat"])
-    )
+    match user {
+        ADMIN => "resetkeys resetchannels -@all +ping +hello +auth +acl|setuser +acl|deluser +client|kill".to_owned(),
+        OWNER => "~* &* +@all -@dangerous +info".to_owned(),
+        WORKER => format!(
+            "~skein:* resetchannels -@all +@read +@write -@dangerous +eval +info +ping +hello +auth +select{}",
+            tensors(&["version", "get", "stat", "meta", "acc"])
+        ),
+        _ => format!(
+            "resetkeys resetchannels %R~skein:*:public:* -@all +ping +hello +auth +get +getrange +strlen +exists +xread \
+             +xrange{}",
+            tensors(&["version", "get", "getrange", "meta", "stat"])
+        ),
+    }
 }
 
 fn configuration(dir: &Path, settings: &Settings) -> Result<String> {
@@ -230,21 +249,21 @@ fn network(settings: &Settings, quoted: impl Fn(&Path) -> Result<String>) -> Res
     let Some(listen) = settings.listen else { return Ok(vec!["port 0".into()]) };
     let bind = format!("bind {}", listen.ip());
     let Some(tls) = &settings.tls else { return Ok(vec![bind, format!("port {}", listen.port())]) };
-    let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) else {
-        bail!("a server needs a certificate and its key: pass `--tls-certificate` and `--tls-key`");
-    };
     let found = |path: &Path| path.canonicalize().with_context(|| format!("failed to find `{}`", path.display()));
     let file = |path: &Path| quoted(&found(path)?);
-    Ok(vec![
+    let mut lines = vec![
         bind,
         "port 0".into(),
         format!("tls-port {}", listen.port()),
-        format!("tls-ca-cert-file {}", file(&tls.ca)?),
-        format!("tls-cert-file {}", file(certificate)?),
-        format!("tls-key-file {}", file(key)?),
-        "tls-auth-clients yes".into(),
+        format!("tls-cert-file {}", file(&tls.certificate)?),
+        format!("tls-key-file {}", file(&tls.key)?),
         "tls-protocols \"TLSv1.3\"".into(),
-    ])
+    ];
+    match &tls.ca {
+        Some(ca) => lines.extend([format!("tls-ca-cert-file {}", file(ca)?), "tls-auth-clients yes".into()]),
+        None => lines.push("tls-auth-clients no".into()),
+    }
+    Ok(lines)
 }
 
 /// Lines that are the same for every server.

@@ -4,6 +4,7 @@ pub(crate) mod address;
 pub(crate) mod certificate;
 mod client;
 mod failure;
+pub(crate) mod invitation;
 pub(crate) mod loading;
 pub(crate) mod options;
 mod reply;
@@ -12,6 +13,5 @@ pub(crate) mod tls;
 
 pub use client::{Client, ClientError};
 pub use failure::Failure;
-pub use options::PasswordError;
 pub use reply::Reply;
 pub use tls::TlsError;

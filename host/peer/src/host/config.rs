@@ -1,15 +1,13 @@
 //! The configuration of `skein host`: its job, its key, its database, and the other peers.
 
-use std::io::Write;
 use std::num::NonZeroU32;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use skein_job::manifest::{self, WaitBounds};
 use skein_protocol::identity::Identity;
-use skein_redis::Options;
+use skein_redis::{Options, secret};
 use skein_types::Digest;
 use skein_types::PeerId;
 
@@ -81,6 +79,9 @@ pub struct Member {
     /// Its database, with a user who may only read what it publishes; not needed for this peer itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<Options>,
+    /// The invitation that its owner wrote for this peer, in place of `store`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invitation: Option<PathBuf>,
 }
 
 impl Config {
@@ -100,6 +101,14 @@ impl Config {
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!("`{}`: the roster has peer `{}` twice", path.display(), twice[0]);
         }
+        for member in &config.roster {
+            ensure!(
+                member.store.is_none() || member.invitation.is_none(),
+                "`{}`: peer `{}` of the roster has both `store` and `invitation`: leave one out",
+                path.display(),
+                member.id
+            );
+        }
         if let Some((key, problem)) = config.wait.and_then(|wait| wait.check().err()) {
             bail!("`{}`: `{key}` {problem}", path.display());
         }
@@ -113,6 +122,7 @@ impl Config {
         if let Key::KeyFile(path) = &mut self.identity {
             from(path);
         }
+        self.roster.iter_mut().filter_map(|member| member.invitation.as_mut()).for_each(from);
         let others = self.roster.iter_mut().filter_map(|member| member.store.as_mut());
         for store in others.chain([&mut self.store]) {
             store.url.resolve(dir);
@@ -135,10 +145,7 @@ impl Key {
             Key::Index(index) => return Ok(Identity::derived(seed, *index)),
             Key::KeyFile(path) => path,
         };
-        let failed = || format!("failed to read the key `{}`", path.display());
-        let mode = std::fs::metadata(path).with_context(failed)?.permissions().mode();
-        ensure!(mode & 0o077 == 0, "others may read the key `{0}`: run `chmod 600 {0}`", path.display());
-        let text = std::fs::read_to_string(path).with_context(failed)?;
+        let text = secret::read("key", path)?;
         let secret: Digest = text.trim().parse().with_context(|| format!("`{}` holds no key", path.display()))?;
         Ok(Identity::from_secret(secret.0))
     }
@@ -150,10 +157,8 @@ impl Key {
     pub fn create(path: &Path) -> Result<Identity> {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).context("the operating system provided no random bytes")?;
-        let mut file = std::fs::OpenOptions::new();
-        let file = file.write(true).create_new(true).mode(0o600).open(path);
-        let mut file = file.with_context(|| format!("failed to write the key `{}`", path.display()))?;
-        writeln!(file, "{}", Digest(secret))?;
+        let written = secret::create(path, &format!("{}\n", Digest(secret)));
+        written.with_context(|| format!("failed to write the key `{}`", path.display()))?;
         Ok(Identity::from_secret(secret))
     }
 }

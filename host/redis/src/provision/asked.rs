@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{CONFIG_FILE, Settings, module_file, write_if_new};
-use crate::Tls;
+use super::{CONFIG_FILE, ServerTls, Settings, module_file, write_if_new};
 
 /// Options of a database from the command line. One that is left out is taken from the folder, or has its default in a
 /// new folder.
@@ -20,7 +19,7 @@ pub struct RequestedSettings {
     /// Address for other machines.
     pub listen: Option<SocketAddr>,
     /// Certificates of the server and its authority.
-    pub tls: Option<Tls>,
+    pub tls: Option<ServerTls>,
     /// The server's `maxmemory`, in MiB.
     pub memory_mib: Option<u64>,
     /// Which module to load, if any.
@@ -82,10 +81,9 @@ impl RequestedSettings {
         self.same("--memory", self.memory_mib, Some(made.memory_mib))?;
         let made_tls = made.tls.as_ref();
         if let Some(tls) = &self.tls {
-            self.same_file("--tls-ca", Some(&tls.ca), made_tls.map(|made| &made.ca))?;
-            let made = made_tls.and_then(|made| made.certificate.as_ref());
-            self.same_file("--tls-certificate", tls.certificate.as_ref(), made)?;
-            self.same_file("--tls-key", tls.key.as_ref(), made_tls.and_then(|made| made.key.as_ref()))?;
+            self.same_file("--tls-ca", tls.ca.as_ref(), made_tls.and_then(|made| made.ca.as_ref()))?;
+            self.same_file("--tls-certificate", Some(&tls.certificate), made_tls.map(|made| &made.certificate))?;
+            self.same_file("--tls-key", Some(&tls.key), made_tls.map(|made| &made.key))?;
         }
         match (&self.module, &made.module) {
             (Module::Without, Some(path)) => {
@@ -121,18 +119,14 @@ impl RequestedSettings {
 }
 
 /// Reads the settings that a folder was created with, or that were changed by hand since.
-fn read(dir: &Path) -> Result<Settings> {
+pub(super) fn read(dir: &Path) -> Result<Settings> {
     let path = dir.join(CONFIG_FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
     parse(dir, &text).with_context(|| format!("`{}` is not the configuration of a peer's database", path.display()))
 }
 
 fn parse(dir: &Path, text: &str) -> Result<Settings> {
-    // As the server reads it: the last line with a name counts.
-    let value = |name: &str| {
-        let mut lines = text.lines().rev().filter_map(|line| line.trim().split_once(char::is_whitespace));
-        lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().trim_matches('"'))
-    };
+    let value = |name: &str| value(text, name);
     let port = |name: &str| -> Result<u16> {
         let Some(value) = value(name) else { return Ok(0) };
         value.parse().with_context(|| format!("`{name} {value}` is not a port"))
@@ -141,10 +135,10 @@ fn parse(dir: &Path, text: &str) -> Result<Settings> {
     let encrypted = port("tls-port")?;
     let tls = (encrypted != 0).then(|| {
         let file = |name: &str| value(name).map(PathBuf::from);
-        Tls {
-            ca: file("tls-ca-cert-file").unwrap_or_default(),
-            certificate: file("tls-cert-file"),
-            key: file("tls-key-file"),
+        ServerTls {
+            ca: file("tls-ca-cert-file"),
+            certificate: file("tls-cert-file").unwrap_or_default(),
+            key: file("tls-key-file").unwrap_or_default(),
         }
     });
     let listen = match if encrypted == 0 { plain } else { encrypted } {
@@ -159,6 +153,12 @@ fn parse(dir: &Path, text: &str) -> Result<Settings> {
     let memory = value("maxmemory").context("it has no `maxmemory`")?;
     let memory_mib = mebibytes(memory).with_context(|| format!("`maxmemory {memory}` is not a size"))?;
     Ok(Settings { dir: dir.to_owned(), listen, tls, memory_mib, module: value("loadmodule").map(PathBuf::from) })
+}
+
+/// The value of a key in a configuration, as the server reads it: the last line with the name counts.
+pub(super) fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = text.lines().rev().filter_map(|line| line.trim().split_once(char::is_whitespace));
+    lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().trim_matches('"'))
 }
 
 /// Parses a size in the server's notation, such as `4gb`.
@@ -194,12 +194,14 @@ mod tests {
             std::fs::write(&path, "").expect("written");
             path
         };
-        let tls = Tls { ca: file("ca.pem"), certificate: Some(file("own.pem")), key: Some(file("own.key")) };
+        let tls = ServerTls { ca: Some(file("ca.pem")), certificate: file("own.pem"), key: file("own.key") };
+        let pinned = ServerTls { ca: None, ..tls.clone() };
         let address = |text: &str| Some(text.parse().expect("an address"));
         for (index, (listen, tls, module)) in [
             (None, None, Module::Without),
             (address("127.0.0.1:7001"), None, Module::File(file("module.so"))),
             (address("[::1]:7001"), Some(tls), Module::Without),
+            (address("10.0.0.1:7001"), Some(pinned), Module::Without),
         ]
         .into_iter()
         .enumerate()

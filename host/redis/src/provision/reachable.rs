@@ -19,10 +19,10 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error};
 
-use super::{CONFIG_FILE, SOCKET_FILE, Settings};
-use crate::Tls;
+use super::{CONFIG_FILE, SOCKET_FILE, ServerTls, Settings};
+use crate::secret;
 use crate::transport::certificate::{is_without_extensions, made_for, names, valid_for};
-use crate::transport::tls::certificates;
+use crate::transport::tls::{authorities, certificates};
 
 /// Checks a server that is about to start. Returns what others have to know about its address, if anything.
 ///
@@ -75,9 +75,8 @@ fn listen_briefly(address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-fn check_certificate(tls: &Tls, listen: SocketAddr) -> Result<Option<String>> {
-    let path = tls.certificate.as_ref().context("a server needs a certificate: pass `--tls-certificate`")?;
-    let key = tls.key.as_ref().context("a server needs the key of its certificate: pass `--tls-key`")?;
+fn check_certificate(tls: &ServerTls, listen: SocketAddr) -> Result<Option<String>> {
+    let ServerTls { ca, certificate: path, key } = tls;
     let file = path.display();
     let chain = certificates(path)?;
     let (own, intermediates) = chain.split_first().context("a file with certificates has a first one")?;
@@ -91,16 +90,17 @@ fn check_certificate(tls: &Tls, listen: SocketAddr) -> Result<Option<String>> {
         Err(error) if is_without_extensions(&error) => return Err(unnamed(&valid_for(&[]))),
         Err(error) => return Err(error).with_context(|| format!("`{file}` is not a certificate that hosts accept")),
     };
-    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
-    let authorities = tls.authorities()?;
-    let signed = verify_server_cert_signed_by_trust_anchor(
-        &certificate,
-        &authorities,
-        intermediates,
-        UnixTime::now(),
-        algorithms,
-    );
-    signed.map_err(|error| unsigned(&error, tls, path))?;
+    if let Some(ca) = ca {
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+        let signed = verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &authorities(ca)?,
+            intermediates,
+            UnixTime::now(),
+            algorithms,
+        );
+        signed.map_err(|error| unsigned(&error, ca, path))?;
+    }
     check_key(key, &chain, path)?;
     let Err(error) = verify_server_name(&certificate, &ServerName::from(listen.ip())) else { return Ok(None) };
     let Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) = error else {
@@ -108,11 +108,13 @@ fn check_certificate(tls: &Tls, listen: SocketAddr) -> Result<Option<String>> {
     };
     let names = names(&presented);
     // Whether a name or another address leads here is decided elsewhere: by resolvers, or by a router that forwards.
-    ensure!(!names.is_empty(), unnamed(&valid_for(&names)));
+    // Hosts that were invited compare the certificate itself.
+    ensure!(ca.is_none() || !names.is_empty(), unnamed(&valid_for(&names)));
     Ok(Some(format!("the certificate `{file}` {}: others reach this database by such a name", valid_for(&names))))
 }
 
-/// Checks that a key belongs to a certificate. The server would refuse it only once its folder names both.
+/// Checks that a key belongs to a certificate and that no other user may read it. The server would refuse it only once
+/// its folder names both.
 fn check_key(path: &Path, chain: &[CertificateDer<'static>], certificate: &Path) -> Result<()> {
     let key = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("failed to read the key `{key}`"))?;
@@ -123,10 +125,10 @@ fn check_key(path: &Path, chain: &[CertificateDer<'static>], certificate: &Path)
     let secret =
         PrivateKeyDer::from_pem_slice(&bytes).with_context(|| format!("`{key}` is not a private key in PEM format"))?;
     match CertifiedKey::from_der(chain.to_vec(), secret, &rustls::crypto::ring::default_provider()) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(secret::read("key", path).map(drop)?),
         Err(Error::InconsistentKeys(_)) => bail!(
-            "`{key}` is not the key of the certificate `{}`: pass the file that `openssl req -keyout` wrote for it as \
-             `--tls-key`",
+            "`{key}` is not the key of the certificate `{}`: pass the file that `skein redis certificates` or \
+             `openssl req -keyout` wrote for it as `--tls-key`",
             certificate.display()
         ),
         Err(error) => Err(error).with_context(|| {
@@ -139,9 +141,9 @@ fn check_key(path: &Path, chain: &[CertificateDer<'static>], certificate: &Path)
 }
 
 /// The error of a certificate that does not follow from the authority of all peers.
-fn unsigned(error: &Error, tls: &Tls, path: &Path) -> anyhow::Error {
+fn unsigned(error: &Error, ca: &Path, path: &Path) -> anyhow::Error {
     let file = path.display();
-    let ca = tls.ca.display();
+    let ca = ca.display();
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => anyhow!(
             "the certificate `{file}` is not signed by the authority in `{ca}`, so every other host would refuse it: sign \

@@ -158,6 +158,11 @@ impl Address {
         }
     }
 
+    /// Whether the server, or one of those that name it, is on another machine.
+    pub fn names_other_machine(&self) -> bool {
+        !self.endpoints().iter().all(Endpoint::is_local)
+    }
+
     /// The servers to ask first: the server itself, or those that name it.
     pub(crate) fn endpoints(&self) -> &[Endpoint] {
         match &self.place {

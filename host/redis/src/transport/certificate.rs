@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rustls::{AlertDescription, CertificateError, Error};
 
 use super::address::{Address, Endpoint, Place};
-use super::tls::Tls;
+use super::tls::{OtherCertificate, PinnedCertificate, Tls, Trust};
 
 /// What a server answers that does not accept the certificate of this host.
 const ABOUT_CERTIFICATES: [AlertDescription; 9] = [
@@ -60,7 +60,48 @@ pub(crate) fn is_without_extensions(error: &Error) -> bool {
 }
 
 /// Why this host and a database did not accept each other's certificates, and what helps.
-pub(crate) fn explain(error: &Error, address: &Address, tls: &Tls) -> String {
+pub(crate) fn explain(error: &Error, address: &Address, trust: &Trust) -> String {
+    match error {
+        Error::InvalidMessage(_) => {
+            "it does not answer in TLS: compare `url`, or `--redis`, with what `skein redis run` printed".to_owned()
+        }
+        error => match trust {
+            Trust::Signed(tls) => explain_signed(error, address, tls),
+            Trust::Pinned(pin) => explain_pinned(error, pin),
+        },
+    }
+}
+
+fn explain_pinned(error: &Error, pin: &PinnedCertificate) -> String {
+    let PinnedCertificate { owner, invitation, .. } = pin;
+    let invitation = invitation.display();
+    match error {
+        Error::AlertReceived(alert) if ABOUT_CERTIFICATES.contains(alert) => format!(
+            "the server of peer {owner} asks for a certificate ({alert:?}), which the invitation `{invitation}` does not \
+             replace: its owner has to set `tls-auth-clients optional` in `redis.conf` and restart it"
+        ),
+        Error::InvalidCertificate(CertificateError::BadSignature) => format!(
+            "the server of peer {owner} shows the certificate that the invitation `{invitation}` names, and does not have \
+             its key: nothing was sent to it, another server answers at this address"
+        ),
+        error => match other_certificate(error) {
+            Some(OtherCertificate { expected, actual }) => format!(
+                "the server of peer {owner} shows a certificate with the fingerprint {actual}, and the invitation \
+                 `{invitation}` names {expected}: nothing was sent to it. Ask its owner, over a way that you trust, for \
+                 the fingerprint: if it has changed, for another invitation; if not, another server answers at this address"
+            ),
+            None => format!("the server of peer {owner}: {error}"),
+        },
+    }
+}
+
+/// The fingerprints, if a server showed another certificate than the pinned one.
+fn other_certificate(error: &Error) -> Option<&OtherCertificate> {
+    let Error::InvalidCertificate(CertificateError::Other(other)) = error else { return None };
+    other.0.downcast_ref()
+}
+
+fn explain_signed(error: &Error, address: &Address, tls: &Tls) -> String {
     let ca = tls.ca.display();
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => format!(
@@ -84,9 +125,6 @@ pub(crate) fn explain(error: &Error, address: &Address, tls: &Tls) -> String {
         }
         error if is_without_extensions(error) => {
             format!("its certificate has no subject alternative name: let its owner {}", made_for(&name_in(address)))
-        }
-        Error::InvalidMessage(_) => {
-            "it does not answer in TLS: compare `url`, or `--redis`, with what `skein redis run` printed".to_owned()
         }
         Error::AlertReceived(alert) if ABOUT_CERTIFICATES.contains(alert) => match &tls.certificate {
             Some(own) => format!(

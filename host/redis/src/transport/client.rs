@@ -1,26 +1,28 @@
 //! The client of one database: finds the server, keeps connections, and tries again while it is out of reach.
 
 use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use redis::{AsyncConnectionConfig, RedisConnectionInfo};
 use skein_redis_command::{Command, write};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use crate::secret::SecretError;
 use crate::transport::Failure;
 use crate::transport::Reply;
 use crate::transport::address::{Address, Endpoint, Place};
 use crate::transport::certificate;
+use crate::transport::invitation::Invitation;
 use crate::transport::loading::{self, Startup};
-use crate::transport::options::{Options, PasswordError};
-use crate::transport::tensors::{CONNECT_WAIT, Login, TensorConnection};
-use crate::transport::tls::{Tls, TlsError};
+use crate::transport::options::{OUTAGE_DEFAULT, Options};
+use crate::transport::tensors::{CONNECT_WAIT, Login, TensorConnection, connect};
+use crate::transport::tls::{PinnedCertificate, TlsError, Trust};
 
 /// Simultaneous connections for tensors: beyond this many, the machine's memory is the limit anyway.
 const CHANNELS: usize = 16;
@@ -40,7 +42,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub struct Client {
     address: Address,
     login: Login,
-    tls: Option<Tls>,
+    /// Which certificates of the server are accepted; `None` without TLS.
+    trust: Option<Trust>,
     /// A key of the peer, with which the node of a cluster is found.
     key: String,
     outage_max: Duration,
@@ -56,7 +59,7 @@ pub struct Client {
 pub enum ClientError {
     /// The password cannot be read.
     #[error(transparent)]
-    Password(#[from] PasswordError),
+    Password(#[from] SecretError),
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -92,25 +95,49 @@ impl Client {
     /// # Errors
     /// A file that the options name cannot be read, or the address and the certificates do not fit.
     pub fn new(options: &Options, secret: Option<String>, key: String) -> Result<Client, ClientError> {
-        let address = options.url.clone();
-        if address.is_tls != options.tls.is_some() {
+        let trust = options.tls.clone().map(Trust::Signed);
+        let password = options.password()?.or(secret);
+        Ok(Client { outage_max: options.outage_max, ..Client::at(options.url.clone(), trust, password, key)? })
+    }
+
+    /// Makes a client that reads the database of an invitation, without connecting it. `pin` is the certificate that
+    /// the invitation names.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub(crate) fn invited(
+        invitation: &Invitation,
+        pin: Option<PinnedCertificate>,
+        key: String,
+    ) -> Result<Client, ClientError> {
+        let Invitation { url, password, .. } = invitation;
+        Client::at(url.clone(), pin.map(Trust::Pinned), Some(password.clone()), key)
+    }
+
+    fn at(
+        address: Address,
+        trust: Option<Trust>,
+        password: Option<String>,
+        key: String,
+    ) -> Result<Client, ClientError> {
+        if address.is_tls != trust.is_some() {
             return Err(ClientError::Mixed(address));
         }
-        if !address.is_tls && !address.endpoints().iter().all(Endpoint::is_local) {
+        if !address.is_tls && address.names_other_machine() {
             return Err(ClientError::Insecure(address));
         }
         let login = Login {
-            tls: options.tls.as_ref().map(Tls::config).transpose()?,
+            tls: trust.as_ref().map(Trust::config).transpose()?,
             user: address.user.clone(),
-            password: options.password()?.or(secret),
+            password,
             database: address.database,
         };
         Ok(Client {
             address,
             login,
-            tls: options.tls.clone(),
+            trust,
             key,
-            outage_max: options.outage_max,
+            outage_max: OUTAGE_DEFAULT,
             idle: Mutex::default(),
             spare: Mutex::default(),
             permits: Semaphore::new(CHANNELS),
@@ -124,8 +151,8 @@ impl Client {
 
     /// Why the server and this host did not accept each other's certificates, and what helps.
     pub(crate) fn explain(&self, error: &rustls::Error) -> String {
-        match &self.tls {
-            Some(tls) => certificate::explain(error, &self.address, tls),
+        match &self.trust {
+            Some(trust) => certificate::explain(error, &self.address, trust),
             None => error.to_string(),
         }
     }
@@ -316,27 +343,15 @@ impl Client {
         if let Some(connection) = &*self.shared_connection() {
             return Ok(connection.clone());
         }
-        let client = self.client(&self.resolve().await?)?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_WAIT))
-            .set_response_timeout(Some(PATIENCE));
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let endpoint = self.resolve().await?;
+        let opened = timeout(CONNECT_WAIT, self.open_shared(&endpoint)).await;
+        let connection = opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         *self.shared_connection() = Some(connection.clone());
         Ok(connection)
     }
 
-    fn shared_connection(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn client(&self, endpoint: &Endpoint) -> Result<redis::Client, Failure> {
-        let addr = match endpoint {
-            Endpoint::Unix(path) => ConnectionAddr::Unix(path.clone()),
-            Endpoint::Tcp { host, port } if self.tls.is_some() => {
-                ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
-            }
-            Endpoint::Tcp { host, port } => ConnectionAddr::Tcp(host.clone(), *port),
-        };
+    async fn open_shared(&self, endpoint: &Endpoint) -> Result<MultiplexedConnection, Failure> {
+        let stream = connect(endpoint, self.login.tls.as_ref()).await?;
         let mut settings = RedisConnectionInfo::default().set_db(self.login.database.into());
         if let Some(password) = &self.login.password {
             settings = settings.set_password(password);
@@ -344,22 +359,16 @@ impl Client {
                 settings = settings.set_username(user);
             }
         }
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info: ConnectionInfo = addr.into_connection_info()?;
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
-        match &self.tls {
-            Some(tls) => {
-                let certificates = tls.certificates().map_err(unusable)?;
-                Ok(redis::Client::build_with_tls(info, certificates)?)
-            }
-            None => Ok(redis::Client::open(info)?),
-        }
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let (connection, driver) = MultiplexedConnection::new_with_config(&settings, stream, config).await?;
+        // It ends with the last copy of the connection.
+        tokio::spawn(driver);
+        Ok(connection)
     }
-}
 
-/// The failure of certificates that could be read when the client was made.
-fn unusable(error: TlsError) -> Failure {
-    Failure::Certificate(rustls::Error::General(error.to_string()))
+    fn shared_connection(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Parses a server named by sentinels or a cluster.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::secret::{self, SecretError};
 use crate::transport::address::Address;
 use crate::transport::tls::Tls;
 
@@ -49,16 +50,11 @@ pub enum Compute {
     Host,
 }
 
-fn default_outage() -> Duration {
-    Duration::from_secs(60)
-}
+/// How long a database may be out of reach if nothing else is set.
+pub(crate) const OUTAGE_DEFAULT: Duration = Duration::from_secs(60);
 
-/// A file with a password cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to read the password from `{}`", path.display())]
-pub struct PasswordError {
-    path: PathBuf,
-    source: std::io::Error,
+fn default_outage() -> Duration {
+    OUTAGE_DEFAULT
 }
 
 impl Options {
@@ -69,7 +65,7 @@ impl Options {
             password_file: None,
             tls: None,
             compute: Compute::Auto,
-            outage_max: default_outage(),
+            outage_max: OUTAGE_DEFAULT,
             allow_vulnerable: false,
         }
     }
@@ -77,16 +73,11 @@ impl Options {
     /// Reads the password from the file, if the options name one.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn password(&self) -> Result<Option<String>, PasswordError> {
-        match &self.password_file {
-            Some(path) => {
-                let text = std::fs::read_to_string(path);
-                let text = text.map_err(|source| PasswordError { path: path.clone(), source })?;
-                Ok(text.lines().next().map(|line| line.trim().to_owned()))
-            }
-            None => Ok(None),
-        }
+    /// The file cannot be read, or others may read it.
+    pub fn password(&self) -> Result<Option<String>, SecretError> {
+        let Some(path) = &self.password_file else { return Ok(None) };
+        let text = secret::read("password", path)?;
+        Ok(text.lines().next().map(|line| line.trim().to_owned()))
     }
 }
 

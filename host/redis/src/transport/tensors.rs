@@ -28,7 +28,7 @@ pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// Arguments up to this size are copied into one buffer with the protocol around them.
 const SMALL_BYTES: usize = 1 << 10;
 
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
 /// A connection that sends large arguments without a copy, after it has logged in.
@@ -242,7 +242,11 @@ impl TensorConnection {
     }
 }
 
-async fn connect(endpoint: &Endpoint, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Box<dyn Stream>, Failure> {
+/// Connects, and verifies the server if there is TLS; sends nothing else.
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    tls: Option<&Arc<rustls::ClientConfig>>,
+) -> Result<Box<dyn Stream>, Failure> {
     let (host, port) = match endpoint {
         Endpoint::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
         Endpoint::Tcp { host, port } => (host.as_str(), *port),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skein_redis::{self, Options};
+use skein_redis::{self, Options, secret};
 use skein_store::{Aggregate, PeerStore, Ports, State, StoreError};
 use skein_types::Values;
 
@@ -150,7 +150,7 @@ fn users_do_what_they_may_and_nothing_else() {
         assert_eq!(command(&server, &words).trim(), "OK");
         let dir = tempfile::tempdir().expect("a folder");
         let password = dir.path().join("password");
-        std::fs::write(&password, "pass\n").expect("written");
+        secret::create(&password, "pass\n").expect("written");
         let url = format!("unix://peer@{}", server.socket().display()).parse().expect("an address");
         let options = Options { password_file: Some(password.clone()), ..Options::new(url) };
 

@@ -1,15 +1,21 @@
 //! TLS with client certificates, against a real server.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use skein_redis::{self, Options, Tls};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use skein_redis::{self, Invitation, Options, Tls, fingerprint_of, secret};
 use skein_store::{State, StoreError};
 use tempfile::TempDir;
 
 use crate::server::Kind;
-use crate::{ready, scope, shown};
+use crate::{ME, ready, scope, shown};
 
 /// A certificate authority, and the files of its certificates.
 struct Authority {
@@ -32,7 +38,7 @@ impl Authority {
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
-        std::fs::write(&path, text).expect("written");
+        secret::create(&path, text).expect("written");
         path
     }
 
@@ -100,7 +106,10 @@ fn both_sides_must_have_certificates_of_one_authority() {
             let error = refused.err().unwrap_or_else(|| panic!("{bad:?} was accepted"));
             assert!(matches!(error, StoreError::Certificate { .. }), "{bad:?}: {error:?}");
         }
+        let exposed = own.write("exposed.key", &std::fs::read_to_string(&key).expect("a key"));
+        std::fs::set_permissions(&exposed, PermissionsExt::from_mode(0o640)).expect("it is ours");
         for (bad, expected) in [
+            (Some(with(&ca, Some((&certificate, &exposed)))), "others may read the key `"),
             (Some(with(&own.path("none.pem"), None)), "none.pem"),
             (Some(with(&key, None)), "it contains no certificate"),
             (None, "needs a `tls` table"),
@@ -108,6 +117,60 @@ fn both_sides_must_have_certificates_of_one_authority() {
             let refused = skein_redis::open(&Options { tls: bad, ..good.clone() }, scope(1)).await;
             let error = shown(&refused.err().expect("files that do not fit"));
             assert!(error.contains(expected), "{error}");
+        }
+    });
+}
+
+/// A server that shows one certificate and signs with the key of another, and what it is told after the handshake.
+async fn impostor(shown: &Path, key: &Path) -> (u16, tokio::task::JoinHandle<std::io::Result<usize>>) {
+    let chain = CertificateDer::pem_file_iter(shown).expect("a file").collect::<Result<_, _>>().expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(key).expect("a key");
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("versions").with_no_client_auth();
+    let certificate = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config.with_cert_resolver(certificate)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let told = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await?;
+        let mut stream = acceptor.accept(stream).await?;
+        tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await
+    });
+    (port, told)
+}
+
+/// Anybody may copy a certificate: the key decides.
+#[test]
+fn a_server_that_only_shows_the_pinned_certificate_is_told_nothing() {
+    let authority = Authority::new();
+    let (own, own_key) = authority.sign("own");
+    let (_, other_key) = authority.sign("other");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        for (key, is_told) in [(&own_key, true), (&other_key, false)] {
+            let (port, told) = impostor(&own, key).await;
+            let invitation = Invitation {
+                reader: ME,
+                url: format!("rediss://peer@127.0.0.1:{port}").parse().expect("an address"),
+                password: "secret".into(),
+                certificate: Some(fingerprint_of(&own).expect("a certificate")),
+            };
+            let reader =
+                skein_redis::read_invited(&invitation, Path::new("own.invitation"), scope(1)).expect("a reader");
+            let reading = tokio::spawn(async move { reader.served("nothing").await });
+            let heard = told.await.expect("it ends");
+            assert_eq!(heard.is_ok_and(|bytes| bytes > 0), is_told);
+            if is_told {
+                reading.abort();
+                continue;
+            }
+            let error = reading.await.expect("it ends").expect_err("another key");
+            assert!(matches!(error, StoreError::Certificate { .. }), "{error:?}");
+            let expected =
+                "shows the certificate that the invitation `own.invitation` names, and does not have its key";
+            assert!(error.to_string().contains(expected), "{error}");
         }
     });
 }

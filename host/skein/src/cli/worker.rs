@@ -67,7 +67,7 @@ pub(super) struct WorkerArguments {
     peer: PeerId,
 }
 
-fn peer_key(text: &str) -> Result<PeerId, String> {
+pub(super) fn peer_key(text: &str) -> Result<PeerId, String> {
     let key: Result<Digest, _> = text.parse();
     key.map(|key| PeerId(key.0)).map_err(|_| {
         "a public key has 64 hexadecimal digits: `skein identity --key-file FILE` prints that of a host".to_owned()
