@@ -59,6 +59,45 @@ fn a_host_that_cannot_run_reports_why() {
     refuses(no_store, "has no `store` and no `invitation`");
 }
 
+/// The key of an index follows from the job, which every peer has.
+#[test]
+fn a_key_that_is_not_secret_is_refused_beside_databases_of_other_machines() {
+    let with = |url: &'static str| {
+        move |text: String| {
+            let text = text.replace("{ key_file = \"own.key\" }", "{ index = 0 }");
+            text.replace("unix:///nowhere/other.sock", url)
+        }
+    };
+    for url in [
+        "rediss://peer@10.0.0.2:6380",
+        "rediss+sentinel://peer@127.0.0.1,10.0.0.2/mine",
+        "rediss+cluster://peer@bob.example",
+    ] {
+        refuses(with(url), "anybody could sign as this peer");
+        refuses(with(url), "`skein identity --key-file FILE`");
+        refuses(with(url), url.split('@').nth(1).unwrap().split(['/', ',']).next().unwrap());
+    }
+    for url in ["redis://peer@127.0.0.1:6380", "redis+sentinel://peer@127.0.0.1/mine", "redis://peer@localhost"] {
+        refuses(with(url), "the roster does not have this peer");
+    }
+}
+
+#[test]
+fn an_address_on_another_machine_is_refused_without_tls_in_every_form() {
+    for url in [
+        "redis://peer@10.0.0.2:6380",
+        "redis+sentinel://peer@10.0.0.2/mine",
+        "redis+sentinel://peer@127.0.0.1,10.0.0.2/mine",
+        "redis+cluster://peer@127.0.0.1,bob.example",
+    ] {
+        refuses(
+            |text| text.replace("unix:///nowhere/other.sock", url),
+            "is on another machine: use a `rediss` address",
+        );
+        refuses(|text| text.replace("unix:///nowhere/own.sock", url), "is on another machine: use a `rediss` address");
+    }
+}
+
 /// Checks that a host refuses an invitation of the other peer with this text and this mode.
 fn refuses_invitation(mode: u32, change: impl Fn(String) -> String, expected: &str) {
     let place = Place::new();

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use skein_job::manifest::{self, WaitBounds};
 use skein_protocol::identity::Identity;
-use skein_redis::{Options, secret};
+use skein_redis::{Invitation, Options, secret};
 use skein_types::Digest;
 use skein_types::PeerId;
 
@@ -109,10 +109,31 @@ impl Config {
                 member.id
             );
         }
+        config.refuse_open_key(path)?;
         if let Some((key, problem)) = config.wait.and_then(|wait| wait.check().err()) {
             bail!("`{}`: `{key}` {problem}", path.display());
         }
         Ok(config)
+    }
+
+    /// Refuses a key that is not secret if peers of other machines take part.
+    fn refuse_open_key(&self, path: &Path) -> Result<()> {
+        let Key::Index(index) = self.identity else { return Ok(()) };
+        for member in &self.roster {
+            let invited = member.invitation.as_deref().map(Invitation::load).transpose()?;
+            let urls = member.store.as_ref().map(|store| &store.url).into_iter();
+            let urls = urls.chain(invited.as_ref().map(|invitation| &invitation.url));
+            if let Some(url) = urls.into_iter().find(|url| url.names_other_machine()) {
+                bail!(
+                    "`{}`: the key of `identity = {{ index = {index} }}` is derived from the job's seed, so anybody could sign \
+                     as this peer, and the roster has the database `{url}` of another machine: make a key with `skein \
+                     identity --key-file FILE`, write `identity = {{ key_file = \"FILE\" }}`, and put the public key that \
+                     it prints into the roster of every host",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
     }
 
     fn resolve(&mut self, dir: &Path) {

@@ -73,6 +73,24 @@ fn a_remote_master_that_sentinels_name_gets_no_password_without_tls() {
     });
 }
 
+#[test]
+fn a_remote_node_that_a_cluster_names_gets_no_password_without_tls() {
+    let seed = port();
+    let bus = port();
+    // An address of the block that networks may not use: nothing would answer, and nothing is sent.
+    let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-announce-ip", "240.0.0.1"];
+    let _node = Kind::Plain.start(&[&["--port", &seed][..], &cluster].concat());
+    until(&seed, &["PING"], "PONG");
+    assert_eq!(ask(&seed, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
+    until(&seed, &["CLUSTER", "SLOTS"], "240.0.0.1");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let url = format!("redis+cluster://127.0.0.1:{seed}").parse().expect("an address");
+        let error = skein_redis::open(&Options::new(url), scope(3)).await.err().expect("it is refused").to_string();
+        assert!(error.contains(&format!("240.0.0.1:{seed}")) && error.contains("without TLS"), "{error}");
+    });
+}
+
 /// Two nodes: the seed is the one that holds the peer's keys, or the other.
 #[test]
 fn a_cluster_names_the_node_that_holds_the_keys() {
