@@ -329,3 +329,41 @@ fn a_worker_accepts_a_certificate_that_signs_itself_as_its_authority() {
     let error = host.place.fails(&[&worker[..], &["--tls-ca", "other/server.pem"]].concat());
     assert!(error.contains("do not accept each other's certificates"), "{error}");
 }
+
+/// Servers refuse the owner too once a reader has used up `maxclients`, and reserve no connection for it.
+#[test]
+fn a_reader_that_takes_all_connections_does_not_lock_the_owner_out() {
+    let host = Host::plain();
+    host.place.job("[train]\npeers = 1\nbyzantine = 0\nrounds = 3\n");
+    let id = host.place.json(&["identity", "--key-file", "own.key"])["id"].as_str().unwrap().to_owned();
+    let text = format!(
+        "job = \"skein.toml\"\ndir = \"run\"\nidentity = {{ key_file = \"own.key\" }}\n[store]\n\
+         url = \"unix://owner@db/redis.sock\"\npassword_file = \"db/owner.password\"\noutage_max = \"15s\"\n\
+         [[roster]]\nid = \"{id}\"\n"
+    );
+    host.place.write("host.toml", text);
+    let _database = host.start();
+    let invitation = Invitation::load(&host.invite("reader.invitation")).unwrap();
+    let port = host.listen.split_once(':').unwrap().1;
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        // Until the server refuses one.
+        loop {
+            let mut connection = Client::tcp(port).unwrap();
+            let answer = connection.ask(&["AUTH", "peer-0707070707070707", &invitation.password]);
+            if !answer.is_ok_and(|answer| answer == "OK") {
+                break;
+            }
+            taken.push(connection);
+        }
+        assert!(taken.len() > 200, "{} connections are few", taken.len());
+        // It neither begins without connections nor loses those that it has.
+        let _ = fs::remove_dir_all(host.place.path("run"));
+        assert_eq!(host.place.json(&["host", "--config", "host.toml"])["rounds"], 3);
+    }
+    let mut owner = host.client("owner");
+    let list = owner.ask(&["INFO", "clients"]).unwrap();
+    let connected = list.lines().find_map(|line| line.strip_prefix("connected_clients:")).unwrap();
+    assert!(connected.parse::<usize>().unwrap() <= 192 + 16, "{list}");
+    assert_eq!(host.revoke(), "true");
+}

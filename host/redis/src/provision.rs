@@ -3,6 +3,7 @@
 pub mod asked;
 pub mod certificates;
 pub mod child;
+pub mod guard;
 pub mod install;
 pub mod invited;
 pub mod program;
@@ -188,7 +189,8 @@ fn rights(user: &str, has_module: bool) -> String {
         if has_module { names.iter().map(|name| format!(" +skein.{name}")).collect() } else { String::new() }
     };
     match user {
-        ADMIN => "resetkeys resetchannels -@all +ping +hello +auth +acl|setuser +acl|deluser +client|kill".to_owned(),
+        ADMIN => "resetkeys resetchannels -@all +ping +hello +auth +acl|setuser +acl|deluser +client|list +client|kill"
+            .to_owned(),
         OWNER => "~* &* +@all -@dangerous +info".to_owned(),
         WORKER => format!(
             "~skein:* resetchannels -@all +@read +@write -@dangerous +eval +info +ping +hello +auth +select{}",
@@ -270,6 +272,7 @@ fn network(settings: &Settings, quoted: impl Fn(&Path) -> Result<String>) -> Res
 const FIXED: &str = "\
 # A host handles the error of a server without memory; eviction would silently lose tensors.
 maxmemory-policy noeviction
+# Those of all users together: `skein redis run` closes connections of others that leave too few to the owner.
 maxclients 256
 # A tensor is a single value: the largest model that a function can hold fits.
 proto-max-bulk-len 4gb

@@ -2,6 +2,7 @@
 
 mod access;
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use skein_redis::Options;
 use skein_redis::provision::asked::{Module, RequestedSettings};
+use skein_redis::provision::guard::Guard;
 use skein_redis::provision::install::{self, Installed};
 use skein_redis::provision::program::Places;
 use skein_redis::provision::server::Server;
@@ -139,9 +141,18 @@ async fn run_server(settings: &Settings, program: &Path, output: &mut Output) ->
         () = interrupts.next() => bail!("interrupted before the database was up"),
     };
     let mut server = started?;
+    // Before the others know that the server is up.
+    let guard = Guard::connect(&settings.dir).await?;
+    let guarded = async {
+        match &guard {
+            Some(guard) => guard.watch().await,
+            None => pending().await,
+        }
+    };
     tell(settings, server.id(), output)?;
     tokio::select! {
         () = interrupts.next() => {}
+        () = guarded => {}
         ended = server.ended() => bail!("the database has ended: {}", ended?),
     }
     output.during(&status, server.stop(&status)).await
