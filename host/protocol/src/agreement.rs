@@ -393,6 +393,13 @@ impl Decider {
                     self.precommit(None, actions);
                 }
             }
+            // Nothing can be decided in this view any more.
+            ViewStep::Precommit if self.count(BallotKind::Precommit, self.view, None) >= self.model.quorum() => {
+                if let Some(next) = self.view.checked_add(1) {
+                    self.view = next;
+                    self.open_view(actions);
+                }
+            }
             ViewStep::Precommit => {}
         }
     }

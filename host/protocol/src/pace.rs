@@ -111,6 +111,11 @@ impl Pace {
         }
     }
 
+    /// When to look whether a proposer is suspected, unless it is or nothing is expected of it.
+    pub fn timer_looks_at(&self, step: ViewStep, proposer: &PeerId, now: Duration) -> Option<Duration> {
+        self.suspected_at(proposer).filter(|at| step == ViewStep::Propose && *at > now)
+    }
+
     /// How long a step of a view may take. The bounds double with each view, so that in the end all that honest members send
     /// arrives in time.
     pub fn timer(&self, view: View, step: ViewStep, proposer: &PeerId, now: Duration) -> Duration {
@@ -180,5 +185,9 @@ mod tests {
         assert_eq!(timer(&pace, 0, ViewStep::Propose), ms(1000));
         assert_eq!(timer(&pace, 3, ViewStep::Propose), ms(8000));
         assert_eq!(timer(&pace, 99, ViewStep::Precommit), ms(60_000));
+        let looks_at = |now, step| pace.timer_looks_at(step, &PEERS[0], ms(now));
+        assert_eq!(looks_at(1000, ViewStep::Propose), Some(ms(1650)), "when it is suspected unless it beats");
+        assert_eq!(looks_at(1650, ViewStep::Propose), None, "it is");
+        assert_eq!(looks_at(1000, ViewStep::Prevote), None, "others vote too");
     }
 }

@@ -512,6 +512,17 @@ fn a_locked_member_votes_for_nothing_else_unless_a_later_quorum_did() {
 }
 
 #[test]
+fn a_view_in_which_a_quorum_precommitted_nothing_ends_at_once() {
+    let mut member = Member::new();
+    member.gets(Input::Timeout(0, ViewStep::Propose));
+    [0, 1].into_iter().for_each(|from| drop(member.gets(vote(BallotKind::Prevote, 0, None, from))));
+    member.gets(vote(BallotKind::Precommit, 0, None, 0));
+    assert_eq!(member.agreement.view(), 0, "two are no quorum");
+    member.gets(vote(BallotKind::Precommit, 0, None, 1));
+    assert_eq!(member.agreement.view(), 1);
+}
+
+#[test]
 fn prevotes_before_the_lock_do_not_release_it() {
     let mut locked = Member::new();
     locked.gets(vote(BallotKind::Prevote, 3, Some(VALUES[0]), 0));
@@ -576,15 +587,13 @@ fn nothing_follows_the_last_view() {
     assert_eq!(last.agreement.view(), View::MAX);
 }
 
-/// Two members that a liar has locked on different values in turn, of which neither hears of the other's quorum: once they
-/// outbid each other for ever.
+/// Two members that a liar had locked on different values in turn once outbid each other for ever.
 #[test]
 fn a_lock_of_another_member_shows_which_value_to_propose() {
     let mut proposer = Member::new();
     proposer.goes_to(2);
     proposer.gets(Input::Certificate(prevotes(1, VALUES[1])));
-    let few = Certificate { votes: votes([0]), ..prevotes(2, VALUES[0]) };
-    proposer.gets(Input::Certificate(few));
+    proposer.gets(Input::Certificate(Certificate { votes: votes([0]), ..prevotes(2, VALUES[0]) }));
     proposer.agreement.handle(vote(BallotKind::Prevote, 3, None, 0));
     let actions = proposer.agreement.handle(vote(BallotKind::Prevote, 3, None, 1));
     assert!(actions.contains(&Action::Propose(3, Some(prevotes(1, VALUES[1])))), "{actions:?}");

@@ -22,6 +22,8 @@ const BYTES_MAX: usize = 1 << 19;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timer {
     pub(super) at: Duration,
+    /// How long the step may take; the timer may run out earlier to see whether the proposer is suspected by then.
+    pub(super) until: Duration,
     pub(super) view: View,
     pub(super) step: ViewStep,
 }

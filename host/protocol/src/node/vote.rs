@@ -152,9 +152,10 @@ impl Node {
                 }
                 agreement::Action::Wait(view, step) => {
                     let proposer = round.decider.proposer(view);
-                    let at = now + self.pace.timer(view, step, &proposer, now);
+                    let until = now + self.pace.timer(view, step, &proposer, now);
+                    let at = self.pace.timer_looks_at(step, &proposer, now).map_or(until, |at| at.min(until));
                     if let Some(round) = self.round_at(position) {
-                        round.timer = Some(Timer { at, view, step });
+                        round.timer = Some(Timer { at, until, view, step });
                     }
                 }
                 // Seen with both records when they arrived.
@@ -184,7 +185,17 @@ impl Node {
             let now = self.now;
             let me = self.terms.me;
             let Some(round) = self.round_at(position) else { continue };
-            let Some(Timer { view, step, .. }) = round.timer.filter(|timer| timer.at <= now) else { continue };
+            let Some(timer) = round.timer.filter(|timer| timer.at <= now) else { continue };
+            let Timer { until, view, step, .. } = timer;
+            let proposer = round.decider.proposer(view);
+            if now < until
+                && let Some(at) = self.pace.timer_looks_at(step, &proposer, now)
+                && let Some(round) = self.round_at(position)
+            {
+                round.timer = Some(Timer { at: at.min(until), ..timer });
+                continue;
+            }
+            let Some(round) = self.round_at(position) else { continue };
             round.timer = None;
             let relayed = round.relay(me);
             let lock = round.decider.lock().cloned();
