@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use skein_protocol::identity::Identity;
 
-use crate::client::Client;
+use crate::client::{Client, until};
 use crate::harness::{Place, state_hash};
 
 /// A small job with all state that must survive a restart.
@@ -331,6 +331,38 @@ fn a_database_that_lost_its_data_changes_no_bit() {
 #[test]
 fn a_database_with_the_module_that_lost_its_data_changes_no_bit() {
     lose_data(false);
+}
+
+/// It came back with the state, so nobody noticed that what its host had announced was gone.
+#[test]
+fn a_database_that_kept_its_state_and_lost_the_round_is_filled_again() {
+    let expected = in_one_process();
+    let mut cluster = Cluster::start(JOB, false);
+    let host = cluster.host(0);
+    let redis = cluster.path(0, "redis");
+    let secret = std::fs::read_to_string(redis.join("owner.password")).unwrap();
+    let connect = || {
+        let mut database = Client::unix(&redis.join("redis.sock")).unwrap();
+        assert_eq!(database.ask(&["AUTH", "owner", secret.trim()]).unwrap(), "OK");
+        database
+    };
+    let contributions = |database: &mut Client<_>| -> Vec<String> {
+        let found = database.ask(&["SCAN", "0", "MATCH", "*:contribution:1:*", "COUNT", "100000"]).unwrap();
+        found.lines().skip(1).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    };
+    let mut database = connect();
+    assert!(until(|| !contributions(&mut database).is_empty()), "it has computed its contribution");
+    for key in contributions(&mut database) {
+        let records = format!("{}:records", key.split(":contribution").next().unwrap());
+        assert_eq!(database.ask(&["DEL", &key, &records]).unwrap(), "2");
+    }
+    // It saves what is left.
+    cluster.restart_database(0, Signal::TERM);
+    let mut database = connect();
+    assert!(until(|| !contributions(&mut database).is_empty()), "it is there again");
+    let others = (1..PEERS).map(|peer| cluster.host(peer)).collect();
+    same_hash(&finish(others), &expected);
+    same_hash(&finish(vec![host]), &expected);
 }
 
 fn lose_data(is_plain: bool) {

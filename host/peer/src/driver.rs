@@ -82,6 +82,8 @@ pub struct Peer {
     /// The last state that this peer applied or took over.
     last: Checkpoint,
     recoveries: u32,
+    /// Which start of the store's server this peer has seen.
+    instance: Option<String>,
     pruned: u64,
     /// Why peers are not in the last decision.
     absent: BTreeMap<PeerId, Absence>,
@@ -168,6 +170,7 @@ impl Peer {
             spare: BTreeMap::new(),
             last: start,
             recoveries: 0,
+            instance: None,
             pruned: 0,
             absent: BTreeMap::new(),
             timing: Timing { phases: Phases::default(), begun: Instant::now(), phase: None },

@@ -211,6 +211,10 @@ impl StateStore for Embedded {
         false
     }
 
+    async fn instance(&self) -> Result<String, StoreError> {
+        Ok(String::new())
+    }
+
     async fn digests(&self) -> Result<StateDigests, StoreError> {
         let state = self.state().await?;
         Ok(self.apart("head", move |_| state.digests()).await)

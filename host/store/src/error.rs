@@ -26,6 +26,9 @@ pub enum StoreError {
         /// Batches of the round, as passed with this batch.
         count: u32,
     },
+    /// The server of the store was started again: it may have lost what was written since its last save.
+    #[error("the server of the store was started again")]
+    Restarted,
     /// Batches of the round are still missing.
     #[error("round {round} still waits for batches")]
     Incomplete {

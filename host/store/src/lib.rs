@@ -181,6 +181,9 @@ pub trait StateStore: Send + Sync {
     /// Whether rules run where the contributions are, so that [`Aggregate::Contributions`] saves fetching them.
     fn aggregates(&self) -> bool;
 
+    /// Something that changes when the store may have lost what it held: it differs after every start of its server.
+    async fn instance(&self) -> Result<String, StoreError>;
+
     /// The hashes of the current state.
     async fn digests(&self) -> Result<StateDigests, StoreError>;
 

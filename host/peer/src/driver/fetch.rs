@@ -1,6 +1,6 @@
 //! Gets what a node wants from the stores of the others, and verifies it before the node hears of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,9 +25,11 @@ use crate::checkpoint::{decode_metadata, hash_of};
 
 /// How long the last holder asked has to answer before the next one is asked too, and how long the last of all; each beside
 /// what the transfer takes at so many bytes a second, which a link of some megabits has.
-const ASK_NEXT: Duration = Duration::from_secs(2);
+const ASK_NEXT: Duration = Duration::from_millis(250);
 const GIVE_UP: Duration = Duration::from_secs(10);
 const BYTES_PER_SECOND: usize = 1 << 20;
+/// How many times faster than that a link is expected to be: until then, another holder is not asked too.
+const USUAL: u32 = 16;
 
 /// What came of a request, with values that are not in the store yet.
 pub(super) enum Fetched {
@@ -89,6 +91,21 @@ pub(super) struct Fetcher {
     pub(super) verified: Arc<Verified>,
 }
 
+/// Who may have what is wanted.
+#[derive(Default)]
+struct Holders {
+    named: BTreeSet<PeerId>,
+    /// Those that were not asked yet, in the order in which they are.
+    rest: VecDeque<PeerId>,
+}
+
+impl Holders {
+    fn add(&mut self, holders: &[PeerId]) {
+        let new = holders.iter().filter(|peer| self.named.insert(**peer));
+        self.rest.extend(new);
+    }
+}
+
 /// What one holder has.
 enum Answer {
     Fetched(Fetched),
@@ -125,31 +142,37 @@ impl Fetcher {
         if let Some(fetched) = self.look_here(want).await {
             return fetched;
         }
-        let mut seen = Vec::new();
-        let mut rest: Vec<Arc<Neighbour>> = Vec::new();
+        let mut holders = Holders::default();
         let mut asked = JoinSet::new();
         let mut found = Found::Missing;
         let transfer = self.transfer_of(want);
+        let mut last = Instant::now();
         loop {
-            while let Ok(holders) = named.try_recv() {
-                let new: Vec<PeerId> = holders.into_iter().filter(|peer| !seen.contains(peer)).collect();
-                // The next to ask is the last of the list.
-                rest.splice(0..0, new.iter().rev().filter_map(|peer| self.others.get(peer).cloned()));
-                seen.extend(new);
+            while let Ok(new) = named.try_recv() {
+                holders.add(&new);
             }
-            if let Some(holder) = rest.pop() {
+            let next = last + transfer / USUAL + ASK_NEXT;
+            if (asked.is_empty() || Instant::now() >= next)
+                && let Some(holder) = self.take_next(&mut holders)
+            {
                 let this = self.clone();
                 let want = want.clone();
                 asked.spawn(async move { this.ask(&want, &holder).await }.in_current_span());
+                last = Instant::now();
             } else if asked.is_empty() {
                 return Fetched::Found(found);
             }
-            let patience = transfer + if rest.is_empty() { GIVE_UP } else { ASK_NEXT };
-            let answer = match tokio::time::timeout(patience, asked.join_next()).await {
-                Ok(answer) => answer,
-                Err(_) if !rest.is_empty() => continue,
+            let is_last = holders.rest.is_empty();
+            let until = last + if is_last { transfer + GIVE_UP } else { transfer / USUAL + ASK_NEXT };
+            let answer = tokio::select! {
+                answer = asked.join_next() => answer,
+                Some(new) = named.recv() => {
+                    holders.add(&new);
+                    continue;
+                }
+                () = tokio::time::sleep_until(until), if !is_last => continue,
                 // None of them may hold this up for ever. If it is still of use, the node asks again.
-                Err(_) => return Fetched::Found(Found::Unreachable),
+                () = tokio::time::sleep_until(until), if is_last => return Fetched::Found(Found::Unreachable),
             };
             match answer.transpose().expect("a request does not panic") {
                 Some(Answer::Fetched(fetched)) => return fetched,
@@ -159,6 +182,10 @@ impl Fetcher {
                 Some(Answer::Unreachable | Answer::Missing) | None => {}
             }
         }
+    }
+
+    fn take_next(&self, holders: &mut Holders) -> Option<Arc<Neighbour>> {
+        std::iter::from_fn(|| holders.rest.pop_front()).find_map(|peer| self.others.get(&peer).cloned())
     }
 
     /// How long the bytes of an answer may take.

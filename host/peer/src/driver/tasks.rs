@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use skein_protocol::node::{Application, Contribution, Event, Found, Want};
 use skein_protocol::record::Position;
-use skein_store::StoreError;
+use skein_store::{StateDigests, StoreError};
 use skein_types::PeerId;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError};
@@ -229,14 +229,23 @@ impl Peer {
         Ok(vec![Event::Applied(position, state_hash)])
     }
 
-    /// Restores the last state if the store no longer has it: its database came back empty or old, and nobody has noticed yet.
-    /// In any case time has passed.
+    /// Restores the last state if the store may not have it any more, and what the peer wrote since: its database came back
+    /// empty, old, or just without what it had not saved yet. In any case time has passed.
     pub(super) async fn check_store(&mut self) -> Result<Vec<Event>> {
         let is_still = self.applying.is_none() && self.node.head().position == self.last.position;
         if !is_still || !self.log.is_durable() {
             return Ok(vec![Event::Tick]);
         }
-        match self.work.store.state.digests().await {
+        let known = match self.instance_and_digests().await {
+            Ok((instance, digests)) => self
+                .instance
+                .replace(instance.clone())
+                .is_none_or(|known| known == instance)
+                .then_some(digests)
+                .ok_or(StoreError::Restarted),
+            Err(error) => Err(error),
+        };
+        match known {
             Ok(digests) if digests.round == self.last.state.round() => Ok(vec![Event::Tick]),
             Ok(digests) => {
                 let lost = StoreError::OutOfOrder { round: self.last.state.round(), state: digests.round };
@@ -244,6 +253,11 @@ impl Peer {
             }
             Err(error) => self.restore(error.into()).await,
         }
+    }
+
+    async fn instance_and_digests(&self) -> Result<(String, StateDigests), StoreError> {
+        let state = &self.work.store.state;
+        Ok((state.instance().await?, state.digests().await?))
     }
 
     /// Restores the last state to a store that lost it.
@@ -272,6 +286,7 @@ fn is_loss(error: &anyhow::Error) -> bool {
         error,
         Some(
             StoreError::NoState
+                | StoreError::Restarted
                 | StoreError::Incomplete { .. }
                 | StoreError::Missing { .. }
                 | StoreError::OutOfOrder { .. }

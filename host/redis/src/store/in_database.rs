@@ -115,6 +115,10 @@ impl StateStore for Module {
         true
     }
 
+    async fn instance(&self) -> Result<String, StoreError> {
+        self.0.instance().await
+    }
+
     async fn digests(&self) -> Result<StateDigests, StoreError> {
         self.digests_of(&self.state_keys().await?).await
     }

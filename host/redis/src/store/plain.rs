@@ -157,6 +157,10 @@ impl StateStore for Plain {
         false
     }
 
+    async fn instance(&self) -> Result<String, StoreError> {
+        self.0.instance().await
+    }
+
     async fn digests(&self) -> Result<StateDigests, StoreError> {
         self.digests_of(&self.text().await?)
     }

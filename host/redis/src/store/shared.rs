@@ -41,6 +41,13 @@ impl RedisBase {
         &self.reader.keys
     }
 
+    /// The run id of the server, which differs after every start.
+    pub(crate) async fn instance(&self) -> Result<String, StoreError> {
+        let info: String = self.control(redis::cmd("INFO").arg("server"), "").await?;
+        let id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        Ok(id.unwrap_or_default().trim().to_owned())
+    }
+
     /// Converts a failure to a store's error; `key` is the key that the command was about.
     pub(crate) fn failed(&self, failure: Failure, key: &str) -> StoreError {
         let address = self.client().address().to_string();
