@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use skein_protocol::identity::Identity;
+use skein_job::{Manifest, Members};
 use tempfile::TempDir;
 
 /// How often files are looked at.
@@ -18,7 +18,8 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// A job whose peers are processes.
 pub(crate) struct Cluster {
-    dir: TempDir,
+    dir: PathBuf,
+    _temporary: Option<TempDir>,
     skein: PathBuf,
     peers: Vec<Peer>,
 }
@@ -58,13 +59,20 @@ pub(crate) struct Round {
 }
 
 impl Cluster {
-    /// Writes the configurations of `peers` peers of a job, and starts their databases and hosts.
-    pub(crate) fn start(skein: &Path, manifest: &str, seed: u64, peers: u32) -> Result<Cluster> {
-        let dir = tempfile::tempdir()?;
-        std::fs::write(dir.path().join("skein.toml"), manifest)?;
+    /// Writes the configurations of the peers of a job, and starts their databases and hosts.
+    /// They stay in `dir` if that is given.
+    pub(crate) fn start(skein: &Path, manifest: &str, dir: Option<&Path>) -> Result<Cluster> {
+        let temporary = if dir.is_none() { Some(tempfile::tempdir()?) } else { None };
+        let dir = dir.or(temporary.as_ref().map(TempDir::path)).context("there is a folder")?;
+        std::fs::create_dir_all(dir)?;
+        let dir = dir.canonicalize()?;
+        let path = dir.join("skein.toml");
+        std::fs::write(&path, manifest)?;
+        let ids = Members::derived(&Manifest::load(&path)?.train, 0).peers;
+        let peers = ids.len() as u32;
         let none = || Peer { host: None, database: None };
         let peers_started = (0..peers).map(|_| none()).collect();
-        let mut cluster = Cluster { dir, skein: skein.to_owned(), peers: peers_started };
+        let mut cluster = Cluster { dir, _temporary: temporary, skein: skein.to_owned(), peers: peers_started };
         for peer in 0..peers {
             cluster.start_database(peer)?;
         }
@@ -80,8 +88,7 @@ impl Cluster {
                 "job = \"../skein.toml\"\ndir = \".\"\nidentity = {{ index = {peer} }}\n[store]\n{}",
                 store(peer, "owner")
             );
-            for other in 0..peers {
-                let id = Identity::derived(seed, other).id();
+            for (other, id) in (0..).zip(&ids) {
                 text += &format!("[[roster]]\nid = \"{id}\"\n[roster.store]\n{}", store(other, "peer"));
             }
             std::fs::write(cluster.path(peer, "host.toml"), text)?;
@@ -94,7 +101,7 @@ impl Cluster {
 
     /// A file in the folder of a peer.
     pub(crate) fn path(&self, peer: u32, name: &str) -> PathBuf {
-        self.dir.path().join(format!("peer-{peer}")).join(name)
+        self.dir.join(format!("peer-{peer}")).join(name)
     }
 
     /// Starts the database of a peer and waits until it is ready.
@@ -117,7 +124,7 @@ impl Cluster {
         let notes = File::options().create(true).append(true).open(self.path(peer, "notes.txt"))?;
         let mut command = Command::new(&self.skein);
         command.args(["host", "-o", "json", "--config"]).arg(self.path(peer, "host.toml"));
-        command.env("SKEIN_LOG", "info").stdin(Stdio::null()).stdout(notes.try_clone()?).stderr(notes);
+        command.stdin(Stdio::null()).stdout(notes.try_clone()?).stderr(notes);
         self.peers[peer as usize].host = Some(Ended(command.spawn()?));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Kills hosts and databases, and times how soon the others go on and how soon the killed peer takes part again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -25,6 +25,10 @@ pub(crate) struct Recovery {
     /// How often a host, a database or both of one peer are killed.
     #[arg(long, default_value_t = 50)]
     kills: u32,
+    /// Folder for the peers, which is kept; the variable `SKEIN_LOG` says what their hosts log into `notes.txt` there
+    /// [default: a temporary folder]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// How the figures are printed.
     #[arg(short, long, value_enum, default_value = "text")]
     output: Format,
@@ -45,7 +49,7 @@ pub(crate) fn run(root: &Path, options: &Recovery) -> Result<()> {
          [model]\nhidden = [16]\n[train]\nseed = {SEED}\npeers = {}\nrounds = 10000000\nlearning_rate = 0.01\n",
         options.peers
     );
-    let mut cluster = Cluster::start(&program(root)?, &manifest, SEED, options.peers)?;
+    let mut cluster = Cluster::start(&program(root)?, &manifest, options.dir.as_deref())?;
     let mut followers: Vec<Follower> = (0..options.peers).map(|peer| Follower::of(&cluster, peer)).collect();
     let mut outages = Vec::new();
     let mut rejoins = Vec::new();
@@ -117,7 +121,7 @@ fn in_step(cluster: &mut Cluster, followers: &mut [Follower]) -> Result<u64> {
     }
     let mut hashes = Vec::new();
     for follower in followers {
-        hashes.push(follower.wait(cluster, PATIENCE, |round| round.round >= latest + 1)?);
+        hashes.push(follower.wait(cluster, PATIENCE, |round| round.round > latest)?);
     }
     let common = hashes.iter().map(|round| round.round).max().unwrap_or_default();
     let same: Vec<_> = hashes.iter().filter(|round| round.round == common).collect();

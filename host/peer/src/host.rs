@@ -148,11 +148,6 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
     let share =
         share.with_context(|| format!("the roster does not have this peer: add a member with the id `{me}`"))?;
     let saved = saved(config, job)?;
-    // The folder is locked from here on, which may take a moment.
-    let checkpointed = saved.as_ref().map_or(Position::default(), |saved| saved.position);
-    let dir = config.dir.clone();
-    let run = job.run_id;
-    let log = blocking(move || Log::open(&dir, me, run, checkpointed)).await?;
     let scope = |peer: PeerId| Scope { run: job.run_id, peer, values: job.layout.len() };
     let others = others(config, me)?;
     let stores = others.iter().map(|(peer, access)| Ok((*peer, access.read(scope(*peer))?)));
@@ -163,6 +158,12 @@ async fn open(config: &Config, prepared: &PreparedJob, bundle: JobBundle, pool: 
     let store = skein_redis::open(&config.store, scope(me)).await?;
     let mut greetings = Greetings::new(job, Greeting::own(&config.store, me)?, greetings);
     greetings.open().await?;
+    // Not before: a log that was begun for another run could not be used once the manifest is mended. The folder is locked
+    // from here on, which may take a moment.
+    let checkpointed = saved.as_ref().map_or(Position::default(), |saved| saved.position);
+    let dir = config.dir.clone();
+    let run = job.run_id;
+    let log = blocking(move || Log::open(&dir, me, run, checkpointed)).await?;
     let start = reconcile(&*store.state, saved, job).await?;
     let queue = Queue::open(&config.store, scope(me)).await?;
     let compute =

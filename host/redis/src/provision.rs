@@ -193,11 +193,11 @@ fn rights(user: &str, has_module: bool) -> String {
             .to_owned(),
         OWNER => "~* &* +@all -@dangerous +info".to_owned(),
         WORKER => format!(
-            "~skein:* resetchannels -@all +@read +@write -@dangerous +eval +info +ping +hello +auth +select{}",
+            "~skein:* resetchannels -@all +@read +@write -@dangerous +eval +info +ping +auth +select{}",
             tensors(&["version", "get", "stat", "meta", "acc"])
         ),
         _ => format!(
-            "resetkeys resetchannels %R~skein:*:public:* -@all +ping +hello +auth +get +getrange +strlen +exists +xread \
+            "resetkeys resetchannels %R~skein:*:public:* -@all +ping +auth +get +getrange +strlen +exists +xread \
              +xrange{}",
             tensors(&["version", "get", "getrange", "meta", "stat"])
         ),

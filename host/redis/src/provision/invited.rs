@@ -164,11 +164,16 @@ impl Folder {
     async fn admit(&self, invitation: &Invitation) -> Result<Changed> {
         let user = user(invitation.reader);
         let line = access(&user, &invitation.password, self.settings.module.is_some());
+        let before = self.users()?;
         self.write_users(&(self.users_without(&user)? + &line))?;
         let Some(server) = self.server()? else { return Ok(Changed { user, is_running: false }) };
         let rules = line.split_whitespace().skip(2);
         let words: Vec<&str> = ["ACL", "SETUSER", &user, "reset"].into_iter().chain(rules).collect();
-        self.command(&server, &words).await?;
+        if let Err(refused) = self.command(&server, &words).await {
+            // The invitation that the peer has goes on counting.
+            self.write_users(&before)?;
+            return Err(refused);
+        }
         // Those that logged in with an earlier password.
         self.command(&server, &["CLIENT", "KILL", "USER", &user]).await?;
         Ok(Changed { user, is_running: true })
@@ -229,7 +234,7 @@ impl Folder {
         let bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         let failed = |failure: Failure| {
             anyhow::Error::new(failure).context(format!(
-                "the running database in `{}` did not carry out `{}`: repeat the command, or restart the database first",
+                "the running database in `{}` did not carry out `{}`: stop the database, repeat the command, and start it again",
                 self.dir.display(),
                 words[..2].join(" ")
             ))

@@ -149,8 +149,9 @@ async fn until_it_serves(options: &Options, silence: Duration, busy: &Busy) -> R
                 heard = Instant::now();
                 busy.detail(loaded(percent, left));
             }
-            // It does not listen yet.
-            Ok(Err(StoreError::Unreachable { .. })) if heard.elapsed() + look < silence => {}
+            // It does not listen yet, or others have taken all connections already.
+            Ok(Err(StoreError::Unreachable { .. } | StoreError::Unready { .. }))
+                if heard.elapsed() + look < silence => {}
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => bail!("it did not answer for {} s", silence.as_secs_f64()),
         }

@@ -67,28 +67,35 @@ impl Processes<'_> {
         let stop_hosts = watch::Sender::new(false);
         let stop_databases = watch::Sender::new(false);
         let supervisor = |stop: &watch::Sender<bool>| Supervisor { stopped: stop.subscribe(), notes: notes.clone() };
-        let databases = databases.into_iter().map(|(dir, server)| {
-            let database = supervisor(&stop_databases).run_database(server, dir, &program, status);
+        let up: Vec<watch::Sender<bool>> = databases.iter().map(|_| watch::Sender::new(true)).collect();
+        let databases = databases.into_iter().zip(&up).map(|((dir, server), up)| {
+            let database = Database { dir, program: &program, up };
+            let database = supervisor(&stop_databases).run_database(server, database, status);
             // Without it, the hosts cannot go on.
             async { database.await.inspect_err(|_| end(&stop_hosts)) }
         });
-        let hosts = hosts.into_iter().map(|host| {
-            let host = supervisor(&stop_hosts).run_host(host);
+        let hosts = hosts.into_iter().zip(&up).map(|(host, up)| {
+            let host = supervisor(&stop_hosts).run_host(host, up.subscribe());
             async { host.await.inspect_err(|_| end(&stop_hosts)) }
         });
         let mut databases = pin!(all_ended(databases));
         let mut hosts = pin!(all_ended(hosts));
+        // All of them failed, which has stopped the hosts too.
+        let mut failed = None;
         let ended = loop {
             tokio::select! {
                 biased;
                 Some(note) = said.recv() => output.info(&note),
                 ended = &mut hosts => break ended,
                 () = interrupts.next() => end(&stop_hosts),
-                ended = &mut databases => bail!("all databases ended: {ended:?}"),
+                ended = &mut databases, if failed.is_none() => failed = Some(ended),
             }
         };
         end(&stop_databases);
-        let stopped = output.during(status, databases).await;
+        let stopped = match failed {
+            Some(failed) => failed,
+            None => output.during(status, databases).await,
+        };
         let summaries = ended?;
         stopped?;
         summaries.into_iter().collect::<Option<Vec<Value>>>().context("interrupted")
@@ -113,6 +120,14 @@ struct Supervisor {
     notes: mpsc::UnboundedSender<String>,
 }
 
+/// A database of `skein up`.
+struct Database<'a> {
+    dir: PathBuf,
+    program: &'a Path,
+    /// Whether it runs.
+    up: &'a watch::Sender<bool>,
+}
+
 /// Deaths of one process in a row.
 struct Deaths {
     count: u32,
@@ -130,25 +145,30 @@ impl Deaths {
             self.count = 0;
         }
         self.count += 1;
-        (self.count <= DEATHS_MAX).then(|| PAUSE_MIN.saturating_mul(1 << (self.count - 1)).min(PAUSE_MAX))
+        (self.count < DEATHS_MAX).then(|| PAUSE_MIN.saturating_mul(1 << (self.count - 1)).min(PAUSE_MAX))
     }
 }
 
 impl Supervisor {
-    /// Runs a host to its end; returns its summary, or nothing if it was stopped.
+    /// Runs a host to its end, while its database is `up`; returns its summary, or nothing if it was stopped.
     ///
     /// # Errors
     /// The host failed, or died too often.
-    async fn run_host(mut self, host: HostProcess<'_>) -> Result<Option<Value>> {
+    async fn run_host(mut self, host: HostProcess<'_>, mut up: watch::Receiver<bool>) -> Result<Option<Value>> {
         let mut deaths = Deaths::new();
         loop {
+            tokio::select! {
+                // Without its database it would give up soon.
+                _ = up.wait_for(|up| *up) => {}
+                () = asked(&mut self.stopped) => return Ok(None),
+            }
             let mut child = host.spawn()?;
             deaths.started = Instant::now();
-            let status = tokio::select! {
+            let why = tokio::select! {
                 ended = ended(&mut child) => match ended? {
                     Ended::Done(summary) => return Ok(Some(summary)),
-                    Ended::Failed(status, why) => bail!("a host ended with {status}: {why}"),
-                    Ended::Died(status) => status,
+                    Ended::Failed(status, why) if *up.borrow() => bail!("a host ended with {status}: {why}"),
+                    Ended::Failed(status, _) | Ended::Died(status) => status.to_string(),
                 },
                 () = asked(&mut self.stopped) => {
                     stop(child).await?;
@@ -156,7 +176,7 @@ impl Supervisor {
                 }
             };
             let what = format!("the host of `{}`", host.config.display());
-            if !self.waits(&what, &status.to_string(), &mut deaths).await? {
+            if !self.waits(&what, &why, &mut deaths).await? {
                 return Ok(None);
             }
         }
@@ -166,18 +186,24 @@ impl Supervisor {
     ///
     /// # Errors
     /// The database died too often, or cannot be started or stopped.
-    async fn run_database(mut self, mut server: Server, dir: PathBuf, program: &Path, status: &Status) -> Result<()> {
+    async fn run_database(mut self, mut server: Server, database: Database<'_>, status: &Status) -> Result<()> {
+        let Database { dir, program, up } = database;
         let mut deaths = Deaths::new();
         loop {
             let why = tokio::select! {
                 ended = server.ended() => ended?,
                 () = asked(&mut self.stopped) => return server.stop(status).await,
             };
+            up.send_replace(false);
             if !self.waits(&format!("the database in `{}`", dir.display()), &why, &mut deaths).await? {
                 return Ok(());
             }
-            server = Server::start(&dir, program, status).await?;
+            server = tokio::select! {
+                started = Server::start(&dir, program, status) => started?,
+                () = asked(&mut self.stopped) => return Ok(()),
+            };
             deaths.started = Instant::now();
+            up.send_replace(true);
         }
     }
 
@@ -185,8 +211,7 @@ impl Supervisor {
     async fn waits(&mut self, what: &str, why: &str, deaths: &mut Deaths) -> Result<bool> {
         let pause = deaths.pause().with_context(|| {
             format!(
-                "{what} died {} times in a row, the last time with {why}: look into its folder for the reason",
-                deaths.count
+                "{what} died {DEATHS_MAX} times in a row, the last time with {why}: look into its folder for the reason"
             )
         })?;
         let number = deaths.count;
