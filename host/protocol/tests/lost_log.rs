@@ -69,6 +69,15 @@ fn answers(actions: &[Action]) -> Vec<&Answer> {
     statements.collect()
 }
 
+/// The number of the inquiry among what a member does.
+fn inquiry(actions: &[Action]) -> [u8; 16] {
+    let number = actions.iter().find_map(|action| match action {
+        Action::Sign(Statement { body: Body::Inquiry(number), .. }) => Some(*number),
+        _ => None,
+    });
+    number.expect("it asks")
+}
+
 fn reads(node: &mut Node, records: impl IntoIterator<Item = Arc<Record>>) -> Vec<Action> {
     node.handle_all(NOW, records.into_iter().map(|record| Event::Read { owner: record.peer(), record }))
 }
@@ -124,11 +133,7 @@ fn waits_for(told: [Told; 4]) -> Option<Position> {
 
 fn asks(told: Vec<Told>) -> (Node, Option<Position>) {
     let (mut member, actions) = node(0, head(0, Digest([2; 32])), KeptLog::default(), Some([4; 16]));
-    let inquiry = actions.iter().find_map(|action| match action {
-        Action::Sign(Statement { body: Body::Inquiry(number), .. }) => Some(*number),
-        _ => None,
-    });
-    let to = (peer(0), inquiry.expect("it asks"));
+    let to = (peer(0), inquiry(&actions));
     let mut found = None;
     for (by, (reached, is_recovering)) in (1..).zip(told) {
         assert!(member.is_silent(), "before {by} have answered");
@@ -189,6 +194,30 @@ fn it_signs_nothing_at_the_beginning_of_the_next_era() {
     assert!(at(kept(lost, &[old])), "although it went on in the era before");
     let new = sign(Kind::Prevote, Position { era: 1, round: 5 }, Body::Vote(None), 0);
     assert!(!at(kept(lost, &[new])), "it has gone on here already");
+}
+
+/// Seven members need five. Two that lie fell silent after a round that began without one that started late: it once was
+/// silent too, for fear that it had lost its log, and nobody went on.
+#[test]
+fn a_member_that_starts_late_takes_part_if_none_may_crash() {
+    let members = (0..7).map(peer).collect();
+    let model = FaultModel::new(7, 2, 0).expect("enough members");
+    let terms = RunTerms { members, model, ..terms(0) };
+    let kept = Kept {
+        head: head(0, Digest([2; 32])),
+        saved: Position::default(),
+        log: KeptLog::default(),
+        inquiry: Some([4; 16]),
+    };
+    let mut member = Node::new(terms, PACE, kept, NOW);
+    let to = (peer(0), inquiry(&member.start(NOW)));
+    let ahead = head(1, Digest([7; 32]));
+    let record = |by| sign(Kind::Check, ahead.position, Body::Check(ahead.check()), by);
+    let checks = (1..4).map(|by| (peer(by), record(by).signature())).collect();
+    let reached = Reached::Certified(CertifiedState { position: ahead.position, check: ahead.check(), checks });
+    let answer = Body::Answer(Box::new(Answer { to, met: None, reached: Some(reached), is_recovering: false }));
+    reads(&mut member, (1..5).map(|by| sign(Kind::Answer, Position::default(), answer.clone(), by)));
+    assert!(!member.is_silent(), "nobody has ever read anything of it");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! signatures under the state if it took that over from others. So the member signs nothing until it has a state at least as
 //! late as the latest that anybody can show, and in the two rounds after that.
 //!
-//! A member that lost its log counts as one of those that may crash, so that many fewer others may be silent when it asks.
+//! A member that lost its log counts as one of those that may crash, so one fewer of the others may be silent when it asks.
 //! Another that lost its log counts too, and its answer does not: it may have been the honest one of that quorum. So every
 //! answer says whether its member is recovering. At a first start all are; then more say so than may have failed.
 //!
@@ -157,7 +157,9 @@ impl Node {
         let reached = shown.filter(|reached| self.is_shown(reached)).map(Reached::position).max();
         let is_known = recovery.answers.values().any(|answer| answer.met.is_some());
         self.recovery = None;
-        if is_known || reached.is_some() {
+        // A member that begins after the others have gone on meets the same answers as one that lost its log before anybody
+        // read it. If none may crash, the latter counts as Byzantine, and the others need the former.
+        if is_known || (reached.is_some() && model.crashed() > 0) {
             let reached = reached.unwrap_or_default();
             self.lost = Some(reached);
             self.lost_at = Some(reached);
