@@ -166,6 +166,8 @@ impl Process {
             .env("SKEIN_REDIS_PASSWORD", "a secret")
             // By default the allocator keeps freed memory for each thread, which looks like growth at first.
             .env("MALLOC_ARENA_MAX", "1")
+            // It keeps freed megabytes too, once it has seen some being freed: the second call then seems to grow.
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
