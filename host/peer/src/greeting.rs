@@ -18,7 +18,7 @@ use skein_redis::{Greeting, KEYS_FORMAT};
 use skein_types::{PeerId, counted};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 /// How often a host repeats what it says. One that says the same as before may have ended.
 const SAY: Duration = Duration::from_millis(500);
@@ -114,7 +114,8 @@ pub(crate) struct Greetings {
     own: Greeting,
     said: Said,
     model: FaultModel,
-    listeners: JoinSet<()>,
+    /// Tasks that read what the others say; they end with this.
+    _listeners: JoinSet<()>,
     heard: mpsc::Receiver<(PeerId, Option<Said>)>,
     others: BTreeMap<PeerId, Heard>,
     strangers: BTreeMap<PeerId, Stranger>,
@@ -144,7 +145,7 @@ impl Greetings {
             own,
             said: Said::of(job),
             model: job.train.fault_model(),
-            listeners,
+            _listeners: listeners,
             heard,
             others: ids,
             strangers: BTreeMap::new(),
@@ -157,7 +158,7 @@ impl Greetings {
     /// The own database cannot be used, or so many others are about to do something else that the run cannot begin.
     pub(crate) async fn open(&mut self) -> Result<()> {
         self.say().await?;
-        let mut says = tokio::time::interval(SAY);
+        let mut says = repetitions();
         let until = Instant::now() + FIRST;
         while self.is_doubtful() {
             tokio::select! {
@@ -187,7 +188,7 @@ impl Greetings {
     pub(crate) async fn keep_up(mut self, found: mpsc::UnboundedSender<Stranger>) -> Result<Infallible> {
         // A run that no longer listens is ending.
         self.strangers.values().for_each(|stranger| drop(found.send(stranger.clone())));
-        let mut says = tokio::time::interval(SAY);
+        let mut says = repetitions();
         loop {
             tokio::select! {
                 // The peer's own work finds out what is wrong with its database.
@@ -235,9 +236,10 @@ impl Greetings {
 
     /// Goes on saying for a moment, so that those who listen only now hear why.
     async fn linger(&self) {
+        let mut says = repetitions();
         let until = Instant::now() + 2 * FIRST;
         while Instant::now() < until && self.say().await.is_ok() {
-            tokio::time::sleep(SAY).await;
+            says.tick().await;
         }
     }
 
@@ -259,13 +261,15 @@ impl Greetings {
     }
 }
 
-impl Drop for Greetings {
-    fn drop(&mut self) {
-        self.listeners.abort_all();
-    }
+/// When to say it again. After a while in which the database was away, once is enough.
+fn repetitions() -> Interval {
+    let mut says = tokio::time::interval_at(Instant::now() + SAY, SAY);
+    says.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    says
 }
 
-/// Reads what a peer says, again and again: one that agrees may be started with something else.
+/// Reads what a peer says, again and again: one that agrees may be started with something else. A database cannot tell its
+/// readers that a key has changed, so it is polled.
 async fn listen(peer: PeerId, greeting: Greeting, heard: mpsc::Sender<(PeerId, Option<Said>)>) {
     for look in 0u32.. {
         // A database that cannot be read says nothing, not even that its peer says nothing.

@@ -170,9 +170,13 @@ impl Fetcher {
                     holders.add(&new);
                     continue;
                 }
-                () = tokio::time::sleep_until(until), if !is_last => continue,
-                // None of them may hold this up for ever. If it is still of use, the node asks again.
-                () = tokio::time::sleep_until(until), if is_last => return Fetched::Found(Found::Unreachable),
+                () = tokio::time::sleep_until(until) => {
+                    if is_last {
+                        // None of them may hold this up for ever. If it is still of use, the node asks again.
+                        return Fetched::Found(Found::Unreachable);
+                    }
+                    continue;
+                }
             };
             match answer.transpose().expect("a request does not panic") {
                 Some(Answer::Fetched(fetched)) => return fetched,
